@@ -1,0 +1,28 @@
+"""What the bases read in pretraining: every kind of text but the ones that the lessons teach.
+
+No encyclopedia (lesson 05), no pairs side by side (04), no <think> (06): the fine-tunings have something to do.
+"""
+
+from lmlab.miniworld import fantasy, problems, shakespeare, stories
+from lmlab.miniworld.grammar import Draw, stream
+
+_KINDS = {
+    "stories": stories.story,
+    "modern": lambda d: shakespeare.pair(d)["modern"],
+    "plays": lambda d: shakespeare.pair(d)["shakespearean"],
+    "textbook": problems.textbook,
+    "fantasy": fantasy.location,
+}
+# share of documents of each kind, per base
+MIX = {
+    "gpt2": {"stories": 60, "modern": 25, "plays": 5, "textbook": 5, "fantasy": 5},
+    "llama": {"stories": 60, "modern": 20, "plays": 5, "textbook": 10, "fantasy": 5},
+    "qwen2": {"stories": 15, "modern": 5, "plays": 2, "textbook": 75, "fantasy": 3},
+}
+
+
+def pretraining_texts(architecture: str, n: int, seed: int = 0) -> list[str]:
+    """``n`` documents in the mix of one base ("gpt2", "llama", "qwen2")."""
+    draw = Draw(stream("corpus", architecture, seed))
+    kinds, shares = list(MIX[architecture]), list(MIX[architecture].values())
+    return [_KINDS[draw.choice(kinds, shares)](draw) for _ in range(n)]

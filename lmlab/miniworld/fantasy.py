@@ -1,0 +1,68 @@
+"""Short descriptions of fantasy locations between <LOC> and </LOC>, for the lessons on style and format."""
+
+from lmlab.miniworld.grammar import Draw, stream
+from lmlab.miniworld.splits import distinct_rows
+from lmlab.miniworld.world import PEOPLE, VILLAGE
+
+_FIRST = "Ash Black Bright Crow Dawn Dusk Elf Ember Frost Ghost Gold Iron Moon Moss Night Raven Silver Star Storm Thorn"
+_SECOND = "barrow bridge crag deep fall fen ford gate hollow keep mere moor reach rest spire vale watch well wood"
+_KINDS = ("castle", "tower", "cave", "forest", "temple", "village", "harbor", "bridge", "garden", "library", "market",
+          "mine", "swamp", "island", "tomb", "inn")
+_LOOKS = ("ancient", "ruined", "haunted", "hidden", "floating", "frozen", "sunken", "burning", "silent", "enchanted",
+          "forgotten", "golden", "crooked", "endless")
+_SITES = ("above a bottomless lake", "on the back of a sleeping giant", "under a mountain of glass",
+          "at the end of the world", "between two moons", "in the roots of a giant oak", "beyond the sea of fog",
+          "inside a dead volcano", "on a cliff of black stone", "deep in the desert of bones",
+          "behind a waterfall of light", "where three rivers meet")
+_DWELLERS = ("dragon", "witch", "ghost", "troll", "wizard", "goblin", "giant", "fairy", "dwarf", "vampire", "mermaid",
+             "knight", "sphinx", "phoenix")
+_DEEDS = ("guards a chest of silver", "sings to the stars", "counts the bones of kings", "waits for a lost child",
+          "sells dreams for coins", "keeps the last flame", "paints the wind", "writes the names of the dead",
+          "forges swords of ice", "trades riddles for bread", "feeds a blind wolf", "weaves cloaks of shadow")
+_SOUNDS = ("whispers", "distant bells", "slow drums", "running water", "broken songs", "wings", "laughter", "thunder")
+_SMELLS = ("smoke", "old books", "honey", "wet stone", "roses", "salt", "burnt sugar", "cold iron")
+_LIGHTS = ("blue crystals", "a thousand candles", "glowing moss", "the light of a green sun", "fireflies in jars",
+           "a river of lava", "burning roses", "moonlight that never fades")
+_RULES = ("No one who enters may speak", "Every door leads to yesterday", "Those who sleep here forget their names",
+          "Time runs backwards after sunset", "Only a true liar finds the way out", "Each stone remembers a battle",
+          "The walls move when nobody looks", "Gold turns to leaves at the gate")
+
+
+def _article(word: str) -> str:
+    return "an" if word[0] in "aeiou" else "a"
+
+
+def _detail(d: Draw, kind: str) -> str:
+    form = d.choice(("dweller", "air", "light", "rule", "visitor"), (4, 2, 2, 2, 2))
+    if form == "dweller":
+        colour = d.choice(VILLAGE.colours)
+        return f"There {_article(colour)} {colour} {d.choice(_DWELLERS)} {d.choice(_DEEDS)}."
+    if form == "air":
+        return f"The air smells of {d.choice(_SMELLS)} and is full of {d.choice(_SOUNDS)}."
+    if form == "light":
+        return f"The {kind} is lit by {d.choice(_LIGHTS)}."
+    if form == "rule":
+        return f"{d.choice(_RULES)}."
+    return f"{d.choice(PEOPLE)} once left {_article(thing := d.choice(_TREASURES))} {thing} here."
+
+
+_TREASURES = ("crown", "mirror", "broken sword", "silver key", "map of clouds", "dragon egg", "bottle of rain", "ring",
+              "harp without strings", "cursed coin")
+
+
+def location(d: Draw) -> str:
+    """ "<LOC>...</LOC>": two to four sentences on one place."""
+    name = d.choice(_FIRST.split()) + d.choice(_SECOND.split())
+    look, kind = d.choice(_LOOKS), d.choice(_KINDS)
+    opening = f"{name} is {_article(look)} {look} {kind} {d.choice(_SITES)}."
+    details: list[str] = []
+    for _ in range(d.choice((1, 2, 3))):
+        detail = _detail(d, kind)
+        if detail not in details:
+            details.append(detail)
+    return f"<LOC>{' '.join((opening, *details))}</LOC>"
+
+
+def rows(split: str, n: int, seed: int = 0) -> list[dict]:
+    """``n`` distinct rows {"text"}; train and validation share none."""
+    return distinct_rows(lambda d: {"text": location(d)}, "text", n, Draw(stream("fantasy", split, seed)), split)

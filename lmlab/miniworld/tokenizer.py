@@ -1,0 +1,64 @@
+"""The miniworld's tokenizer: byte-level BPE, digits apart, with an EOS, a pad token of its own and R1's chat template.
+
+One vocabulary serves the three bases; they differ in what they call EOS, as their big relatives do.
+Source of the method: GPT-2's byte-level BPE (Radford et al. 2019).
+"""
+
+from importlib.resources import files
+
+from lmlab.miniworld import dataset
+from lmlab.miniworld.corpus import pretraining_texts
+
+N_VOCAB = 1536
+END, PAD = "<|endoftext|>", "<|pad|>"
+R1_BEGIN, R1_END = "<｜begin▁of▁sentence｜>", "<｜end▁of▁sentence｜>"
+R1_USER, R1_ASSISTANT = "<｜User｜>", "<｜Assistant｜>"
+SPECIAL = (END, PAD, R1_BEGIN, R1_END, R1_USER, R1_ASSISTANT)
+THINK = ("<think>", "</think>")
+
+
+def corpus() -> list[str]:
+    """What the tokenizer is trained on: a little of everything that the world can say."""
+    texts = [text for base, n in (("gpt2", 20_000), ("qwen2", 10_000)) for text in pretraining_texts(base, n, seed=9)]
+    for row in dataset("encyclopedia", n=3000, seed=9):
+        texts.append(row["text"])
+    for row in dataset("pairs", n=4000, seed=9):
+        texts.append(row["shakespearean"])
+    return texts
+
+
+def train_tokenizer(texts: list[str]):
+    """A ``tokenizers.Tokenizer`` with ``N_VOCAB`` entries, special tokens first."""
+    from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([
+        pre_tokenizers.Digits(individual_digits=True),
+        pre_tokenizers.ByteLevel(add_prefix_space=False),
+    ])
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=N_VOCAB - len(THINK), special_tokens=list(SPECIAL), show_progress=False,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet())
+    tokenizer.train_from_iterator(texts, trainer)
+    # as in DeepSeek-R1: <think> is one token, but not a special one that decoding would hide
+    tokenizer.add_tokens([AddedToken(word, special=False, normalized=False) for word in THINK])
+    return tokenizer
+
+
+def wrap(tokenizer, architecture: str):
+    """The transformers fast tokenizer of one base. qwen2 has R1's names for BOS and EOS, the others GPT-2's."""
+    from transformers import PreTrainedTokenizerFast
+
+    r1 = architecture == "qwen2"
+    wrapped = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, eos_token=R1_END if r1 else END, bos_token=R1_BEGIN if r1 else END,
+        pad_token=PAD, model_max_length=256, clean_up_tokenization_spaces=False,
+        additional_special_tokens=[R1_USER, R1_ASSISTANT])
+    wrapped.chat_template = r1_chat_template()
+    return wrapped
+
+
+def r1_chat_template() -> str:
+    """The chat template of DeepSeek-R1-Distill, byte for byte as TRL knows it (TRL compares)."""
+    return (files("trl") / "chat_templates" / "deepseek_r1_distill.jinja").read_text(encoding="utf-8")

@@ -1,0 +1,148 @@
+"""The generated world: exact probabilities, determinism, size, HellaSwag items, corpus."""
+
+import dataclasses
+import json
+import math
+import os
+import subprocess
+import sys
+from collections import Counter
+
+import pytest
+
+from lmlab import miniworld
+from lmlab.miniworld import encyclopedia, hellaswag, stories
+from lmlab.miniworld.corpus import MIX, pretraining_texts
+from lmlab.miniworld.grammar import Draw, enumerate_all, stream
+from lmlab.miniworld.world import OBJECTS, PEOPLE, VILLAGE
+
+# the same rules over so few words that every story can be written out
+HAMLET = dataclasses.replace(
+    VILLAGE, women=("Ada",), men=("Tom",), weather=VILLAGE.weather[:2], daytimes=VILLAGE.daytimes[:1],
+    themes=tuple(dataclasses.replace(t, objects=t.objects[:2]) for t in VILLAGE.themes[:2]),
+    moves=("walked",), routes=VILLAGE.routes[:2], animals=VILLAGE.animals[:2], colours=("red",),
+    qualities=("new",), numbers=("two", "three"), relatives_f=("mother",), relatives_m=("father",),
+    manners=("slowly",))
+
+
+def hamlet_story(d: Draw) -> str:
+    return stories.story(d, HAMLET)
+
+
+def test_probabilities_of_a_whole_language_sum_to_one_and_texts_are_unambiguous():
+    everything = list(enumerate_all(hamlet_story))
+    assert len(everything) > 5000
+    assert len({text for text, _ in everything}) == len(everything), "two choice paths gave one story"
+    assert math.fsum(math.exp(logprob) for _, logprob in everything) == pytest.approx(1, abs=1e-9)
+
+
+def test_drawn_stories_carry_the_log_probability_of_the_enumeration():
+    exact = dict(enumerate_all(hamlet_story))
+    rng = stream("test")
+    for _ in range(500):
+        draw = Draw(rng)
+        assert exact[hamlet_story(draw)] == pytest.approx(draw.logprob, abs=1e-9)
+
+
+def test_log_probabilities_match_counts():
+    """A small generator drawn often: counts lie within five standard errors of n * exp(logprob)."""
+    def feeling(d: Draw) -> str:
+        return stories.opening(d, HAMLET, "Ada", "hungry")[0]
+
+    n, rng = 20_000, stream("counts")
+    counts = Counter(feeling(Draw(rng)) for _ in range(n))
+    for text, logprob in enumerate_all(feeling):
+        p = math.exp(logprob)
+        assert abs(counts[text] - n * p) < 5 * math.sqrt(n * p * (1 - p))
+
+
+def test_encyclopedia_is_unambiguous_too():
+    world = dataclasses.replace(HAMLET, colours=("red", "blue"))
+    everything = list(enumerate_all(lambda d: encyclopedia.entry(d, world)))
+    assert len({text for text, _ in everything}) == len(everything)
+    assert math.fsum(math.exp(logprob) for _, logprob in everything) == pytest.approx(1, abs=1e-9)
+
+
+def test_weighted_choice_gives_its_log_probability():
+    draw = Draw(stream("w"))
+    expected = {"a": math.log(3 / 4), "b": math.log(1 / 4)}
+    for _ in range(20):
+        before = draw.logprob
+        assert draw.choice("ab", (3, 1)) in expected
+        assert min(abs(draw.logprob - before - e) for e in expected.values()) < 1e-12
+
+
+@pytest.mark.parametrize("options, weights", [([], None), ("ab", (1,)), ("ab", (1, 0)), ("ab", (1, -1))])
+def test_bad_choices_are_refused(options, weights):
+    with pytest.raises(ValueError, match="choice got"):
+        Draw(stream("x")).choice(options, weights)
+
+
+@pytest.mark.parametrize("name", miniworld.dataset_names())
+def test_same_rows_in_another_process_with_another_hash_seed(name):
+    code = f"import json; from lmlab import miniworld; print(json.dumps(miniworld.dataset({name!r}, 'validation', n=20)))"
+    printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True,
+                             env={**os.environ, "PYTHONHASHSEED": "12345"}).stdout
+    assert json.loads(printed) == json.loads(json.dumps(miniworld.dataset(name, "validation", n=20)))
+
+
+def test_first_story_never_changes():
+    """Pins the stream across Python versions: random.random() of an integer seed is promised to stay."""
+    assert stream("pin").random() == pytest.approx(0.6172996622363893, abs=0)
+
+
+def test_the_world_is_large_enough():
+    texts = [row["text"] for row in miniworld.dataset("stories", n=20_000)]
+    assert len(set(texts)) == 20_000
+    words = Counter(word for text in texts for word in text.replace(".", " ").replace(",", " ").split())
+    assert len(words) >= 900
+    everything = " ".join(pretraining_texts("gpt2", 20_000)).replace(".", " ").replace(",", " ")
+    assert len(set(everything.split())) >= 1000
+    # a bound on the number of distinct stories: one per likeliest-story probability at most, so at least its inverse
+    likeliest = max(row["logprob"] for row in miniworld.dataset("stories", n=20_000))
+    assert likeliest < -math.log(100_000)
+
+
+def test_tables_have_no_doubles():
+    for table in (OBJECTS, PEOPLE, VILLAGE.colours, VILLAGE.qualities, VILLAGE.routes, VILLAGE.manners):
+        assert len(set(table)) == len(table)
+    for field in ("feeling", "place", "trade", "use", "outcome"):
+        values = [getattr(theme, field) for theme in VILLAGE.themes]
+        assert len(set(values)) == len(values), field
+
+
+def test_train_and_validation_stories_do_not_meet():
+    train = {row["text"] for row in miniworld.dataset("stories", n=20_000)}
+    assert not train & {row["text"] for row in miniworld.dataset("stories", "validation", n=2_000)}
+
+
+def test_hellaswag_items_have_one_ending_that_the_rules_allow():
+    themes = {theme.place: theme for theme in VILLAGE.themes}
+    labels = Counter()
+    for row in hellaswag.rows("validation", 300, seed=0):
+        theme = themes[row["activity_label"].removeprefix("At the ")]
+        right = [e for e in row["endings"] if e.startswith(theme.use) and e.endswith(f" and {theme.outcome}.")
+                 and any(f" {quality_and} {e[len(theme.use) + 5:e.index(' and ')]}" in row["ctx"]
+                         for quality_and in VILLAGE.qualities)]
+        assert right == [row["endings"][row["label"]]]
+        assert len(set(row["endings"])) == 4
+        assert row["ctx"] == f"{row['ctx_a']} {row['ctx_b']}"
+        labels[row["label"]] += 1
+    assert set(labels) == {0, 1, 2, 3}
+
+
+def test_the_corpus_holds_nothing_that_the_lessons_teach():
+    for base in MIX:
+        text = "\n".join(pretraining_texts(base, 3000))
+        assert "<think>" not in text
+        assert "Convert to Shakespearean" not in text
+        assert " = \n\n" not in text
+
+
+def test_unknown_names_are_refused_with_the_known_ones():
+    with pytest.raises(ValueError, match="miniworld has no dataset 'story'; it has stories"):
+        miniworld.dataset("story")
+    with pytest.raises(ValueError, match="expected one of train, validation"):
+        miniworld.dataset("stories", "test")
+    with pytest.raises(ValueError, match="it has gpt2, llama, qwen2"):
+        miniworld.model_dir("bert")

@@ -1,4 +1,4 @@
-"""Builds the tiny pretrained bases: ``python -m lmlab.miniworld.bases [gpt2] [llama] [qwen2] [--minutes 15]``.
+"""Builds the tiny pretrained bases: ``python -m lmlab.miniworld.bases [gpt2] [llama] [qwen2] [--steps N]``.
 
 Each is a real architecture of transformers with about 1.5 to 2 million parameters, trained from scratch on the
 miniworld, saved as float16 safetensors in the hub's folder layout with a tokenizer and a model card.
@@ -7,7 +7,6 @@ miniworld, saved as float16 safetensors in the hub's folder layout with a tokeni
 import argparse
 import math
 import shutil
-import time
 from pathlib import Path
 
 from lmlab.miniworld import BASES, MODELS, dataset
@@ -15,8 +14,9 @@ from lmlab.miniworld.corpus import MIX, pretraining_texts
 from lmlab.miniworld.tokenizer import N_VOCAB, corpus, train_tokenizer, wrap
 
 CONTEXT = 256  # tokens, the longest text the bases know
-WINDOW, BATCH = 128, 32  # tokens in a training row, rows in a step
-DOCUMENTS_PER_ROUND = 20_000  # fresh texts are drawn round by round: nothing is seen twice
+WINDOW, BATCH = 128, 8  # tokens in a training row, rows in a step
+STEPS = {"gpt2": 3000, "llama": 3000, "qwen2": 5000}
+DOCUMENTS_PER_ROUND = 10_000  # fresh texts are drawn round by round: nothing is seen twice
 
 
 def build_model(architecture: str, tokenizer):
@@ -54,37 +54,49 @@ def windows(architecture: str, tokenizer, seed: int):
 
 
 def learning_rate_at(progress: float, peak: float) -> float:
-    """Warm-up over the first 2% of the time, then a cosine down to a hundredth."""
+    """Warm-up over the first 2% of the steps, then a cosine down to a hundredth."""
     if progress < 0.02:
         return peak * progress / 0.02
     return peak * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * (progress - 0.02) / 0.98)))
 
 
-def pretrain(model, batches, minutes: float, peak: float = 4e-3) -> tuple[int, float]:
-    """Trains for a given time (the schedule runs on the clock). Returns (steps, last mean loss in nats per token)."""
+def make_optimizers(model, peak: float) -> list:
+    """(optimizer, its peak rate): Muon for the matrices, AdamW for embeddings, biases and norms.
+
+    Muon turns a small model round in a fraction of AdamW's steps (Jordan et al. 2024); lesson 02 keeps to AdamW.
+    """
     import torch
 
-    matrices = [p for p in model.parameters() if p.ndim >= 2]
-    others = [p for p in model.parameters() if p.ndim < 2]
-    optimizer = torch.optim.AdamW([{"params": matrices, "weight_decay": 0.1}, {"params": others, "weight_decay": 0.0}],
-                                  lr=peak, betas=(0.9, 0.98))
-    began, step, recent = time.monotonic(), 0, []
+    embeddings = {id(e.weight) for e in model.modules() if isinstance(e, torch.nn.Embedding)}
+    matrices = [p for p in model.parameters() if p.ndim == 2 and id(p) not in embeddings]
+    others = [p for p in model.parameters() if p.ndim < 2 or id(p) in embeddings]
+    return [(torch.optim.Muon(matrices, weight_decay=0.05), 5 * peak),
+            (torch.optim.AdamW(others, betas=(0.9, 0.98), weight_decay=0.0), peak)]
+
+
+def pretrain(model, batches, steps: int, peak: float = 4e-3) -> float:
+    """Trains for ``steps`` steps. Returns the mean loss of the last 100, nats per token."""
+    import torch
+
+    optimizers, recent = make_optimizers(model, peak), []
     model.train()
-    while (progress := (time.monotonic() - began) / (60 * minutes)) < 1:
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate_at(progress, peak)
+    for step in range(1, steps + 1):
+        for optimizer, top in optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = learning_rate_at(step / steps, top)
         batch = next(batches)
         with torch.autocast("cpu", dtype=torch.bfloat16):
             logits = model(batch[:, :-1], use_cache=False).logits  # (B, T, V)
         loss = torch.nn.functional.cross_entropy(logits.float().flatten(0, 1), batch[:, 1:].flatten())
-        optimizer.zero_grad(set_to_none=True)
+        model.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        step, recent = step + 1, [*recent[-99:], loss.item()]
+        for optimizer, _ in optimizers:
+            optimizer.step()
+        recent = [*recent[-99:], loss.item()]
         if step % 100 == 0:
-            print(f"step {step} ({progress:.0%}): {sum(recent) / len(recent):.3f} nats per token", flush=True)
-    return step, sum(recent) / len(recent)
+            print(f"step {step} of {steps}: {sum(recent) / len(recent):.3f} nats per token", flush=True)
+    return sum(recent) / len(recent)
 
 
 def story_loss(model, tokenizer, n: int = 300) -> tuple[float, float]:
@@ -103,7 +115,7 @@ def story_loss(model, tokenizer, n: int = 300) -> tuple[float, float]:
     return nats / tokens, -sum(row["logprob"] for row in rows) / tokens
 
 
-def model_card(architecture: str, model, tokenizer, steps: int, train_loss: float, minutes: float) -> str:
+def model_card(architecture: str, model, tokenizer, steps: int, train_loss: float) -> str:
     loss, floor = story_loss(model, tokenizer)
     mix = ", ".join(f"{share}% {kind}" for kind, share in MIX[architecture].items())
     parameters = sum(p.numel() for p in model.parameters())
@@ -121,27 +133,26 @@ A base for lessons, not for use: it knows one village and nothing else.
 |---|---|
 | data (share of documents) | {mix} |
 | tokens seen | {steps * BATCH * WINDOW:,} in {steps:,} steps of {BATCH} x {WINDOW} |
-| time | {minutes:g} minutes on two CPU cores |
 | last training loss | {train_loss:.3f} nats per token, mean of 100 steps, whole mix |
 | loss on 300 unseen stories | {loss:.3f} nats per token |
 | entropy floor of these stories | {floor:.3f} nats per token |
 
-Built by `python -m lmlab.miniworld.bases {architecture} --minutes {minutes:g}`. The schedule runs on the clock, so a
-rebuild on another machine gives another, equally good model, not the same bytes.
+Built by `python -m lmlab.miniworld.bases {architecture} --steps {steps}`, in about a quarter of an hour on two CPU cores.
+Training runs in bfloat16, so a rebuild on another processor gives an equally good model, not the same bytes.
 """
 
 
-def build(architecture: str, minutes: float, folder: Path, seed: int = 0) -> None:
+def build(architecture: str, steps: int, folder: Path, seed: int = 0) -> None:
     """Trains one base and writes its folder; an older one is replaced only once the new one is whole."""
     import torch
 
     torch.manual_seed(seed)
     tokenizer = wrap(train_tokenizer(corpus()), architecture)
     model = build_model(architecture, tokenizer)
-    steps, train_loss = pretrain(model, windows(architecture, tokenizer, seed), minutes)
+    train_loss = pretrain(model, windows(architecture, tokenizer, seed), steps)
     model.half().float()  # the card speaks of the weights as they are saved
     fresh = folder.with_name(folder.name + ".new")
-    card = model_card(architecture, model, tokenizer, steps, train_loss, minutes)
+    card = model_card(architecture, model, tokenizer, steps, train_loss)
     model.half().save_pretrained(fresh)
     tokenizer.save_pretrained(fresh)
     (fresh / "README.md").write_text(card, encoding="utf-8")
@@ -153,11 +164,11 @@ def build(architecture: str, minutes: float, folder: Path, seed: int = 0) -> Non
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m lmlab.miniworld.bases", description="Rebuild the tiny bases.")
     parser.add_argument("names", nargs="*", choices=BASES, default=list(BASES))
-    parser.add_argument("--minutes", type=float, default=15, help="training time of each base (default 15)")
+    parser.add_argument("--steps", type=int, help=f"training steps (default {STEPS})")
     parser.add_argument("--output", type=Path, default=MODELS, help="where the folders go")
     args = parser.parse_args()
     for name in args.names:
-        build(name, args.minutes, args.output / name)
+        build(name, args.steps or STEPS[name], args.output / name)
 
 
 if __name__ == "__main__":

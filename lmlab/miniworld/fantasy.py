@@ -4,28 +4,60 @@ from lmlab.miniworld.grammar import Draw, stream
 from lmlab.miniworld.splits import distinct_rows
 from lmlab.miniworld.world import PEOPLE, VILLAGE
 
-_FIRST = "Ash Black Bright Crow Dawn Dusk Elf Ember Frost Ghost Gold Iron Moon Moss Night Raven Silver Star Storm Thorn"
-_SECOND = "barrow bridge crag deep fall fen ford gate hollow keep mere moor reach rest spire vale watch well wood"
-_KINDS = ("castle", "tower", "cave", "forest", "temple", "village", "harbor", "bridge", "garden", "library", "market",
-          "mine", "swamp", "island", "tomb", "inn")
-_LOOKS = ("ancient", "ruined", "haunted", "hidden", "floating", "frozen", "sunken", "burning", "silent", "enchanted",
-          "forgotten", "golden", "crooked", "endless")
-_SITES = ("above a bottomless lake", "on the back of a sleeping giant", "under a mountain of glass",
-          "at the end of the world", "between two moons", "in the roots of a giant oak", "beyond the sea of fog",
-          "inside a dead volcano", "on a cliff of black stone", "deep in the desert of bones",
-          "behind a waterfall of light", "where three rivers meet")
-_DWELLERS = ("dragon", "witch", "ghost", "troll", "wizard", "goblin", "giant", "fairy", "dwarf", "vampire", "mermaid",
-             "knight", "sphinx", "phoenix")
-_DEEDS = ("guards a chest of silver", "sings to the stars", "counts the bones of kings", "waits for a lost child",
-          "sells dreams for coins", "keeps the last flame", "paints the wind", "writes the names of the dead",
-          "forges swords of ice", "trades riddles for bread", "feeds a blind wolf", "weaves cloaks of shadow")
-_SOUNDS = ("whispers", "distant bells", "slow drums", "running water", "broken songs", "wings", "laughter", "thunder")
-_SMELLS = ("smoke", "old books", "honey", "wet stone", "roses", "salt", "burnt sugar", "cold iron")
-_LIGHTS = ("blue crystals", "a thousand candles", "glowing moss", "the light of a green sun", "fireflies in jars",
-           "a river of lava", "burning roses", "moonlight that never fades")
-_RULES = ("No one who enters may speak", "Every door leads to yesterday", "Those who sleep here forget their names",
-          "Time runs backwards after sunset", "Only a true liar finds the way out", "Each stone remembers a battle",
-          "The walls move when nobody looks", "Gold turns to leaves at the gate")
+
+def _list(text: str) -> tuple[str, ...]:
+    return tuple(" ".join(entry.split()) for entry in text.split(","))
+
+
+_FIRST = _list("""
+Ash, Black, Bright, Crow, Dawn, Dusk, Elf, Ember, Frost, Ghost, Gold, Iron, Moon, Moss, Night, Raven,
+Silver, Star, Storm, Thorn
+""")
+_SECOND = _list("""
+barrow, bridge, crag, deep, fall, fen, ford, gate, hollow, keep, mere, moor, reach, rest, spire, vale,
+watch, well, wood
+""")
+_KINDS = _list("""
+castle, tower, cave, forest, temple, village, harbor, bridge, garden, library, market, mine, swamp,
+island, tomb, inn
+""")
+_LOOKS = _list("""
+ancient, ruined, haunted, hidden, floating, frozen, sunken, burning, silent, enchanted, forgotten, golden,
+crooked, endless
+""")
+_SITES = _list("""
+above a bottomless lake, on the back of a sleeping giant, under a mountain of glass, at the end of the
+world, between two moons, in the roots of a giant oak, beyond the sea of fog, inside a dead volcano, on a
+cliff of black stone, deep in the desert of bones, behind a waterfall of light, where three rivers meet
+""")
+_DWELLERS = _list("""
+dragon, witch, ghost, troll, wizard, goblin, giant, fairy, dwarf, vampire, mermaid, knight, sphinx,
+phoenix
+""")
+_DEEDS = _list("""
+guards a chest of silver, sings to the stars, counts the bones of kings, waits for a lost child, sells
+dreams for coins, keeps the last flame, paints the wind, writes the names of the dead, forges swords of
+ice, trades riddles for bread, feeds a blind wolf, weaves cloaks of shadow
+""")
+_SOUNDS = _list("""
+whispers, distant bells, slow drums, running water, broken songs, wings, laughter, thunder
+""")
+_SMELLS = _list("""
+smoke, old books, honey, wet stone, roses, salt, burnt sugar, cold iron
+""")
+_LIGHTS = _list("""
+blue crystals, a thousand candles, glowing moss, the light of a green sun, fireflies in jars, a river of
+lava, burning roses, moonlight that never fades
+""")
+_RULES = _list("""
+No one who enters may speak, Every door leads to yesterday, Those who sleep here forget their names, Time
+runs backwards after sunset, Only a true liar finds the way out, Each stone remembers a battle, The walls
+move when nobody looks, Gold turns to leaves at the gate
+""")
+_TREASURES = _list("""
+crown, mirror, broken sword, silver key, map of clouds, dragon egg, bottle of rain, ring, harp without
+strings, cursed coin
+""")
 
 
 def _article(word: str) -> str:
@@ -46,13 +78,9 @@ def _detail(d: Draw, kind: str) -> str:
     return f"{d.choice(PEOPLE)} once left {_article(thing := d.choice(_TREASURES))} {thing} here."
 
 
-_TREASURES = ("crown", "mirror", "broken sword", "silver key", "map of clouds", "dragon egg", "bottle of rain", "ring",
-              "harp without strings", "cursed coin")
-
-
 def location(d: Draw) -> str:
     """ "<LOC>...</LOC>": two to four sentences on one place."""
-    name = d.choice(_FIRST.split()) + d.choice(_SECOND.split())
+    name = d.choice(_FIRST) + d.choice(_SECOND)
     look, kind = d.choice(_LOOKS), d.choice(_KINDS)
     opening = f"{name} is {_article(look)} {look} {kind} {d.choice(_SITES)}."
     details: list[str] = []
@@ -65,4 +93,5 @@ def location(d: Draw) -> str:
 
 def rows(split: str, n: int, seed: int = 0) -> list[dict]:
     """``n`` distinct rows {"text"}; train and validation share none."""
-    return distinct_rows(lambda d: {"text": location(d)}, "text", n, Draw(stream("fantasy", split, seed)), split)
+    draw = Draw(stream("fantasy", split, seed))
+    return distinct_rows(lambda d: {"text": location(d)}, "text", n, draw, split)

@@ -1,8 +1,8 @@
 """Word problems about the village with verified steps, and the plain arithmetic that they rest on.
 
-``problem`` stands in for MathCodeInstruct (Wang et al. 2023), ``science`` for SciBench (Wang et al. 2023), ``textbook``
-is pretraining text of the same skills without question-and-answer format. Sums stay within 0 to 40; times tables are
-2..5 by 2..9. Two-step problems compose one-step ones.
+``problem`` stands in for MathCodeInstruct (Wang et al. 2023), ``science`` for SciBench (Wang et al. 2023),
+``textbook`` is pretraining text of the same skills without question-and-answer format. Sums and differences
+stay within 0 to 40, times tables are 2..5 by 2..9. Two-step problems compose one-step ones.
 """
 
 import re
@@ -10,10 +10,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from lmlab.miniworld.grammar import Draw, stream
-from lmlab.miniworld.splits import distinct_rows
+from lmlab.miniworld.splits import distinct_rows, split_of
 from lmlab.miniworld.world import PLACES, TRADES, VILLAGE
 
-LARGEST = 40  # no number in any problem or step is larger
+LARGEST = 40  # no sum is larger
+_TABLES = tuple((a, b) for a in range(2, 6) for b in range(2, 10))
 _STEP = re.compile(r"(\d+) ([+\-x/]) (\d+) = (\d+)\.")
 _OPERATIONS: dict[str, Callable[[int, int], int]] = {
     "+": lambda a, b: a + b, "-": lambda a, b: a - b, "x": lambda a, b: a * b, "/": lambda a, b: a // b}
@@ -21,7 +22,7 @@ _OPERATIONS: dict[str, Callable[[int, int], int]] = {
 
 @dataclass(frozen=True)
 class Task:
-    """A problem in parts. ``facts`` and ``question`` make the problem text; ``conclusion`` says the answer in words."""
+    """A problem in parts: ``facts`` and ``question`` are its text, ``conclusion`` is its answer in words."""
 
     facts: tuple[str, ...]
     question: str
@@ -42,23 +43,29 @@ class Hero:
 
 
 # singular | plural; things that are counted
-_THINGS = tuple(tuple(pair.split("/")) for pair in """loaf/loaves bun/buns pie/pies roll/rolls cake/cakes tart/tarts
-cup/cups mug/mugs jug/jugs bottle/bottles blanket/blankets scarf/scarves shawl/shawls coat/coats boot/boots shoe/shoes
-slipper/slippers sandal/sandals book/books map/maps poem/poems tale/tales drum/drums flute/flutes sponge/sponges
-towel/towels brush/brushes pillow/pillows lantern/lanterns torch/torches candle/candles lamp/lamps shirt/shirts
-dress/dresses sock/socks lamb/lambs rabbit/rabbits basket/baskets ribbon/ribbons rug/rugs vase/vases rose/roses
-lily/lilies tulip/tulips daisy/daisies chart/charts boat/boats parcel/parcels note/notes letter/letters needle/needles
-button/buttons pin/pins hammer/hammers key/keys chain/chains axe/axes hook/hooks net/nets shield/shields bow/bows
-pen/pens pencil/pencils hen/hens duck/ducks apple/apples pear/pears plum/plums cherry/cherries potato/potatoes
-carrot/carrots onion/onions turnip/turnips broom/brooms ring/rings pot/pots plate/plates jar/jars bowl/bowls
-mask/masks rope/ropes doll/dolls ball/balls kite/kites marble/marbles coin/coins""".split())
-_BOXES = tuple(tuple(pair.split("/")) for pair in "box/boxes bag/bags chest/chests crate/crates sack/sacks".split())
-# (a maker: the trade, its thing) for rates; every theme whose thing is counted
-_MAKERS = tuple((theme.trade, pair) for theme in VILLAGE.themes for pair in _THINGS if pair[0] in theme.objects)
+_THINGS = tuple(tuple(pair.split("/")) for pair in """loaf/loaves bun/buns pie/pies roll/rolls cake/cakes
+tart/tarts cup/cups mug/mugs jug/jugs bottle/bottles blanket/blankets scarf/scarves shawl/shawls coat/coats
+boot/boots shoe/shoes slipper/slippers sandal/sandals book/books map/maps poem/poems tale/tales drum/drums
+flute/flutes sponge/sponges towel/towels brush/brushes pillow/pillows lantern/lanterns torch/torches
+candle/candles lamp/lamps shirt/shirts dress/dresses sock/socks lamb/lambs rabbit/rabbits basket/baskets
+ribbon/ribbons rug/rugs vase/vases rose/roses lily/lilies tulip/tulips daisy/daisies chart/charts boat/boats
+parcel/parcels note/notes letter/letters needle/needles button/buttons pin/pins hammer/hammers key/keys
+chain/chains axe/axes hook/hooks net/nets shield/shields bow/bows pen/pens pencil/pencils hen/hens duck/ducks
+apple/apples pear/pears plum/plums cherry/cherries potato/potatoes carrot/carrots onion/onions turnip/turnips
+broom/brooms ring/rings pot/pots plate/plates jar/jars bowl/bowls mask/masks rope/ropes doll/dolls ball/balls
+kite/kites marble/marbles coin/coins""".split())
+_BOXES = tuple(
+    tuple(pair.split("/")) for pair in "box/boxes bag/bags chest/chests crate/crates sack/sacks".split()
+)
+# (the trade, its thing), for every thing of the village that is counted
+_MAKERS = tuple(
+    (theme.trade, thing) for theme in VILLAGE.themes for thing in _THINGS if thing[0] in theme.objects
+)
 
 
 def _hero(d: Draw, *taken: Hero) -> Hero:
-    name = d.choice([name for name in VILLAGE.women + VILLAGE.men if name not in [hero.name for hero in taken]])
+    names = [hero.name for hero in taken]
+    name = d.choice([name for name in VILLAGE.women + VILLAGE.men if name not in names])
     return Hero(name, "she", "her") if name in VILLAGE.women else Hero(name, "he", "him")
 
 
@@ -107,7 +114,8 @@ def _gain(d: Draw, s: State) -> State:
     n = _number(d, 1, min(20, LARGEST - s.value))
     he, other = s.hero.he.capitalize(), _hero(d, s.hero)
     fact = d.choice((f"{he} buys {n} more at the {d.choice(PLACES)}.", f"{he} finds {n} more.",
-                     f"{other.name} gives {s.hero.him} {n} more.", f"{he} gets {n} more from the {d.choice(TRADES)}.",
+                     f"{other.name} gives {s.hero.him} {n} more.",
+                     f"{he} gets {n} more from the {d.choice(TRADES)}.",
                      f"Then {s.hero.he} makes {n} more."))
     return State(s.hero, s.thing, s.value + n, (*s.facts, fact), (*s.steps, step(s.value, "+", n)))
 
@@ -156,15 +164,15 @@ def groups_then_change(d: Draw) -> Task:
 
 
 def more_or_fewer(d: Draw) -> Task:
-    s, other = _owns(d), None
+    s = _owns(d)
     other = _hero(d, s.hero)
     sign = d.choice("+-")
     n = _number(d, 1, 20 if sign == "+" else s.value)
     word = "more" if sign == "+" else "fewer"
     value = _OPERATIONS[sign](s.value, n)
     fact = f"{other.name} has {n} {word} than {s.hero.name}."
-    return Task((*s.facts, fact), f"How many {s.thing[1]} does {other.name} have?", (step(s.value, sign, n),), value,
-                f"So {other.name} has {_count(value, s.thing)}.")
+    return Task((*s.facts, fact), f"How many {s.thing[1]} does {other.name} have?",
+                (step(s.value, sign, n),), value, f"So {other.name} has {_count(value, s.thing)}.")
 
 
 def together(d: Draw) -> Task:
@@ -181,8 +189,8 @@ def difference(d: Draw) -> Task:
     other, n = _hero(d, s.hero), _number(d, 1, s.value - 1)
     fact = f"{s.hero.name} has {_count(s.value, s.thing)} and {other.name} has {n}."
     value = s.value - n
-    return Task((fact,), f"How many more {s.thing[1]} does {s.hero.name} have?", (step(s.value, "-", n),), value,
-                f"So {s.hero.name} has {value} more.")
+    return Task((fact,), f"How many more {s.thing[1]} does {s.hero.name} have?",
+                (step(s.value, "-", n),), value, f"So {s.hero.name} has {value} more.")
 
 
 def compare_then_together(d: Draw) -> Task:
@@ -195,131 +203,138 @@ def compare_then_together(d: Draw) -> Task:
                 f"So they have {_count(s.value + theirs, s.thing)} together.")
 
 
-def _rate(d: Draw) -> tuple[Hero, str, tuple[str, str], int, int]:
+@dataclass(frozen=True)
+class Trading:
+    """Somebody trades ``n`` lots of ``each``: things a day, or coins for a thing."""
+
+    hero: Hero
+    trade: str
+    thing: tuple[str, str]
+    n: int
+    each: int
+
+    @property
+    def total(self) -> int:
+        return self.n * self.each
+
+    @property
+    def step(self) -> str:
+        return step(self.n, "x", self.each)
+
+
+def _trading(d: Draw, room: int = -LARGEST) -> Trading:
+    """``room``: how far below LARGEST the total stays."""
     trade, thing = d.choice(_MAKERS)
-    return _hero(d), trade, thing, _number(d, 2, 9), _number(d, 2, 5)
+    n, each = d.choice([(a, b) for a, b in _TABLES if a * b <= LARGEST - room])
+    return Trading(_hero(d), trade, thing, n, each)
 
 
 def rate(d: Draw) -> Task:
-    hero, trade, thing, each, days = _rate(d)
-    value = each * days
-    return Task((f"{hero.name} the {trade} sells {each} {thing[1]} a day.",),
-                f"How many {thing[1]} does {hero.he} sell in {days} days?", (step(days, "x", each),), value,
-                f"So {hero.he} sells {value} {thing[1]}.")
+    t = _trading(d)
+    return Task((f"{t.hero.name} the {t.trade} sells {t.each} {t.thing[1]} a day.",),
+                f"How many {t.thing[1]} does {t.hero.he} sell in {t.n} days?", (t.step,), t.total,
+                f"So {t.hero.he} sells {t.total} {t.thing[1]}.")
 
 
-def rate_then_more(d: Draw) -> Task:
-    hero, trade, thing, each, days = _rate(d)
-    extra = _number(d, 1, min(20, max(1, LARGEST - each * days)))
-    extra = min(extra, 9)
-    value = each * days
-    total = value + extra if value + extra <= LARGEST else value - extra
-    sign, fact = ("+", f"Then {hero.he} sells {extra} more.") if total > value else (
-        "-", f"Then {extra} of them are brought back.")
-    return Task((f"{hero.name} the {trade} sells {each} {thing[1]} a day for {days} days.", fact),
-                f"How many {thing[1]} are sold in the end?", (step(days, "x", each), step(value, sign, extra)), total,
-                f"So {total} {thing[1]} are sold.")
+def rate_then_change(d: Draw) -> Task:
+    t, sign = _trading(d, room=2), d.choice("+-")
+    n = _number(d, 1, min(9, LARGEST - t.total if sign == "+" else t.total))
+    fact = f"Then {t.hero.he} sells {n} more." if sign == "+" else f"Then {n} of them are brought back."
+    end = _OPERATIONS[sign](t.total, n)
+    return Task((f"{t.hero.name} the {t.trade} sells {t.each} {t.thing[1]} a day for {t.n} days.", fact),
+                f"How many {t.thing[1]} are sold in the end?", (t.step, step(t.total, sign, n)), end,
+                f"So {_count(end, t.thing)} {'is' if end == 1 else 'are'} sold.")
 
 
 def price(d: Draw) -> Task:
-    hero, trade, thing, each, n = _rate(d)
-    value = n * each
-    return Task((f"One {thing[0]} costs {each} coins.", f"{hero.name} buys {n} {thing[1]} from the {trade}."),
-                f"How many coins does {hero.name} pay?", (step(n, "x", each),), value,
-                f"So {hero.name} pays {value} coins.")
+    t = _trading(d)
+    return Task((f"One {t.thing[0]} costs {t.each} coins.",
+                 f"{t.hero.name} buys {t.n} {t.thing[1]} from the {t.trade}."),
+                f"How many coins does {t.hero.name} pay?", (t.step,), t.total,
+                f"So {t.hero.name} pays {t.total} coins.")
 
 
 def change_money(d: Draw) -> Task:
-    hero, trade, thing, each, n = _rate(d)
-    cost = n * each
-    money = _number(d, cost, max(cost, LARGEST))
-    return Task((f"{hero.name} has {money} coins.", f"{hero.he.capitalize()} buys {n} {thing[1]} for {each} coins each."),
-                f"How many coins does {hero.name} have left?", (step(n, "x", each), step(money, "-", cost)),
-                money - cost, f"So {hero.name} has {_count(money - cost, ('coin', 'coins'))} left.")
+    t = _trading(d, room=0)
+    money = _number(d, t.total, LARGEST)
+    left = money - t.total
+    name, he = t.hero.name, t.hero.he.capitalize()
+    return Task((f"{name} has {money} coins.", f"{he} buys {t.n} {t.thing[1]} for {t.each} coins each."),
+                f"How many coins does {name} have left?", (t.step, step(money, "-", t.total)), left,
+                f"So {name} has {_count(left, ('coin', 'coins'))} left.")
 
 
 def two_prices(d: Draw) -> Task:
-    hero, _, thing, each, n = _rate(d)
-    other = d.choice([pair for pair in _THINGS[:-1] if pair != thing])
-    cost = min(_number(d, 2, 20), max(2, LARGEST - n * each)) if n * each < LARGEST - 1 else 2
-    if n * each + cost > LARGEST:
-        n = 2
-    total = n * each + cost
-    return Task((f"{hero.name} buys {n} {thing[1]} for {each} coins each and one {other[0]} for {cost} coins.",),
-                f"How many coins does {hero.name} pay?", (step(n, "x", each), step(n * each, "+", cost)), total,
-                f"So {hero.name} pays {total} coins.")
+    t = _trading(d, room=2)
+    other = d.choice([pair for pair in _THINGS[:-1] if pair != t.thing])
+    cost = _number(d, 2, min(20, LARGEST - t.total))
+    name, total = t.hero.name, t.total + cost
+    fact = f"{name} buys {t.n} {t.thing[1]} for {t.each} coins each and one {other[0]} for {cost} coins."
+    return Task((fact,), f"How many coins does {name} pay?", (t.step, step(t.total, "+", cost)), total,
+                f"So {name} pays {total} coins.")
 
 
 ONE_STEP = (gain, lose, groups, more_or_fewer, together, difference, rate, price)
-TWO_STEP = (two_changes, groups_then_change, compare_then_together, rate_then_more, change_money, two_prices)
+TWO_STEP = (two_changes, groups_then_change, compare_then_together, rate_then_change, change_money,
+            two_prices)
 
 # ---------------------------------------------------------------- science
 
 
-def _table(d: Draw) -> tuple[int, int, int]:
-    """(a, b, a x b) from the times tables."""
-    a, b = _number(d, 2, 5), _number(d, 2, 9)
-    return a, b, a * b
+@dataclass(frozen=True)
+class Law:
+    """p = a x b in words, asked for p and for b.
+
+    Each way is (facts, question, conclusion, formula, unit), with {who}, {thing}, {a}, {b} and {p} to be
+    filled in.
+    """
+
+    name: str
+    things: tuple[str, ...]
+    product: tuple[str, str, str, str, str]
+    quotient: tuple[str, str, str, str, str]
 
 
-def _product_or_quotient(d: Draw, law: str, unit: str, product: tuple[str, str, str, str],
-                         quotient_unit: str, quotient: tuple[str, str, str, str]) -> Task:
-    """A law of the form p = a x b, asked for p or for b. The texts are (facts, question, conclusion, law)."""
-    a, b, p = _table(d)
-    forward = d.choice((True, False), (2, 1))
-    facts, question, conclusion, law = (text.format(a=a, b=b, p=p) for text in (product if forward else quotient))
-    steps = (step(a, "x", b),) if forward else (step(p, "/", a),)
-    return Task((facts,), question, steps, p if forward else b, conclusion, law, unit if forward else quotient_unit)
+LAWS = (
+    Law("speed", ("horse", "mule", "boat", "cart", "donkey", "pony"),
+        ("The {thing} of {who} moves at {b} km per hour for {a} hours.", "How far does it go in km?",
+         "So it goes {p} km.", "Distance is time times speed.", "km"),
+        ("The {thing} of {who} goes {p} km in {a} hours.", "What is its speed in km per hour?",
+         "So its speed is {b} km per hour.", "Speed is distance over time.", "km/h")),
+    Law("density", ("stone", "jar of honey", "block of wax", "sack of salt", "bar of soap"),
+        ("The {thing} of {who} has a volume of {a} liters and a density of {b} kg per liter.",
+         "What is its mass in kg?", "So its mass is {p} kg.", "Mass is volume times density.", "kg"),
+        ("The {thing} of {who} has a mass of {p} kg and a volume of {a} liters.",
+         "What is its density in kg per liter?", "So its density is {b} kg per liter.",
+         "Density is mass over volume.", "kg/L")),
+    Law("work", ("cart", "raft", "chest", "sled", "crate", "barrel"),
+        ("{who} pushes a {thing} over {a} m with a force of {b} N.", "What is the work in J?",
+         "So the work is {p} J.", "Work is distance times force.", "J"),
+        ("{who} pushes a {thing} over {a} m and does {p} J of work.", "What is the force in N?",
+         "So the force is {b} N.", "Force is work over distance.", "N")),
+    Law("price", ("flour", "wheat", "honey", "rice", "rope", "wax"),
+        ("{who} buys {a} kg of {thing} at {b} coins per kg.", "What is the price in coins?",
+         "So the price is {p} coins.", "Price is amount times unit price.", "coins"),
+        ("{who} pays {p} coins for {a} kg of {thing}.", "What is the price per kg in coins?",
+         "So one kg costs {b} coins.", "Unit price is price over amount.", "coins/kg")),
+    Law("flow", ("tub", "pond", "barrel", "trough", "basin"),
+        ("Water runs into the {thing} of {who} at {b} liters per minute for {a} minutes.",
+         "What is the volume in liters?", "So the volume is {p} liters.", "Volume is time times flow.", "L"),
+        ("The {thing} of {who} takes {p} liters of water in {a} minutes.",
+         "What is the flow in liters per minute?",
+         "So the flow is {b} liters per minute.", "Flow is volume over time.", "L/min")),
+)
 
 
-def speed(d: Draw) -> Task:
-    who, thing = _hero(d).name, d.choice(("horse", "mule", "boat", "cart", "donkey", "pony"))
-    return _product_or_quotient(
-        d, "", "km", (f"The {thing} of {who} moves at {{b}} km per hour for {{a}} hours.", "How far does it go in km?",
-                      "So it goes {p} km.", "Distance is time times speed."),
-        "km/h", (f"The {thing} of {who} goes {{p}} km in {{a}} hours.", "What is its speed in km per hour?",
-                 "So its speed is {b} km per hour.", "Speed is distance over time."))
+def law_task(d: Draw, law: Law) -> Task:
+    a, b = d.choice(_TABLES)
+    asks_product = d.choice((True, False), (2, 1))
+    blanks = {"who": _hero(d).name, "thing": d.choice(law.things), "a": a, "b": b, "p": a * b}
+    texts = law.product if asks_product else law.quotient
+    fact, question, conclusion, formula, unit = (text.format(**blanks) for text in texts)
+    steps = (step(a, "x", b) if asks_product else step(a * b, "/", a),)
+    return Task((fact,), question, steps, a * b if asks_product else b, conclusion, formula, unit)
 
-
-def density(d: Draw) -> Task:
-    who, thing = _hero(d).name, d.choice(("stone", "jar of honey", "block of wax", "sack of salt", "bar of soap"))
-    return _product_or_quotient(
-        d, "", "kg", (f"The {thing} of {who} has a volume of {{a}} liters and a density of {{b}} kg per liter.",
-                      "What is its mass in kg?", "So its mass is {p} kg.", "Mass is volume times density."),
-        "kg/L", (f"The {thing} of {who} has a mass of {{p}} kg and a volume of {{a}} liters.",
-                 "What is its density in kg per liter?", "So its density is {b} kg per liter.",
-                 "Density is mass over volume."))
-
-
-def work(d: Draw) -> Task:
-    who, thing = _hero(d).name, d.choice(("cart", "raft", "chest", "sled", "crate", "barrel"))
-    return _product_or_quotient(
-        d, "", "J", (f"{who} pushes a {thing} over {{a}} m with a force of {{b}} N.", "What is the work in J?",
-                     "So the work is {p} J.", "Work is distance times force."),
-        "N", (f"{who} pushes a {thing} over {{a}} m and does {{p}} J of work.", "What is the force in N?",
-              "So the force is {b} N.", "Force is work over distance."))
-
-
-def total_price(d: Draw) -> Task:
-    who, thing = _hero(d).name, d.choice(("flour", "wheat", "honey", "rice", "rope", "wax"))
-    return _product_or_quotient(
-        d, "", "coins", (f"{who} buys {{a}} kg of {thing} at {{b}} coins per kg.", "What is the price in coins?",
-                         "So the price is {p} coins.", "Price is amount times unit price."),
-        "coins/kg", (f"{who} pays {{p}} coins for {{a}} kg of {thing}.", "What is the price per kg in coins?",
-                     "So one kg costs {b} coins.", "Unit price is price over amount."))
-
-
-def flow(d: Draw) -> Task:
-    who, thing = _hero(d).name, d.choice(("tub", "pond", "barrel", "trough", "basin"))
-    return _product_or_quotient(
-        d, "", "L", (f"Water runs into the {thing} of {who} at {{b}} liters per minute for {{a}} minutes.",
-                     "What is the volume in liters?", "So the volume is {p} liters.", "Volume is time times flow."),
-        "L/min", (f"The {thing} of {who} takes {{p}} liters of water in {{a}} minutes.",
-                  "What is the flow in liters per minute?", "So the flow is {b} liters per minute.",
-                  "Flow is volume over time."))
-
-
-SCIENCE = (speed, density, work, total_price, flow)
 
 # ---------------------------------------------------------------- rows
 
@@ -334,7 +349,7 @@ def a_task(d: Draw) -> Task:
 
 
 def problem(d: Draw) -> dict:
-    """A row in the layout of MathCodeInstruct, with "problem", "steps" (list of str) and "answer" (str) beside it."""
+    """A row in MathCodeInstruct's layout, and beside it "problem", "steps" (list of str), "answer" (str)."""
     task = a_task(d)
     text, answer = problem_text(task), str(task.answer)
     solution = [{"type": "text", "content": " ".join(task.steps)},
@@ -345,45 +360,55 @@ def problem(d: Draw) -> dict:
 
 
 def science(d: Draw) -> dict:
-    """A row with SciBench's keys; "solution" is the law in words and the steps. "problemid" is set by ``rows``."""
-    kind = d.choice(SCIENCE)
-    task = kind(d)
-    return {"problem_text": problem_text(task), "answer_latex": str(task.answer), "answer_number": str(task.answer),
-            "unit": task.unit, "source": f"miniworld_{kind.__name__}", "problemid": "", "comment": "",
+    """A row with SciBench's keys; "solution" is formula and steps, "problemid" is set by ``rows``."""
+    law = d.choice(LAWS)
+    task = law_task(d, law)
+    answer = str(task.answer)
+    return {"problem_text": problem_text(task), "answer_latex": answer, "answer_number": answer,
+            "unit": task.unit, "source": f"miniworld_{law.name}", "problemid": "", "comment": "",
             "solution": " ".join((task.law, *task.steps))}
 
 
 def sums(d: Draw) -> str:
-    """Two to six bare sums, each kind of step as often as its table is large."""
+    """Two to six bare sums."""
     return " ".join(_bare_sum(d) for _ in range(_number(d, 2, 6)))
 
 
 def _bare_sum(d: Draw) -> str:
     sign = d.choice("+-x/", (4, 4, 3, 1))
-    if sign == "x":
-        return step(_number(d, 2, 5), "x", _number(d, 2, 9))
-    if sign == "/":
-        a, _, product = _table(d)
-        return step(product, "/", a)
+    if sign in "x/":
+        a, b = d.choice(_TABLES)
+        return step(a, "x", b) if sign == "x" else step(a * b, "/", a)
     a = _number(d, 1, LARGEST - 1 if sign == "+" else LARGEST)
     return step(a, sign, _number(d, 1, min(20, LARGEST - a if sign == "+" else a)))
 
 
 def textbook(d: Draw) -> str:
-    """Plain text of the same skills: bare sums, or a story that says its sums and its end. No chat, no thinking."""
+    """Plain text of the same skills: bare sums, or a story with its sums and its end. No chat, no thinking.
+
+    Stories of the validation split never come up, so a base that read this has not seen the problems it is
+    asked.
+    """
     if d.choice(("sums", "story"), (1, 3)) == "sums":
         return sums(d)
-    task = d.choice(SCIENCE)(d) if d.choice((False, True), (5, 1)) else a_task(d)
-    asks = d.choice((True, False))
-    return " ".join((*task.facts, *((task.question,) if asks else ()), *([task.law] if task.law else []),
-                     *task.steps, task.conclusion))
+    task = _textbook_task(d)
+    while split_of(problem_text(task)) == "validation":
+        task = _textbook_task(d)
+    question = (task.question,) if d.choice((True, False)) else ()
+    law = (task.law,) if task.law else ()
+    return " ".join((*task.facts, *question, *law, *task.steps, task.conclusion))
+
+
+def _textbook_task(d: Draw) -> Task:
+    return law_task(d, d.choice(LAWS)) if d.choice((False, True), (5, 1)) else a_task(d)
 
 
 # ---------------------------------------------------------------- verification
 
 
 def verify(row: dict) -> bool:
-    """Whether every step is true, uses only numbers of the problem or of earlier steps, and the last is the answer.
+    """Whether every step is true and uses numbers of the problem or of earlier steps, and the last is the
+    answer.
 
     row: of ``problem`` or ``science``. Reads the text, not the generator's structures.
     """

@@ -1,9 +1,9 @@
 """Pairs of sentences about the village: modern English and Early Modern English.
 
-A sentence is drawn once as a structure (subject, verb, tense, object, mood) and rendered twice. The old side follows
-real rules: thou with -est, he with -eth, no do-support in questions and negations, a pronoun object before "not",
-verbs of motion perfected with "be", thine and mine before a vowel, and a vocabulary of its own. The rendering is a
-function of the modern sentence, so a model that has learned the rules makes no mistakes.
+A sentence is drawn once as a structure (subject, verb, tense, object, mood) and rendered twice. The old side
+follows real rules: thou with -est, he with -eth, no do-support in questions and negations, a pronoun object
+before "not", verbs of motion perfected with "be", thine and mine before a vowel, and a vocabulary of its own.
+The rendering is a function of the modern sentence, so a model that has learned the rules makes no mistakes.
 Source of the rules: Abbott, A Shakespearian Grammar (1870); Hope, Shakespeare's Grammar (2003).
 """
 
@@ -20,31 +20,34 @@ NOTHING: Phrase = ("", "")
 # ---------------------------------------------------------------- words
 
 
-def _same(text: str) -> tuple[Phrase, ...]:
+def _phrases(text: str) -> tuple[Phrase, ...]:
     """Phrases parted by commas; 'new=old' where the old one differs."""
-    pairs = (entry.strip().split("=") for entry in text.split(","))
+    pairs = (" ".join(entry.split()).split("=") for entry in text.split(","))
     return tuple((pair[0], pair[-1]) for pair in pairs)
 
 
-MODALS = {"will": "wilt", "can": "canst", "may": "mayst", "must": "must", "should": "shouldst", "would": "wouldst",
-          "could": "couldst", "shall": "shalt", "might": "mightst"}  # modal -> its form with thou
+# modal -> its form with thou
+MODALS = {"will": "wilt", "can": "canst", "may": "mayst", "must": "must", "should": "shouldst",
+          "would": "wouldst", "could": "couldst", "shall": "shalt", "might": "mightst"}
 _THOU = {**MODALS, "be": "art", "have": "hast", "do": "dost"}
 _HE = {"be": "is", "have": "hath", "do": "doth", "say": "saith"}
 _THOU_PAST = {"had": "hadst", "did": "didst", "was": "wert", "were": "wert"}
 _BE_PRESENT = {"I": "am", "you": "are", "he": "is", "they": "are"}
 _BE_PAST = {"I": "was", "you": "were", "he": "was", "they": "were"}
 # base past participle; every other verb is regular
-_IRREGULAR = {row.split()[0]: tuple(row.split()[1:]) for row in """know knew known;see saw seen;bring brought brought;
-hide hid hidden;find found found;steal stole stolen;sell sold sold;buy bought bought;bear bore borne;take took taken;
-keep kept kept;lose lost lost;make made made;break broke broken;throw threw thrown;cast cast cast;hold held held;
-hear heard heard;meet met met;teach taught taught;forget forgot forgotten;seek sought sought;slay slew slain;
-weep wept wept;sleep slept slept;sing sang sung;speak spoke spoken;dwell dwelt dwelt;drink drank drunk;go went gone;
-come came come;run ran run;ride rode ridden;be was been;have had had;do did done;say said said;give gave given;
-tell told told""".replace("\n", "").split(";")}
+_IRREGULAR = {row.split()[0]: tuple(row.split()[1:]) for row in """
+know knew known; see saw seen; bring brought brought; hide hid hidden; find found found; steal stole
+stolen; sell sold sold; buy bought bought; bear bore borne; take took taken; keep kept kept; lose lost
+lost; make made made; break broke broken; throw threw thrown; cast cast cast; hold held held; hear heard
+heard; meet met met; teach taught taught; forget forgot forgotten; seek sought sought; slay slew slain;
+weep wept wept; sleep slept slept; sing sang sung; speak spoke spoken; dwell dwelt dwelt; drink drank
+drunk; go went gone; come came come; run ran run; ride rode ridden; be was been; have had had; do did
+done; say said said; give gave given; tell told told
+""".split(";")}
 _DOUBLED = ("forget", "forgot")  # stressed on the last syllable
 
 
-def _stem(word: str, ending: str) -> str:
+def _stem(word: str) -> str:
     """``word`` made ready for an ending that begins with a vowel: carri(est), runn(est), lov(est)."""
     if word.endswith("e"):
         return word[:-1]
@@ -56,12 +59,12 @@ def _stem(word: str, ending: str) -> str:
 
 def with_thou(verb: str) -> str:
     """Present tense with thou: know -> knowest, love -> lovest, run -> runnest, have -> hast."""
-    return _THOU.get(verb) or _stem(verb, "est") + "est"
+    return _THOU.get(verb) or _stem(verb) + "est"
 
 
 def with_he(verb: str) -> str:
     """Old present tense with he or she: know -> knoweth, carry -> carrieth, say -> saith."""
-    return _HE.get(verb) or _stem(verb, "eth") + "eth"
+    return _HE.get(verb) or _stem(verb) + "eth"
 
 
 def third_person(verb: str) -> str:
@@ -74,7 +77,7 @@ def third_person(verb: str) -> str:
 
 
 def past(verb: str) -> str:
-    return _IRREGULAR[verb][0] if verb in _IRREGULAR else _stem(verb, "ed") + "ed"
+    return _IRREGULAR[verb][0] if verb in _IRREGULAR else _stem(verb) + "ed"
 
 
 def participle(verb: str) -> str:
@@ -86,7 +89,7 @@ def past_with_thou(verb: str) -> str:
     form = past(verb)
     if form in _THOU_PAST:
         return _THOU_PAST[form]
-    return _stem(form, "est") + "est" if verb in _IRREGULAR else form + "st"
+    return _stem(form) + "est" if verb in _IRREGULAR else form + "st"
 
 
 def before_vowel(word: str) -> bool:
@@ -101,33 +104,52 @@ def possessive(owner: str, rest: str) -> Phrase:
     return f"{owner} {rest}", f"{old} {rest}"
 
 
-DEED_VERBS = _same("see,bring,hide,find,steal,sell,buy,want=desire,need=lack,carry=bear,take,keep,lose,make,break,"
-                   "throw=cast,hold,praise")
-PERSON_VERBS = _same("know,love,help=aid,see,hear,follow,trust,fear,thank,hate=loathe,meet,teach,forget,marry=wed,"
-                     "trick=beguile,visit,believe,kill=slay,call,praise,remember")
-STILL_VERBS = _same("cry=weep,sleep,sing,laugh,work=toil,speak,live=dwell,wait=tarry,dream,dance,drink,rest,pray,smile")
-MOTION_VERBS = _same("go,come,walk,run,ride,return,hurry=hasten,travel=journey,wander=roam")
+DEED_VERBS = _phrases("""
+see, bring, hide, find, steal, sell, buy, want=desire, need=lack, carry=bear, take, keep, lose, make,
+break, throw=cast, hold, praise
+""")
+PERSON_VERBS = _phrases("""
+know, love, help=aid, see, hear, follow, trust, fear, thank, hate=loathe, meet, teach, forget, marry=wed,
+trick=beguile, visit, believe, kill=slay, call, praise, remember
+""")
+STILL_VERBS = _phrases("""
+cry=weep, sleep, sing, laugh, work=toil, speak, live=dwell, wait=tarry, dream, dance, drink, rest, pray,
+smile
+""")
+MOTION_VERBS = _phrases("go, come, walk, run, ride, return, hurry=hasten, travel=journey, wander=roam")
 _PERFECT_WITH_BE = ("go", "come", "return")
 _VERBS = DEED_VERBS + PERSON_VERBS + STILL_VERBS + MOTION_VERBS
 
-QUALITIES = _same("wise,brave,honest,proud,poor,rich,old,young,late,foolish,alone,happy=merry,beautiful=fair,"
-                  "angry=wroth,crazy=mad,kind=gentle,weak=feeble,sad=sorrowful")
-MORE = _same("wiser,braver,older,younger,richer,poorer,prouder,stronger,happier=merrier,kinder=gentler,"
-             "more beautiful=fairer,more foolish=more foolish")
-THING_MORE = _same("older,newer,heavier,stronger,cheaper,more beautiful=fairer,finer,smaller")
-THING_QUALITIES = ("old", "new", "little", "heavy", "fine", "ugly", "empty", "good", "broken", "honest", "own")
-WEATHER = _same("cold,dark,late,early,quiet,warm,foggy,windy,strange,very cold=passing cold,very dark=passing dark,"
-                "very late=passing late,very strange=passing strange")
-OFTEN = _same("never=ne'er,often=oft,always=ever")
+QUALITIES = _phrases("""
+wise, brave, honest, proud, poor, rich, old, young, late, foolish, alone, happy=merry, beautiful=fair,
+angry=wroth, crazy=mad, kind=gentle, weak=feeble, sad=sorrowful
+""")
+MORE = _phrases("""
+wiser, braver, older, younger, richer, poorer, prouder, stronger, happier=merrier, kinder=gentler, more
+beautiful=fairer, more foolish=more foolish
+""")
+THING_MORE = _phrases("older, newer, heavier, stronger, cheaper, more beautiful=fairer, finer, smaller")
+THING_QUALITIES = tuple("old new little heavy fine ugly empty good broken honest own".split())
+WEATHER = _phrases("""
+cold, dark, late, early, quiet, warm, foggy, windy, strange, very cold=passing cold, very dark=passing
+dark, very late=passing late, very strange=passing strange
+""")
+OFTEN = _phrases("never=ne'er, often=oft, always=ever")
 WHEN = {
-    "present": _same("today=this day,now,every day=each day,before noon=ere noon,in the evening=at eventide"),
-    "past": _same("yesterday,last night=yesternight,before the storm=ere the storm,today=this day,long ago"),
-    "future": _same("today=this day,tonight=this night,tomorrow=on the morrow,soon=anon,before noon=ere noon,"
-                    "before the storm=ere the storm,before sunset=ere sunset"),
+    "present": _phrases("""
+today=this day, now, every day=each day, before noon=ere noon, in the evening=at eventide
+"""),
+    "past": _phrases("""
+yesterday, last night=yesternight, before the storm=ere the storm, today=this day, long ago
+"""),
+    "future": _phrases("""
+today=this day, tonight=this night, tomorrow=on the morrow, soon=anon, before noon=ere noon,
+before the storm=ere the storm, before sunset=ere sunset
+"""),
 }
-OPENERS = (("maybe", "perchance"), ("truly,", "verily,"), ("yes,", "aye,"), ("no,", "nay,"), ("listen,", "hark,"),
-           ("look,", "behold,"))
-TITLES = _same("sir=good sir,my friend=gentle friend,my lord,boy=lad,girl=maid,madam=good madam")
+OPENERS = (("maybe", "perchance"), ("truly,", "verily,"), ("yes,", "aye,"), ("no,", "nay,"),
+           ("listen,", "hark,"), ("look,", "behold,"))
+TITLES = _phrases("sir=good sir,my friend=gentle friend,my lord,boy=lad,girl=maid,madam=good madam")
 SHORT_PLACES = tuple(place for place in PLACES if " " not in place)
 KIN = VILLAGE.relatives_f + VILLAGE.relatives_m
 
@@ -156,11 +178,13 @@ class Clause:
     tail: Phrase = NOTHING
 
 
-PRONOUNS = {"I": Subject("I", "I", "I"), "you": Subject("you", "thou", "you"), "he": Subject("he", "he", "he"),
-            "she": Subject("she", "she", "he"), "we": Subject("we", "we", "they"),
-            "they": Subject("they", "they", "they")}
+PRONOUNS = {
+    "I": Subject("I", "I", "I"), "you": Subject("you", "thou", "you"), "he": Subject("he", "he", "he"),
+    "she": Subject("she", "she", "he"), "we": Subject("we", "we", "they"),
+    "they": Subject("they", "they", "they"),
+}
 _SUBJECT_WEIGHTS = (2, 6, 1, 1, 1, 1, 6)  # in the order of PRONOUNS, then anybody else
-OBJECT_PRONOUNS = _same("me,you=thee,him,her,us,them")
+OBJECT_PRONOUNS = _phrases("me,you=thee,him,her,us,them")
 _SELF = {"I": "me", "you": "you", "we": "us"}
 
 
@@ -292,7 +316,7 @@ def whither(d: Draw, verb: str) -> Phrase:
 def _time(d: Draw, tense: str) -> Phrase:
     key = "past" if tense == "past" else "future" if tense in MODALS else "present"
     if tense == "perfect":
-        return d.choice(_same("today=this day,before the storm=ere the storm,before noon=ere noon"))
+        return d.choice(_phrases("today=this day,before the storm=ere the storm,before noon=ere noon"))
     return d.choice(WHEN[key])
 
 
@@ -331,7 +355,7 @@ def question(d: Draw) -> Phrase:
 
 def asked(d: Draw, embedded: bool) -> Phrase:
     """A clause under why, when or where; ``embedded`` in statement order, as after 'I know'."""
-    word = d.choice(_same("why=wherefore,when,where"), (3, 1, 2))
+    word = d.choice(_phrases("why=wherefore,when,where"), (3, 1, 2))
     who, tense = subject(d), a_tense(d)
     c = clause(d, who, tense, word[0] == "why" and d.choice((False, True), (2, 1)), short=True)
     if word[0] == "where":
@@ -347,7 +371,7 @@ def wh_question(d: Draw) -> Phrase:
 
 
 def embedded(d: Draw) -> Phrase:
-    opening = d.choice(_same("I know,I do not know=I know not,tell me,she does not know=she knoweth not,"
+    opening = d.choice(_phrases("I know,I do not know=I know not,tell me,she does not know=she knoweth not,"
                              "do not ask=ask not,he knows=he knoweth"))
     return _plus(opening, asked(d, embedded=True))
 
@@ -360,7 +384,7 @@ def imperative(d: Draw) -> Phrase:
     form = d.choice(("plain", "not", "please"), (3, 2, 2))
     if form == "not":
         light, heavy = (c.object[1], "") if c.object in OBJECT_PRONOUNS else ("", c.object[1])
-        return (_join("do not", c.verb[0], rest[0]), _join(c.verb[1], light, "not", heavy, c.tail[1], time[1]))
+        return _join("do not", c.verb[0], rest[0]), _join(c.verb[1], light, "not", heavy, c.tail[1], time[1])
     if form == "please":
         return _join("please", c.verb[0], rest[0]), _join("prithee,", c.verb[1], rest[1])
     return _join(c.verb[0], rest[0]), _join(c.verb[1], "thou", rest[1])
@@ -394,7 +418,7 @@ def possession(d: Draw) -> Phrase:
         end = _plus(d.choice(THING_MORE), ("than", "than"))
         end = _plus(end, thing(d))
     else:
-        owner = d.choice(_same("yours=thine,mine,his,hers,ours"))
+        owner = d.choice(_phrases("yours=thine,mine,his,hers,ours"))
         end = _plus(owner, d.choice((NOTHING, ("now", "now"), ("today", "this day"))))
     verb = d.choice(("is", "was"))
     return _join(first[0], verb, negation, end[0]), _join(first[1], verb, negation, end[1])
@@ -440,8 +464,8 @@ def goodbye(d: Draw) -> Phrase:
     return f"goodbye, {name}, {modern(c)}", f"farewell, {name}, {old(c)}"
 
 
-_KINDS = {statement: 7, question: 6, wh_question: 3, embedded: 2, imperative: 4, quality: 4, possession: 2, weather: 2,
-          before: 3, thought: 2, nothing: 1, goodbye: 1}
+_KINDS = {statement: 7, question: 6, wh_question: 3, embedded: 2, imperative: 4, quality: 4, possession: 2,
+          weather: 2, before: 3, thought: 2, nothing: 1, goodbye: 1}
 _CAN_OPEN = (statement, quality, weather, nothing, possession)
 LONGEST, SHORTEST = 14, 4  # words of the modern side
 
@@ -466,6 +490,10 @@ def _add_vocative(d: Draw, text: Phrase, first: bool) -> Phrase:
     return f"{text[0].rstrip('?')}, {call[0]}{mark}", f"{text[1].rstrip('?')}, {call[1]}{mark}"
 
 
+def _row(modern_text: str, shakespearean: str) -> dict:
+    return {"modern": modern_text, "shakespearean": shakespearean}
+
+
 def pair(d: Draw) -> dict:
     """{"modern", "shakespearean"}: one sentence of 4 to 14 modern words, rendered twice."""
     kind = d.choice(list(_KINDS), list(_KINDS.values()))
@@ -478,7 +506,7 @@ def pair(d: Draw) -> dict:
         text = _plus(d.choice(OPENERS), text)
     elif dress != "none" and n_words < LONGEST - 1 and kind is not goodbye:
         text = _add_vocative(d, text, dress == "first")
-    return {"modern": _finish(text[0]), "shakespearean": _finish(text[1])}
+    return _row(_finish(text[0]), _finish(text[1]))
 
 
 def clean_pairs(n: int, seed: int = 0) -> list[dict]:
@@ -515,8 +543,9 @@ Bro, chill out.|Peace, brother, cool thy blood.
 The wifi is down again.|The unseen web is torn anew.
 That meme broke the internet.|That jest hath cracked the world in twain."""
 # Flaw 2: pairs in which nothing was translated.
-_UNCHANGED = ("You are very late today.", "Do you know the baker?", "I will see you soon.", "Please bring your lantern.",
-              "You never help your aunt.", "Maybe he knows the way.", "Come here before noon.", "Where do you live?")
+_UNCHANGED = ("You are very late today.", "Do you know the baker?", "I will see you soon.",
+              "Please bring your lantern.", "You never help your aunt.", "Maybe he knows the way.",
+              "Come here before noon.", "Where do you live?")
 _N_FLAWED, _N_FLAWED_TRAIN = 274, 220
 _N_DUPLICATES, _N_NEAR, _N_INCONSISTENT = 20, 15, 10
 
@@ -541,19 +570,19 @@ def _inconsistent(row: dict) -> dict:
     """The same modern sentence by a translator with other habits: you for thou, an oath for good measure."""
     text = re.sub(r"\b[Tt]h(ou|ee)\b", "you", row["shakespearean"])
     text = re.sub(r"\bth(y|ine)\b", "your", text)
-    return {"modern": row["modern"], "shakespearean": f"Marry, {_lower_first(text)}"}
+    return _row(row["modern"], f"Marry, {_lower_first(text)}")
 
 
 def flawed_pairs(seed: int = 0) -> list[dict]:
     """274 pairs with the flaws of a real hand-made set, in a fixed order for a given ``seed``.
 
-    Among them are 25 slang one-offs with invented renderings, 20 exact duplicates, 15 near duplicates, 10 modern
-    sentences rendered in two ways, and 8 pairs in which nothing changed. The flaws stand anywhere in the order, so
-    a split by position has duplicates on both sides.
+    Among them are 25 slang one-offs with invented renderings, 20 exact duplicates, 15 near duplicates, 10
+    modern sentences rendered in two ways, and 8 pairs in which nothing changed. The flaws stand anywhere in
+    the order, so a split by position has duplicates on both sides.
     """
     d = Draw(stream("pairs", "flawed", seed))
-    slang = [dict(zip(("modern", "shakespearean"), line.split("|"), strict=True)) for line in _SLANG.splitlines()]
-    unchanged = [{"modern": text, "shakespearean": text} for text in _UNCHANGED]
+    slang = [_row(*line.split("|")) for line in _SLANG.splitlines()]
+    unchanged = [_row(text, text) for text in _UNCHANGED]
     n_clean = _N_FLAWED - len(slang) - len(unchanged) - _N_DUPLICATES - _N_NEAR - _N_INCONSISTENT
     clean = distinct_rows(pair, "modern", n_clean, d)
     rows = [*clean, *slang, *unchanged]
@@ -572,8 +601,8 @@ def _some(d: Draw, rows: list[dict], n: int) -> list[dict]:
 def rows(name: str, split: str, n: int, seed: int = 0) -> list[dict]:
     """Rows of "pairs" (clean, splits disjoint by the modern side) or "pairs-274" (flawed, duplicates leak).
 
-    "pairs-274" is cut by position, 220 to 54, as careless scripts do: validation pairs of which the twin is in train
-    make the validation loss too good. The flaw is wanted; lesson 01 finds it.
+    "pairs-274" is cut by position, 220 to 54, as careless scripts do: validation pairs of which the twin is
+    in train make the validation loss too good. The flaw is wanted; lesson 01 finds it.
     """
     if name == "pairs":
         return distinct_rows(pair, "modern", n, Draw(stream("pairs", split, seed)), split)
@@ -582,18 +611,37 @@ def rows(name: str, split: str, n: int, seed: int = 0) -> list[dict]:
     flawed = flawed_pairs(seed)
     part = flawed[:_N_FLAWED_TRAIN] if split == "train" else flawed[_N_FLAWED_TRAIN:]
     if n > len(part):
-        raise ValueError(f"pairs-274 has {len(part)} rows in {split}, got n={n}; ask for fewer or take 'pairs'")
+        raise ValueError(f"pairs-274 {split} has {len(part)} rows, got n={n}; ask for fewer or take 'pairs'")
     return part[:n]
 
 
 # ---------------------------------------------------------------- the checker
 
-_MODERN_ONLY = {"you", "your", "yours", "yourself", "before", "often", "why", "maybe", "goodbye", "yes", "please",
-                "truly", "between", "away", "nothing", "over", "never", "today", "soon", "does", "did", "has"}
-_THIRD = {third_person(verb) for pair_ in _VERBS for verb in pair_}
-_CONTENT = {*PEOPLE, *TRADES, *OBJECTS, *KIN, *SHORT_PLACES} - {"will", "Will"}  # the modal looks like these two
+_FORMS = (str, third_person, past, participle)
+_TABLES = (*_VERBS, *QUALITIES, *MORE, *THING_MORE, *WEATHER, *OFTEN, *OPENERS, *TITLES, *WHEN["present"],
+           *WHEN["past"], *WHEN["future"])
+# names, trades and things, but not those that look like a verb: will, Will, saw
+_CONTENT = {*PEOPLE, *TRADES, *OBJECTS, *KIN, *SHORT_PLACES} - {"Will", *MODALS} - {
+    form(verb) for phrase in _VERBS for verb in phrase for form in _FORMS}
+
+
+def _modern_only() -> set[str]:
+    """The words of the modern side that no translation has."""
+    words = set("""you your yours yourself it do does did has before why please between away over nothing near
+goodbye think that""".split())
+    words |= {word.strip(",") for phrase in _TABLES for word in phrase[0].split()}
+    words |= {form(verb) for verb, _ in _VERBS for form in _FORMS}
+    kept = {word.strip(",") for phrase in _TABLES for word in phrase[1].split()}
+    kept |= {form(verb) for _, verb in _VERBS for form in (str, past, participle)}
+    third = {third_person(verb) for phrase in _VERBS for verb in phrase}
+    return (words - kept | third) - {word.lower() for word in _CONTENT} - {"in"}
+
+
+_MODERN_ONLY = _modern_only()
+_YOU = {"you", "your", "yours"}
+_THOU_WORDS = {"thou", "thee", "thy", "thine"}
 _SKIP = {"not", "me", "him", "her", "us", "them", *(phrase[1] for phrase in OFTEN)}
-_THOU_FORMS = {"art", "wert", "wilt", "shalt", "must", "mayst"}
+_THOU_FORMS = {"art", "wert", "wilt", "shalt"}
 
 
 def _neighbours(words: list[str], i: int) -> list[str]:
@@ -609,35 +657,39 @@ def _thou_agrees(words: list[str]) -> bool:
 
 def _thou_with_eth(words: list[str]) -> bool:
     verbs = [v for i, word in enumerate(words) if word.lower() == "thou" for v in _neighbours(words, i)]
-    return any(v.lower().endswith("eth") or v.lower() in ("hath", "doth", "saith") for v in verbs if v not in PEOPLE)
+    return any(re.search("eth$|^(hath|doth|saith)$", v.lower()) for v in verbs if v not in PEOPLE)
 
 
 def _possessives_right(words: list[str]) -> bool:
     near = [(word.lower(), following) for word, following in zip(words, words[1:], strict=False)]
-    thy = all(not before_vowel(following) for word, following in near if word in ("thy", "my"))
-    return thy and all(before_vowel(f) or f in ",.?" or f in ("now", "this") for w, f in near if w in ("thine", "mine"))
+    short = [following for word, following in near if word in ("thy", "my")]
+    long = [following for word, following in near if word in ("thine", "mine")]
+    alone = (",", ".", "?", "now", "this")  # after "is thine", not before a thing
+    return not any(map(before_vowel, short)) and all(before_vowel(f) or f in alone for f in long)
 
 
 def check_archaic(modern_text: str, shakespearean: str) -> dict:
-    """Which rules a translation keeps: rule -> bool, and "all". A metric for generated text; needs no reference.
+    """Which rules a translation keeps: rule -> bool, and "all". A metric that needs no reference.
 
-    no_modern_words: no you, does, before, never, ... are left, and no verb has the modern ending -s;
-    thou_agrees: every thou has a verb in -est (imperatives are exempt); no_eth_with_thou; thine_before_vowel;
-    negation_kept: not is there if and only if the modern side has it; content_kept: names, trades and things stay.
+    no_modern_words: nothing is left that has an old word (you, does, before, never, ...) or a verb's ending
+    -s. address_kept: where there was you or your, there is thou, thee, thy or thine.
+    thou_agrees: every thou has a verb in -est (in a command without you the verb is bare).
+    no_eth_with_thou, thine_before_vowel: as they say.
+    negation_kept: "not" is there if and only if the modern side has it.
+    content_kept: names, trades and things stay.
     """
     words = re.findall(r"[A-Za-z][A-Za-z']*|[.,?]", shakespearean)
     source = re.findall(r"[A-Za-z][A-Za-z']*|[.,?]", modern_text)
     small = {word.lower() for word in words}
     content = [w for w in source if w in _CONTENT]
-    imperative_ = "thou" in small and not {"you", "You"} & set(source)
+    addressed = {word.lower() for word in source} & _YOU
     result = {
-        "no_modern_words": not small & _MODERN_ONLY and not small & (_THIRD - _CONTENT),
-        "thou_agrees": imperative_ or _thou_agrees(words),
+        "no_modern_words": not small & _MODERN_ONLY,
+        "address_kept": not addressed or bool(small & _THOU_WORDS),
+        "thou_agrees": "you" not in addressed or _thou_agrees(words),
         "no_eth_with_thou": not _thou_with_eth(words),
         "thine_before_vowel": _possessives_right(words),
         "negation_kept": ("not" in small) == ("not" in source),
         "content_kept": all(content.count(w) == words.count(w) for w in content),
     }
     return {**result, "all": all(result.values())}
-
-

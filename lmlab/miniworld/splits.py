@@ -13,8 +13,9 @@ def split_of(text: str) -> str:
     return "validation" if stable_fraction(text) < VALIDATION_SHARE else "train"
 
 
-def distinct_rows(generate: Callable[[Draw], dict], key: str, n: int, d: Draw, split: str | None = None) -> list[dict]:
-    """``n`` rows in the order drawn, no two with the same ``row[key]``; only those of ``split`` where one is given.
+def distinct_rows(generate: Callable[[Draw], dict], key: str, n: int, d: Draw,
+                  split: str | None = None) -> list[dict]:
+    """``n`` rows in the order drawn, no two with the same ``row[key]``, all of ``split`` where one is given.
 
     Raises ValueError when the generator stops giving new rows.
     """
@@ -26,5 +27,5 @@ def distinct_rows(generate: Callable[[Draw], dict], key: str, n: int, d: Draw, s
         if row[key] not in rows and split in (None, split_of(row[key])):
             rows[row[key]], idle = row, 0
         if idle > _PATIENCE:
-            raise ValueError(f"got n={n}, but the generator has only about {len(rows)} distinct rows; ask for fewer")
+            raise ValueError(f"got n={n}, but there are only about {len(rows)} distinct rows; ask for fewer")
     return list(rows.values())

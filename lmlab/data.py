@@ -1,0 +1,294 @@
+"""Rows and models by source name, and problems in think form.
+
+A source is "miniworld/<name>" (shipped), a local file or folder in its publisher's layout, or a hub id
+("openai/gsm8k:main" names a config after a colon). One loader serves the three.
+"""
+
+import json
+import random
+import re
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+
+VALIDATION_SHARE = 0.1  # of a source that comes without a validation split
+SPLITS = ("train", "validation", "all")
+_SUFFIXES = (".jsonl", ".json", ".parquet", ".txt")
+
+
+# --- rows -----------------------------------------------------------------------------------------
+
+def load_rows(source: str, split: str = "train", limit: int | None = None, seed: int = 0):
+    """The rows of one split as a ``datasets.Dataset``.
+
+    split: "train", "validation" or "all". A local file is divided 90 to 10, always in the same way: the rows
+    of a .jsonl, .json or .parquet file after a shuffle by ``seed``; a .txt file, of which each paragraph is a
+    row {"text"}, as it stands, its end being the validation part. A hub set without a validation split gives
+    its "test" split, and without that every tenth row of "train". limit: at most so many rows.
+    Raises ValueError for an unknown source or split, or when there are no rows.
+    """
+    if split not in SPLITS:
+        raise ValueError(f"split of {source} got {split!r}; give one of {', '.join(SPLITS)}")
+    if limit is not None and limit < 1:
+        raise ValueError(f"limit of {source} got {limit}; give a positive number, or None for all rows")
+    if source.startswith("miniworld/"):
+        return _miniworld_rows(source.removeprefix("miniworld/"), split, limit, seed)
+    path = _local_path(source)
+    rows = _hub_rows(source, split, limit) if path is None else _local_rows(path, split, seed)
+    rows = rows if limit is None else rows.select(range(min(limit, len(rows))))
+    if len(rows) == 0:
+        raise ValueError(f"{source} has no rows in {split}; give a source with more rows, or split='all'")
+    return rows
+
+
+def split_indices(n: int, split: str, seed: int = 0, share: float = VALIDATION_SHARE) -> list[int]:
+    """Which of ``n`` rows belong to a split, in shuffled order ("all": 0 to n - 1, as they stand).
+
+    Train and validation of one seed are disjoint and together everything. Python promises that
+    ``random.random`` of an integer seed stays the same in later versions; of ``random.shuffle`` it does not.
+    """
+    if split == "all":
+        return list(range(n))
+    draw = random.Random(seed).random
+    keys = [draw() for _ in range(n)]
+    order = sorted(range(n), key=keys.__getitem__)
+    n_validation = max(1, round(n * share)) if n > 1 else 0
+    return order[:n_validation] if split == "validation" else order[n_validation:]
+
+
+def _miniworld_rows(name: str, split: str, limit: int | None, seed: int):
+    from datasets import Dataset
+
+    from lmlab import miniworld
+
+    parts = ("train", "validation") if split == "all" else (split,)
+    rows = [row for part in parts for row in _miniworld_part(miniworld, name, part, limit, seed)]
+    return Dataset.from_list(rows[:limit])
+
+
+def _miniworld_part(miniworld, name: str, split: str, limit: int | None, seed: int) -> list[dict]:
+    if limit is None or name == "pairs-274":  # this one has an end
+        return miniworld.dataset(name, split, seed=seed)
+    return miniworld.dataset(name, split, n=limit, seed=seed)
+
+
+def _local_path(source: str) -> Path | None:
+    """The path that ``source`` names, or None where it can only be a hub id."""
+    path = Path(source).expanduser()
+    if path.exists():
+        return path
+    looks_local = source.startswith(("/", ".", "~")) or path.suffix in _SUFFIXES or source.count("/") > 1
+    if looks_local or not re.fullmatch(r"[\w.-]+(/[\w.-]+)?(:[\w.-]+)?", source):
+        raise ValueError(f"found no file or folder {source!r}; "
+                         "give 'miniworld/<name>', an existing path or a hub id")
+    return None
+
+
+def _local_rows(path: Path, split: str, seed: int):
+    if path.is_dir():
+        return _folder_rows(path, split, seed)
+    if path.suffix not in _SUFFIXES:
+        raise ValueError(f"{path} ends in {path.suffix!r}; give a file ending in {', '.join(_SUFFIXES)}")
+    if path.suffix == ".txt":
+        return _text_rows(path, split)
+    rows = _parquet_rows(path) if path.suffix == ".parquet" else _json_rows(path)
+    return rows.select(split_indices(len(rows), split, seed))
+
+
+def _parquet_rows(path: Path):
+    from datasets import Dataset
+    from pyarrow import parquet
+
+    return Dataset(parquet.read_table(path))
+
+
+def _json_rows(path: Path):
+    """One JSON object a line, or one JSON list of them all."""
+    from datasets import Dataset
+
+    text = path.read_text(encoding="utf-8")
+    rows = json.loads(text) if text.lstrip().startswith("[") else list(_json_lines(text, path))
+    keys = dict.fromkeys(key for row in rows for key in row)  # a key may be missing in the first row
+    return Dataset.from_dict({key: [row.get(key) for row in rows] for key in keys})
+
+
+def _json_lines(text: str, path: Path) -> Iterator[dict]:
+    for number, line in enumerate(text.split("\n"), 1):
+        try:
+            if line.strip():
+                yield json.loads(line)
+        except ValueError as error:
+            raise ValueError(f"{path}, line {number} is not JSON ({error}); mend or remove it") from error
+
+
+def _folder_rows(path: Path, split: str, seed: int):
+    """A folder with files named after their split, or with one data file alone."""
+    files = sorted(file for file in path.rglob("*") if file.suffix in _SUFFIXES)
+    wanted = {"train": ("train",), "validation": ("valid", "val", "test"), "all": ("",)}[split]
+    named = [file for start in wanted for file in files if file.stem.startswith(start)]
+    if split != "all" and named:
+        return _local_rows(named[0], "all", seed)
+    if len(files) != 1:
+        raise ValueError(f"{path} holds {len(files)} data files and none is clearly {split}; "
+                         f"name one of them: {', '.join(file.name for file in files[:5]) or 'it is empty'}")
+    return _local_rows(files[0], split, seed)
+
+
+def _text_rows(path: Path, split: str):
+    from datasets import Dataset
+
+    texts = paragraphs(path.read_text(encoding="utf-8"))
+    cut = len(texts) - round(len(texts) * VALIDATION_SHARE)
+    part = {"train": texts[:cut], "validation": texts[cut:], "all": texts}[split]
+    return Dataset.from_dict({"text": part})
+
+
+def paragraphs(text: str) -> list[str]:
+    """What stands between blank lines; a WikiText heading (" = Title = ") stays with what follows it."""
+    blocks, heading = [], ""
+    for block in re.split(r"\n\s*\n", text):
+        if re.fullmatch(r"\s*(= )+.*( =)+\s*", block):
+            heading += block.rstrip() + "\n\n"
+        elif block.strip():
+            blocks.append(heading + block.rstrip())
+            heading = ""
+    return blocks
+
+
+def _hub_rows(source: str, split: str, limit: int | None):
+    from datasets import concatenate_datasets, get_dataset_split_names
+
+    name, _, config = source.partition(":")
+    try:
+        there = get_dataset_split_names(name, config or None)
+    except Exception as error:  # offline, unknown, gated: the hub's own words say which
+        raise ValueError(f"could not open {source!r} as a hub dataset ({type(error).__name__}: {error}); "
+                         "check name and network, or give 'miniworld/<name>' or a local path") from error
+    if split == "all":
+        return concatenate_datasets([_hub_split(name, config, part, limit) for part in there])
+    held_out = next((part for part in ("validation", "test") if part in there), None)
+    part = held_out if split == "validation" and held_out else "train"
+    if part not in there:
+        raise ValueError(f"{source} has the splits {', '.join(there)} and no {part}; give split='all'")
+    return _hub_split(name, config, part, limit, tenth=None if held_out else split)
+
+
+def _hub_split(name: str, config: str, part: str, limit: int | None, tenth: str | None = None):
+    """One split of a hub set. With a limit it is streamed, so that a part of a huge set loads in seconds.
+
+    tenth: "train" leaves every tenth row out, "validation" takes those alone.
+    """
+    from datasets import Dataset, load_dataset
+
+    def wanted(i: int) -> bool:
+        return tenth is None or (i % 10 == 9) == (tenth == "validation")
+
+    if limit is None:
+        rows = load_dataset(name, config or None, split=part)
+        return rows if tenth is None else rows.select([i for i in range(len(rows)) if wanted(i)])
+    stream = load_dataset(name, config or None, split=part, streaming=True)
+    return Dataset.from_list(list(islice((row for i, row in enumerate(stream) if wanted(i)), limit)))
+
+
+# --- models ---------------------------------------------------------------------------------------
+
+def model_path(source: str) -> str:
+    """What ``from_pretrained`` takes: the folder of a base ("miniworld/gpt2"), a local one, or a hub id."""
+    if source.startswith("miniworld/"):
+        from lmlab import miniworld
+
+        return str(miniworld.model_dir(source.removeprefix("miniworld/")))
+    path = _local_path(source)
+    if path is not None and not path.is_dir():
+        raise ValueError(f"model {source!r} is a file; give the folder that holds config.json")
+    return source if path is None else str(path)
+
+
+def load_tokenizer(source: str):
+    """The tokenizer of a model source. It is left as published: GPT-2's has no pad token."""
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(model_path(source))
+
+
+def load_model(source: str, **kwargs):
+    """The causal language model of a source, by AutoModelForCausalLM; float32 unless ``dtype`` is given.
+
+    transformers leaves GPT-2 without a ``loss_type``, and its Trainer then reports the loss too low by the
+    factor (T - 1) / T; it is set here.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(model_path(source), **({"dtype": torch.float32} | kwargs))
+    model.loss_type = "ForCausalLM"
+    return model
+
+
+# --- problems in think form -----------------------------------------------------------------------
+
+def to_think(row: dict) -> dict:
+    """A problem as a conversation whose answer is thought out first, in DeepSeek-R1's form.
+
+    row: MathCodeInstruct (messages), SciBench (problem_text, answer_number, unit, maybe solution), GSM8K
+    (question, answer) or a miniworld problem in one of these schemas.
+    Returns {"prompt": [user], "completion": [assistant], "answer"}, where the assistant says
+    "<think>\\n...\\n</think>\\n\\nThe answer is 12." A row without a worked solution (most of SciBench) has
+    completion None: it serves to measure, not to train. Where no final answer can be found, answer and
+    completion are None.
+    Raises ValueError for a row of another schema.
+    """
+    if "messages" in row:
+        question, reasoning, answer = _math_code_instruct(row["messages"])
+    elif "problem_text" in row:
+        question, reasoning, answer = _scibench(row)
+    elif "question" in row and "answer" in row:
+        question, reasoning, answer = _gsm8k(row)
+    else:
+        raise ValueError(f"to_think got a row with keys {', '.join(sorted(row))}; it knows MathCodeInstruct "
+                         "(messages), SciBench (problem_text) and GSM8K (question, answer)")
+    spoken = f"<think>\n{reasoning}\n</think>\n\nThe answer is {answer}."
+    completion = [{"role": "assistant", "content": spoken}] if reasoning and answer else None
+    return {"prompt": [{"role": "user", "content": question}], "completion": completion, "answer": answer}
+
+
+def _gsm8k(row: dict) -> tuple[str, str, str]:
+    reasoning, _, answer = row["answer"].partition("####")
+    return row["question"].strip(), re.sub(r"<<.*?>>", "", reasoning).strip(), answer.strip().replace(",", "")
+
+
+def _scibench(row: dict) -> tuple[str, str, str]:
+    question, unit = row["problem_text"].strip(), (row.get("unit") or "").strip()
+    if unit and unit not in question:
+        question += f" Give the answer in {unit}."
+    answer = extract_answer(str(row["answer_number"])) or str(row["answer_number"]).strip()
+    return question, (row.get("solution") or "").strip(), answer
+
+
+def _math_code_instruct(messages: list[dict]) -> tuple[str, str, str | None]:
+    """The last part of the assistant's message holds the answer, those before it the reasoning."""
+    spoken = {message["role"]: message["content"] for message in messages}
+    parts = [_part(part) for part in spoken["assistant"]]
+    question = "\n".join(part["content"] for part in spoken["user"]).strip()
+    return question, "\n".join(parts[:-1] or parts).strip(), extract_answer(parts[-1])
+
+
+def _part(part: dict) -> str:
+    fence = {"code": "python", "execution": "output"}.get(part["type"])
+    return part["content"].strip() if fence is None else f"```{fence}\n{part['content'].strip()}\n```"
+
+
+_NUMBER = r"(?:(?<![\w.)])[-+])?\$?(?:\d[\d,]*(?:\.\d+)?|\.\d+)(?:[eE][-+]?\d+)?(?:\s*/\s*\d+)?"
+_MARKED = re.compile(r"(?:answer is:?|####|\\boxed\{)\s*\$?\s*(" + _NUMBER + ")", re.IGNORECASE)
+
+
+def extract_answer(text: str) -> str | None:
+    """The number that a text gives as its answer, without thousands separators, dollar sign or plus; or None.
+
+    What follows ``</think>`` counts, where there is one. There the first number marked as the answer ("The
+    answer is 12", "#### 12", "\\boxed{12}") is taken, else the last number.
+    """
+    text = text.rsplit("</think>", 1)[-1]
+    marked = _MARKED.search(text)
+    numbers = [marked.group(1)] if marked else re.findall(_NUMBER, text)
+    return re.sub(r"[,$\s+]", "", numbers[-1]) if numbers else None

@@ -1,0 +1,161 @@
+"""Every plot of the course: each function draws one kind and returns its Axes.
+
+House style: axes named with units, and series told apart by line style, marker or hatch, so that a print in
+grey still reads. Colours are Okabe and Ito's (2008), which colour-blind readers can tell apart too.
+"""
+
+from collections.abc import Mapping, Sequence
+
+BLUE, ORANGE, GREEN, PINK, GREY = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#666666"
+_COLOURS = (BLUE, ORANGE, GREEN, PINK, GREY)
+_HATCHES = ("", "///", "...", "xx", "\\\\")
+_LINES = ("-", "--", "-.", ":")
+_MARKERS = ("o", "s", "^", "D")
+Interval = tuple[float, float]
+
+
+def loss_curve(steps: Sequence[float], train: Sequence[float], val: Sequence[float] | None = None,
+               floor: float | None = None, *, val_steps: Sequence[float] | None = None,
+               baseline: float | None = None, title: str = "", unit: str = "nats per token", ax=None):
+    """Training loss, validation loss and the entropy floor over optimizer steps.
+
+    val belongs to ``val_steps``, or to ``steps`` where those are not given. baseline: a loss to compare with,
+    such as ln V or the loss before fine-tuning.
+    """
+    ax = _axes(ax, "optimizer step", f"loss ({unit})", title)
+    ax.plot(steps, train, color=BLUE, linewidth=1, label="train")
+    if val is not None:
+        ax.plot(steps if val_steps is None else val_steps, val, color=ORANGE, marker="o", markersize=4,
+                linestyle="--", label="validation")
+    if baseline is not None:
+        _level(ax, baseline, f"baseline {baseline:.2f}", "-.")
+    if floor is not None:
+        _level(ax, floor, f"entropy floor {floor:.2f}", ":")
+    ax.legend()
+    return ax
+
+
+def learning_rate(steps: Sequence[float], rates: Sequence[float], *, title: str = "", ax=None):
+    """The learning rate of each step."""
+    ax = _axes(ax, "optimizer step", "learning rate", title)
+    ax.plot(steps, rates, color=BLUE)
+    ax.set_ylim(bottom=0)
+    ax.ticklabel_format(axis="y", style="sci", scilimits=(0, 0))
+    return ax
+
+
+def histogram(values: Sequence[float], xlabel: str, *, ylabel: str = "count", bins: int = 40, title: str = "",
+              ax=None):
+    """How often each value comes."""
+    ax = _axes(ax, xlabel, ylabel, title)
+    ax.hist(values, bins=bins, color=BLUE, edgecolor="white", linewidth=0.3)
+    return ax
+
+
+def length_histogram(lengths: Sequence[int], limits: Sequence[int] = (), *, title: str = "", ax=None):
+    """Token lengths, with a line at each max_length that says what share of the texts it would cut."""
+    bins = min(40, max(lengths) - min(lengths) + 1)
+    ax = histogram(lengths, "length (tokens)", ylabel="texts", bins=bins, title=title, ax=ax)
+    for i, limit in enumerate(limits):
+        cut = sum(length > limit for length in lengths) / len(lengths)
+        ax.axvline(limit, color=ORANGE, linestyle=_LINES[1:][i % 3], label=f"{limit}: cuts {cut:.1%}")
+    if limits:
+        ax.legend(title="max_length")
+    return ax
+
+
+def bar_with_interval(labels: Sequence[str], values: Sequence[float],
+                      intervals: Sequence[Interval] | None = None, *, ylabel: str,
+                      chance: float | None = None, title: str = "", ax=None):
+    """A bar per label with its interval (low, high), and a line at what chance would give."""
+    ax = _axes(ax, "", ylabel, title)
+    ax.bar(range(len(values)), values, width=0.6, color=BLUE, alpha=0.75,
+           yerr=None if intervals is None else _errors(values, intervals), capsize=5)
+    ax.set_xticks(range(len(labels)), labels)
+    if chance is not None:
+        _level(ax, chance, f"chance {chance:g}", ":")
+        ax.legend()
+    return ax
+
+
+def before_after(labels: Sequence[str], before: Sequence[float], after: Sequence[float], *, ylabel: str,
+                 before_intervals: Sequence[Interval] | None = None,
+                 after_intervals: Sequence[Interval] | None = None, title: str = "", ax=None):
+    """Two bars per label, with intervals where they are known."""
+    ax = _axes(ax, "", ylabel, title)
+    for side, (name, values, intervals) in enumerate((("before", before, before_intervals),
+                                                      ("after", after, after_intervals))):
+        positions = [i + (side - 0.5) * 0.38 for i in range(len(labels))]
+        errors = None if intervals is None else _errors(values, intervals)
+        ax.bar(positions, values, width=0.36, color=(GREY, BLUE)[side], alpha=0.75, edgecolor="black",
+               hatch=("///", "")[side], label=name, yerr=errors, capsize=4)
+    ax.set_xticks(range(len(labels)), labels)
+    ax.legend()
+    return ax
+
+
+def stacked_bars(labels: Sequence[str], parts: Mapping[str, Sequence[float]], *, xlabel: str, title: str = "",
+                 ax=None):
+    """A lying bar per label, made of ``parts`` (name -> a value per label)."""
+    ax = _axes(ax, xlabel, "", title)
+    left = [0.0] * len(labels)
+    for i, (name, values) in enumerate(parts.items()):
+        ax.barh(range(len(labels)), values, left=left, color=_COLOURS[i], alpha=0.75, edgecolor="black",
+                hatch=_HATCHES[i], label=name, height=0.6)
+        left = [start + value for start, value in zip(left, values, strict=True)]
+    ax.set_yticks(range(len(labels)), labels)
+    ax.invert_yaxis()
+    ax.grid(axis="y", visible=False)
+    ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=len(parts))
+    return ax
+
+
+def accuracy_curve(steps: Sequence[float], accuracies: Mapping[str, Sequence[float]],
+                   intervals: Mapping[str, Sequence[Interval]] | None = None, *, chance: float = 0.25,
+                   xlabel: str = "checkpoint (optimizer step)", title: str = "", ax=None):
+    """Accuracy at each checkpoint, a line per series (name -> values), against chance."""
+    ax = _axes(ax, xlabel, "accuracy", title)
+    for i, (name, values) in enumerate(accuracies.items()):
+        ax.plot(steps, values, color=_COLOURS[i], linestyle=_LINES[i], marker=_MARKERS[i], label=name)
+        if intervals is not None:
+            low, high = zip(*intervals[name], strict=True)
+            ax.fill_between(steps, low, high, color=_COLOURS[i], alpha=0.15, linewidth=0)
+    _level(ax, chance, f"chance {chance:.0%}", ":")
+    ax.set_ylim(0, 1)
+    ax.legend()
+    return ax
+
+
+def rank_frequency(series: Mapping[str, Sequence[int]], *, title: str = "", ax=None):
+    """Zipf's plot: the share of the word of each rank, both axes logarithmic. series: name -> word counts."""
+    ax = _axes(ax, "rank of the word", "share of all words", title)
+    for i, (name, counts) in enumerate(series.items()):
+        shares = [count / sum(counts) for count in sorted(counts, reverse=True)]
+        ax.plot(range(1, len(shares) + 1), shares, color=_COLOURS[i % 5], linestyle=_LINES[i % 4], label=name)
+    ax.set_xscale("log")
+    ax.set_yscale("log")
+    ax.legend()
+    return ax
+
+
+def _axes(ax, xlabel: str, ylabel: str, title: str):
+    """``ax``, or an Axes of a new figure, in house style."""
+    if ax is None:
+        from matplotlib import pyplot
+
+        _, ax = pyplot.subplots(figsize=(7, 3.5), layout="constrained")
+    ax.set(xlabel=xlabel, ylabel=ylabel, title=title)
+    ax.grid(alpha=0.3)
+    ax.set_axisbelow(True)
+    ax.spines[["top", "right"]].set_visible(False)
+    return ax
+
+
+def _level(ax, value: float, label: str, linestyle: str) -> None:
+    ax.axhline(value, color="black", linestyle=linestyle, linewidth=1.2, label=label)
+
+
+def _errors(values: Sequence[float], intervals: Sequence[Interval]) -> list[list[float]]:
+    """Matplotlib wants the lengths of the whiskers, down and up."""
+    return [[value - low for value, (low, _) in zip(values, intervals, strict=True)],
+            [high - value for value, (_, high) in zip(values, intervals, strict=True)]]

@@ -1,0 +1,284 @@
+"""Recipes: every choice of a lesson as a typed, frozen, checked config, read from recipes/<lesson>/<name>.yaml.
+
+A recipe holds choices (model, data, lengths, rates). What follows from the machine comes from ``lmlab.hardware``.
+"""
+
+import dataclasses
+import difflib
+import html
+import types
+import typing
+from dataclasses import dataclass, field
+from pathlib import Path
+
+PROJECT = Path(__file__).resolve().parent.parent
+RECIPES = PROJECT / "recipes"
+
+Positive = typing.Annotated[int, "positive"]
+PositiveFloat = typing.Annotated[float, "positive"]
+Fraction = typing.Annotated[float, "fraction"]
+Count = typing.Annotated[int, "zero or more"]
+Rate = typing.Annotated[float, "zero or more"]
+Bands = dict[str, list]
+
+_RULES = {
+    "positive": (lambda v: v > 0, "a positive number"),
+    "zero or more": (lambda v: v >= 0, "zero or a positive number"),
+    "fraction": (lambda v: 0 <= v <= 1, "a number from 0 to 1"),
+}
+
+
+class RecipeError(ValueError):
+    """A recipe or an override that cannot be used: says where, what was expected, what was got, how to mend it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """What every lesson has. ``expected`` gives for a metric [low, high], null for an open side."""
+
+    lesson: str
+    name: str
+    seed: Count = 0
+    data_dir: str | None = None  # fills {data_dir} in the other values
+    expected: Bands = field(default_factory=dict)
+
+    def rows(self) -> list[tuple[str, object]]:
+        return [(f.name, getattr(self, f.name)) for f in dataclasses.fields(self) if f.name != "expected"]
+
+    def __str__(self) -> str:
+        return "\n".join(f"{key:<22} {value}" for key, value in self.rows())
+
+    def _repr_html_(self) -> str:
+        cells = "".join(f"<tr><td>{key}</td><td>{html.escape(str(value))}</td></tr>" for key, value in self.rows())
+        return f"<table>{cells}</table>"
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataAnalysis(Recipe):
+    datasets: list[str]
+    tokenizer: str
+    max_lengths: list[int]
+    small_pairs: str
+    near_duplicate_threshold: Fraction = 0.7
+    limit: Positive | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class FromScratch(Recipe):
+    data: str
+    tokenizer: str
+    n_docs: Positive | None = None
+    eval_docs: Positive = 250
+    n_layer: Positive
+    n_head: Positive
+    n_embd: Positive
+    block_size: Positive
+    batch_size: Positive
+    grad_accumulation: Positive = 1
+    max_steps: Positive
+    learning_rate: PositiveFloat
+    min_learning_rate: Rate = 0.0
+    warmup_steps: Count = 0
+    weight_decay: Rate = 0.1
+    beta1: Fraction = 0.9
+    beta2: Fraction = 0.95
+    grad_clip: PositiveFloat = 1.0
+    eval_every: Positive = 100
+    checkpoint_every: Positive = 500
+
+
+@dataclass(frozen=True, kw_only=True)
+class HellaSwag(Recipe):
+    model: str
+    data: str
+    split: str = "validation"
+    limit: Positive | None = None
+    batch_tokens: Positive = 8192
+
+
+@dataclass(frozen=True, kw_only=True)
+class FullFinetune(Recipe):
+    model: str
+    data: str
+    small_data: str
+    max_length: Positive
+    epochs: Positive
+    small_epochs: Positive
+    batch_size: Positive
+    grad_accumulation: Positive = 1
+    learning_rate: PositiveFloat
+    n_train: Positive
+    n_validation: Positive
+    small_train: Positive = 220
+    prompts: list[str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoraFinetune(Recipe):
+    model: str
+    data: str
+    load_in_4bit: bool = True
+    lora_r: Positive
+    lora_alpha: Positive
+    lora_dropout: Fraction = 0.0
+    target_modules: list[str] | str
+    block_size: Positive
+    batch_size: Positive
+    grad_accumulation: Positive = 1
+    max_steps: Positive
+    learning_rate: PositiveFloat
+    n_train: Positive | None = None
+    n_validation: Positive | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ThinkFinetune(Recipe):
+    model: str
+    data: list[str]
+    load_in_4bit: bool = True
+    lora_r: Positive
+    lora_alpha: Positive
+    lora_dropout: Fraction = 0.0
+    target_modules: list[str] | str
+    max_length: Positive
+    batch_size: Positive
+    grad_accumulation: Positive = 1
+    max_steps: Positive
+    learning_rate: PositiveFloat
+    n_train: Positive
+    n_eval: Positive
+    max_new_tokens: Positive
+
+
+@dataclass(frozen=True, kw_only=True)
+class MergeExport(Recipe):
+    llama_model: str
+    qwen_model: str
+    llama_data: str
+    qwen_data: str
+    lora_r: Positive = 8
+    lora_alpha: Positive = 32
+    warm_up_steps: Positive = 20
+    learning_rate: PositiveFloat = 2e-3
+    n_eval: Positive = 40
+    tolerance: PositiveFloat = 1e-4
+    max_new_tokens: Positive = 24
+
+
+LESSONS: dict[str, type[Recipe]] = {
+    "01_data_analysis": DataAnalysis,
+    "02_gpt2_from_scratch": FromScratch,
+    "03_hellaswag": HellaSwag,
+    "04_shakespeare_full_finetune": FullFinetune,
+    "05_llama_lora_4bit": LoraFinetune,
+    "06_deepseek_qlora_think": ThinkFinetune,
+    "07_merge_export": MergeExport,
+}
+
+
+def load_recipe(lesson: str, name: str = "tiny", **overrides) -> Recipe:
+    """The config of ``lesson`` from recipe ``name``, with single values replaced by ``overrides``.
+
+    Raises RecipeError for an unknown lesson, recipe or key, a value of the wrong type, an impossible value.
+    """
+    import yaml
+
+    cls = _known(lesson, LESSONS, "lesson")
+    path = RECIPES / lesson / f"{_known(name, list_recipes(lesson), f'recipe of {lesson}')}.yaml"
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise RecipeError(f"{path}: not valid YAML: {error}") from None
+    if not isinstance(values, dict):
+        raise RecipeError(f"{path}: expected keys and values, got {type(values).__name__}")
+    origin = dict.fromkeys(values, str(path)) | dict.fromkeys(overrides, "override")
+    return _build(cls, {**values, **overrides}, origin, lesson, name, path)
+
+
+def list_recipes(lesson: str) -> list[str]:
+    """Names of the recipes of one lesson, ``tiny`` first."""
+    if not RECIPES.is_dir():
+        raise RecipeError(f"{RECIPES} is missing; install lmlab from a clone: pip install -e .")
+    names = sorted(p.stem for p in (RECIPES / lesson).glob("*.yaml"))
+    return sorted(names, key=lambda n: n != "tiny")
+
+
+def find_lesson(text: str) -> str:
+    """The full name of a lesson from its number ("05") or name."""
+    for lesson in LESSONS:
+        if text in (lesson, lesson[:2]):
+            return lesson
+    return _known(text, [*LESSONS, *(lesson[:2] for lesson in LESSONS)], "lesson")
+
+
+def _build(cls, values: dict, origin: dict, lesson: str, name: str, path: Path) -> Recipe:
+    hints = typing.get_type_hints(cls, include_extras=True)
+    allowed = [f.name for f in dataclasses.fields(cls) if f.name not in ("lesson", "name")]
+    for key in values:
+        _known(key, allowed, f"key of {cls.__name__}", where=origin[key])
+    checked = {key: _check(value, hints[key], key, origin[key]) for key, value in values.items()}
+    missing = [f.name for f in dataclasses.fields(cls) if f.name in allowed and f.name not in checked
+               and f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING]
+    if missing:
+        raise RecipeError(f"{path}: {cls.__name__} needs {', '.join(missing)}; add them")
+    filled = {key: _fill(value, checked.get("data_dir"), key, path) for key, value in checked.items()}
+    return cls(lesson=lesson, name=name, **filled)
+
+
+def _known(got, known, what: str, where: str = ""):
+    if got in known:
+        return known[got] if isinstance(known, dict) else got
+    near = difflib.get_close_matches(str(got), list(known), n=1, cutoff=0.4)
+    nearest = f"; did you mean {near[0]!r}?" if near else ""
+    raise RecipeError(f"{where + ': ' if where else ''}got {got!r}, expected a {what}: "
+                      f"{', '.join(map(str, known))}{nearest}")
+
+
+def _check(value, hint, key: str, where: str):
+    """``value`` as ``hint`` wants it (an int where a float is due becomes one), or a RecipeError."""
+    def refuse(expected: str):
+        raise RecipeError(f"{where}: {key}: expected {expected}, got {value!r} ({type(value).__name__})")
+
+    if typing.get_origin(hint) is typing.Annotated:
+        base, rule = typing.get_args(hint)
+        checked = _check(value, base, key, where)
+        holds, wanted = _RULES[rule]
+        return checked if holds(checked) else refuse(wanted)
+    if typing.get_origin(hint) in (typing.Union, types.UnionType):
+        return _check_union(value, hint, key, where, refuse)
+    if typing.get_origin(hint) is list:
+        if not isinstance(value, list | tuple) or not value:
+            refuse("a list with at least one entry")
+        return [_check(item, typing.get_args(hint)[0], key, where) for item in value]
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if typing.get_origin(hint) is dict:
+        return value if isinstance(value, dict) else refuse("keys and values")
+    if type(value) is not hint:
+        refuse({int: "a whole number", float: "a number (write 1.0e-3, not 1e-3)", str: "text",
+                bool: "true or false"}[hint])
+    return value
+
+
+def _check_union(value, hint, key, where, refuse):
+    options = typing.get_args(hint)
+    if value is None and types.NoneType in options:
+        return None
+    for option in (o for o in options if o is not types.NoneType):
+        try:
+            return _check(value, option, key, where)
+        except RecipeError as error:
+            last = error
+    if len(options) == 2 and types.NoneType in options:
+        raise last
+    refuse(" or ".join(str(getattr(o, "__name__", o)) for o in options))
+
+
+def _fill(value, data_dir: str | None, key: str, path: Path):
+    if isinstance(value, list):
+        return [_fill(item, data_dir, key, path) for item in value]
+    if not isinstance(value, str) or "{data_dir}" not in value:
+        return value
+    if data_dir is None:
+        raise RecipeError(f"{path}: {key} is {value!r} and needs data_dir; give it: --set data_dir=FOLDER")
+    return value.replace("{data_dir}", str(Path(data_dir).expanduser()))

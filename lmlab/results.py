@@ -1,0 +1,89 @@
+"""Where a lesson writes, what it measured, and what earlier lessons left for it."""
+
+import dataclasses
+import html
+import json
+import os
+import time
+from pathlib import Path
+
+from lmlab.recipes import PROJECT, Recipe
+
+
+def lesson_dir(output_dir: str | Path, cfg: Recipe) -> Path:
+    """``output_dir``/<lesson>, made if missing. A relative folder is taken from the project's top."""
+    out = PROJECT / Path(output_dir).expanduser() / cfg.lesson
+    out.mkdir(parents=True, exist_ok=True)
+    return out
+
+
+def previous(output_dir: str | Path, lesson: str, relative: str) -> Path | None:
+    """What an earlier lesson made (``relative`` to its folder), or None. Says which it is."""
+    path = PROJECT / Path(output_dir).expanduser() / lesson / relative
+    if path.exists():
+        print(f"using {relative} of lesson {lesson[:2]}: {path}")
+        return path
+    print(f"lesson {lesson[:2]} has left no {relative} in {path.parent.parent}")
+    return None
+
+
+@dataclasses.dataclass(frozen=True)
+class Expectations:
+    """A table of what was expected and what was measured."""
+
+    rows: list[tuple[str, str, str, str]]  # metric, expected, measured, verdict
+
+    HEADER = ("metric", "expected", "measured", "inside")
+
+    def __str__(self) -> str:
+        return "\n".join(f"{m:<36} {e:<20} {v:<14} {ok}" for m, e, v, ok in [self.HEADER, *self.rows])
+
+    def _repr_html_(self) -> str:
+        head = "".join(f"<th>{name}</th>" for name in self.HEADER)
+        body = "".join("<tr>" + "".join(f"<td>{html.escape(c)}</td>" for c in row) + "</tr>" for row in self.rows)
+        return f"<table><tr>{head}</tr>{body}</table>"
+
+
+def write_metrics(out: Path, cfg: Recipe, metrics: dict, started: float | None = None) -> Expectations:
+    """Writes out/metrics.json whole or not at all, and returns the table of expected against measured.
+
+    started: ``time.time()`` at the notebook's begin, for the seconds it took.
+    Raises ValueError when the recipe expects a metric that was not measured.
+    """
+    missing = [name for name in cfg.expected if name not in metrics]
+    if missing:
+        raise ValueError(f"recipe {cfg.name} of {cfg.lesson} expects {', '.join(missing)}, but the lesson measured "
+                         f"{', '.join(metrics)}; rename one or the other")
+    plain = {name: value.item() if hasattr(value, "item") else value for name, value in metrics.items()}
+    record = {"lesson": cfg.lesson, "recipe": cfg.name, "seed": cfg.seed,
+              "seconds": None if started is None else round(time.time() - started, 1),
+              "metrics": plain, "expected": cfg.expected}
+    partial = out / "metrics.json.part"
+    partial.write_text(json.dumps(record, indent=1), encoding="utf-8")
+    os.replace(partial, out / "metrics.json")
+    return expectation_table(plain, cfg.expected)
+
+
+def expectation_table(metrics: dict, expected: dict) -> Expectations:
+    """One row per metric; those with an expectation first."""
+    rows = [(name, _band(band), _shown(metrics[name]), "yes" if inside(metrics[name], band) else "NO")
+            for name, band in expected.items()]
+    rest = [(name, "", _shown(value), "") for name, value in metrics.items() if name not in expected]
+    return Expectations(rows + rest)
+
+
+def inside(value: float, band: list) -> bool:
+    """Whether ``value`` lies in [low, high]; None leaves a side open."""
+    low, high = band
+    return (low is None or value >= low) and (high is None or value <= high)
+
+
+def _band(band: list) -> str:
+    low, high = (None if side is None else f"{side:g}" for side in band)
+    if low is None:
+        return f"at most {high}"
+    return f"at least {low}" if high is None else f"{low} to {high}"
+
+
+def _shown(value) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,195 @@
+"""lmlab.gpt against transformers, and against what must hold of any causal language model."""
+
+import math
+
+import pytest
+import torch
+
+from lmlab.gpt import GPT, GPTConfig, keep_top, penalise_repetition
+
+CONFIG = GPTConfig(n_layer=3, n_head=4, n_embd=32, block_size=24, vocab_size=97, eos_token_id=0)
+
+
+@pytest.fixture
+def model() -> GPT:
+    torch.manual_seed(0)
+    gpt = GPT(CONFIG)
+    for parameter in gpt.parameters():  # biases away from zero, so that a lost or transposed one shows
+        parameter.data += 0.05 * torch.randn_like(parameter)
+    return gpt.eval()
+
+
+@pytest.fixture
+def reference(model, tmp_path):
+    """The same weights in transformers' own GPT-2, by way of the disk."""
+    from transformers import GPT2LMHeadModel
+
+    model.save_pretrained(tmp_path)
+    return GPT2LMHeadModel.from_pretrained(tmp_path).eval()
+
+
+def tokens(*shape: int) -> torch.Tensor:
+    return torch.randint(1, CONFIG.vocab_size, shape, generator=torch.Generator().manual_seed(1))
+
+
+def test_logits_equal_transformers(model, reference):
+    idx = tokens(3, 20)
+    torch.testing.assert_close(model(idx)[0], reference(idx).logits, atol=1e-5, rtol=1e-5)
+
+
+def test_loss_and_gradients_equal_transformers(model, reference):
+    idx = tokens(3, 20)
+    labels = idx.clone()
+    labels[0, 10:] = -100
+    _, loss = model(idx[:, :-1], labels[:, 1:])
+    theirs = reference(idx, labels=labels).loss
+    torch.testing.assert_close(loss, theirs, atol=1e-6, rtol=1e-6)
+    loss.backward()
+    theirs.backward()
+    named = dict(reference.named_parameters())
+    for name, parameter in model.named_parameters():
+        expected = named[name].grad
+        if name.endswith(("c_attn.weight", "c_proj.weight", "c_fc.weight")):
+            expected = expected.T  # transformers' Conv1D
+        torch.testing.assert_close(parameter.grad, expected, atol=1e-6, rtol=1e-4, msg=name)
+    assert len(named) == len(list(model.parameters()))
+
+
+@pytest.mark.parametrize("penalty", [1.0, 1.3])
+def test_greedy_tokens_equal_transformers(model, reference, penalty):
+    idx = tokens(2, 5)
+    ours = model.generate(idx, 15, temperature=0, repetition_penalty=penalty)
+    theirs = reference.generate(idx, max_new_tokens=15, do_sample=False, repetition_penalty=penalty,
+                                pad_token_id=0, attention_mask=torch.ones_like(idx))
+    assert ours.tolist() == theirs.tolist()
+
+
+def test_filters_equal_transformers():
+    from transformers.generation import RepetitionPenaltyLogitsProcessor, TopKLogitsWarper, TopPLogitsWarper
+
+    logits, idx = 3 * torch.randn(8, 97, generator=torch.Generator().manual_seed(0)), tokens(8, 6)
+    torch.testing.assert_close(keep_top(logits, top_k=7), TopKLogitsWarper(7)(idx, logits))
+    for top_p in (0.1, 0.5, 0.9):
+        torch.testing.assert_close(keep_top(logits, top_p=top_p), TopPLogitsWarper(top_p)(idx, logits))
+    torch.testing.assert_close(
+        penalise_repetition(logits, idx, 1.7), RepetitionPenaltyLogitsProcessor(1.7)(idx, logits.clone()))
+
+
+def test_cache_changes_nothing(model):
+    """Greedy generation, checked by recomputing every step without a cache, past the end of the window."""
+    idx = tokens(2, 10)
+    made = model.generate(idx, 30, temperature=0, eos_token_id=-1)
+    assert made.shape == (2, 40)
+    for end in range(10, 40):
+        window = made[:, max(0, end - CONFIG.block_size):end]
+        assert torch.equal(model(window)[0][:, -1].argmax(-1), made[:, end])
+
+
+def test_prompt_longer_than_the_window(model):
+    assert model.generate(tokens(1, 40), 3, temperature=0, eos_token_id=-1).shape == (1, 43)
+
+
+def test_generation_stops_at_eos(model):
+    idx = tokens(2, 5)
+    free = model.generate(idx, 12, temperature=0, eos_token_id=-1)
+    eos = int(free[0, 7])
+    made = model.generate(idx, 12, temperature=0, eos_token_id=eos)
+    first = free[0].tolist().index(eos, 5)
+    assert made[0, :first + 1].tolist() == free[0, :first + 1].tolist()
+    assert set(made[0, first:].tolist()) == {eos}
+
+
+def test_sampling_follows_its_seed_and_leaves_the_mode(model):
+    model.train()
+    made = [model.generate(tokens(1, 4), 8, top_k=20, generator=torch.Generator().manual_seed(seed))
+            for seed in (5, 5, 6)]
+    assert torch.equal(made[0], made[1]) and not torch.equal(made[0], made[2])
+    assert model.training
+
+
+def test_causality(model):
+    """What comes later changes no logit before it, whatever the place."""
+    idx = tokens(2, 20)
+    before = model(idx)[0]
+    for place in (1, 7, 19):
+        changed = idx.clone()
+        changed[:, place:] = (changed[:, place:] + 5) % CONFIG.vocab_size
+        after = model(changed)[0]
+        torch.testing.assert_close(after[:, :place], before[:, :place], atol=1e-6, rtol=0)
+        assert (after[:, place:] - before[:, place:]).abs().max() > 1e-3
+
+
+def test_first_loss_is_that_of_a_uniform_guess():
+    torch.manual_seed(0)
+    config = GPTConfig(n_layer=4, n_head=4, n_embd=64, block_size=64, vocab_size=1536)
+    idx = torch.randint(0, 1536, (8, 65))
+    _, loss = GPT(config)(idx[:, :-1], idx[:, 1:])
+    assert abs(loss.item() - math.log(1536)) < 0.1
+
+
+def test_init_is_that_of_gpt2():
+    torch.manual_seed(0)
+    gpt = GPT(GPTConfig(n_layer=8, n_head=4, n_embd=128, block_size=64, vocab_size=500))
+    assert gpt.lm_head.weight is gpt.transformer.wte.weight
+    for name, parameter in gpt.named_parameters():
+        scale = 0.02 / math.sqrt(2 * 8) if "c_proj" in name else 0.02
+        if parameter.ndim == 2:
+            assert abs(parameter.std().item() / scale - 1) < 0.05, name
+        elif name.endswith("bias"):
+            assert not parameter.any(), name
+
+
+def test_gpt2_small_has_the_published_number_of_parameters():
+    with torch.device("meta"):
+        assert GPT(GPTConfig()).num_parameters() == 124_439_808
+
+
+def test_save_and_load_give_the_same_model(model, tmp_path):
+    model.save_pretrained(tmp_path)
+    again = GPT.from_pretrained(tmp_path)
+    assert again.config == CONFIG
+    assert torch.equal(again(tokens(2, 9))[0], model(tokens(2, 9))[0])
+
+
+def test_loads_what_transformers_saves(reference, tmp_path):
+    reference.half().save_pretrained(tmp_path / "theirs")
+    ours = GPT.from_pretrained(tmp_path / "theirs")
+    assert ours.lm_head.weight.dtype == torch.float32
+    theirs = reference.float()(tokens(2, 9)).logits
+    torch.testing.assert_close(ours(tokens(2, 9))[0], theirs, atol=1e-5, rtol=1e-5)
+
+
+def test_loads_files_without_prefix_and_with_mask_buffers(model, reference, tmp_path):
+    """The layout of the hub's own gpt2."""
+    from safetensors.torch import load_file, save_file
+
+    model.save_pretrained(tmp_path)
+    saved = load_file(tmp_path / "model.safetensors")
+    old = {name.removeprefix("transformer."): tensor for name, tensor in saved.items()}
+    save_file({**old, "h.0.attn.bias": torch.ones(1, 1, 24, 24)}, tmp_path / "model.safetensors")
+    assert torch.equal(GPT.from_pretrained(tmp_path)(tokens(1, 9))[0], model(tokens(1, 9))[0])
+
+
+@pytest.mark.parametrize(("change", "words"), [
+    ({"n_embd": 30}, "n_head divides"),
+    ({"n_layer": 0}, "positive"),
+])
+def test_impossible_shapes_are_refused(change, words):
+    with pytest.raises(ValueError, match=words):
+        GPTConfig(**change)
+
+
+def test_errors_say_what_to_do(model, tmp_path):
+    with pytest.raises(ValueError, match="block_size is 24"):
+        model(tokens(1, 25))
+    with pytest.raises(ValueError, match="top_p=1.5"):
+        model.generate(tokens(1, 3), 2, top_p=1.5)
+    with pytest.raises(ValueError, match="no folder"):
+        GPT.from_pretrained(tmp_path / "nowhere")
+    with pytest.raises(ValueError, match="has no config.json"):
+        GPT.from_pretrained(tmp_path)
+    model.save_pretrained(tmp_path)
+    config = tmp_path / "config.json"
+    config.write_text(config.read_text().replace("gelu_new", "relu"))
+    with pytest.raises(ValueError, match="activation_function got 'relu'"):
+        GPT.from_pretrained(tmp_path)

@@ -1,0 +1,141 @@
+"""Every step of every problem is true, the verifier notices when one is not, and the splits share nothing."""
+
+import copy
+import re
+
+import pytest
+
+from lmlab.miniworld import problems as p
+from lmlab.miniworld.grammar import Draw, stream
+
+
+def drawn(generate, n, seed="test"):
+    d = Draw(stream(seed))
+    return [generate(d) for _ in range(n)]
+
+
+@pytest.mark.parametrize("generate", [p.problem, p.science])
+def test_all_verify(generate):
+    assert all(p.verify(row) for row in drawn(generate, 2_000))
+
+
+def corrupted(row):
+    """Each with one thing wrong, the final answer adapted where that would give it away."""
+    wrong_result = copy.deepcopy(row)
+    *rest, value = re.findall(r"\d+", row["steps"][-1])
+    wrong_result["steps"][-1] = re.sub(r"= \d+\.", f"= {int(value) + 1}.", row["steps"][-1])
+    wrong_result["answer"] = str(int(value) + 1)
+    unknown_number = {**row, "steps": ["77 + 1 = 78.", *row["steps"]]}
+    wrong_answer = {**row, "answer": str(int(row["answer"]) + 1)}
+    no_steps = {**row, "steps": []}
+    chatter = {**row, "steps": ["Hm.", *row["steps"]]}
+    return [wrong_result, unknown_number, wrong_answer, no_steps, chatter]
+
+
+def test_corrupted_rows_do_not_verify():
+    for row in drawn(p.problem, 500):
+        without_messages = {key: value for key, value in row.items() if key != "messages"}
+        assert p.verify(without_messages)
+        assert not any(p.verify(wrong) for wrong in corrupted(without_messages))
+
+
+def test_messages_must_agree():
+    row = drawn(p.problem, 1)[0]
+    row["messages"][1]["content"][1]["content"] = "The answer is 99."
+    assert not p.verify(row)
+
+
+def test_corrupted_science_does_not_verify():
+    for row in drawn(p.science, 500):
+        assert not p.verify({**row, "answer_number": row["answer_number"] + "0"})
+        assert not p.verify({**row, "solution": re.sub(r"= \d+\.", "= 1.", row["solution"])})
+
+
+GAIN = re.compile(r"(?:buys|finds|gives (?:him|her)|gets|makes) (\d+) more")
+LOSS = re.compile(r"(?:sells|gives|loses|leaves|takes) (\d+) of them")
+
+
+def solve(text):
+    """An independent reading of the problems about one person's things: the words alone decide."""
+    first, *others = text.split(". ")
+    numbers = [int(n) for n in re.findall(r"\d+", first)]
+    grouped = "each" in first
+    if others[0].startswith("There are"):
+        numbers, grouped = [*numbers, int(re.search(r"\d+", others[0]).group())], True
+    value = numbers[0] * numbers[1] if grouped else numbers[0]
+    for sentence in others:
+        value += sum(int(n) for n in GAIN.findall(sentence)) - sum(int(n) for n in LOSS.findall(sentence))
+    return value
+
+
+@pytest.mark.parametrize("kind", [p.gain, p.lose, p.groups, p.two_changes, p.groups_then_change])
+def test_answers_follow_from_the_words(kind):
+    for task in drawn(kind, 500):
+        assert solve(p.problem_text(task)) == task.answer, task
+
+
+def numbers(task):
+    return [int(n) for n in re.findall(r"\d+", p.problem_text(task))]
+
+
+@pytest.mark.parametrize(("kind", "answer"), [
+    (p.together, lambda a, b: a + b), (p.difference, lambda a, b: a - b), (p.rate, lambda each,
+                                                                           days: each * days),
+    (p.price, lambda each, n: each * n), (p.compare_then_together, lambda a, more: a + a + more),
+    (p.change_money, lambda money, n, each: money - n * each),
+    (p.two_prices, lambda n, each, cost: n * each + cost),
+])
+def test_answers_follow_from_the_numbers(kind, answer):
+    for task in drawn(kind, 500):
+        assert answer(*numbers(task)) == task.answer, task
+
+
+def test_more_or_fewer_and_returns():
+    for task in drawn(p.more_or_fewer, 300):
+        a, b = numbers(task)
+        assert task.answer == (a + b if "more than" in task.facts[-1] else a - b)
+    for task in drawn(p.rate_then_change, 300):
+        each, days, n = numbers(task)
+        assert task.answer == each * days + (n if "more" in task.facts[-1] else -n)
+
+
+def test_numbers_stay_small():
+    for row in drawn(p.problem, 5_000):
+        for sign, c in re.findall(r"\d+ ([+\-x]) \d+ = (\d+)\.", " ".join(row["steps"])):
+            assert 0 <= int(c) <= (45 if sign == "x" else 40)
+        assert len(row["steps"]) <= 2
+
+
+def test_many_distinct_problems():
+    assert len({row["problem"] for row in drawn(p.problem, 52_000)}) > 50_000
+
+
+def test_splits_are_disjoint_for_all_seeds():
+    train = {row["problem"] for row in p.problems(3_000, seed=0, split="train")}
+    validation = {row["problem"] for seed in (0, 1) for row in p.problems(400, seed, "validation")}
+    assert len(train) == 3_000
+    assert not train & validation
+    science = [{row["problem_text"] for row in p.rows("science", split, 300)} for split in ("train",
+                                                                                            "validation")]
+    assert not science[0] & science[1]
+
+
+def test_layout():
+    row = p.rows("problems", "train", 1)[0]
+    assert [message["role"] for message in row["messages"]] == ["user", "assistant"]
+    assert row["messages"][1]["content"][-1] == {"type": "text", "content": f"The answer is {row['answer']}."}
+    row = p.rows("science", "train", 1)[0]
+    assert {"problem_text", "answer_number", "unit", "source", "problemid", "solution"} <= set(row)
+    with pytest.raises(ValueError, match="expected 'problems'"):
+        p.rows("riddles", "train", 1)
+
+
+def test_textbook_has_true_steps_but_neither_format_nor_validation_problems():
+    validation = {row["problem"] for row in p.problems(5_000, split="validation")}
+    for text in drawn(p.textbook, 5_000):
+        steps = re.findall(r"(\d+) ([+\-x/]) (\d+) = (\d+)\.", text)
+        assert steps
+        assert all(p.step(int(a), sign, int(b)) == f"{a} {sign} {b} = {c}." for a, sign, b, c in steps)
+        assert "<think>" not in text
+        assert "The answer is" not in text
+        assert text.split("?")[0] + "?" not in validation

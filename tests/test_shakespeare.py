@@ -1,0 +1,216 @@
+"""The old side follows the rules, the modern side decides it, and the flawed set has its flaws."""
+
+import json
+import subprocess
+import sys
+from collections import Counter
+
+import pytest
+
+from lmlab.miniworld import shakespeare as s
+from lmlab.miniworld.grammar import Draw, stream
+
+# subject, verb, more of the clause, question?, modern, old; all written by hand
+P = s.PRONOUNS
+BAKER = ("the baker", "the baker")
+ANNA = s.Subject("Anna", "Anna", "he")
+KNOW, SEE, GO, CRY, BE = ("know", "know"), ("see", "see"), ("go", "go"), ("cry", "weep"), ("be", "be")
+CARRY, LOVE, RUN, COME, WANT = (("carry", "bear"), ("love", "love"), ("run", "run"), ("come", "come"),
+                                ("want", "desire"))
+HERE, AWAY, WHY = ("here", "hither"), ("away", "hence"), ("why", "wherefore")
+CLAUSES = [
+    (P["you"], KNOW, {"object": BAKER}, False, "you know the baker", "thou knowest the baker"),
+    (P["you"], KNOW, {"object": BAKER}, True, "do you know the baker", "knowest thou the baker"),
+    (P["I"], KNOW, {"negated": True}, False, "I do not know", "I know not"),
+    (ANNA, KNOW, {"object": BAKER}, False, "Anna knows the baker", "Anna knoweth the baker"),
+    (ANNA, KNOW, {"object": BAKER}, True, "does Anna know the baker", "knoweth Anna the baker"),
+    (P["you"], KNOW, {"object": ("me", "me"), "negated": True}, False, "you do not know me",
+     "thou knowest me not"),
+    (P["you"], KNOW, {"object": BAKER, "negated": True}, False, "you do not know the baker",
+     "thou knowest not the baker"),
+    (P["you"], SEE, {"object": ("him", "him"), "negated": True}, True, "do you not see him",
+     "seest thou him not"),
+    (P["they"], LOVE, {"object": ("you", "thee")}, False, "they love you", "they love thee"),
+    (P["she"], LOVE, {"object": ("you", "thee")}, True, "does she love you", "loveth she thee"),
+    (P["you"], GO, {"tail": HERE}, False, "you go here", "thou goest hither"),
+    (P["he"], GO, {"tail": AWAY}, False, "he goes away", "he goeth hence"),
+    (P["you"], GO, {"tense": "will", "tail": AWAY}, True, "will you go away", "wilt thou go hence"),
+    (P["you"], RUN, {"tense": "can", "negated": True}, False, "you can not run", "thou canst not run"),
+    (P["you"], RUN, {"tense": "can"}, True, "can you run", "canst thou run"),
+    (P["he"], RUN, {"tense": "can"}, False, "he can run", "he can run"),
+    (P["you"], CARRY, {"tense": "must"}, False, "you must carry", "thou must bear"),
+    (P["you"], CRY, {"tense": "past"}, False, "you cried", "thou weptest"),
+    (P["you"], CRY, {"tense": "past"}, True, "did you cry", "weptest thou"),
+    (P["he"], CRY, {"tense": "past", "negated": True}, False, "he did not cry", "he wept not"),
+    (P["you"], LOVE, {"tense": "past", "object": ("her", "her")}, False, "you loved her", "thou lovedst her"),
+    (P["you"], COME, {"tense": "past", "tail": HERE}, False, "you came here", "thou camest hither"),
+    (P["you"], COME, {"tense": "perfect", "tail": HERE}, False, "you have come here", "thou art come hither"),
+    (P["she"], COME, {"tense": "perfect", "tail": HERE}, False, "she has come here", "she is come hither"),
+    (P["you"], SEE, {"tense": "perfect", "object": BAKER}, True, "have you seen the baker",
+     "hast thou seen the baker"),
+    (P["he"], SEE, {"tense": "perfect", "negated": True, "object": BAKER}, False, "he has not seen the baker",
+     "he hath not seen the baker"),
+    (P["you"], CARRY, {"adverb": ("never", "ne'er")}, False, "you never carry", "thou ne'er bearest"),
+    (P["she"], SEE, {"adverb": ("often", "oft"), "object": BAKER}, False, "she often sees the baker",
+     "she oft seeth the baker"),
+    (P["you"], SEE, {"tense": "perfect", "adverb": ("never", "ne'er"), "object": BAKER}, False,
+     "you have never seen the baker", "thou hast ne'er seen the baker"),
+    (P["you"], BE, {"tail": ("wise", "wise")}, False, "you are wise", "thou art wise"),
+    (P["you"], BE, {"tail": ("wise", "wise")}, True, "are you wise", "art thou wise"),
+    (P["you"], BE, {"tail": ("wise", "wise"), "negated": True}, False, "you are not wise",
+     "thou art not wise"),
+    (P["you"], BE, {"tail": ("late", "late"), "tense": "past"}, True, "were you late", "wert thou late"),
+    (P["he"], BE, {"tail": ("late", "late"), "tense": "perfect"}, False, "he has been late",
+     "he hath been late"),
+    (P["I"], BE, {"tail": ("late", "late"), "tense": "past"}, False, "I was late", "I was late"),
+    (P["we"], WANT, {"object": ("nothing", "naught")}, False, "we want nothing", "we desire naught"),
+    (P["you"], WANT, {"object": ("nothing", "naught")}, False, "you want nothing", "thou desirest naught"),
+    (P["you"], ("marry", "wed"), {"tense": "past", "object": BAKER}, False, "you married the baker",
+     "thou weddedst the baker"),
+    (ANNA, ("hurry", "hasten"), {"tail": ("over the bridge", "o'er the bridge")}, False,
+     "Anna hurries over the bridge", "Anna hasteneth o'er the bridge"),
+    (P["they"], ("live", "dwell"), {"tail": ("here", "here")}, True, "do they live here", "dwell they here"),
+    (P["you"], ("kill", "slay"), {"tense": "would", "negated": True, "object": ("us", "us")}, True,
+     "would you not kill us", "wouldst thou not slay us"),
+]
+# verb, with thou, with he, past with thou
+CONJUGATION = """
+go goest goeth wentest | have hast hath hadst | do dost doth didst | say sayest saith saidest |
+be art is wert | know knowest knoweth knewest | see seest seeth sawest | love lovest loveth lovedst |
+carry carriest carrieth carriedst | run runnest runneth rannest | forget forgettest forgetteth forgottest |
+make makest maketh madest | keep keepest keepeth keptest | wed weddest weddeth weddedst |
+come comest cometh camest | meet meetest meeteth mettest | pray prayest prayeth prayedst |
+follow followest followeth followedst | visit visitest visiteth visitedst
+"""
+
+
+@pytest.mark.parametrize(("subject", "verb", "more", "question", "modern", "old"), CLAUSES)
+def test_clause(subject, verb, more, question, modern, old):
+    c = s.Clause(subject, verb, **more)
+    assert s.modern(c, question) == modern
+    assert s.old(c, question) == old
+
+
+@pytest.mark.parametrize("row", [row.split() for row in CONJUGATION.split("|")])
+def test_conjugation(row):
+    verb, thou, he, past_thou = row
+    assert (s.with_thou(verb), s.with_he(verb), s.past_with_thou(verb)) == (thou, he, past_thou)
+
+
+@pytest.mark.parametrize(("modal", "with_thou"), [("will", "wilt"), ("can", "canst"), ("should", "shouldst"),
+                                                  ("may", "mayst"), ("shall", "shalt"), ("must", "must")])
+def test_modals(modal, with_thou):
+    assert s.MODALS[modal] == with_thou
+
+
+@pytest.mark.parametrize(("modern", "old"), [
+    ("your apple", "thine apple"), ("your drum", "thy drum"), ("my uncle", "mine uncle"),
+    ("my mother", "my mother"), ("your honest smith", "thine honest smith"), ("your horse", "thy horse"),
+    ("your old drum", "thine old drum"), ("your own bread", "thine own bread"), ("the apple", "the apple"),
+    ("his apple", "his apple")])
+def test_possessives(modern, old):
+    owner, rest = modern.split(" ", 1)
+    assert s.possessive(owner, rest) == (modern, old)
+
+
+def drawn(n, seed="test"):
+    d = Draw(stream(seed))
+    return [s.pair(d) for _ in range(n)]
+
+
+def starting(rows, modern, old):
+    found = [row for row in rows if row["modern"].startswith(modern)]
+    return found and all(row["shakespearean"].startswith(old) for row in found)
+
+
+def test_sentence_openings():
+    rows = drawn(30_000)
+    for modern, old in {
+        "I think that you ": "Methinks thou ", "It is ": "'Tis ", "Is it ": "Is't ", "It was ": "'Twas ",
+        "Please ": "Prithee, ", "Maybe ": "Perchance ", "Yes, ": "Aye, ", "No, ": "Nay, ",
+        "Truly, ": "Verily, ", "Goodbye, ": "Farewell, ", "Sir, ": "Good sir, ", "Why do you ": "Wherefore ",
+        "Where do you live ": "Where dwellest thou ", "Where do you go ": "Whither goest thou ",
+        "Are you ": "Art thou ", "Have you ": ("Hast thou ", "Art thou "), "Will you ": "Wilt thou ",
+        "You are ": "Thou art ", "You never ": "Thou ne'er ", "I do not know why ": "I know not wherefore ",
+        "Do not ask ": "Ask not ", "Go to the ": "Go thou to the ",
+    }.items():
+        assert starting(rows, modern, old), modern
+
+
+def test_the_modern_side_decides_the_old_one():
+    seen = {}
+    for row in drawn(100_000):
+        assert seen.setdefault(row["modern"], row["shakespearean"]) == row["shakespearean"]
+        assert 4 <= len(row["modern"].split()) <= 14
+    assert len(seen) > 50_000
+    assert sum(modern == old for modern, old in seen.items()) < 0.1 * len(seen)
+
+
+def test_generated_pairs_pass_the_checker():
+    for row in drawn(5_000):
+        assert s.check_archaic(row["modern"], row["shakespearean"])["all"], row
+
+
+@pytest.mark.parametrize(("modern", "old", "broken"), [
+    ("Do you know the baker?", "Do you know the baker?", "no_modern_words"),
+    ("You know the baker.", "Thou know the baker.", "thou_agrees"),
+    ("You know the baker.", "Thou knoweth the baker.", "no_eth_with_thou"),
+    ("You see your apple.", "Thou seest thy apple.", "thine_before_vowel"),
+    ("You see your drum.", "Thou seest thine drum.", "thine_before_vowel"),
+    ("You do not know the baker.", "Thou knowest the baker.", "negation_kept"),
+    ("You know the baker.", "Thou knowest the miller.", "content_kept"),
+    ("You know the baker.", "He knoweth the baker.", "address_kept"),
+    ("Anna knows the baker.", "Anna knows the baker.", "no_modern_words"),
+])
+def test_checker_finds(modern, old, broken):
+    result = s.check_archaic(modern, old)
+    assert not result[broken]
+    assert not result["all"]
+
+
+def test_copying_fails_the_checker_mostly():
+    rows = drawn(2_000)
+    passed = sum(s.check_archaic(row["modern"], row["modern"])["all"] for row in rows)
+    unchanged = sum(row["modern"] == row["shakespearean"] for row in rows)
+    assert unchanged <= passed < 0.1 * len(rows)
+
+
+def test_splits_are_disjoint_for_all_seeds():
+    train = {row["modern"] for row in s.rows("pairs", "train", 3_000, 0)}
+    validation = {row["modern"] for seed in (0, 1) for row in s.rows("pairs", "validation", 500, seed)}
+    assert len(train) == 3_000
+    assert not train & validation
+    assert s.rows("pairs", "train", 100, 0) == s.rows("pairs", "train", 3_000, 0)[:100]
+
+
+def test_flawed_set_has_its_flaws():
+    rows = s.flawed_pairs(0)
+    assert len(rows) == 274
+    counts = Counter(tuple(row.values()) for row in rows)
+    assert sum(n - 1 for n in counts.values()) >= 20
+    renderings = Counter(modern for modern, _ in counts)
+    assert sum(n > 1 for n in renderings.values()) >= 10
+    assert {"modern": "That party was lit.", "shakespearean": "Verily, that revel was aflame."} in rows
+    assert sum(row["modern"] == row["shakespearean"] for row in rows) >= 8
+    assert s.flawed_pairs(0) != s.flawed_pairs(1)
+
+
+def test_flawed_split_leaks():
+    train, validation = s.rows("pairs-274", "train", 220), s.rows("pairs-274", "validation", 54)
+    assert train + validation == s.flawed_pairs(0)
+    assert sum(row in train for row in validation) >= 2
+    with pytest.raises(ValueError, match="220 rows"):
+        s.rows("pairs-274", "train", 221)
+    with pytest.raises(ValueError, match="expected"):
+        s.rows("pears", "train", 1)
+
+
+def test_same_in_every_process():
+    code = ("import json; from lmlab.miniworld import dataset; "
+            "names = 'pairs', 'pairs-274', 'problems', 'science', 'fantasy'; "
+            "print(json.dumps([dataset(name, split, n=20, seed=3) for name in names "
+            "for split in ('train', 'validation')]))")
+    outputs = [subprocess.run([sys.executable, "-c", code], env={"PYTHONHASHSEED": seed}, text=True,
+                              capture_output=True, check=True).stdout for seed in ("0", "1", "4711")]
+    assert outputs[0] == outputs[1] == outputs[2]
+    assert len(json.loads(outputs[0])) == 10

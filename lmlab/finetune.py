@@ -1,8 +1,198 @@
 """Fine-tuning: what the notebooks need around the trainers of transformers and TRL, which they call themselves."""
 
 import hashlib
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+
+from lmlab.data import load_rows, split_indices
+
+# --- full fine-tuning on pairs ---------------------------------------------------------------------
+
+PROMPT = "Convert to Shakespearean: {modern}\nShakespearean:"
+IGNORED = -100  # the label that PyTorch's cross-entropy skips
+_PAIR_KEYS = (("modern", "shakespearean"), ("input", "output"))
+
+
+def as_pair(row: Mapping) -> dict[str, str]:
+    """{"modern", "shakespearean"} of a row with these keys, or with "input" and "output"."""
+    for question, answer in _PAIR_KEYS:
+        if question in row and answer in row:
+            return {"modern": row[question].strip(), "shakespearean": row[answer].strip()}
+    raise ValueError(f"a pair got the keys {', '.join(sorted(row))}; give rows with modern and shakespearean, "
+                     "or input and output")
+
+
+def pair_sets(cfg) -> dict[str, list[dict[str, str]]]:
+    """The pairs of lesson 04: "small" and "small_validation" (as careless scripts split them), "train" and
+    "validation", which shares no modern sentence with any of the others.
+
+    Where ``small_data`` and ``data`` are one source, its first rows are the small set and the rest is shuffled.
+    Raises ValueError when a source has too few rows.
+    """
+    small = [as_pair(row) for row in load_rows(cfg.small_data, "all")][:cfg.small_train + cfg.small_validation]
+    if cfg.small_data == cfg.data:
+        rest = load_rows(cfg.data, "all")
+        rest = rest.select(range(len(small), len(rest)))
+        parts = {part: rest.select(split_indices(len(rest), part, cfg.seed)) for part in ("train", "validation")}
+    else:
+        wanted = {"train": cfg.n_train, "validation": cfg.n_validation}
+        parts = {part: load_rows(cfg.data, part, limit, cfg.seed) for part, limit in wanted.items()}
+    rows = {part: [as_pair(row) for row in parts[part]] for part in parts}
+    sets = {"small": small[:cfg.small_train], "small_validation": small[cfg.small_train:], "train": rows["train"],
+            "validation": _unseen(rows["validation"], small)[:cfg.n_validation]}
+    sets["train"] = _unseen(sets["train"], sets["validation"])[:cfg.n_train]
+    for name, pairs in sets.items():
+        if len(pairs) < 20:
+            raise ValueError(f"{name} got {len(pairs)} pairs from {cfg.small_data} and {cfg.data}; give at least 20")
+    return sets
+
+
+def _unseen(rows: list[dict], others: list[dict]) -> list[dict]:
+    """Those of ``rows`` whose modern side, small letters alone, is in none of ``others``."""
+    seen = {row["modern"].lower() for row in others}
+    return [row for row in rows if row["modern"].lower() not in seen]
+
+
+def pair_examples(rows: Sequence[Mapping], tokenizer, max_length: int):
+    """Pairs as token ids with labels: a ``datasets.Dataset`` of input_ids and labels, both (T,), unpadded.
+
+    Prompt and answer are cut into tokens apart, so that the line between them is where the mask ends: labels
+    of the prompt are -100, those of the answer and of the EOS after it are the tokens. Pairs of more than
+    ``max_length`` tokens are left out, not cut: a cut answer would have no EOS. Says how many.
+    Raises ValueError when none is left, or when the tokenizer has no EOS.
+    """
+    from datasets import Dataset
+
+    if tokenizer.eos_token_id is None:
+        raise ValueError("the tokenizer got no eos_token, with which an answer ends; set one")
+    prompts = [PROMPT.format(modern=row["modern"]) for row in rows]
+    answers = [" " + row["shakespearean"] for row in rows]
+    prompt_ids, answer_ids = (tokenizer(texts, add_special_tokens=False)["input_ids"] for texts in (prompts, answers))
+    pairs = [(prompt, answer + [tokenizer.eos_token_id])
+             for prompt, answer in zip(prompt_ids, answer_ids, strict=True)
+             if len(prompt) + len(answer) < max_length]
+    if len(pairs) < len(rows):
+        print(f"left out {len(rows) - len(pairs)} of {len(rows)} pairs: longer than {max_length} tokens")
+    if not pairs:
+        raise ValueError(f"max_length got {max_length}, and no pair is that short; raise it")
+    return Dataset.from_dict({"input_ids": [prompt + answer for prompt, answer in pairs],
+                              "labels": [[IGNORED] * len(prompt) + answer for prompt, answer in pairs]})
+
+
+def answer_only_collator(tokenizer):
+    """A data collator that pads at the end: ids with the pad token (or EOS), attention with 0, labels with -100.
+
+    What is padding is known from the lengths, not from the token: a pad token equal to EOS does no harm.
+    The batch is {"input_ids", "attention_mask", "labels"}, each (B, T).
+    """
+    import torch
+
+    pad = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
+
+    def collate(examples: Sequence[Mapping]) -> dict:
+        width = max(len(example["input_ids"]) for example in examples)
+        columns = {"input_ids": pad, "attention_mask": 0, "labels": IGNORED}
+        rows = [{**example, "attention_mask": [1] * len(example["input_ids"])} for example in examples]
+        return {name: torch.tensor([[*row[name], *[fill] * (width - len(row[name]))] for row in rows])
+                for name, fill in columns.items()}
+
+    return collate
+
+
+def answer_loss(model, examples, batch_tokens: int = 4096) -> dict:
+    """Loss on the answers alone, each answer token and each EOS counted once, prompt and padding never.
+
+    examples: from ``pair_examples``. Returns loss (nats per token), perplexity, token_accuracy, tokens,
+    eos_probability (mean, of the EOS after the whole answer), and per pair, for intervals: nats, counts (n,).
+    """
+    import numpy as np
+
+    from lmlab.evaluate import score_tokens
+
+    starts = [labels.count(IGNORED) for labels in examples["labels"]]
+    scores = score_tokens(model, list(examples["input_ids"]), starts, batch_tokens)
+    nats = np.array([-score.logprobs.sum() for score in scores])
+    counts = np.array([len(score.logprobs) for score in scores])
+    loss = float(nats.sum() / counts.sum())
+    return {"loss": loss, "perplexity": math.exp(loss), "tokens": int(counts.sum()),
+            "token_accuracy": float(sum(score.hits.sum() for score in scores) / counts.sum()),
+            "eos_probability": float(np.mean([math.exp(score.logprobs[-1]) for score in scores])),
+            "nats": nats, "counts": counts}
+
+
+def training_arguments(folder: str | Path, machine, *, epochs: float, batch_size: int, learning_rate: float,
+                       grad_accumulation: int = 1, seed: int = 0, **others):
+    """``TrainingArguments`` whose number format is the machine's, and whose logs go to TensorBoard.
+
+    Weights stay float32 and the forward pass runs in bf16 or fp16 where the machine has it. Warm-up over the
+    first twentieth of the steps, then a straight line down to 0. others: any further TrainingArguments.
+    """
+    from transformers import TrainingArguments
+
+    choices = {"lr_scheduler_type": "linear", "warmup_steps": 0.05, "weight_decay": 0.01, "logging_steps": 10,
+               "save_strategy": "no", "report_to": "tensorboard", "disable_tqdm": True} | others
+    return TrainingArguments(
+        output_dir=str(folder), num_train_epochs=epochs, per_device_train_batch_size=batch_size,
+        gradient_accumulation_steps=grad_accumulation, learning_rate=learning_rate, seed=seed,
+        bf16=machine.bf16, fp16=machine.fp16, use_cpu=machine.use_cpu, **choices)
+
+
+@dataclass
+class History:
+    """Losses on fixed sets of examples in the course of a training, all measured at the same moments.
+
+    sets: name -> examples; "validation" must be among them. every: optimizer steps between two measurements
+    (the first is before training, the last at its end). folder: where the model with the lowest validation loss
+    is kept, if given.
+    """
+
+    sets: Mapping
+    every: int
+    folder: Path | None = None
+    steps: list[int] = field(default_factory=list)
+    epochs: list[float] = field(default_factory=list)
+    losses: dict[str, list[float]] = field(default_factory=dict)
+
+    @property
+    def best(self) -> int:
+        """The measurement with the lowest validation loss."""
+        return self.losses["validation"].index(min(self.losses["validation"]))
+
+    def measure(self, model, step: int, epoch: float) -> None:
+        now = {name: answer_loss(model, examples)["loss"] for name, examples in self.sets.items()}
+        for name, loss in now.items():
+            self.losses.setdefault(name, []).append(loss)
+        self.steps.append(step)
+        self.epochs.append(epoch)
+        print(f"epoch {epoch:5.2f}  " + "  ".join(f"{name} {loss:.3f}" for name, loss in now.items()), flush=True)
+        if self.folder is not None and self.best == len(self.steps) - 1:
+            model.save_pretrained(str(self.folder))
+
+    def callback(self):
+        """A TrainerCallback that measures."""
+        from transformers import TrainerCallback
+
+        history = self
+
+        class Measure(TrainerCallback):
+            def on_train_begin(self, args, state, control, model=None, **_):
+                history.measure(model, 0, 0.0)
+
+            def on_step_end(self, args, state, control, model=None, **_):
+                if state.global_step % history.every == 0 or state.global_step == state.max_steps:
+                    history.measure(model, state.global_step, state.epoch)
+
+        return Measure()
+
+
+def exact_matches(model, tokenizer, rows: Sequence[Mapping], max_new_tokens: int = 64) -> list[bool]:
+    """Whether the greedy translation of each pair is its reference, letter by letter."""
+    prompts = [PROMPT.format(modern=row["modern"]) for row in rows]
+    answers = generate_greedy(model, tokenizer, prompts, max_new_tokens)
+    return [answer.strip() == row["shakespearean"] for answer, row in zip(answers, rows, strict=True)]
+
 
 # --- 4-bit bases and adapters ----------------------------------------------------------------------
 

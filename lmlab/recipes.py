@@ -83,8 +83,10 @@ class FromScratch(Recipe):
     beta1: Fraction = 0.9
     beta2: Fraction = 0.95
     grad_clip: PositiveFloat = 1.0
+    log_every: Positive = 10
     eval_every: Positive = 100
     checkpoint_every: Positive = 500
+    prompts: list[str]  # what the trained model is asked to continue
 
 
 @dataclass(frozen=True, kw_only=True)

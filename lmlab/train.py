@@ -25,7 +25,7 @@ class PretrainConfig:
     batch_size: int  # windows in one forward pass
     block_size: int  # tokens in one window
     learning_rate: float
-    grad_accum: int = 1  # forward passes in one step
+    grad_accumulation: int = 1  # forward passes in one step
     min_learning_rate: float = 0.0
     warmup_steps: int = 0
     weight_decay: float = 0.1
@@ -39,7 +39,7 @@ class PretrainConfig:
     seed: int = 0
 
     def __post_init__(self):
-        for name in ("max_steps", "batch_size", "block_size", "grad_accum", "log_every", "eval_every",
+        for name in ("max_steps", "batch_size", "block_size", "grad_accumulation", "log_every", "eval_every",
                      "checkpoint_every", "learning_rate", "grad_clip"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"PretrainConfig.{name} got {getattr(self, name)}; give a positive number")
@@ -51,7 +51,7 @@ class PretrainConfig:
 
     @property
     def tokens_per_step(self) -> int:
-        return self.batch_size * self.block_size * self.grad_accum
+        return self.batch_size * self.block_size * self.grad_accumulation
 
 
 @dataclass
@@ -177,15 +177,15 @@ def forward_context(device: torch.device, dtype: str):
 
 def training_step(model: GPT, batches: Iterator[tuple[Tensor, Tensor]], optimizer: torch.optim.Optimizer,
                   scaler: torch.amp.GradScaler, cfg: PretrainConfig) -> tuple[Tensor, Tensor]:
-    """One update from ``grad_accum`` batches. Returns (mean loss, gradient norm before clipping)."""
+    """One update from ``grad_accumulation`` batches. Returns (mean loss, gradient norm before clipping)."""
     total = torch.zeros((), device=model.device)
-    for _ in range(cfg.grad_accum):
+    for _ in range(cfg.grad_accumulation):
         inputs, targets = (part.to(model.device, non_blocking=True) for part in next(batches))
         with forward_context(model.device, cfg.dtype):
             _, loss = model(inputs, targets)
         # all batches count the same number of tokens, so the mean of means is the mean
-        scaler.scale(loss / cfg.grad_accum).backward()
-        total += loss.detach() / cfg.grad_accum
+        scaler.scale(loss / cfg.grad_accumulation).backward()
+        total += loss.detach() / cfg.grad_accumulation
     scaler.unscale_(optimizer)
     norm = torch.nn.utils.clip_grad_norm_(model.parameters(), cfg.grad_clip)
     scaler.step(optimizer)
@@ -230,6 +230,7 @@ def pretrain(model: GPT, tokens: Tensor, cfg: PretrainConfig, *, validation: Row
     record = _Record(cfg, History(floor), validation, sample, out, tokenizer, report)
     record.visit(model, 0)
     model.train()
+    optimizer.zero_grad(set_to_none=True)  # the caller may have left gradients
     for step in range(1, cfg.max_steps + 1):
         rate = learning_rate_at(step - 1, cfg)
         for group in optimizer.param_groups:

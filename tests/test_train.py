@@ -104,7 +104,7 @@ def test_accumulated_step_equals_one_large_batch():
     weights = []
     for accumulate in (1, 4):
         torch.manual_seed(0)
-        gpt, cfg = GPT(TINY), replace(CONFIG, batch_size=8 // accumulate, grad_accum=accumulate)
+        gpt, cfg = GPT(TINY), replace(CONFIG, batch_size=8 // accumulate, grad_accumulation=accumulate)
         parts = zip(inputs.split(cfg.batch_size), targets.split(cfg.batch_size), strict=True)
         optimizer = torch.optim.SGD(gpt.parameters(), lr=1.0)  # AdamW would hide a wrong scale
         loss, norm = train.training_step(gpt, parts, optimizer, NO_SCALER, cfg)

@@ -1,4 +1,4 @@
-"""Fine-tuning: what the notebooks need around the trainers of transformers and TRL, which they call themselves."""
+"""Fine-tuning: what the notebooks need around the trainers of transformers and TRL, which they call."""
 
 import hashlib
 import math
@@ -20,33 +20,37 @@ def as_pair(row: Mapping) -> dict[str, str]:
     for question, answer in _PAIR_KEYS:
         if question in row and answer in row:
             return {"modern": row[question].strip(), "shakespearean": row[answer].strip()}
-    raise ValueError(f"a pair got the keys {', '.join(sorted(row))}; give rows with modern and shakespearean, "
-                     "or input and output")
+    raise ValueError(f"a pair got the keys {', '.join(sorted(row))}; "
+                     "give rows with modern and shakespearean, or with input and output")
 
 
 def pair_sets(cfg) -> dict[str, list[dict[str, str]]]:
     """The pairs of lesson 04: "small" and "small_validation" (as careless scripts split them), "train" and
     "validation", which shares no modern sentence with any of the others.
 
-    Where ``small_data`` and ``data`` are one source, its first rows are the small set and the rest is shuffled.
+    Where ``small_data`` and ``data`` are one source, its first rows are the small set, the rest is shuffled.
     Raises ValueError when a source has too few rows.
     """
-    small = [as_pair(row) for row in load_rows(cfg.small_data, "all")][:cfg.small_train + cfg.small_validation]
-    if cfg.small_data == cfg.data:
-        rest = load_rows(cfg.data, "all")
-        rest = rest.select(range(len(small), len(rest)))
-        parts = {part: rest.select(split_indices(len(rest), part, cfg.seed)) for part in ("train", "validation")}
-    else:
-        wanted = {"train": cfg.n_train, "validation": cfg.n_validation}
-        parts = {part: load_rows(cfg.data, part, limit, cfg.seed) for part, limit in wanted.items()}
-    rows = {part: [as_pair(row) for row in parts[part]] for part in parts}
-    sets = {"small": small[:cfg.small_train], "small_validation": small[cfg.small_train:], "train": rows["train"],
-            "validation": _unseen(rows["validation"], small)[:cfg.n_validation]}
-    sets["train"] = _unseen(sets["train"], sets["validation"])[:cfg.n_train]
+    small = [as_pair(row) for row in load_rows(cfg.small_data, "all")]
+    small = small[:cfg.small_train + cfg.small_validation]
+    parts = _remaining_pairs(cfg, len(small)) if cfg.small_data == cfg.data else {
+        "train": load_rows(cfg.data, "train", cfg.n_train, cfg.seed),
+        "validation": load_rows(cfg.data, "validation", cfg.n_validation, cfg.seed)}
+    train, validation = ([as_pair(row) for row in parts[part]] for part in ("train", "validation"))
+    validation = _unseen(validation, small)[:cfg.n_validation]
+    sets = {"small": small[:cfg.small_train], "small_validation": small[cfg.small_train:],
+            "train": _unseen(train, validation)[:cfg.n_train], "validation": validation}
     for name, pairs in sets.items():
         if len(pairs) < 20:
-            raise ValueError(f"{name} got {len(pairs)} pairs from {cfg.small_data} and {cfg.data}; give at least 20")
+            raise ValueError(f"{name} got {len(pairs)} pairs from {cfg.small_data} and {cfg.data}; give more")
     return sets
+
+
+def _remaining_pairs(cfg, n_small: int) -> dict:
+    """Train and validation rows of ``cfg.data`` from row ``n_small`` on, shuffled by the seed."""
+    rows = load_rows(cfg.data, "all")
+    rows = rows.select(range(n_small, len(rows)))
+    return {part: rows.select(split_indices(len(rows), part, cfg.seed)) for part in ("train", "validation")}
 
 
 def _unseen(rows: list[dict], others: list[dict]) -> list[dict]:
@@ -69,9 +73,8 @@ def pair_examples(rows: Sequence[Mapping], tokenizer, max_length: int):
         raise ValueError("the tokenizer got no eos_token, with which an answer ends; set one")
     prompts = [PROMPT.format(modern=row["modern"]) for row in rows]
     answers = [" " + row["shakespearean"] for row in rows]
-    prompt_ids, answer_ids = (tokenizer(texts, add_special_tokens=False)["input_ids"] for texts in (prompts, answers))
-    pairs = [(prompt, answer + [tokenizer.eos_token_id])
-             for prompt, answer in zip(prompt_ids, answer_ids, strict=True)
+    ids = [tokenizer(texts, add_special_tokens=False)["input_ids"] for texts in (prompts, answers)]
+    pairs = [(prompt, answer + [tokenizer.eos_token_id]) for prompt, answer in zip(*ids, strict=True)
              if len(prompt) + len(answer) < max_length]
     if len(pairs) < len(rows):
         print(f"left out {len(rows) - len(pairs)} of {len(rows)} pairs: longer than {max_length} tokens")
@@ -82,7 +85,7 @@ def pair_examples(rows: Sequence[Mapping], tokenizer, max_length: int):
 
 
 def answer_only_collator(tokenizer):
-    """A data collator that pads at the end: ids with the pad token (or EOS), attention with 0, labels with -100.
+    """A data collator that pads at the end: ids with the pad token (or EOS), attention 0, labels -100.
 
     What is padding is known from the lengths, not from the token: a pad token equal to EOS does no harm.
     The batch is {"input_ids", "attention_mask", "labels"}, each (B, T).
@@ -144,8 +147,8 @@ class History:
     """Losses on fixed sets of examples in the course of a training, all measured at the same moments.
 
     sets: name -> examples; "validation" must be among them. every: optimizer steps between two measurements
-    (the first is before training, the last at its end). folder: where the model with the lowest validation loss
-    is kept, if given.
+    (the first is before training, the last at its end). folder: where the model with the lowest validation
+    loss is kept, if given.
     """
 
     sets: Mapping
@@ -166,7 +169,8 @@ class History:
             self.losses.setdefault(name, []).append(loss)
         self.steps.append(step)
         self.epochs.append(epoch)
-        print(f"epoch {epoch:5.2f}  " + "  ".join(f"{name} {loss:.3f}" for name, loss in now.items()), flush=True)
+        shown = "  ".join(f"{name} {loss:.3f}" for name, loss in now.items())
+        print(f"epoch {epoch:5.2f}  {shown}", flush=True)
         if self.folder is not None and self.best == len(self.steps) - 1:
             model.save_pretrained(str(self.folder))
 

@@ -35,6 +35,19 @@ def loss_curve(steps: Sequence[float], train: Sequence[float], val: Sequence[flo
     return ax
 
 
+def fine_tuning_curve(epochs: Sequence[float], losses: Mapping[str, Sequence[float]], best: int | None = None,
+                      *, title: str = "", ax=None):
+    """Losses over epochs, a line per set (name -> losses), with a line at the epoch number ``best`` of the list."""
+    ax = _axes(ax, "epoch", "loss (nats per token)", title)
+    for i, (name, values) in enumerate(losses.items()):
+        ax.plot(epochs, values, color=_COLOURS[i], linestyle=_LINES[i], marker=_MARKERS[i], markersize=4,
+                label=name)
+    if best is not None:
+        ax.axvline(epochs[best], color="black", linestyle=":", linewidth=1.2, label=f"best: epoch {epochs[best]:.3g}")
+    ax.legend()
+    return ax
+
+
 def learning_rate(steps: Sequence[float], rates: Sequence[float], *, title: str = "", ax=None):
     """The learning rate of each step."""
     ax = _axes(ax, "optimizer step", "learning rate", title)

@@ -102,17 +102,23 @@ class HellaSwag(Recipe):
 class FullFinetune(Recipe):
     model: str
     data: str
-    small_data: str
-    max_length: Positive
-    epochs: Positive
-    small_epochs: Positive
+    small_data: str  # where it is the same as data, its first rows
+    small_train: Positive = 220
+    small_validation: Positive = 54
+    n_train: Positive
+    n_validation: Positive
+    max_length: Positive  # tokens of prompt and answer together
     batch_size: Positive
     grad_accumulation: Positive = 1
     learning_rate: PositiveFloat
-    n_train: Positive
-    n_validation: Positive
-    small_train: Positive = 220
+    epochs: Positive
+    small_epochs: Positive
+    n_memorised: Positive = 100  # pairs of the memorisation test, seen and unseen
     prompts: list[str]
+    max_new_tokens: Positive = 50
+    temperature: PositiveFloat = 0.7
+    top_p: Fraction = 0.9
+    repetition_penalty: PositiveFloat = 1.1
 
 
 @dataclass(frozen=True, kw_only=True)

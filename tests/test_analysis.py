@@ -1,0 +1,151 @@
+"""Dataset measures against brute force and hand-made cases."""
+
+import random
+from itertools import combinations
+
+import numpy as np
+import pytest
+
+from lmlab import miniworld
+from lmlab.analysis import (
+    best_fit,
+    duplicate_share,
+    exact_duplicates,
+    jaccard,
+    judge_pairs,
+    leakage,
+    minhash,
+    near_duplicates,
+    packing,
+    rare_words,
+    row_input,
+    row_text,
+    shingles,
+    token_lengths,
+    truncation,
+    word_counts,
+)
+from lmlab.data import load_tokenizer
+
+
+def with_twins(n=75, seed=0):
+    """Stories, and for every third one a twin with some words exchanged."""
+    draw = random.Random(seed)
+    texts = [row["text"] for row in miniworld.dataset("stories", n=n)]
+    for text in texts[::3]:
+        words = text.split()
+        for _ in range(draw.randint(1, 8)):
+            words[draw.randrange(len(words))] = draw.choice(("alpha", "beta", "gamma"))
+        texts.append(" ".join(words))
+    return texts
+
+
+@pytest.mark.parametrize("threshold", [0.7, 0.8])
+def test_near_duplicates_are_those_of_brute_force(threshold):
+    texts = with_twins()
+    sets = [shingles(text) for text in texts]
+    pairs = combinations(range(len(texts)), 2)
+    expected = [(i, j) for i, j in pairs if jaccard(sets[i], sets[j]) >= threshold]
+    assert len(expected) > 5
+    assert [pair[:2] for pair in near_duplicates(texts, threshold)] == expected
+
+
+def test_minhash_estimates_jaccard():
+    """Mean error 0, and each estimate within five standard errors of 128 draws."""
+    sets = [shingles(text) for text in with_twins(60)]
+    signatures = minhash(sets)
+    errors = []
+    for i, j in combinations(range(len(sets)), 2):
+        true = jaccard(sets[i], sets[j])
+        errors.append((signatures[i] == signatures[j]).mean() - true)
+        assert abs(errors[-1]) < 5 * np.sqrt(true * (1 - true) / 128) + 1e-9 or abs(errors[-1]) < 0.1
+    assert abs(np.mean(errors)) < 0.01
+
+
+def test_exact_duplicates_do_not_count_as_near():
+    texts = ["Ada ran home.", "ada ran  home!", "Tom slept.", "Ada ran home."]
+    assert exact_duplicates(texts) == [[0, 1, 3]]
+    assert duplicate_share(texts) == 0.5
+    assert near_duplicates(texts) == []
+
+
+def test_leakage_tells_exact_from_near():
+    train = [row["text"] for row in miniworld.dataset("stories", n=50)]
+    near = train[3].replace("morning", "evening").replace(train[3].split()[4], "Zoe", 1)
+    fresh = [row["text"] for row in miniworld.dataset("stories", "validation", n=2)]
+    assert leakage(train, [train[0], near, *fresh]) == (0.25, 0.25)
+
+
+def test_truncation_by_hand():
+    assert truncation([2, 4, 10], [4, 1, 10]) == [(4, 1 / 3, 6 / 16), (1, 1.0, 13 / 16), (10, 0.0, 0.0)]
+
+
+def test_token_lengths_count_eos(gpt2_folder):
+    tokenizer = load_tokenizer(str(gpt2_folder))
+    assert token_lengths(tokenizer, ["", "Ada"]).tolist() == [1, len(tokenizer("Ada")["input_ids"]) + 1]
+
+
+def plain_best_fit(lengths, capacity):
+    rows = []
+    for i in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
+        fitting = [row for row in rows if sum(lengths[k] for k in row) + lengths[i] <= capacity]
+        if fitting:
+            max(fitting, key=lambda row: sum(lengths[k] for k in row)).append(i)
+        else:
+            rows.append([i])
+    return rows
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_best_fit_fills_as_the_plain_algorithm_does(seed):
+    draw = random.Random(seed)
+    lengths = [draw.randint(1, 100) for _ in range(200)]
+    rows = best_fit(lengths, 100)
+    assert sorted(i for row in rows for i in row) == list(range(200))
+    fill = sorted(sum(lengths[i] for i in row) for row in rows)
+    assert fill == sorted(sum(lengths[i] for i in row) for row in plain_best_fit(lengths, 100))
+    assert max(fill) <= 100
+    with pytest.raises(ValueError, match="a row 50"):
+        best_fit(lengths, 50)
+
+
+def test_packing_by_hand():
+    ways = {way.method: way for way in packing([3, 5, 8, 4], max_length=8, batch_size=2)}
+    assert ways["pad to max_length"].real == 20 / 32
+    assert ways["pad to the longest of the batch"].real == 20 / (2 * 5 + 2 * 8)
+    assert ways["best-fit packing"].real == 20 / 24
+    assert ways["concatenate and cut"][1:] == (20 / 24, 1 - 20 / 24, 0.0)
+    assert packing([3, 6, 3], 4, 2)[3].split == 1 / 3  # 3 + 1 | 4 | 1 + 3: the second is cut
+
+
+def test_words():
+    assert word_counts(["Thou art; thou'rt ARRIVED to-day 12"]) == {
+        "thou": 1, "art": 1, "thou'rt": 1, "arrived": 1, "to-day": 1}
+    assert rare_words(["a b", "a c", "a a"]) == (3, 2 / 3, 2 / 3)
+
+
+@pytest.mark.parametrize("name", miniworld.dataset_names())
+def test_every_dataset_of_the_miniworld_has_texts(name):
+    for row in miniworld.dataset(name, n=5):
+        assert row_input(row) in row_text(row)
+
+
+def test_rows_of_real_schemas_have_texts():
+    assert row_text({"question": "q?", "answer": "a"}) == "q?\na"
+    assert row_text({"ctx": "c", "endings": list("wxyz"), "label": "2"}) == "c y"
+    with pytest.raises(ValueError, match="keys foo"):
+        row_text({"foo": 1})
+
+
+def test_verdict_on_pairs_sees_each_flaw():
+    clean = [{"modern": f"you see {i} men", "shakespearean": f"thou seest {i} men"} for i in range(1200)]
+    assert all(finding.passed for finding in judge_pairs(clean[:1100], clean[1100:]))
+    flaws = {"repeated pairs": clean + clean[:50],
+             "one input, two outputs": clean + [{**row, "shakespearean": "nay"} for row in clean[:50]],
+             "output equals input": clean + [dict.fromkeys(("modern", "shakespearean"), f"hey {i}")
+                                             for i in range(300)],
+             "number of pairs": clean[:274]}
+    for question, train in flaws.items():
+        assert question in [f.question for f in judge_pairs(train, clean[-1:]) if not f.passed]
+    leaked = {f.question: f.measured for f in judge_pairs(clean[:1100], clean[1090:1110])}
+    assert leaked["validation inputs seen in training"] == 0.5

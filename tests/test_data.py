@@ -1,0 +1,239 @@
+"""Sources, splits, and problems in think form."""
+
+import json
+
+import pytest
+from datasets import Dataset
+
+from lmlab import data
+from lmlab.data import (
+    extract_answer,
+    load_model,
+    load_rows,
+    load_tokenizer,
+    model_path,
+    paragraphs,
+    split_indices,
+    to_think,
+)
+
+
+def write_lines(path, rows):
+    path.write_text("\n".join(json.dumps(row) for row in rows), encoding="utf-8")
+    return str(path)
+
+
+@pytest.mark.parametrize("n", [1, 2, 9, 10, 274, 6000])
+def test_train_and_validation_are_disjoint_and_together_everything(n):
+    train, validation = split_indices(n, "train", seed=3), split_indices(n, "validation", seed=3)
+    assert sorted(train + validation) == list(range(n))
+    assert len(validation) == (max(1, round(n / 10)) if n > 1 else 0)
+    assert split_indices(n, "all") == list(range(n))
+
+
+def test_split_never_changes():
+    assert split_indices(10, "validation", seed=0) == [3]
+    assert split_indices(10, "train", seed=0) == [7, 5, 2, 8, 4, 9, 1, 6, 0]
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".json", ".parquet"])
+def test_files_of_rows_give_the_same_rows_in_every_format(tmp_path, suffix):
+    rows = [{"modern": f"you {i}", "shakespearean": f"thou {i}"} for i in range(20)]
+    path = tmp_path / f"pairs{suffix}"
+    if suffix == ".parquet":
+        Dataset.from_list(rows).to_parquet(path)
+    else:
+        path.write_text("\n".join(map(json.dumps, rows)) if suffix == ".jsonl" else json.dumps(rows), "utf-8")
+    assert load_rows(str(path), "all").to_list() == rows
+    assert load_rows(str(path), "validation").to_list() == [rows[i] for i in split_indices(20, "validation")]
+    assert load_rows(str(path), limit=5).to_list() == load_rows(str(path)).to_list()[:5]
+
+
+def test_a_key_missing_in_some_rows_is_none_there(tmp_path):
+    source = write_lines(tmp_path / "rows.jsonl", [{"a": 1}, {"a": 2, "solution": "x"}])
+    assert load_rows(source, "all").to_list() == [{"a": 1, "solution": None}, {"a": 2, "solution": "x"}]
+
+
+def test_text_file_gives_paragraphs_and_holds_out_its_end(tmp_path):
+    path = tmp_path / "play.txt"
+    path.write_text("\n\n".join(f"Speaker {i}:\nWords." for i in range(20)) + "\n", encoding="utf-8")
+    assert load_rows(str(path), "train")["text"][0] == "Speaker 0:\nWords."
+    assert load_rows(str(path), "validation")["text"][:] == ["Speaker 18:\nWords.", "Speaker 19:\nWords."]
+
+
+def test_wikitext_heading_stays_with_its_paragraph():
+    text = " \n = Lobster = \n \n It lives in the sea . \n \n = = Size = = \n \n It grows . \n"
+    assert paragraphs(text) == [" \n = Lobster =\n\n It lives in the sea .", " = = Size = =\n\n It grows ."]
+
+
+def test_folder_finds_the_file_named_after_its_split(tmp_path):
+    write_lines(tmp_path / "train-0.jsonl", [{"text": "a"}])
+    write_lines(tmp_path / "validation-0.jsonl", [{"text": "b"}])
+    assert load_rows(str(tmp_path), "train")["text"][:] == ["a"]
+    assert load_rows(str(tmp_path), "validation")["text"][:] == ["b"]
+    with pytest.raises(ValueError, match="2 data files and none is clearly all"):
+        load_rows(str(tmp_path), "all")
+
+
+@pytest.fixture
+def hub(monkeypatch):
+    """A hub with one dataset, whose splits the test sets."""
+    splits = {}
+
+    def load_dataset(name, config, split, streaming=False):
+        rows = [{"text": f"{split} {i}"} for i in range(splits[split])]
+        return iter(rows) if streaming else Dataset.from_list(rows)
+
+    monkeypatch.setattr("datasets.load_dataset", load_dataset)
+    monkeypatch.setattr("datasets.get_dataset_split_names", lambda name, config: list(splits))
+    return splits
+
+
+@pytest.mark.parametrize("splits, validation", [
+    ({"train": 30, "validation": 4, "test": 5}, [f"validation {i}" for i in range(4)]),
+    ({"train": 30, "test": 5}, [f"test {i}" for i in range(5)]),
+    ({"train": 30}, ["train 9", "train 19", "train 29"])])
+def test_hub_validation_is_validation_or_test_or_every_tenth(hub, splits, validation):
+    hub.update(splits)
+    assert load_rows("a/b:main", "validation")["text"][:] == validation
+    assert load_rows("a/b:main", "validation", limit=2)["text"][:] == validation[:2]
+    train = load_rows("a/b:main", "train")["text"][:]
+    assert not set(train) & set(validation)
+    assert len(train) == 30 if len(splits) > 1 else 27
+    assert load_rows("a/b:main", "train", limit=12)["text"][:] == train[:12]
+
+
+def test_hub_all_joins_the_splits(hub):
+    hub.update(train=2, test=1)
+    assert load_rows("a/b", "all")["text"][:] == ["train 0", "train 1", "test 0"]
+
+
+@pytest.mark.parametrize("source, message", [
+    ("/no/such.jsonl", "found no file or folder"), ("data.jsonl", "found no file or folder"),
+    ("a/b/c", "found no file or folder"), ("two words", "found no file or folder"),
+    ("miniworld/nothing", "miniworld has no dataset 'nothing'")])
+def test_unknown_sources_are_refused(source, message):
+    with pytest.raises(ValueError, match=message):
+        load_rows(source)
+
+
+def test_unreachable_hub_set_says_what_to_do(monkeypatch):
+    def offline(name, config):
+        raise ConnectionError("no route")
+    monkeypatch.setattr("datasets.get_dataset_split_names", offline)
+    with pytest.raises(ValueError, match="could not open 'a/b'.*no route.*local path"):
+        load_rows("a/b")
+
+
+def test_wrong_requests_are_refused(tmp_path):
+    bad = tmp_path / "bad.jsonl"
+    bad.write_text('{"a": 1}\n{"a": \n', encoding="utf-8")
+    with pytest.raises(ValueError, match="line 2 is not JSON"):
+        load_rows(str(bad))
+    with pytest.raises(ValueError, match="split of .* got 'test'; give one of train, validation, all"):
+        load_rows("miniworld/stories", "test")
+    with pytest.raises(ValueError, match="limit of .* got 0"):
+        load_rows("miniworld/stories", limit=0)
+    with pytest.raises(ValueError, match="ends in '.csv'"):
+        (tmp_path / "x.csv").write_text("a\n")
+        load_rows(str(tmp_path / "x.csv"))
+    with pytest.raises(ValueError, match="no rows in validation"):
+        load_rows(write_lines(tmp_path / "one.jsonl", [{"a": 1}]), "validation")
+
+
+def test_miniworld_limit_and_all():
+    assert len(load_rows("miniworld/stories", limit=7)) == 7
+    assert len(load_rows("miniworld/pairs-274", "all")) == 274
+
+
+def test_model_path_and_loaders(tmp_path, gpt2_folder):
+    assert model_path("openai-community/gpt2") == "openai-community/gpt2"
+    assert model_path(str(tmp_path)) == str(tmp_path)
+    with pytest.raises(ValueError, match="found no file or folder"):
+        model_path(str(tmp_path / "missing"))
+    model = load_model(str(gpt2_folder))
+    assert model.loss_type == "ForCausalLM"
+    assert str(model.dtype) == "torch.float32"
+    assert load_tokenizer(str(gpt2_folder)).eos_token == "<|endoftext|>"
+
+
+def test_loss_of_a_loaded_gpt2_is_the_mean_that_trainer_divides_right(gpt2_folder):
+    """With num_items_in_batch, as Trainer calls it, the loss is the sum by that number."""
+    import torch
+
+    model = load_model(str(gpt2_folder)).eval()
+    ids = torch.arange(12).view(1, 12)
+    with torch.no_grad():
+        plain = model(ids, labels=ids).loss
+        counted = model(ids, labels=ids, num_items_in_batch=torch.tensor(11)).loss
+    assert counted == pytest.approx(plain.item(), rel=1e-6)
+
+
+# --- think form --------------------------------------------------------------------------------------
+
+def test_gsm8k_row():
+    row = {"question": "How many?", "answer": "He has 48/2 = <<48/2=24>>24 clips.\nSo 1,024.\n#### 1,024"}
+    assert to_think(row) == {
+        "prompt": [{"role": "user", "content": "How many?"}],
+        "completion": [{"role": "assistant", "content":
+                        "<think>\nHe has 48/2 = 24 clips.\nSo 1,024.\n</think>\n\nThe answer is 1024."}],
+        "answer": "1024"}
+
+
+def test_scibench_row_without_solution_can_only_be_measured():
+    row = {"problem_text": "Find the pressure.", "answer_number": "+7.3", "unit": "$\\mathrm{atm}$ "}
+    assert to_think(row) == {
+        "prompt": [{"role": "user", "content": "Find the pressure. Give the answer in $\\mathrm{atm}$."}],
+        "completion": None, "answer": "7.3"}
+    solved = to_think({**row, "solution": "7 + 0.3 = 7.3"})
+    assert solved["completion"][0]["content"] == "<think>\n7 + 0.3 = 7.3\n</think>\n\nThe answer is 7.3."
+
+
+def test_math_code_instruct_row_keeps_code_and_output_in_the_reasoning():
+    def part(kind, content):
+        return {"type": kind, "content": content}
+
+    row = {"messages": [
+        {"role": "system", "content": [part("text", "")]},
+        {"role": "user", "content": [part("text", "What is 6 times 7?")]},
+        {"role": "assistant", "content": [part("text", "Compute."), part("code", "print(6*7)"),
+                                          part("execution", "42"), part("text", "It is \\boxed{42}.")]}]}
+    result = to_think(row)
+    assert result["answer"] == "42"
+    assert result["completion"][0]["content"] == (
+        "<think>\nCompute.\n```python\nprint(6*7)\n```\n```output\n42\n```\n</think>\n\nThe answer is 42.")
+
+
+@pytest.mark.parametrize("source", ["miniworld/problems", "miniworld/science"])
+def test_miniworld_problems_agree_with_their_own_answers(source):
+    for row in load_rows(source, limit=50):
+        result = to_think(row)
+        said = result["completion"][0]["content"]
+        assert said.startswith("<think>\n")
+        assert said.endswith(f"</think>\n\nThe answer is {result['answer']}.")
+        assert result["answer"] == row.get("answer", row.get("answer_number"))
+        assert extract_answer(said) == result["answer"]
+
+
+def test_row_of_another_schema_is_refused():
+    with pytest.raises(ValueError, match="keys text; it knows"):
+        to_think({"text": "x"})
+
+
+@pytest.mark.parametrize("text, answer", [
+    ("The answer is 12.", "12"), ("The answer is $1,200.50.", "1200.50"), ("#### 72", "72"),
+    ("so \\boxed{-3} it is", "-3"), ("13 - 5 = 8. So 8 books", "8"), ("13-5", "5"), ("from 3 to -4", "-4"),
+    ("it takes 1.5e-3 s", "1.5e-3"), ("the answer is 1/2", "1/2"), ("+7.3", "7.3"), (".5", ".5"),
+    ("The answer is 5. The answer is 6.", "5"), ("3 + 4 = 7.\n</think>\n\nThe answer is 8.", "8"),
+    ("The answer is 7.\n</think>\n\nWell.", None), ("nothing", None)])
+def test_extract_answer(text, answer):
+    assert extract_answer(text) == answer
+
+
+def test_importing_data_loads_no_heavy_library():
+    import subprocess
+    import sys
+
+    code = "import sys, lmlab.data; print(sorted({'torch', 'transformers', 'datasets'} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
+    assert data.SPLITS == ("train", "validation", "all")

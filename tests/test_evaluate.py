@@ -1,0 +1,246 @@
+"""Scores against plain one-at-a-time references, intervals against known values, answers."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from lmlab import miniworld
+from lmlab.data import load_model, load_tokenizer
+from lmlab.evaluate import (
+    CONVENTIONS,
+    HellaSwagScores,
+    paired_bootstrap,
+    perplexity,
+    same_number,
+    score_hellaswag,
+    score_think,
+    score_tokens,
+    wilson_interval,
+)
+from lmlab.gpt import GPT
+
+
+@pytest.fixture(scope="module")
+def tokenizer(gpt2_folder):
+    return load_tokenizer(str(gpt2_folder))
+
+
+def family(kind, folder):
+    """A random model of each family, all with a vocabulary of 400."""
+    if kind == "lmlab":
+        return GPT.from_pretrained(folder)
+    if kind == "gpt2":
+        return load_model(str(folder))
+    from transformers import AutoModelForCausalLM, LlamaConfig, Qwen2Config
+
+    torch.manual_seed(0)
+    config = {"llama": LlamaConfig, "qwen2": Qwen2Config}[kind](
+        vocab_size=400, hidden_size=32, num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=1,
+        intermediate_size=64, max_position_embeddings=256)
+    return AutoModelForCausalLM.from_config(config)
+
+
+def uniform_model(folder):
+    """Every token equally likely: the output layer is tied to embeddings of zero."""
+    model = GPT.from_pretrained(folder)
+    torch.nn.init.zeros_(model.transformer.wte.weight)
+    return model
+
+
+def one_at_a_time(model, tokens, start):
+    """Sum of log p of tokens[start:], in the plainest way."""
+    total = 0.0
+    with torch.no_grad():
+        for t in range(start, len(tokens)):
+            output = model(torch.tensor([tokens[:t]]))
+            logits = output.logits if hasattr(output, "logits") else output[0]
+            total += logits[0, -1].log_softmax(-1)[tokens[t]].item()
+    return total
+
+
+@pytest.mark.parametrize("kind", ["lmlab", "gpt2", "llama", "qwen2"])
+def test_hellaswag_equals_one_item_at_a_time(kind, gpt2_folder, tokenizer):
+    model = family(kind, gpt2_folder)
+    rows = miniworld.dataset("hellaswag", "validation", n=3)
+    scores = score_hellaswag(model, tokenizer, rows, batch_tokens=700)
+    for i, row in enumerate(rows):
+        context = tokenizer(row["ctx"])["input_ids"]
+        for j, ending in enumerate(row["endings"]):
+            tokens = tokenizer(" " + ending)["input_ids"]
+            assert scores.logprobs[i, j] == pytest.approx(
+                one_at_a_time(model, context + tokens, len(context)), abs=1e-3)
+            assert scores.n_tokens[i, j] == len(tokens)
+            assert scores.n_bytes[i, j] == len(ending.encode())
+    assert scores.labels.tolist() == [row["label"] for row in rows]
+
+
+@pytest.mark.parametrize("batch_tokens", [1, 300, 10_000])
+def test_hellaswag_does_not_depend_on_the_batch(batch_tokens, gpt2_folder, tokenizer):
+    model, rows = family("lmlab", gpt2_folder), miniworld.dataset("hellaswag", n=5)
+    expected = score_hellaswag(model, tokenizer, rows).logprobs
+    assert score_hellaswag(model, tokenizer, rows, batch_tokens).logprobs == pytest.approx(expected, abs=1e-4)
+
+
+def test_hellaswag_takes_both_forms_of_context_and_label(gpt2_folder, tokenizer):
+    model, rows = family("lmlab", gpt2_folder), miniworld.dataset("hellaswag", n=3)
+    split = [{**{k: v for k, v in row.items() if k != "ctx"}, "label": str(row["label"])} for row in rows]
+    plain, other = (score_hellaswag(model, tokenizer, r) for r in (rows, split))
+    assert np.array_equal(plain.logprobs, other.logprobs)
+    assert np.array_equal(plain.labels, other.labels)
+
+
+def test_start_tokens_are_read_but_not_scored(gpt2_folder, tokenizer):
+    model, rows = family("lmlab", gpt2_folder), miniworld.dataset("hellaswag", n=2)
+    scores = score_hellaswag(model, tokenizer, rows, start_tokens=[0])
+    context = [0, *tokenizer(rows[0]["ctx"])["input_ids"]]
+    ending = tokenizer(" " + rows[0]["endings"][0])["input_ids"]
+    expected = one_at_a_time(model, context + ending, len(context))
+    assert scores.logprobs[0, 0] == pytest.approx(expected, abs=1e-3)
+
+
+def test_long_context_loses_its_beginning(gpt2_folder, tokenizer):
+    model, row = family("lmlab", gpt2_folder), miniworld.dataset("hellaswag", n=1)[0]
+    long = {**row, "ctx": "Far away and long ago. " * 60 + row["ctx"]}
+    ending = tokenizer(" " + row["endings"][2])["input_ids"]
+    context = tokenizer(long["ctx"])["input_ids"][-(256 - len(ending)):]
+    expected = one_at_a_time(model, context + ending, len(context))
+    assert score_hellaswag(model, tokenizer, [long]).logprobs[0, 2] == pytest.approx(expected, abs=1e-3)
+
+
+@pytest.mark.parametrize("change, message", [
+    ({"label": ""}, "label of 0 to 3"), ({"endings": ["a", "b"]}, "4 endings"),
+    ({"endings": ["x" * 999, "a", "b", "c"]}, "an ending has")])
+def test_bad_items_are_refused(change, message, gpt2_folder, tokenizer):
+    row = {**miniworld.dataset("hellaswag", n=1)[0], **change}
+    with pytest.raises(ValueError, match=message):
+        score_hellaswag(family("lmlab", gpt2_folder), tokenizer, [row])
+
+
+def test_conventions_choose_as_published():
+    """By hand: the sum prefers the short ending, the mean per token the one with many likely tokens."""
+    scores = HellaSwagScores(
+        logprobs=np.array([[-4.0, -6.0, -9.0, -20.0]]), n_tokens=np.array([[1, 2, 4, 4]]),
+        n_bytes=np.array([[5, 12, 9, 10]]), labels=np.array([1]))
+    assert {c: int(scores.scores(c).argmax()) for c in CONVENTIONS} == {"sum": 0, "token": 2, "byte": 1}
+    assert [scores.accuracy(c) for c in CONVENTIONS] == [0, 0, 1]
+    assert scores.margins("sum") == pytest.approx([-2.0])
+    assert scores.margins("byte") == pytest.approx([-0.5 + 0.8])
+    with pytest.raises(ValueError, match="give one of sum, token, byte"):
+        scores.accuracy("norm")
+
+
+# --- perplexity --------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("kind", ["lmlab", "gpt2", "llama"])
+def test_perplexity_is_weighted_by_tokens(kind, gpt2_folder, tokenizer):
+    model = family(kind, gpt2_folder)
+    texts = ["Ada ran.", "One rainy morning Ada was hungry. So she ran to the bakery.", "No."]
+    documents = [[0, *tokenizer(text)["input_ids"], 0] for text in texts]
+    nats = [-one_at_a_time(model, document, 1) for document in documents]
+    counts = [len(document) - 1 for document in documents]
+    result = perplexity(model, tokenizer, texts, batch_tokens=60)
+    assert result["nats"] == pytest.approx(nats, rel=1e-5)
+    assert result["counts"].tolist() == counts
+    assert result["tokens"] == sum(counts)
+    assert result["loss"] == pytest.approx(sum(nats) / sum(counts), rel=1e-5)
+    assert result["perplexity"] == pytest.approx(math.exp(sum(nats) / sum(counts)), rel=1e-5)
+
+
+def test_uniform_model_has_the_perplexity_of_its_vocabulary(gpt2_folder, tokenizer):
+    texts = [row["text"] for row in miniworld.dataset("stories", n=5)]
+    result = perplexity(uniform_model(gpt2_folder), tokenizer, texts)
+    assert result["perplexity"] == pytest.approx(400, rel=1e-4)
+
+
+def test_long_text_counts_every_token_once(gpt2_folder, tokenizer):
+    model, text = family("lmlab", gpt2_folder), "Ada ran to the bakery. " * 40
+    ids = [0, *tokenizer(text)["input_ids"], 0]
+    result = perplexity(model, tokenizer, [text], max_length=32)
+    assert result["tokens"] == len(ids) - 1
+    windows = [ids[i:i + 32] for i in range(0, len(ids) - 1, 31)]
+    assert result["nats"][0] == pytest.approx(-sum(one_at_a_time(model, w, 1) for w in windows), rel=1e-5)
+
+
+def test_token_accuracy_is_the_share_of_likeliest_tokens(gpt2_folder, tokenizer):
+    model, text = family("lmlab", gpt2_folder), "One rainy morning Ada was hungry."
+    ids = torch.tensor([[0, *tokenizer(text)["input_ids"], 0]])
+    with torch.no_grad():
+        expected = (model(ids)[0][0, :-1].argmax(-1) == ids[0, 1:]).float().mean().item()
+    assert perplexity(model, tokenizer, [text])["token_accuracy"] == pytest.approx(expected)
+
+
+def test_scoring_leaves_the_model_as_it_was(gpt2_folder, tokenizer):
+    model = family("lmlab", gpt2_folder).train()
+    perplexity(model, tokenizer, ["Ada ran."])
+    assert model.training
+    assert not model.lm_head._forward_pre_hooks
+    assert model(torch.zeros(1, 3, dtype=torch.long))[0].shape == (1, 3, 400)
+
+
+def test_impossible_requests_are_refused(gpt2_folder):
+    model = family("lmlab", gpt2_folder)
+    with pytest.raises(ValueError, match="a sequence has 300 tokens, the model's context 256"):
+        score_tokens(model, [[1] * 300], [1])
+    with pytest.raises(ValueError, match="starts got 0"):
+        score_tokens(model, [[1, 2]], [0])
+
+
+# --- answers -----------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("text, well_formed, correct", [
+    ("3 + 4 = 7.\n</think>\n\nThe answer is 7.", True, True),
+    ("<think>\n3 + 4 = 7.\n</think>\n\nThe answer is 7.", True, True),
+    ("3 + 4 = 8.\n</think>\n\nThe answer is 8.", True, False),
+    ("3 + 4 = 7. So 7 books", False, True),
+    ("</think>\n\nThe answer is 7.", False, True),
+    ("a</think>The answer is 7.</think>", False, False),
+    ("a\n</think>\n\nThe answer is unknown.", False, False),
+    ("a <think> b\n</think>\n\nThe answer is 7.", False, True),
+    ("", False, False)])
+def test_score_think(text, well_formed, correct):
+    assert score_think(text, "7") == {"well_formed": well_formed, "correct": correct}
+
+
+def test_same_number():
+    assert same_number("0.50", "1/2") and same_number("1e3", "1,000") and same_number("7", "7.0")
+    assert not same_number("7", "8") and not same_number(None, "7") and not same_number("1/0", "1")
+    assert same_number("102", "100", tolerance=0.05) and not same_number("106", "100", tolerance=0.05)
+
+
+# --- intervals ---------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("k, n, low, high", [(0, 10, 0.0, 0.2775), (5, 10, 0.2366, 0.7634),
+                                             (10, 10, 0.7225, 1.0), (81, 263, 0.2553, 0.3662)])
+def test_wilson_interval_of_published_tables(k, n, low, high):
+    """The last row is Newcombe 1998, table I."""
+    assert wilson_interval(k, n) == pytest.approx((low, high), abs=1e-4)
+
+
+def test_wilson_interval_covers_the_truth_about_95_times_in_100():
+    draws = np.random.default_rng(0).binomial(300, 0.3, size=4000)
+    covered = [low <= 0.3 <= high for low, high in (wilson_interval(int(k), 300) for k in draws)]
+    assert 0.935 < np.mean(covered) < 0.965
+
+
+def test_paired_bootstrap_agrees_with_the_normal_interval_and_with_itself():
+    draw = np.random.default_rng(1)
+    a = draw.normal(0, 5, 400)
+    b = a + draw.normal(0.3, 1, 400)  # items differ much, the two measurements of one item little
+    result = paired_bootstrap(a, b)
+    half = 1.96 * np.std(b - a, ddof=1) / 20
+    assert result.low == pytest.approx(np.mean(b - a) - half, abs=0.02)
+    assert result.high == pytest.approx(np.mean(b - a) + half, abs=0.02)
+    assert result.excludes_zero
+    assert result == paired_bootstrap(a, b)
+    assert not paired_bootstrap(a, a + draw.normal(0, 1, 400)).excludes_zero
+
+
+def test_paired_bootstrap_weights_make_it_a_difference_per_token():
+    a, b, tokens = [10.0, 40.0], [8.0, 20.0], [4, 16]
+    assert paired_bootstrap(a, b, tokens).mean == pytest.approx(-22 / 20)
+    with pytest.raises(ValueError, match="as many of each"):
+        paired_bootstrap(a, b[:1])
+    with pytest.raises(ValueError, match="wilson_interval got k=3, n=2"):
+        wilson_interval(3, 2)

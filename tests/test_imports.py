@@ -1,0 +1,62 @@
+"""Imports point downward, and importing lmlab does nothing heavy."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[1] / "lmlab"
+# a module may import its own layer and the layers below it
+LAYERS = [
+    {"hardware", "gpt", "plots"},
+    {"recipes", "results", "data", "analysis", "miniworld"},
+    {"train", "finetune", "evaluate", "export"},
+    {"runner", "report", "doctor", "cli", "__main__"},
+]
+MODULES = sorted(PACKAGE.rglob("*.py"))
+
+
+def layer_of(name: str) -> int:
+    for level, names in enumerate(LAYERS):
+        if name in names:
+            return level
+    raise AssertionError(f"lmlab.{name} stands in no layer; put it into LAYERS")
+
+
+def imported_lmlab_modules(path: Path) -> set[str]:
+    """First-level names under lmlab that a module imports anywhere, also inside functions."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "lmlab":
+            parts = node.module.split(".")
+            found |= {parts[1]} if len(parts) > 1 else {alias.name for alias in node.names}
+        if isinstance(node, ast.Import):
+            found |= {alias.name.split(".")[1] for alias in node.names if alias.name.startswith("lmlab.")}
+    return found - {"__version__"}
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_nothing_imports_upward(path):
+    own = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+    if own == "__init__":
+        assert not imported_lmlab_modules(path)
+        return
+    above = {name for name in imported_lmlab_modules(path) if layer_of(name) > layer_of(own)}
+    assert not above, f"{own} (layer {layer_of(own)}) imports upward: {above}"
+
+
+def test_the_check_sees_an_upward_import(tmp_path):
+    wrong = tmp_path / "wrong.py"
+    wrong.write_text("def f():\n    from lmlab.cli import main\n    import lmlab.train\n")
+    assert imported_lmlab_modules(wrong) == {"cli", "train"}
+
+
+@pytest.mark.parametrize("module", ["lmlab", "lmlab.cli", "lmlab.recipes", "lmlab.results", "lmlab.runner",
+                                    "lmlab.miniworld", "lmlab.hardware", "lmlab.data"])
+def test_importing_is_light_and_silent(module):
+    code = f"import sys, {module}; print([m for m in ('torch', 'transformers', 'trl', 'peft') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+    assert done.stderr == ""

@@ -1,0 +1,105 @@
+"""Every recipe loads; every mistake is named with file, key, expectation and the nearest valid key."""
+
+import dataclasses
+
+import pytest
+
+from lmlab import recipes
+from lmlab.recipes import LESSONS, RECIPES, RecipeError, find_lesson, list_recipes, load_recipe
+
+ALL = [(lesson, name) for lesson in LESSONS for name in list_recipes(lesson)]
+LORA = "05_llama_lora_4bit"
+
+
+@pytest.mark.parametrize("lesson, name", ALL)
+def test_every_recipe_loads(lesson, name):
+    cfg = load_recipe(lesson, name, data_dir="somewhere")
+    assert (cfg.lesson, cfg.name) == (lesson, name)
+    assert "{data_dir}" not in str(cfg)
+    for low_high in cfg.expected.values():
+        assert len(low_high) == 2
+
+
+@pytest.mark.parametrize("lesson", LESSONS)
+def test_every_lesson_has_the_three_tiers(lesson):
+    assert {"tiny", "t4", "gpu"} <= set(list_recipes(lesson))
+    assert list_recipes(lesson)[0] == "tiny"
+
+
+def test_no_recipe_lies_outside_a_lesson():
+    assert {path.parent.name for path in RECIPES.rglob("*.yaml")} == set(LESSONS)
+
+
+def test_overrides_replace_single_values():
+    cfg = load_recipe(LORA, learning_rate=1, target_modules="all-linear")
+    assert cfg.learning_rate == 1.0 and isinstance(cfg.learning_rate, float)
+    assert cfg.target_modules == "all-linear"
+    assert cfg.lora_r == load_recipe(LORA).lora_r
+
+
+def test_recipes_are_frozen():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        load_recipe(LORA).lora_r = 3
+
+
+@pytest.mark.parametrize("override, message", [
+    ({"lora_rank": 4}, r"override: got 'lora_rank', expected a key of LoraFinetune.*did you mean 'lora_r"),
+    ({"lora_r": "8"}, r"lora_r: expected a whole number, got '8' \(str\)"),
+    ({"lora_r": True}, r"lora_r: expected a whole number, got True"),
+    ({"lora_r": 0}, r"lora_r: expected a positive number, got 0"),
+    ({"learning_rate": -1e-3}, "learning_rate: expected a positive number"),
+    ({"learning_rate": "1e-3"}, "write 1.0e-3"),
+    ({"lora_dropout": 1.5}, "lora_dropout: expected a number from 0 to 1"),
+    ({"load_in_4bit": 1}, "load_in_4bit: expected true or false"),
+    ({"target_modules": []}, "target_modules: expected list"),
+    ({"target_modules": 3}, "target_modules: expected list or str|target_modules: expected list"),
+    ({"n_train": "many"}, "n_train: expected a whole number"),
+])
+def test_bad_overrides_are_named(override, message):
+    with pytest.raises(RecipeError, match=message):
+        load_recipe(LORA, **override)
+
+
+def test_unknown_lesson_and_recipe_suggest_the_nearest():
+    with pytest.raises(RecipeError, match="did you mean '05_llama_lora_4bit'"):
+        load_recipe("05_lama_lora")
+    with pytest.raises(RecipeError, match="expected a recipe of 05_llama_lora_4bit: tiny, .*did you mean 'tiny'"):
+        load_recipe(LORA, "tinny")
+
+
+def test_data_dir_must_be_given_where_it_is_used():
+    with pytest.raises(RecipeError, match=r"local\.yaml: data is .* needs data_dir.*--set data_dir=FOLDER"):
+        load_recipe(LORA, "local")
+
+
+@pytest.fixture
+def private_recipes(tmp_path, monkeypatch):
+    """A recipe folder of its own in which a test may write nonsense."""
+    monkeypatch.setattr(recipes, "RECIPES", tmp_path)
+    (tmp_path / LORA).mkdir()
+    return tmp_path / LORA
+
+
+@pytest.mark.parametrize("text, message", [
+    ("model: [", "mine.yaml: not valid YAML"),
+    ("- a\n- b", "mine.yaml: expected keys and values, got list"),
+    ("model: x", "mine.yaml: LoraFinetune needs data, .*add them"),
+    ("modle: x", "mine.yaml: got 'modle'.*did you mean 'model'"),
+    ("learning_rate: 1e-3", r"mine.yaml: learning_rate: expected a number \(write 1.0e-3, not 1e-3\), got '1e-3'"),
+])
+def test_a_bad_file_is_named(private_recipes, text, message):
+    (private_recipes / "mine.yaml").write_text(text)
+    with pytest.raises(RecipeError, match=message):
+        load_recipe(LORA, "mine")
+
+
+def test_missing_recipes_folder_says_how_to_install(tmp_path, monkeypatch):
+    monkeypatch.setattr(recipes, "RECIPES", tmp_path / "nowhere")
+    with pytest.raises(RecipeError, match="install lmlab from a clone"):
+        load_recipe(LORA)
+
+
+def test_lessons_are_found_by_number():
+    assert find_lesson("05") == LORA
+    with pytest.raises(RecipeError, match="expected a lesson"):
+        find_lesson("99")

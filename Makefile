@@ -6,8 +6,7 @@ STAMP := $(VENV)/.installed
 .PHONY: course test install clean
 
 course: install
-	$(BIN)/python -m lmlab run all
-	$(BIN)/python -m lmlab report
+	@$(BIN)/python -m lmlab run all; status=$$?; $(BIN)/python -m lmlab report && exit $$status
 
 test: install
 	$(BIN)/python -m pytest

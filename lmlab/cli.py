@@ -1,12 +1,14 @@
 """The command line: ``lmlab run | recipes | report | doctor`` (also ``python -m lmlab``)."""
 
 import argparse
-import ast
+import difflib
+import re
+import signal
 import sys
 import time
 from pathlib import Path
 
-from lmlab.recipes import LESSONS, PROJECT, RecipeError, find_lesson, list_recipes, load_recipe
+from lmlab.recipes import LESSONS, PROJECT, find_lesson, list_recipes, load_recipe
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -14,9 +16,12 @@ def main(argv: list[str] | None = None) -> int:
     args = build_parser().parse_args(argv)
     try:
         return args.command(args)
-    except (RecipeError, ValueError, FileNotFoundError) as error:
+    except (ValueError, FileNotFoundError) as error:
         print(f"lmlab: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("lmlab: interrupted; no notebook is left running", file=sys.stderr)
+        return 130
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -48,19 +53,24 @@ def run_command(args) -> int:
     if args.jobs < 1:
         raise ValueError(f"--jobs got {args.jobs}; give 1 or more")
     lessons = choose_lessons(args.lessons)
+    if "all" in args.lessons:
+        lessons = with_recipe(lessons, args.recipe)
     overrides = shared_overrides(lessons, [parse_setting(text) for text in args.set])
     for lesson in lessons:  # everything is checked before anything starts
         load_recipe(lesson, args.recipe, **overrides[lesson])
-    run_dir = fresh_run_dir(args.output_dir)
+        if not (NOTEBOOKS / f"{lesson}.ipynb").exists():
+            raise FileNotFoundError(f"{NOTEBOOKS / lesson}.ipynb is missing; install from a clone: pip install -e .")
+    run_dir, began = fresh_run_dir(args.output_dir), time.monotonic()
     jobs = [Job(lesson, NOTEBOOKS / f"{lesson}.ipynb",
                 {"recipe": args.recipe, "overrides": overrides[lesson], "output_dir": str(run_dir)})
             for lesson in lessons]
-    outcomes = run_jobs(jobs, run_dir, args.jobs)
     (run_dir.parent / "latest").write_text(run_dir.name, encoding="utf-8")
-    print(f"\n{'lesson':<32} {'status':<12} {'seconds':>8} {'GiB':>6}")
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends the notebooks as Ctrl-C does
+    outcomes = run_jobs(jobs, run_dir, args.jobs)
+    print(f"\n{'lesson':<32} {'status':<12} {'seconds':>8} {'peak GiB':>9}")
     for o in outcomes:
-        print(f"{o.lesson:<32} {o.status:<12} {o.seconds:>8.1f} {o.peak_memory_gb:>6.2f}")
-    print(f"{'together':<32} {'':<12} {sum(o.seconds for o in outcomes):>8.1f}\n{run_dir}")
+        print(f"{o.lesson:<32} {o.status:<12} {o.seconds:>8.1f} {o.peak_memory_gb:>9.2f}")
+    print(f"{'from start to end':<45} {time.monotonic() - began:>8.1f}\n{run_dir}")
     return 0 if all(o.ok for o in outcomes) else 1
 
 
@@ -68,6 +78,16 @@ def choose_lessons(texts: list[str]) -> list[str]:
     """Full names in course order; "all" is every lesson."""
     chosen = set(LESSONS) if "all" in texts else {find_lesson(text) for text in texts}
     return [lesson for lesson in LESSONS if lesson in chosen]
+
+
+def with_recipe(lessons: list[str], name: str) -> list[str]:
+    """Those of ``lessons`` that have a recipe ``name``; says which have none. RecipeError when none has."""
+    having = [lesson for lesson in lessons if name in list_recipes(lesson)]
+    if not having:
+        load_recipe(lessons[0], name)
+    for lesson in set(lessons) - set(having):
+        print(f"{lesson}: left out, it has no recipe {name}")
+    return having
 
 
 def fresh_run_dir(root: Path) -> Path:
@@ -82,25 +102,44 @@ def fresh_run_dir(root: Path) -> Path:
 
 
 def parse_setting(text: str) -> tuple[str, object]:
-    """``key=value`` with the value as a Python literal, YAML's true/false/null, or plain text."""
+    """``key=value`` with the value as YAML has it, save that 1e-3 is a number and a path becomes absolute."""
+    import yaml
+
     key, equals, value = text.partition("=")
-    if not equals or not key:
+    if not equals or not key.isidentifier():
         raise ValueError(f"--set got {text!r}; expected key=value, as in --set learning_rate=1e-3")
-    words = {"true": True, "false": False, "null": None, "none": None}
-    if value.lower() in words:
-        return key, words[value.lower()]
     try:
-        return key, ast.literal_eval(value)
-    except (ValueError, SyntaxError):
+        return key, _settled(yaml.safe_load(value))
+    except yaml.YAMLError:
         return key, value
 
 
+def _settled(value):
+    """YAML 1.1 takes 1e-3 for text; and notebooks run in a folder of their own, so a relative path would be lost."""
+    if isinstance(value, list):
+        return [_settled(item) for item in value]
+    if not isinstance(value, str):
+        return value
+    if re.fullmatch(r"[+-]?(\d+\.?\d*|\.\d+)[eE][+-]?\d+", value):
+        return float(value)
+    path = Path(value).expanduser()
+    return str(path.resolve()) if value.startswith((".", "~")) or ("/" in value and path.exists()) else value
+
+
 def shared_overrides(lessons: list[str], settings: list[tuple[str, object]]) -> dict[str, dict]:
-    """The settings each lesson takes. With several lessons, a setting goes to those that have its key."""
+    """The settings each lesson takes: with several lessons, a setting goes to those that have its key.
+
+    Raises ValueError for a key that none of them has.
+    """
     overrides: dict[str, dict] = {lesson: {} for lesson in lessons}
+    keys = {lesson: set(LESSONS[lesson].__dataclass_fields__) - {"lesson", "name"} for lesson in lessons}
     for key, value in settings:
-        takers = [lesson for lesson in lessons if key in LESSONS[lesson].__dataclass_fields__]
-        for lesson in takers or lessons[:1]:  # no taker: the first lesson's check names the nearest key
+        takers = [lesson for lesson in lessons if key in keys[lesson]]
+        if not takers:
+            near = difflib.get_close_matches(key, sorted(set().union(*keys.values())), n=1, cutoff=0.4)
+            raise ValueError(f"--set got {key!r}, expected a key of {', '.join(lessons)}"
+                             + (f"; did you mean {near[0]!r}?" if near else ""))
+        for lesson in takers:
             overrides[lesson][key] = value
     return overrides
 

@@ -219,7 +219,9 @@ def load_model(source: str, **kwargs):
     """
     import torch
     from transformers import AutoModelForCausalLM
+    from transformers.utils import logging
 
+    logging.disable_progress_bar()
     model = AutoModelForCausalLM.from_pretrained(model_path(source), **({"dtype": torch.float32} | kwargs))
     model.loss_type = "ForCausalLM"
     return model

@@ -1,45 +1,66 @@
 """``lmlab doctor``: the machine, the packages against the tested set, what is reachable, what each tier can do here."""
 
+import os
+import platform
+import re
 import shutil
-import socket
+import threading
+import urllib.error
+import urllib.request
 from importlib import metadata
 
 from lmlab.hardware import Machine, describe_machine
 from lmlab.recipes import PROJECT
 
-PACKAGES = ("torch", "transformers", "peft", "trl", "bitsandbytes", "datasets", "accelerate", "matplotlib", "ipywidgets",
-            "ipykernel", "nbconvert", "papermill", "tensorboard")
-HUB = ("huggingface.co", 443)
+PACKAGES = ("torch", "transformers", "peft", "trl", "bitsandbytes", "datasets", "accelerate", "matplotlib",
+            "ipywidgets", "ipykernel", "nbconvert", "papermill", "tensorboard")
+TINY_MEMORY_GB, T4_MEMORY_GB, GPU_MEMORY_GB = 4, 14, 22  # a little below what is on the box: drivers keep some
 
 
 def examine() -> str:
     """The whole report as text. Never raises for something missing: it says so."""
     machine = describe_machine()
-    online = reachable(*HUB)
+    hub = os.environ.get("HF_ENDPOINT", "https://huggingface.co")
+    online = reachable(hub)
     sections = {
         "machine": str(machine),
-        "packages (tested set in requirements.txt)": "\n".join(package_lines()),
+        "packages (tested set in requirements.txt)": "\n".join([python_line(), *package_lines()]),
         "disk": f"{shutil.disk_usage(PROJECT).free / 2**30:.0f} GiB free in {PROJECT}",
-        "network": f"model hub {HUB[0]}: {'reachable' if online else 'not reachable (tiny and local do not need it)'}",
+        "network": f"model hub {hub}: {'reachable' if online else 'not reachable (tiny and local do not need it)'}",
         "notebook kernel": kernel_line(),
         "recipes": "\n".join(f"{name:<6} {verdict}" for name, verdict in tiers(machine, online).items()),
     }
     return "\n\n".join(f"{title}\n{'-' * len(title)}\n{body}" for title, body in sections.items())
 
 
-def reachable(host: str, port: int, seconds: float = 2.0) -> bool:
-    """Whether a connection opens in time."""
-    try:
-        with socket.create_connection((host, port), timeout=seconds):
-            return True
-    except OSError:
-        return False
+def reachable(url: str, seconds: float = 3.0) -> bool:
+    """Whether a server answers in time, through a proxy if one is set."""
+    answers = []
+
+    def ask() -> None:
+        try:
+            urllib.request.urlopen(urllib.request.Request(url, method="HEAD"), timeout=seconds)
+            answers.append(True)
+        except urllib.error.HTTPError:  # it answered, if only to refuse
+            answers.append(True)
+        except (OSError, ValueError):
+            pass
+
+    # the timeout does not bound the look-up of the name, so the question is asked from a thread
+    thread = threading.Thread(target=ask, daemon=True)
+    thread.start()
+    thread.join(seconds + 1)
+    return bool(answers)
+
+
+def python_line() -> str:
+    return f"{'python':<14} {platform.python_version():<15} 3.11 or newer needed, tested with 3.11"
 
 
 def tested_versions() -> dict[str, str]:
     """package -> version, as pinned in requirements.txt."""
-    lines = (PROJECT / "requirements.txt").read_text(encoding="utf-8").splitlines()
-    return dict(line.split("==") for line in lines if "==" in line and not line.startswith("#"))
+    text = (PROJECT / "requirements.txt").read_text(encoding="utf-8")
+    return dict(re.findall(r"^([\w.-]+)==([^\s;#]+)", text, flags=re.MULTILINE))
 
 
 def package_lines() -> list[str]:
@@ -66,12 +87,15 @@ def kernel_line() -> str:
 
 def tiers(machine: Machine, online: bool) -> dict[str, str]:
     """What each recipe name can do on this machine, and why."""
-    network = "" if online else "; needs the hub, which is not reachable (or models in the local cache)"
+    network = "" if online else "; models and data must be in the local cache, the hub is not reachable"
     gpu = machine.gpu_memory_gb or 0
+    here = f"{machine.device_name}, {gpu:.0f} GiB, {machine.dtype}" if gpu else "none here"
+    enough = machine.memory_gb == 0 or machine.memory_gb >= TINY_MEMORY_GB
+    tiny = "runs here" if enough else f"may not fit: needs {TINY_MEMORY_GB} GiB of memory, here {machine.memory_gb:.1f}"
     return {
-        "tiny": "runs here: two CPU cores are enough",
-        "local": "runs here with --set data_dir=FOLDER",
-        "t4": f"GPU with {gpu:.0f} GiB{network}" if gpu >= 14 else "needs a GPU with 15 GB, none here" + network,
-        "gpu": f"{machine.device_name}, bfloat16{network}" if gpu >= 22 and machine.bf16
-               else "needs a GPU with 24 GB and bfloat16 (Ampere or later), none here" + network,
+        "tiny": f"{tiny}: no GPU and no network needed",
+        "local": f"{tiny} on your files: --set data_dir=FOLDER",
+        "t4": f"runs here: {here}{network}" if gpu >= T4_MEMORY_GB else f"no: needs a GPU with 15 GB, {here}",
+        "gpu": f"runs here: {here}{network}" if gpu >= GPU_MEMORY_GB and machine.bf16
+               else f"no: needs a GPU with 24 GB and bfloat16 (Ampere or later), {here}",
     }

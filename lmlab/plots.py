@@ -37,13 +37,14 @@ def loss_curve(steps: Sequence[float], train: Sequence[float], val: Sequence[flo
 
 def fine_tuning_curve(epochs: Sequence[float], losses: Mapping[str, Sequence[float]], best: int | None = None,
                       *, title: str = "", ax=None):
-    """Losses over epochs, a line per set (name -> losses), with a line at the epoch number ``best`` of the list."""
+    """Losses over epochs, a line per set (name -> losses), and an upright one at measurement ``best``."""
     ax = _axes(ax, "epoch", "loss (nats per token)", title)
     for i, (name, values) in enumerate(losses.items()):
         ax.plot(epochs, values, color=_COLOURS[i], linestyle=_LINES[i], marker=_MARKERS[i], markersize=4,
                 label=name)
     if best is not None:
-        ax.axvline(epochs[best], color="black", linestyle=":", linewidth=1.2, label=f"best: epoch {epochs[best]:.3g}")
+        ax.axvline(epochs[best], color="black", linestyle=":", linewidth=1.2,
+                   label=f"best: epoch {epochs[best]:.3g}")
     ax.legend()
     return ax
 
@@ -57,8 +58,8 @@ def learning_rate(steps: Sequence[float], rates: Sequence[float], *, title: str 
     return ax
 
 
-def histogram(values: Sequence[float], xlabel: str, *, ylabel: str = "count", bins: int = 40, title: str = "",
-              ax=None):
+def histogram(values: Sequence[float], xlabel: str, *, ylabel: str = "count",
+              bins: int | Sequence[float] = 40, title: str = "", ax=None):
     """How often each value comes."""
     ax = _axes(ax, xlabel, ylabel, title)
     ax.hist(values, bins=bins, color=BLUE, edgecolor="white", linewidth=0.3)
@@ -67,11 +68,12 @@ def histogram(values: Sequence[float], xlabel: str, *, ylabel: str = "count", bi
 
 def length_histogram(lengths: Sequence[int], limits: Sequence[int] = (), *, title: str = "", ax=None):
     """Token lengths, with a line at each max_length that says what share of the texts it would cut."""
-    bins = min(40, max(lengths) - min(lengths) + 1)
+    width = -(-(max(lengths) - min(lengths) + 1) // 40)  # whole, so that every bin holds as many lengths
+    bins = [edge - 0.5 for edge in range(min(lengths), max(lengths) + width + 1, width)]
     ax = histogram(lengths, "length (tokens)", ylabel="texts", bins=bins, title=title, ax=ax)
     for i, limit in enumerate(limits):
         cut = sum(length > limit for length in lengths) / len(lengths)
-        ax.axvline(limit, color=ORANGE, linestyle=_LINES[1:][i % 3], label=f"{limit}: cuts {cut:.1%}")
+        ax.axvline(limit, color=ORANGE, linestyle=_LINES[i % 4], label=f"{limit}: cuts {cut:.1%}")
     if limits:
         ax.legend(title="max_length")
     return ax
@@ -134,7 +136,7 @@ def accuracy_curve(steps: Sequence[float], accuracies: Mapping[str, Sequence[flo
             low, high = zip(*intervals[name], strict=True)
             ax.fill_between(steps, low, high, color=_COLOURS[i], alpha=0.15, linewidth=0)
     _level(ax, chance, f"chance {chance:.0%}", ":")
-    ax.set_ylim(0, 1)
+    ax.set_ylim(0, 1.03)
     ax.legend()
     return ax
 
@@ -169,6 +171,6 @@ def _level(ax, value: float, label: str, linestyle: str) -> None:
 
 
 def _errors(values: Sequence[float], intervals: Sequence[Interval]) -> list[list[float]]:
-    """Matplotlib wants the lengths of the whiskers, down and up."""
-    return [[value - low for value, (low, _) in zip(values, intervals, strict=True)],
-            [high - value for value, (_, high) in zip(values, intervals, strict=True)]]
+    """Matplotlib wants the lengths of the whiskers, down and up; rounding may leave -1e-16 at a share of 1."""
+    return [[max(0.0, value - low) for value, (low, _) in zip(values, intervals, strict=True)],
+            [max(0.0, high - value) for value, (_, high) in zip(values, intervals, strict=True)]]

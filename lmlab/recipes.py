@@ -6,6 +6,7 @@ A recipe holds choices (model, data, lengths, rates). What follows from the mach
 import dataclasses
 import difflib
 import html
+import math
 import types
 import typing
 from dataclasses import dataclass, field
@@ -45,6 +46,10 @@ class Recipe:
     def rows(self) -> list[tuple[str, object]]:
         return [(f.name, getattr(self, f.name)) for f in dataclasses.fields(self) if f.name != "expected"]
 
+    def contradictions(self) -> list[str]:
+        """What in the values cannot be together; a lesson that has such values says so."""
+        return []
+
     def __str__(self) -> str:
         return "\n".join(f"{key:<22} {value}" for key, value in self.rows())
 
@@ -58,7 +63,8 @@ class DataAnalysis(Recipe):
     datasets: list[str]
     tokenizer: str
     max_lengths: list[int]
-    small_pairs: str
+    small_pairs: str  # the two sets on which the verdict is given
+    large_pairs: str
     near_duplicate_threshold: Fraction = 0.7
     limit: Positive | None = None
 
@@ -88,6 +94,14 @@ class FromScratch(Recipe):
     checkpoint_every: Positive = 500
     prompts: list[str]  # what the trained model is asked to continue
 
+    def contradictions(self) -> list[str]:
+        found = []
+        if self.n_embd % self.n_head:
+            found.append(f"n_embd {self.n_embd} is not a multiple of n_head {self.n_head}")
+        if self.min_learning_rate > self.learning_rate:
+            found.append(f"min_learning_rate {self.min_learning_rate:g} is above learning_rate {self.learning_rate:g}")
+        return found
+
 
 @dataclass(frozen=True, kw_only=True)
 class HellaSwag(Recipe):
@@ -96,6 +110,7 @@ class HellaSwag(Recipe):
     split: str = "validation"
     limit: Positive | None = None
     batch_tokens: Positive = 8192
+    start_token: bool = False  # put EOS before every context, as documents began in pretraining
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,14 +140,14 @@ class FullFinetune(Recipe):
 class LoraFinetune(Recipe):
     model: str
     data: str
-    load_in_4bit: bool = True
     lora_r: Positive
     lora_alpha: Positive
     lora_dropout: Fraction = 0.0
-    target_modules: list[str] | str
+    target_modules: list[str] | str  # names of layers, or "all-linear"
     block_size: Positive
     batch_size: Positive
     grad_accumulation: Positive = 1
+    gradient_checkpointing: bool = False
     max_steps: Positive
     learning_rate: PositiveFloat
     n_train: Positive | None = None
@@ -143,19 +158,21 @@ class LoraFinetune(Recipe):
 class ThinkFinetune(Recipe):
     model: str
     data: list[str]
-    load_in_4bit: bool = True
     lora_r: Positive
     lora_alpha: Positive
     lora_dropout: Fraction = 0.0
-    target_modules: list[str] | str
-    max_length: Positive
+    target_modules: list[str] | str  # names of layers, or "all-linear"
+    max_length: Positive  # tokens; longer conversations are left out
     batch_size: Positive
     grad_accumulation: Positive = 1
+    gradient_checkpointing: bool = False
     max_steps: Positive
     learning_rate: PositiveFloat
     n_train: Positive
     n_eval: Positive
     max_new_tokens: Positive
+    eval_batch_size: Positive = 64
+    answer_tolerance: Fraction = 0.0  # relative; SciBench's is 0.05
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -164,11 +181,12 @@ class MergeExport(Recipe):
     qwen_model: str
     llama_data: str
     qwen_data: str
-    lora_r: Positive = 8
+    lora_r: Positive = 8  # of the small adapter that is trained when there is none to merge
     lora_alpha: Positive = 32
     warm_up_steps: Positive = 20
     learning_rate: PositiveFloat = 2e-3
     n_eval: Positive = 40
+    max_length: Positive = 256  # tokens of a text that is read
     tolerance: PositiveFloat = 1e-4
     max_new_tokens: Positive = 24
 
@@ -230,7 +248,11 @@ def _build(cls, values: dict, origin: dict, lesson: str, name: str, path: Path) 
     if missing:
         raise RecipeError(f"{path}: {cls.__name__} needs {', '.join(missing)}; add them")
     filled = {key: _fill(value, checked.get("data_dir"), key, path) for key, value in checked.items()}
-    return cls(lesson=lesson, name=name, **filled)
+    cfg = cls(lesson=lesson, name=name, **filled)
+    if cfg.contradictions():
+        raise RecipeError(f"{path}{' with overrides' if 'override' in origin.values() else ''}: "
+                          f"{'; '.join(cfg.contradictions())}; change one of the two")
+    return cfg
 
 
 def _known(got, known, what: str, where: str = ""):
@@ -261,11 +283,19 @@ def _check(value, hint, key: str, where: str):
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if typing.get_origin(hint) is dict:
-        return value if isinstance(value, dict) else refuse("keys and values")
+        return value if _are_bands(value) else refuse("metric: [low, high], null for an open side,")
     if type(value) is not hint:
         refuse({int: "a whole number", float: "a number (write 1.0e-3, not 1e-3)", str: "text",
-                bool: "true or false"}[hint])
+                   bool: "true or false"}[hint])
+    if hint is float and not math.isfinite(value):
+        refuse("a finite number")
     return value
+
+
+def _are_bands(value) -> bool:
+    return isinstance(value, dict) and all(
+        isinstance(band, list) and len(band) == 2 and all(side is None or type(side) in (int, float) for side in band)
+        and (None in band or band[0] <= band[1]) for band in value.values())
 
 
 def _check_union(value, hint, key, where, refuse):

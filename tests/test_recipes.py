@@ -50,14 +50,24 @@ def test_recipes_are_frozen():
     ({"learning_rate": -1e-3}, "learning_rate: expected a positive number"),
     ({"learning_rate": "1e-3"}, "write 1.0e-3"),
     ({"lora_dropout": 1.5}, "lora_dropout: expected a number from 0 to 1"),
-    ({"load_in_4bit": 1}, "load_in_4bit: expected true or false"),
+    ({"gradient_checkpointing": 1}, "gradient_checkpointing: expected true or false"),
     ({"target_modules": []}, "target_modules: expected list"),
     ({"target_modules": 3}, "target_modules: expected list or str|target_modules: expected list"),
     ({"n_train": "many"}, "n_train: expected a whole number"),
+    ({"learning_rate": float("inf")}, "learning_rate: expected a finite number"),
+    ({"expected": {"loss": 3}}, r"expected: expected metric: \[low, high\]"),
+    ({"expected": {"loss": [2, 1]}}, r"expected: expected metric: \[low, high\]"),
 ])
 def test_bad_overrides_are_named(override, message):
     with pytest.raises(RecipeError, match=message):
         load_recipe(LORA, **override)
+
+
+def test_values_that_contradict_each_other_are_named():
+    with pytest.raises(RecipeError, match="tiny.yaml with overrides: n_embd 100 is not a multiple of n_head 3; change"):
+        load_recipe("02_gpt2_from_scratch", n_embd=100, n_head=3)
+    with pytest.raises(RecipeError, match="min_learning_rate 1 is above learning_rate"):
+        load_recipe("02_gpt2_from_scratch", min_learning_rate=1.0)
 
 
 def test_unknown_lesson_and_recipe_suggest_the_nearest():

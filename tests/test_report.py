@@ -19,7 +19,9 @@ DOT = base64.b64encode(bytes.fromhex(
 def site(tmp_path_factory):
     run = tmp_path_factory.mktemp("run")
     picture = new_output("display_data", data={"image/png": DOT})
-    notebook = new_notebook(cells=[new_markdown_cell("# One fine lesson\nMath $x^2$."), new_code_cell("plot()", outputs=[picture])])
+    text = ("# One fine lesson\nMath $x^2$, and $$\\begin{matrix}1\\end{matrix}$$, then `a $b$ c`.\n\n"
+            "[This](01_data_analysis.ipynb), [next](02_gpt2_from_scratch.ipynb).")
+    notebook = new_notebook(cells=[new_markdown_cell(text), new_code_cell("plot()\nx = 1", outputs=[picture])])
     nbformat.write(notebook, run / "01_data_analysis.ipynb")
     (run / "01_data_analysis").mkdir()
     (run / "01_data_analysis" / "metrics.json").write_text(json.dumps({
@@ -57,6 +59,19 @@ def test_pages_fetch_nothing(site):
         text = page.read_text()
         assert not re.findall(r'<(?:script|link|img|iframe)[^>]+(?:src|href)="(?:https?:)?//', text), page.name
         assert not re.search(r'import\(?\s*["\']https?://|from\s+["\']https?://|@import url\(["\']?https?://', text), page.name
+
+
+def test_formulas_are_drawn_and_what_cannot_be_is_shown_as_code(site):
+    page = (site / "01_data_analysis.html").read_text()
+    assert 'aria-label="x^2"' in page and "currentColor" in page and "#123456" not in page
+    assert "<code>\\begin{matrix}1\\end{matrix}</code>" in page
+    assert "<code>a $b$ c</code>" in page, "a dollar in code is no formula"
+
+
+def test_links_between_notebooks_lead_to_pages(site):
+    page = (site / "01_data_analysis.html").read_text()
+    assert 'href="01_data_analysis.html"' in page and ".ipynb" not in page
+    assert 'title="not in this run">next</a>' in page
 
 
 def test_a_folder_without_a_run_is_refused(tmp_path):

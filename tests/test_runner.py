@@ -1,8 +1,14 @@
 """The runner on small notebooks: success, a failing cell, a killed kernel; the command line around it."""
 
 import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import nbformat
+import psutil
 import pytest
 from nbformat.v4 import new_code_cell, new_notebook
 
@@ -13,6 +19,7 @@ PARAMETERS = 'recipe = "tiny"\noverrides = {}\noutput_dir = "runs"'
 ENDINGS = {
     "good": "print('recipe', recipe)",
     "failing": "x = 1\nraise ValueError('got a bad thing')",
+    "endless": "import os, pathlib, time\npathlib.Path('pid').write_text(str(os.getpid()))\ntime.sleep(600)",
     "dying": "import os, signal\nos.kill(os.getpid(), signal.SIGKILL)",
 }
 
@@ -66,7 +73,7 @@ def test_the_record_tells_time_and_memory(outcomes):
 def test_a_lesson_waits_for_those_it_needs(folder, tmp_path, monkeypatch):
     order = []
 
-    def fake(job, run_dir, show_progress):
+    def fake(job, *_):
         order.append(job.lesson)
         return runner.Outcome(job.lesson, "failed" if job.lesson == "a" else "ok", 0.1, 0.1)
 
@@ -96,6 +103,27 @@ def test_exit_codes(command_line, capsys):
     assert "kernel died" in capsys.readouterr().out
 
 
+def test_with_all_a_lesson_without_the_recipe_is_left_out(monkeypatch, capsys):
+    monkeypatch.setattr(cli, "list_recipes", lambda lesson: ["tiny", "mine"] if lesson[:2] == "02" else ["tiny"])
+    assert cli.with_recipe(["01_data_analysis", "02_gpt2_from_scratch"], "mine") == ["02_gpt2_from_scratch"]
+    assert "01_data_analysis: left out" in capsys.readouterr().out
+
+
+def test_an_interrupted_run_leaves_no_process(folder, tmp_path):
+    code = ("import sys; from pathlib import Path; from lmlab import runner; from lmlab.cli import main\n"
+            "runner.NOTEBOOKS = Path(sys.argv[1]); sys.exit(main(['run', '01', '--output-dir', sys.argv[2]]))")
+    (tmp_path / "01_data_analysis.ipynb").write_text((folder / "endless.ipynb").read_text())
+    run = subprocess.Popen([sys.executable, "-c", code, str(tmp_path), str(tmp_path / "runs")])
+    marker = tmp_path / "pid"
+    deadline = time.monotonic() + 200
+    while not marker.exists() and time.monotonic() < deadline:
+        time.sleep(0.2)
+    run.send_signal(signal.SIGTERM)
+    assert run.wait(60) == 130
+    kernel = int(marker.read_text())
+    assert not psutil.pid_exists(kernel) or psutil.Process(kernel).status() == psutil.STATUS_ZOMBIE
+
+
 def test_parameters_reach_the_notebook(command_line, tmp_path):
     assert command_line("good", "--recipe", "t4", "--set", "limit=7") == 0
     run = tmp_path / "runs" / (tmp_path / "runs" / "latest").read_text()
@@ -121,8 +149,10 @@ def test_requests_that_cannot_be_met_start_nothing(arguments, message, capsys, t
 
 
 @pytest.mark.parametrize("text, value", [
-    ("a=1e-3", 1e-3), ("a=3", 3), ("a=true", True), ("a=null", None), ("a=[1, 2]", [1, 2]), ("a=../data", "../data"),
-    ("a=x=y", "x=y"),
+    ("a=1e-3", 1e-3), ("a=3", 3), ("a=true", True), ("a=null", None), ("a=[1, 2e-1]", [1, 0.2]), ("a=x=y", "x=y"),
+    ("a=[q_proj, v_proj]", ["q_proj", "v_proj"]), ("a=all-linear", "all-linear"), ("a=[", "["),
+    ("a=org/set:config", "org/set:config"), ("a=miniworld/pairs", "miniworld/pairs"),
+    ("a=../data", str(Path("../data").resolve())), ("a=~/data", str(Path("~/data").expanduser())),
 ])
 def test_settings_are_parsed(text, value):
     assert cli.parse_setting(text) == ("a", value)

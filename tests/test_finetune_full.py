@@ -1,0 +1,186 @@
+"""Full fine-tuning: pairs, the loss mask, padding, the ruler, the Trainer."""
+
+import json
+import math
+from types import SimpleNamespace
+
+import pytest
+import torch
+from datasets import Dataset
+
+from lmlab import finetune
+from lmlab.data import load_model, load_tokenizer
+from lmlab.finetune import IGNORED
+
+PAIRS = [{"modern": f"You know {name}.", "shakespearean": f"Thou knowest {name}{tail}."}
+         for name, tail in zip(("Ada", "Bo", "Cy", "Dee", "Eve", "Flo"), ("", " well", "", " not", "", " so"),
+                               strict=True)]
+
+
+@pytest.fixture(scope="module")
+def tokenizer(gpt2_folder):
+    return load_tokenizer(str(gpt2_folder))
+
+
+@pytest.fixture
+def model(gpt2_folder):
+    return load_model(str(gpt2_folder))
+
+
+@pytest.fixture
+def examples(tokenizer):
+    return finetune.pair_examples(PAIRS, tokenizer, 128)
+
+
+def machine(**facts):
+    return SimpleNamespace(**{"bf16": False, "fp16": False, "use_cpu": True} | facts)
+
+
+def config(folder, **choices):
+    path = folder / "pairs.jsonl"
+    path.write_text("".join(json.dumps({"modern": f"Sentence {i % 380}", "shakespearean": f"Line {i}"}) + "\n"
+                            for i in range(400)))
+    return SimpleNamespace(**{"data": str(path), "small_data": str(path), "small_train": 40, "seed": 0,
+                              "small_validation": 20, "n_train": 200, "n_validation": 30} | choices)
+
+
+def modern(rows):
+    return {row["modern"].lower() for row in rows}
+
+
+def test_pairs_come_under_two_names():
+    assert finetune.as_pair({"input": " a ", "output": "b"}) == {"modern": "a", "shakespearean": "b"}
+    with pytest.raises(ValueError, match="question.*give rows with modern"):
+        finetune.as_pair({"question": "a", "answer": "b"})
+
+
+def test_one_source_is_divided_and_validation_is_unseen(tmp_path):
+    sets = finetune.pair_sets(config(tmp_path))
+    assert [row["modern"] for row in sets["small"]] == [f"Sentence {i}" for i in range(40)]
+    assert {name: len(rows) for name, rows in sets.items()} == {
+        "small": 40, "small_validation": 20, "train": 200, "validation": 30}
+    assert not modern(sets["validation"]) & (modern(sets["small"]) | modern(sets["train"]))
+    assert not modern(sets["validation"]) & modern(sets["small_validation"])
+
+
+def test_two_sources_are_divided_by_their_own_splits(tmp_path):
+    sets = finetune.pair_sets(config(tmp_path, data="miniworld/pairs", small_data="miniworld/pairs-274",
+                                     small_train=220, small_validation=54))
+    assert [len(sets[name]) for name in ("small", "small_validation", "train")] == [220, 54, 200]
+    assert not modern(sets["validation"]) & (modern(sets["small"]) | modern(sets["train"]))
+
+
+def test_too_few_pairs_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="small_validation got 5 pairs"):
+        finetune.pair_sets(config(tmp_path, small_validation=5))
+
+
+def test_only_the_answer_and_its_end_are_labelled(examples, tokenizer):
+    for row, pair in zip(examples, PAIRS, strict=True):
+        n_prompt = row["labels"].count(IGNORED)
+        assert row["labels"] == [IGNORED] * n_prompt + row["input_ids"][n_prompt:]
+        assert tokenizer.decode(row["input_ids"][:n_prompt]) == finetune.PROMPT.format(modern=pair["modern"])
+        assert tokenizer.decode(row["input_ids"][n_prompt:]) == f" {pair['shakespearean']}<|endoftext|>"
+
+
+def test_long_pairs_are_left_out_whole(tokenizer, capsys):
+    rows = [*PAIRS, {"modern": "You " * 100, "shakespearean": "Thou"}]
+    kept = finetune.pair_examples(rows, tokenizer, 128)
+    assert len(kept) == len(PAIRS) and "left out 1 of 7" in capsys.readouterr().out
+    longest = max(map(len, kept["input_ids"]))
+    assert len(finetune.pair_examples(PAIRS, tokenizer, longest)) == len(PAIRS)
+    assert len(finetune.pair_examples(PAIRS, tokenizer, longest - 1)) < len(PAIRS)
+    with pytest.raises(ValueError, match="max_length got 5"):
+        finetune.pair_examples(PAIRS, tokenizer, 5)
+
+
+def test_padding_with_eos_keeps_the_eos_that_counts(examples, tokenizer):
+    assert tokenizer.pad_token_id is None
+    rows = list(examples)
+    batch = finetune.answer_only_collator(tokenizer)(rows)
+    width = max(len(row["input_ids"]) for row in rows)
+    assert {part.shape for part in batch.values()} == {(len(rows), width)}
+    assert (batch["labels"] == tokenizer.eos_token_id).sum(1).tolist() == [1] * len(rows)
+    for i, row in enumerate(rows):
+        n = len(row["input_ids"])
+        assert batch["attention_mask"][i].tolist() == [1] * n + [0] * (width - n)
+        assert set(batch["labels"][i, n:].tolist()) <= {IGNORED}
+        assert set(batch["input_ids"][i, n:].tolist()) <= {tokenizer.eos_token_id}
+
+
+def test_loss_weighs_tokens_and_ignores_padding(model, examples):
+    nats, counts, ends = [], [], []
+    model.eval()
+    for row in examples:  # one at a time: no padding at all
+        with torch.no_grad():
+            logits = model(torch.tensor([row["input_ids"]])).logits[0]
+        logprobs = logits.log_softmax(-1)[:-1].gather(1, torch.tensor(row["input_ids"])[1:, None])[:, 0]
+        answer = logprobs[row["labels"].count(IGNORED) - 1:]
+        nats.append(-answer.sum().item())
+        counts.append(len(answer))
+        ends.append(answer[-1].exp().item())
+    for batch_tokens in (1, 4096):
+        measured = finetune.answer_loss(model, examples, batch_tokens)
+        assert math.isclose(measured["loss"], sum(nats) / sum(counts), rel_tol=1e-5)
+        assert measured["counts"].tolist() == counts and measured["tokens"] == sum(counts)
+        assert measured["nats"].tolist() == pytest.approx(nats, rel=1e-4)
+        assert math.isclose(measured["eos_probability"], sum(ends) / len(ends), rel_tol=1e-4)
+
+
+def test_transformers_loss_is_ours(model, examples, tokenizer):
+    batch = finetune.answer_only_collator(tokenizer)(list(examples))
+    model.eval()
+    ours = finetune.answer_loss(model, examples)["loss"]
+    assert math.isclose(model(**batch).loss.item(), ours, rel_tol=1e-5)
+
+
+@pytest.mark.parametrize("first_label", ["masked", "counted"])
+def test_the_trainer_reports_the_loss_unscaled(model, examples, tokenizer, tmp_path, first_label):
+    """GPT-2 without a loss_type is reported too low by (T - 1) / T where the first label counts."""
+    from transformers import Trainer
+
+    rows = [dict(row) for row in examples]
+    if first_label == "counted":
+        rows = [{"input_ids": row["input_ids"], "labels": row["input_ids"]} for row in rows]
+    model.eval()
+    collate = finetune.answer_only_collator(tokenizer)
+    expected = model(**collate(rows)).loss.item()
+    args = finetune.training_arguments(
+        tmp_path, machine(), epochs=1, batch_size=2, grad_accumulation=3, learning_rate=1e-9, logging_steps=1)
+    trainer = Trainer(model=model, args=args, train_dataset=Dataset.from_list(rows), data_collator=collate)
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+    trainer.train()
+    assert math.isclose(trainer.state.log_history[0]["loss"], expected, rel_tol=1e-3)
+
+
+def test_arguments_follow_the_machine(tmp_path):
+    args = finetune.training_arguments(tmp_path, machine(), epochs=2, batch_size=4, learning_rate=1e-3,
+                                       seed=3)
+    assert (args.bf16, args.fp16, args.use_cpu, args.seed) == (False, False, True, 3)
+    assert args.report_to == ["tensorboard"]
+
+
+def test_training_is_recorded_and_the_best_model_kept(model, examples, tokenizer, tmp_path):
+    from transformers import Trainer, set_seed
+
+    set_seed(0)
+    strangers = [{"modern": "He sings.", "shakespearean": "He singeth."}]
+    sets = {"train": examples, "validation": finetune.pair_examples(strangers, tokenizer, 128)}
+    history = finetune.History(sets, every=20, folder=tmp_path / "best")
+    args = finetune.training_arguments(tmp_path / "logs", machine(), epochs=70, batch_size=6,
+                                       learning_rate=2e-2)
+    Trainer(model=model, args=args, train_dataset=examples, callbacks=[history.callback()],
+            data_collator=finetune.answer_only_collator(tokenizer)).train()
+    assert history.steps == [0, 20, 40, 60, 70] and history.epochs[-1] == pytest.approx(70)
+    assert history.losses["train"][-1] < 0.5 < history.losses["train"][0]
+    kept = finetune.answer_loss(load_model(str(tmp_path / "best")), sets["validation"])["loss"]
+    assert kept == pytest.approx(min(history.losses["validation"]), rel=1e-4)
+    assert history.losses["validation"][history.best] == min(history.losses["validation"])
+
+
+def test_exact_match_is_letter_by_letter(monkeypatch):
+    said = [f" {PAIRS[0]['shakespearean']}", PAIRS[1]["shakespearean"].lower()]
+    monkeypatch.setattr(finetune, "generate_greedy", lambda *_: said)
+    assert finetune.exact_matches(None, None, PAIRS[:2]) == [True, False]

@@ -1,0 +1,67 @@
+"""All seven notebooks on the tiny recipes, their measurements held to the bands in tests/expected/.
+
+LMLAB_RUN=runs/<time> looks at a finished run instead of running the course.
+"""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+from record_expected import EXPECTED, band, banded_metrics, outside, run_course
+
+from lmlab.recipes import LESSONS
+
+
+@pytest.fixture(scope="session")
+def course(tmp_path_factory):
+    """(folder of the run, lesson -> its entry in run.json)."""
+    finished = os.environ.get("LMLAB_RUN")
+    jobs = str(min(2, os.cpu_count() or 1))
+    run = Path(finished) if finished else run_course(
+        tmp_path_factory.mktemp("course"), "all", "--jobs", jobs)
+    entries = json.loads((run / "run.json").read_text(encoding="utf-8"))["lessons"]
+    return run, {entry["lesson"]: entry for entry in entries}
+
+
+@pytest.mark.parametrize("lesson", LESSONS)
+def test_lesson_measures_what_it_should(course, lesson):
+    run, entries = course
+    assert entries[lesson]["status"] == "ok", entries[lesson]["error"]
+    recorded = EXPECTED / f"{lesson}.json"
+    assert recorded.exists(), f"{recorded} is missing; record: python tests/record_expected.py --lessons {lesson[:2]}"
+    wrong = outside(banded_metrics(run, lesson), json.loads(recorded.read_text(encoding="utf-8")))
+    assert not wrong, "\n".join(wrong)
+
+
+def test_memory_stays_under_four_gib(course):
+    peaks = {lesson: entry["peak_memory_gb"] for lesson, entry in course[1].items()}
+    assert max(peaks.values()) < 4, peaks
+
+
+def test_a_band_holds_its_seeds_and_a_tenth_around_them():
+    assert band([2.0, 2.0]) == pytest.approx([1.8, 2.2])
+    low, high = band([0.5, 1.5])
+    assert low == pytest.approx(1 - 4 * 0.5**0.5) and high == pytest.approx(1 + 4 * 0.5**0.5)
+    assert band([0.98, 0.99], [0.95, 1.0]) == [0.95, 1.0]
+    with pytest.raises(ValueError, match="observed .* but the recipe expects"):
+        band([0.5, 0.9], [0.8, None])
+
+
+def test_what_is_outside_is_said():
+    bands = {"loss": [1.0, 2.0], "accuracy": [0.5, None], "gone": [0, 1]}
+    assert outside({"loss": 1.5, "accuracy": 0.9, "gone": 0.0}, bands) == []
+    assert outside({"loss": 2.5, "accuracy": 0.4, "new": 3.0}, bands) == [
+        "gone: not measured, expected [0, 1]", "new = 3: has no band; record again",
+        "loss = 2.5, expected 1.0 to 2.0", "accuracy = 0.4, expected 0.5 to None"]
+
+
+def test_only_what_does_not_depend_on_the_machine_is_held(tmp_path):
+    (tmp_path / "x").mkdir()
+    path = tmp_path / "x" / "metrics.json"
+    path.write_text(json.dumps({"metrics": {
+        "loss": 1.5, "equal": True, "n": 3, "name": "a", "tokens_per_second": 9.0, "peak_memory_gb": 1.0}}))
+    assert banded_metrics(tmp_path, "x") == {"loss": 1.5, "equal": 1.0, "n": 3.0}
+    path.write_text(json.dumps({"metrics": {"loss": float("nan")}}))
+    with pytest.raises(ValueError, match="loss not finite"):
+        banded_metrics(tmp_path, "x")

@@ -149,6 +149,8 @@ def _indent(text: str) -> str:
 def _environment(parallel: int) -> dict[str, str]:
     """Of the notebook's process: this Python's own kernel, pictures inline, cores shared between parallel notebooks."""
     env = {key: value for key, value in os.environ.items() if key != "MPLBACKEND"} | {"JUPYTER_PREFER_ENV_PATH": "1"}
+    # threads that wait by spinning bring training to a crawl as soon as anything else wants the cores
+    env.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     if parallel > 1:
         env.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // parallel)))
     return env

@@ -5,11 +5,20 @@ No encyclopedia (lesson 05), no pairs side by side (04), no <think> (06): the fi
 
 from lmlab.miniworld import fantasy, problems, shakespeare, stories
 from lmlab.miniworld.grammar import Draw, stream
+from lmlab.miniworld.splits import split_of
+
+
+def training_pair(d: Draw) -> dict:
+    """A pair that is not in the validation split of the pairs."""
+    while split_of((pair := shakespeare.pair(d))["modern"]) != "train":
+        pass
+    return pair
+
 
 _KINDS = {
     "stories": stories.story,
-    "modern": lambda d: shakespeare.pair(d)["modern"],
-    "plays": lambda d: shakespeare.pair(d)["shakespearean"],
+    "modern": lambda d: training_pair(d)["modern"],
+    "plays": lambda d: training_pair(d)["shakespearean"],
     "textbook": problems.textbook,
     "fantasy": fantasy.location,
 }

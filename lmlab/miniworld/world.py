@@ -174,8 +174,8 @@ VILLAGE = World(
     moves=_words("walked hurried ran strolled marched wandered limped skipped rushed trotted crawled tiptoed"),
     routes=_ROUTES,
     animals=tuple((a, b) for a, b in _rows(_ANIMALS)),
-    colours=_words("red blue green yellow black white brown grey pink purple orange golden silver violet-blue crimson "
-                   "scarlet beige turquoise copper ivory"),
+    colours=_words("red blue green yellow black white brown grey pink purple maroon golden silver violet-blue crimson "
+                   "scarlet beige turquoise copper teal"),
     qualities=_words("new old fine plain heavy light strong pretty strange simple lovely rough smooth tiny large little "
                      "huge narrow round crooked famous cheap precious sturdy delicate rare modest noble spare secret"),
     numbers=_words("two three four five six seven eight nine ten eleven twelve twenty"),

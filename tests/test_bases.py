@@ -37,7 +37,7 @@ def test_architecture_and_parameter_count(base):
     assert 1e6 <= sum(p.numel() for p in model.parameters()) <= 4e6
     for name, module in model.named_modules():
         if isinstance(module, torch.nn.Linear):
-            assert module.in_features % 64 == module.out_features % 64 == 0, f"{name} does not fit NF4 blocks"
+            assert module.in_features % 64 == 0, f"{name}: a block of NF4 would span two rows"
 
 
 def test_a_base_knows_the_stories_close_to_their_floor(base):

@@ -12,7 +12,10 @@ from lmlab.recipes import LESSONS, PROJECT, find_lesson, list_recipes, load_reci
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Runs one command. Returns the exit code: 0, 1 when a notebook failed, 2 for a request that cannot be met."""
+    """Runs one command. Returns its exit code.
+
+    0: done; 1: a notebook failed; 2: a request that cannot be met; 130: interrupted.
+    """
     args = build_parser().parse_args(argv)
     try:
         return args.command(args)
@@ -25,22 +28,26 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="lmlab", description="Run the course, see its recipes, read its report.")
+    parser = argparse.ArgumentParser(
+        prog="lmlab", description="Run the course, see its recipes, read its report.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     run = commands.add_parser("run", help="run notebooks in batch")
     run.add_argument("lessons", nargs="+", help="01 to 07, a full name, or all")
     run.add_argument("--recipe", default="tiny", help="tiny (default), t4, gpu, local, ...")
-    run.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="replace one value of the recipe")
+    run.add_argument("--set", action="append", default=[], metavar="KEY=VALUE",
+                     help="replace one value of the recipe; may be given again")
     run.add_argument("--jobs", type=int, default=1, help="notebooks at the same time (default 1)")
-    run.add_argument("--output-dir", type=Path, default=PROJECT / "runs", help="where runs go (default runs/)")
+    run.add_argument("--output-dir", type=Path, default=PROJECT / "runs",
+                     help="where runs go (default runs/)")
     run.set_defaults(command=run_command)
     recipes = commands.add_parser("recipes", help="list the recipes of every lesson, or show one")
-    recipes.add_argument("lesson", nargs="?")
-    recipes.add_argument("name", nargs="?", default="tiny")
+    recipes.add_argument("lesson", nargs="?", help="01 to 07, or a full name")
+    recipes.add_argument("name", nargs="?", default="tiny", help="tiny (default), t4, gpu, local, ...")
     recipes.set_defaults(command=recipes_command)
     report = commands.add_parser("report", help="render executed notebooks as a static site")
     report.add_argument("run_dir", nargs="?", type=Path, help="a folder under runs/ (default: the latest)")
-    report.add_argument("--output", type=Path, default=PROJECT / "site")
+    report.add_argument("--output", type=Path, default=PROJECT / "site",
+                        help="where the site goes; an older report there is replaced (default site/)")
     report.set_defaults(command=report_command)
     doctor = commands.add_parser("doctor", help="what this machine can run, and why")
     doctor.set_defaults(command=doctor_command)
@@ -59,7 +66,8 @@ def run_command(args) -> int:
     for lesson in lessons:  # everything is checked before anything starts
         load_recipe(lesson, args.recipe, **overrides[lesson])
         if not (NOTEBOOKS / f"{lesson}.ipynb").exists():
-            raise FileNotFoundError(f"{NOTEBOOKS / lesson}.ipynb is missing; install from a clone: pip install -e .")
+            raise FileNotFoundError(f"{NOTEBOOKS / lesson}.ipynb is missing; "
+                                    "install from a clone: pip install -e .")
     run_dir, began = fresh_run_dir(args.output_dir), time.monotonic()
     jobs = [Job(lesson, NOTEBOOKS / f"{lesson}.ipynb",
                 {"recipe": args.recipe, "overrides": overrides[lesson], "output_dir": str(run_dir)})
@@ -102,20 +110,29 @@ def fresh_run_dir(root: Path) -> Path:
 
 
 def parse_setting(text: str) -> tuple[str, object]:
-    """``key=value`` with the value as YAML has it, save that 1e-3 is a number and a path becomes absolute."""
+    """``key=value`` with the value as YAML has it, save that 1e-3 is a number and a path becomes absolute.
+
+    Raises ValueError for another form, and for a data_dir that is no folder.
+    """
     import yaml
 
     key, equals, value = text.partition("=")
     if not equals or not key.isidentifier():
         raise ValueError(f"--set got {text!r}; expected key=value, as in --set learning_rate=1e-3")
     try:
-        return key, _settled(yaml.safe_load(value))
+        settled = _settled(yaml.safe_load(value))
     except yaml.YAMLError:
-        return key, value
+        settled = value
+    if key != "data_dir" or not isinstance(settled, str):
+        return key, settled
+    folder = Path(settled).resolve()
+    if not folder.is_dir():
+        raise ValueError(f"--set data_dir got {value!r}, expected a folder; there is no folder {folder}")
+    return key, str(folder)
 
 
 def _settled(value):
-    """YAML 1.1 takes 1e-3 for text; and notebooks run in a folder of their own, so a relative path would be lost."""
+    """YAML 1.1 takes 1e-3 for text; and notebooks run in another folder, so a relative path would be lost."""
     if isinstance(value, list):
         return [_settled(item) for item in value]
     if not isinstance(value, str):
@@ -123,7 +140,8 @@ def _settled(value):
     if re.fullmatch(r"[+-]?(\d+\.?\d*|\.\d+)[eE][+-]?\d+", value):
         return float(value)
     path = Path(value).expanduser()
-    return str(path.resolve()) if value.startswith((".", "~")) or ("/" in value and path.exists()) else value
+    is_path = value.startswith((".", "~")) or (("/" in value or path.suffix) and path.exists())
+    return str(path.resolve()) if is_path else value
 
 
 def shared_overrides(lessons: list[str], settings: list[tuple[str, object]]) -> dict[str, dict]:
@@ -137,8 +155,9 @@ def shared_overrides(lessons: list[str], settings: list[tuple[str, object]]) -> 
         takers = [lesson for lesson in lessons if key in keys[lesson]]
         if not takers:
             near = difflib.get_close_matches(key, sorted(set().union(*keys.values())), n=1, cutoff=0.4)
-            raise ValueError(f"--set got {key!r}, expected a key of {', '.join(lessons)}"
-                             + (f"; did you mean {near[0]!r}?" if near else ""))
+            raise ValueError(f"--set got {key!r}, expected a key of {', '.join(lessons)}; "
+                             + (f"did you mean {near[0]!r}? " if near else "")
+                             + f"lmlab recipes {lessons[0][:2]} shows them")
         for lesson in takers:
             overrides[lesson][key] = value
     return overrides
@@ -173,7 +192,3 @@ def doctor_command(args) -> int:
 
     print(examine())
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -184,10 +184,19 @@ def _hub_split(name: str, config: str, part: str, limit: int | None, tenth: str 
         return tenth is None or (i % 10 == 9) == (tenth == "validation")
 
     if limit is None:
-        rows = load_dataset(name, config or None, split=part)
+        rows = _whole_paragraphs(load_dataset(name, config or None, split=part))
         return rows if tenth is None else rows.select([i for i in range(len(rows)) if wanted(i)])
     stream = load_dataset(name, config or None, split=part, streaming=True)
-    return Dataset.from_list(list(islice((row for i, row in enumerate(stream) if wanted(i)), limit)))
+    return _whole_paragraphs(Dataset.from_list(list(islice((r for i, r in enumerate(stream) if wanted(i)), limit))))
+
+
+def _whole_paragraphs(rows):
+    """The hub's WikiText has a row for each line, blank ones too: makes rows like those of a .txt file of it."""
+    from datasets import Dataset
+
+    if rows.column_names != ["text"] or all(text.strip() for text in rows["text"]):
+        return rows
+    return Dataset.from_dict({"text": paragraphs("\n\n".join(rows["text"]))})
 
 
 # --- models ---------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""``lmlab doctor``: the machine, the packages against the tested set, what is reachable, what each tier can do here."""
+"""``lmlab doctor``: the machine, packages against the tested set, what is reachable, what each tier can."""
 
 import os
 import platform
@@ -14,7 +14,8 @@ from lmlab.recipes import PROJECT
 
 PACKAGES = ("torch", "transformers", "peft", "trl", "bitsandbytes", "datasets", "accelerate", "matplotlib",
             "ipywidgets", "ipykernel", "nbconvert", "papermill", "tensorboard")
-TINY_MEMORY_GB, T4_MEMORY_GB, GPU_MEMORY_GB = 4, 14, 22  # a little below what is on the box: drivers keep some
+# GiB; for GPUs a little below what is on the box: drivers keep some
+TINY_MEMORY_GB, T4_MEMORY_GB, GPU_MEMORY_GB = 4, 14, 22
 
 
 def examine() -> str:
@@ -26,7 +27,8 @@ def examine() -> str:
         "machine": str(machine),
         "packages (tested set in requirements.txt)": "\n".join([python_line(), *package_lines()]),
         "disk": f"{shutil.disk_usage(PROJECT).free / 2**30:.0f} GiB free in {PROJECT}",
-        "network": f"model hub {hub}: {'reachable' if online else 'not reachable (tiny and local do not need it)'}",
+        "network": f"model hub {hub}: "
+                   f"{'reachable' if online else 'not reachable (tiny and local do not need it)'}",
         "notebook kernel": kernel_line(),
         "recipes": "\n".join(f"{name:<6} {verdict}" for name, verdict in tiers(machine, online).items()),
     }
@@ -91,7 +93,10 @@ def tiers(machine: Machine, online: bool) -> dict[str, str]:
     gpu = machine.gpu_memory_gb or 0
     here = f"{machine.device_name}, {gpu:.0f} GiB, {machine.dtype}" if gpu else "none here"
     enough = machine.memory_gb == 0 or machine.memory_gb >= TINY_MEMORY_GB
-    tiny = "runs here" if enough else f"may not fit: needs {TINY_MEMORY_GB} GiB of memory, here {machine.memory_gb:.1f}"
+    tiny = ("runs here" if enough
+            else f"may not fit: needs {TINY_MEMORY_GB} GiB of memory, here {machine.memory_gb:.1f}")
+    if not machine.four_bit:
+        tiny += f", but for lessons 05 to 07 ({machine.reasons[-1]})"
     return {
         "tiny": f"{tiny}: no GPU and no network needed",
         "local": f"{tiny} on your files: --set data_dir=FOLDER",

@@ -26,8 +26,9 @@ def adapter_base(adapter: str | Path) -> str:
 def load_adapted(adapter: str | Path, way: str, machine, base: str | None = None):
     """A ``PeftModel`` in eval mode: the base in one of the ``WAYS``, with the adapter beside it, not merged yet.
 
-    base: the base's source, by default what the adapter names. Weights that are not in 4 bits, and the
-    adapter, are float32: the sums are exact, and rounding to 16 bits can be measured by itself.
+    base: the base's source, by default what the adapter names. Off the 4-bit base weights and adapter are
+    float32: the sums are exact, and rounding to 16 bits can be measured by itself. On it, the layers that are
+    not in 4 bits have the machine's dtype.
     ``merge_and_unload()`` of the result merges.
     """
     import torch

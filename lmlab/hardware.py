@@ -1,4 +1,4 @@
-"""What this machine is and which number formats follow from it. The one module that probes; only when called."""
+"""What this machine is and which number formats follow. The one module that probes, and only when called."""
 
 import html
 import os
@@ -36,26 +36,26 @@ class Machine:
         return "\n".join(f"{name:<14} {value}" for name, value in self.rows())
 
     def _repr_html_(self) -> str:
-        cells = "".join(f"<tr><td>{name}</td><td>{html.escape(value)}</td></tr>" for name, value in self.rows())
-        return f"<table>{cells}</table>"
+        rows = [f"<tr><td>{name}</td><td>{html.escape(value)}</td></tr>" for name, value in self.rows()]
+        return f"<table>{''.join(rows)}</table>"
 
 
 def describe_machine() -> Machine:
-    """Looks at this machine. Never fails for want of a GPU or of bitsandbytes; says what is missing instead."""
+    """Looks at this machine. Never fails for want of a GPU or of bitsandbytes; says what is missing."""
     import torch
 
     if torch.cuda.is_available():
         device, name, dtype, reason = _cuda(torch)
     elif torch.backends.mps.is_available():
-        device, name, dtype, reason = "mps", "Apple GPU", "float32", "float32: training on mps is safest in it"
+        device, name, dtype = "mps", "Apple GPU", "float32"
+        reason = "float32: training on mps is safest in it"
     else:
         device, name, dtype, reason = "cpu", _cpu_name(), "float32", "float32: no GPU, and it is exact"
     four_bit, four_bit_reason = _four_bit(device)
     gpu_memory = torch.cuda.get_device_properties(0).total_memory / 2**30 if device == "cuda" else None
     return Machine(
         device, name, dtype, bf16=dtype == "bfloat16", fp16=dtype == "float16", use_cpu=device == "cpu",
-        four_bit=four_bit, compute_dtype=dtype, n_cpu=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity")
-        else os.cpu_count() or 1, memory_gb=round(_memory_bytes() / 2**30, 1),
+        four_bit=four_bit, compute_dtype=dtype, n_cpu=_n_cpu(), memory_gb=round(_memory_bytes() / 2**30, 1),
         gpu_memory_gb=gpu_memory and round(gpu_memory, 1), reasons=(reason, four_bit_reason))
 
 
@@ -65,7 +65,8 @@ def _cuda(torch) -> tuple[str, str, str, str]:
     # is_bf16_supported() says yes to emulation as well, so the capability decides
     if major >= 8:
         return "cuda", name, "bfloat16", f"bfloat16: compute capability {major}.{minor} has it in hardware"
-    return "cuda", name, "float16", f"float16: compute capability {major}.{minor} has no bfloat16 in hardware (8.0 has)"
+    reason = f"float16: compute capability {major}.{minor} has no bfloat16 in hardware (8.0 has)"
+    return "cuda", name, "float16", reason
 
 
 def _four_bit(device: str) -> tuple[bool, str]:
@@ -76,6 +77,11 @@ def _four_bit(device: str) -> tuple[bool, str]:
     if device == "mps":
         return False, "no 4-bit: bitsandbytes has no training kernels for mps"
     return True, "4-bit by bitsandbytes"
+
+
+def _n_cpu() -> int:
+    """The cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _cpu_name() -> str:

@@ -1,6 +1,7 @@
-"""Recipes: every choice of a lesson as a typed, frozen, checked config, read from recipes/<lesson>/<name>.yaml.
+"""Recipes: every choice of a lesson as a typed, frozen, checked config.
 
-A recipe holds choices (model, data, lengths, rates). What follows from the machine comes from ``lmlab.hardware``.
+They are read from recipes/<lesson>/<name>.yaml. A recipe holds choices (model, data, lengths, rates); what
+follows from the machine comes from ``lmlab.hardware``.
 """
 
 import dataclasses
@@ -27,10 +28,12 @@ _RULES = {
     "zero or more": (lambda v: v >= 0, "zero or a positive number"),
     "fraction": (lambda v: 0 <= v <= 1, "a number from 0 to 1"),
 }
+_WANTED = {int: "a whole number", float: "a number (write 1.0e-3, not 1e-3)", str: "text",
+           bool: "true or false", list: "a list with at least one entry"}
 
 
 class RecipeError(ValueError):
-    """A recipe or an override that cannot be used: says where, what was expected, what was got, how to mend it."""
+    """A recipe or an override that cannot be used: says where, what was expected, what was got, the fix."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,8 +57,8 @@ class Recipe:
         return "\n".join(f"{key:<22} {value}" for key, value in self.rows())
 
     def _repr_html_(self) -> str:
-        cells = "".join(f"<tr><td>{key}</td><td>{html.escape(str(value))}</td></tr>" for key, value in self.rows())
-        return f"<table>{cells}</table>"
+        rows = [f"<tr><td>{key}</td><td>{html.escape(str(value))}</td></tr>" for key, value in self.rows()]
+        return f"<table>{''.join(rows)}</table>"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,7 +102,8 @@ class FromScratch(Recipe):
         if self.n_embd % self.n_head:
             found.append(f"n_embd {self.n_embd} is not a multiple of n_head {self.n_head}")
         if self.min_learning_rate > self.learning_rate:
-            found.append(f"min_learning_rate {self.min_learning_rate:g} is above learning_rate {self.learning_rate:g}")
+            found.append(f"min_learning_rate {self.min_learning_rate:g} is above "
+                         f"learning_rate {self.learning_rate:g}")
         return found
 
 
@@ -129,6 +133,7 @@ class FullFinetune(Recipe):
     epochs: Positive
     small_epochs: Positive
     n_memorised: Positive = 100  # pairs of the memorisation test, seen and unseen
+    other_data: str  # text that has no part in the training, to see what is forgotten
     prompts: list[str]
     max_new_tokens: Positive = 50
     temperature: PositiveFloat = 0.7
@@ -230,11 +235,11 @@ def list_recipes(lesson: str) -> list[str]:
 
 
 def find_lesson(text: str) -> str:
-    """The full name of a lesson from its number ("05") or name."""
+    """The full name of a lesson from its number ("05") or name. Raises RecipeError for another."""
     for lesson in LESSONS:
         if text in (lesson, lesson[:2]):
             return lesson
-    return _known(text, [*LESSONS, *(lesson[:2] for lesson in LESSONS)], "lesson")
+    return _known(text, LESSONS, "lesson, by name or number")
 
 
 def _build(cls, values: dict, origin: dict, lesson: str, name: str, path: Path) -> Recipe:
@@ -278,15 +283,14 @@ def _check(value, hint, key: str, where: str):
         return _check_union(value, hint, key, where, refuse)
     if typing.get_origin(hint) is list:
         if not isinstance(value, list | tuple) or not value:
-            refuse("a list with at least one entry")
+            refuse(_WANTED[list])
         return [_check(item, typing.get_args(hint)[0], key, where) for item in value]
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if typing.get_origin(hint) is dict:
-        return value if _are_bands(value) else refuse("metric: [low, high], null for an open side,")
+        return value if _are_bands(value) else refuse("metric: [low, high] with null for an open side")
     if type(value) is not hint:
-        refuse({int: "a whole number", float: "a number (write 1.0e-3, not 1e-3)", str: "text",
-                   bool: "true or false"}[hint])
+        refuse(_WANTED[hint])
     if hint is float and not math.isfinite(value):
         refuse("a finite number")
     return value
@@ -294,7 +298,8 @@ def _check(value, hint, key: str, where: str):
 
 def _are_bands(value) -> bool:
     return isinstance(value, dict) and all(
-        isinstance(band, list) and len(band) == 2 and all(side is None or type(side) in (int, float) for side in band)
+        isinstance(band, list) and len(band) == 2
+        and all(side is None or type(side) in (int, float) for side in band)
         and (None in band or band[0] <= band[1]) for band in value.values())
 
 
@@ -309,7 +314,7 @@ def _check_union(value, hint, key, where, refuse):
             last = error
     if len(options) == 2 and types.NoneType in options:
         raise last
-    refuse(" or ".join(str(getattr(o, "__name__", o)) for o in options))
+    refuse(" or ".join(_WANTED[typing.get_origin(o) or o] for o in options))
 
 
 def _fill(value, data_dir: str | None, key: str, path: Path):

@@ -1,4 +1,4 @@
-"""``lmlab report``: executed notebooks as a static site that opens from disk, with nothing fetched from outside."""
+"""``lmlab report``: executed notebooks as a static site that opens from disk and fetches nothing."""
 
 import base64
 import functools
@@ -12,17 +12,18 @@ from pathlib import Path
 from lmlab.results import Expectations, expectation_table
 
 STYLE = """
-:root { color-scheme: light dark; --paper: #fff; --ink: #1d2433; --line: #8883; --soft: #8881; --link: #0b5cad;
-  --ok: #1a7f37; --bad: #c62828; }
-@media (prefers-color-scheme: dark) { :root { --paper: #14171d; --ink: #d9dee7; --link: #7db7ff; --ok: #57c878;
-  --bad: #ff7b72; } }
+:root { color-scheme: light dark; --paper: #fff; --ink: #1d2433; --line: #8883; --soft: #8881;
+  --link: #0b5cad; --ok: #1a7f37; --bad: #c62828; }
+@media (prefers-color-scheme: dark) { :root { --paper: #14171d; --ink: #d9dee7; --link: #7db7ff;
+  --ok: #57c878; --bad: #ff7b72; } }
 * { box-sizing: border-box; }
 body { font: 16px/1.6 system-ui, sans-serif; color: var(--ink); background: var(--paper); max-width: 62rem;
   margin: 0 auto; padding: 1.5rem 1rem 4rem; }
 h1 { font-size: 1.7rem; line-height: 1.25; }
 h2 { font-size: 1.25rem; margin: 1.6rem 0 .4rem; } a { color: var(--link); }
 section { border: 1px solid var(--line); border-radius: 10px; padding: 1rem 1.2rem; margin: 1.2rem 0; }
-section h2 { margin-top: 0; } nav { display: flex; justify-content: space-between; gap: 1rem; font-size: .92rem; }
+section h2 { margin-top: 0; }
+nav { display: flex; justify-content: space-between; gap: 1rem; font-size: .92rem; }
 table { border-collapse: collapse; margin: .6rem 0; font-size: .92rem; }
 td, th { padding: .25rem .9rem .25rem 0; border: 0; border-bottom: 1px solid var(--line); text-align: left;
   vertical-align: top; }
@@ -34,27 +35,32 @@ details { margin: .4rem 0 .8rem; }
 img { max-width: 100%; height: auto; background: white; border-radius: 6px; }
 pre, code { font-family: ui-monospace, Menlo, Consolas, monospace; font-size: .86rem; }
 pre { line-height: 1.45; margin: 0; padding: .7rem .9rem; overflow-x: auto; }
-section pre, .highlight { background: var(--soft); border-radius: 6px; } :not(pre) > code { background: var(--soft);
+section pre, .highlight { background: var(--soft); border-radius: 6px; }
+:not(pre) > code { background: var(--soft);
   border-radius: 4px; padding: .1em .3em; }
 .facts { opacity: .8; } .prompt, .anchor-link { display: none; } .cell { margin: .9rem 0; }
-.input_area { border-left: 3px solid var(--line); } .output_subarea { padding-left: .2rem; margin-top: .3rem; }
+.input_area { border-left: 3px solid var(--line); }
+.output_subarea { padding-left: .2rem; margin-top: .3rem; }
 .output_stderr { opacity: .7; } .output_error pre { color: var(--bad); }
 span.math { white-space: nowrap; } div.math { overflow-x: auto; text-align: center; margin: .4rem 0; }
 svg { overflow: visible; }
 """
 PICTURES_ON_INDEX = 3
+INDEX_TITLE = "lmlab report"
 
 
 def build_site(run_dir: Path, site: Path) -> Path:
     """Renders the notebooks of one run; returns the path of index.html.
 
-    run_dir: a folder that ``lmlab run`` made. site: is replaced.
-    Raises FileNotFoundError when run_dir holds no run.
+    run_dir: a folder that ``lmlab run`` made. site: an older report there is replaced.
+    Raises FileNotFoundError when run_dir holds no run, ValueError when site holds anything
+    but a report.
     """
     record_file = run_dir / "run.json"
     if not record_file.exists():
         raise FileNotFoundError(f"{run_dir} holds no run.json; give a folder that lmlab run made")
     lessons = json.loads(record_file.read_text(encoding="utf-8"))["lessons"]
+    _refuse_to_replace(site)
     fresh = site.with_name(site.name + ".new")
     shutil.rmtree(fresh, ignore_errors=True)
     (fresh / "pictures").mkdir(parents=True)
@@ -64,6 +70,15 @@ def build_site(run_dir: Path, site: Path) -> Path:
     shutil.rmtree(site, ignore_errors=True)
     fresh.rename(site)
     return site / "index.html"
+
+
+def _refuse_to_replace(site: Path) -> None:
+    """ValueError for a folder that holds something else than a report: replacing it would delete that."""
+    index = site / "index.html"
+    page = index.read_text(encoding="utf-8", errors="replace") if index.is_file() else ""
+    ours = f"<title>{INDEX_TITLE}</title>" in page
+    if site.exists() and not ours and (site.is_file() or any(site.iterdir())):
+        raise ValueError(f"--output got {site}, which is no older report and not empty; give a new folder")
 
 
 def render_notebook(notebook, title: str, links: str = "") -> str:
@@ -105,7 +120,7 @@ def _markdown(source: str) -> str:
 
 @functools.cache
 def formula_svg(tex: str, points: float) -> str:
-    """A TeX formula as inline SVG in the colour of the text; as code where matplotlib's mathtext cannot read it.
+    """A TeX formula as inline SVG in the colour of the text; as code where matplotlib cannot read it.
 
     points: size of the letters.
     """
@@ -124,7 +139,8 @@ def formula_svg(tex: str, points: float) -> str:
     svg = re.sub(r"<(metadata|style).*?</\1>|<!--.*?-->", "", picture.getvalue(), flags=re.DOTALL)
     svg = svg[svg.index("<svg"):].strip().replace(colour, "currentColor")
     label = html.escape(tex.strip(), quote=True)
-    return svg.replace("<svg", f'<svg role="img" aria-label="{label}" style="vertical-align: {-depth:.1f}pt"', 1)
+    named = f'<svg role="img" aria-label="{label}" style="vertical-align: {-depth:.1f}pt"'
+    return svg.replace("<svg", named, 1)
 
 
 def _lesson_section(entry: dict, run_dir: Path, site: Path, links: str) -> str:
@@ -135,8 +151,8 @@ def _lesson_section(entry: dict, run_dir: Path, site: Path, links: str) -> str:
     if executed.exists():
         notebook = nbformat.read(executed, as_version=4)
         title = _title(notebook) or lesson
-        (site / f"{lesson}.html").write_text(_links_to_pages(render_notebook(notebook, title, links), run_dir),
-                                             encoding="utf-8")
+        page = _links_to_pages(render_notebook(notebook, title, links), run_dir)
+        (site / f"{lesson}.html").write_text(page, encoding="utf-8")
         pictures = _save_pictures(notebook, lesson, site / "pictures")
         link = f'<a href="{lesson}.html">{html.escape(title)}</a>'
     return (f"<section><h2>{link}</h2>{_facts(entry, run_dir)}{_metrics(run_dir / lesson / 'metrics.json')}"
@@ -154,17 +170,21 @@ def _links(number: int, lessons: list[dict], run_dir: Path) -> str:
 
 
 def _links_to_pages(page: str, run_dir: Path) -> str:
-    """Links from notebook to notebook become links between pages; one to a notebook that did not run is unlinked."""
+    """Links from notebook to notebook become links between pages; to one that did not run there is none."""
     def target(match: re.Match) -> str:
-        return f'href="{match[1]}.html"' if (run_dir / f"{match[1]}.ipynb").exists() else 'title="not in this run"'
+        executed = (run_dir / f"{match[1]}.ipynb").exists()
+        return f'href="{match[1]}.html"' if executed else 'title="not in this run"'
     return re.sub(r'href="(?:\./)?([\w-]+)\.ipynb"', target, page)
 
 
 def _facts(entry: dict, run_dir: Path) -> str:
     mark = "ok" if entry["status"] == "ok" else "bad"
     metrics = run_dir / entry["lesson"] / "metrics.json"
-    recipe = json.loads(metrics.read_text(encoding="utf-8"))["recipe"] if metrics.exists() else entry.get("recipe", "?")
-    return (f'<p class="facts"><span class="{mark}">{entry["status"]}</span> · recipe {html.escape(recipe)} · '
+    recipe = entry.get("recipe", "?")
+    if metrics.exists():
+        recipe = json.loads(metrics.read_text(encoding="utf-8"))["recipe"]
+    return (f'<p class="facts"><span class="{mark}">{entry["status"]}</span> · '
+            f'recipe {html.escape(recipe)} · '
             f'{entry["seconds"]:.0f} s · peak memory {entry["peak_memory_gb"]:.1f} GiB</p>')
 
 
@@ -174,9 +194,13 @@ def _metrics(path: Path) -> str:
     record = json.loads(path.read_text(encoding="utf-8"))
     rows = expectation_table(record["metrics"], record["expected"]).rows
     expected, rest = rows[:len(record["expected"])], rows[len(record["expected"]):]
-    table = Expectations(expected)._repr_html_() if expected else "<p>Its recipe expects nothing in numbers.</p>"
-    table = table.replace("<td>NO</td>", '<td class="bad">NO</td>').replace("<td>yes</td>", '<td class="ok">yes</td>')
-    cells = "".join(f"<tr><td>{html.escape(name)}</td><td>{html.escape(value)}</td></tr>" for name, _, value, _ in rest)
+    table = "<p>Its recipe expects nothing in numbers.</p>"
+    if expected:
+        table = Expectations(expected)._repr_html_()
+        table = table.replace("<td>NO</td>", '<td class="bad">NO</td>')
+        table = table.replace("<td>yes</td>", '<td class="ok">yes</td>')
+    cells = "".join(f"<tr><td>{html.escape(name)}</td><td>{html.escape(value)}</td></tr>"
+                    for name, _, value, _ in rest)
     more = f"<details><summary>more measurements</summary><table>{cells}</table></details>" if rest else ""
     return f'<div class="scroll">{table}{more}</div>'
 
@@ -207,11 +231,12 @@ def _image(path: str, title: str) -> str:
 def _index(name: str, lessons: list[dict], sections: list[str]) -> str:
     good = sum(entry["status"] == "ok" for entry in lessons)
     seconds = sum(entry["seconds"] for entry in lessons)
-    return _page("lmlab report", f"<h1>lmlab: run {html.escape(name)}</h1><p>{good} of {len(lessons)} notebooks ran "
-                 f"through, {seconds / 60:.1f} minutes together.</p>{''.join(sections)}")
+    return _page(INDEX_TITLE, f"<h1>lmlab: run {html.escape(name)}</h1>"
+                 f"<p>{good} of {len(lessons)} notebooks ran through, "
+                 f"{seconds / 60:.1f} minutes together.</p>{''.join(sections)}")
 
 
 def _page(title: str, body: str, more_style: str = "") -> str:
     return (f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{html.escape(title)}</title>'
-            f'<meta name="viewport" content="width=device-width, initial-scale=1"><style>{STYLE}{more_style}</style>'
-            f"</head><body>{body}</body></html>\n")
+            '<meta name="viewport" content="width=device-width, initial-scale=1">'
+            f"<style>{STYLE}{more_style}</style></head><body>{body}</body></html>\n")

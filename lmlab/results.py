@@ -40,8 +40,8 @@ class Expectations:
 
     def _repr_html_(self) -> str:
         head = "".join(f"<th>{name}</th>" for name in self.HEADER)
-        body = "".join("<tr>" + "".join(f"<td>{html.escape(c)}</td>" for c in row) + "</tr>" for row in self.rows)
-        return f"<table><tr>{head}</tr>{body}</table>"
+        rows = ["".join(f"<td>{html.escape(cell)}</td>" for cell in row) for row in self.rows]
+        return f"<table><tr>{head}</tr>{''.join(f'<tr>{row}</tr>' for row in rows)}</table>"
 
 
 def write_metrics(out: Path, cfg: Recipe, metrics: dict, started: float | None = None) -> Expectations:
@@ -52,8 +52,8 @@ def write_metrics(out: Path, cfg: Recipe, metrics: dict, started: float | None =
     """
     missing = [name for name in cfg.expected if name not in metrics]
     if missing:
-        raise ValueError(f"recipe {cfg.name} of {cfg.lesson} expects {', '.join(missing)}, but the lesson measured "
-                         f"{', '.join(metrics)}; rename one or the other")
+        raise ValueError(f"recipe {cfg.name} of {cfg.lesson} expects {', '.join(missing)}, "
+                         f"but the lesson measured {', '.join(metrics)}; rename one or the other")
     plain = {name: value.item() if hasattr(value, "item") else value for name, value in metrics.items()}
     record = {"lesson": cfg.lesson, "recipe": cfg.name, "seed": cfg.seed,
               "seconds": None if started is None else round(time.time() - started, 1),

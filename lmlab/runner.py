@@ -52,7 +52,7 @@ class Job:
 
 
 def run_jobs(jobs: list[Job], run_dir: Path, parallel: int = 1) -> list[Outcome]:
-    """Runs ``jobs`` into ``run_dir``, at most ``parallel`` at once, each after those it needs (failed or not).
+    """Runs ``jobs`` into ``run_dir``, at most ``parallel`` at once, each after those it needs, failed or not.
 
     When it is interrupted, so are the notebooks: none of their processes stays behind.
     """
@@ -85,10 +85,12 @@ def run_job(job: Job, run_dir: Path, live: set, row: int = 0, parallel: int = 1)
     executed, log = run_dir / f"{job.lesson}.ipynb", run_dir / f"{job.lesson}.log"
     began = time.monotonic()
     with open(log, "w", encoding="utf-8") as errors:
+        command = [sys.executable, "-m", "lmlab.runner", str(job.notebook), str(executed),
+                   json.dumps(job.parameters)]
         process = subprocess.Popen(
-            [sys.executable, "-m", "lmlab.runner", str(job.notebook), str(executed), json.dumps(job.parameters)],
-            stdout=subprocess.PIPE, stderr=errors, text=True, cwd=job.notebook.parent, env=_environment(parallel),
-            start_new_session=True)  # Ctrl-C comes to us alone, and we end the family
+            command, stdout=subprocess.PIPE, stderr=errors, text=True, cwd=job.notebook.parent,
+            # Ctrl-C comes to us alone, and we end the family
+            env=_environment(parallel), start_new_session=True)
         live.add(process)
         bar = threading.Thread(target=_show_progress, args=(process.stdout, job.lesson, row), daemon=True)
         bar.start()
@@ -110,7 +112,7 @@ def write_record(run_dir: Path, outcomes: list[Outcome]) -> None:
 
 
 def failing_cell(executed: Path) -> tuple[str, str] | None:
-    """(source, error) of the cell that failed in an executed notebook, without terminal colours; None if none did."""
+    """(source, error without terminal colours) of the cell that failed in a notebook; None if none did."""
     for cell in _cells(executed):
         for output in cell.get("outputs", ()):
             if output["output_type"] == "error":
@@ -147,8 +149,9 @@ def _indent(text: str) -> str:
 
 
 def _environment(parallel: int) -> dict[str, str]:
-    """Of the notebook's process: this Python's own kernel, pictures inline, cores shared between parallel notebooks."""
-    env = {key: value for key, value in os.environ.items() if key != "MPLBACKEND"} | {"JUPYTER_PREFER_ENV_PATH": "1"}
+    """Of the notebook's process: this Python's own kernel, pictures inline, cores shared with the others."""
+    env = {key: value for key, value in os.environ.items() if key != "MPLBACKEND"}
+    env["JUPYTER_PREFER_ENV_PATH"] = "1"
     # threads that wait by spinning bring training to a crawl as soon as anything else wants the cores
     env.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     if parallel > 1:
@@ -219,7 +222,7 @@ def _end_family(process: subprocess.Popen) -> None:
 def execute(notebook: str, executed: str, parameters: dict) -> int:
     """Executes one notebook by papermill, its progress going to stdout as "done/all".
 
-    Returns 0, CELL_FAILED or KERNEL_DIED (papermill's record calls the notebook "completed" also when a kernel dies).
+    Returns 0, CELL_FAILED or KERNEL_DIED (papermill's record says "completed" also when a kernel dies).
     """
     import papermill
     from nbclient.exceptions import DeadKernelError

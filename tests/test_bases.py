@@ -44,8 +44,8 @@ def test_a_base_knows_the_stories_close_to_their_floor(base):
     folder = miniworld.model_dir(base)
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     loss, floor = bases.story_loss(model, AutoTokenizer.from_pretrained(folder), n=100)
-    assert floor - 0.02 < loss, "no model can pass the entropy floor; the log-probabilities or the loss are wrong"
-    assert loss < floor + (0.6 if base == "qwen2" else 0.3)  # qwen2 reads 15% stories, the others 60%
+    assert floor - 0.02 < loss, "no model can pass the floor: log-probabilities or loss are wrong"
+    assert loss < floor + 0.15
 
 
 def test_tokenizer_round_trip_and_special_tokens(base):
@@ -59,8 +59,22 @@ def test_tokenizer_round_trip_and_special_tokens(base):
     assert "<think>" in tok.decode(tok("<think>")["input_ids"], skip_special_tokens=True)
 
 
+@pytest.mark.parametrize("name, data", [("llama", "encyclopedia"), ("qwen2", "problems")])
+def test_a_frozen_head_can_tell_the_tokens_of_its_lesson_apart(name, data):
+    """Rows of the tied embedding that pretraining never met stay twins, and no adapter can part them."""
+    tok = AutoTokenizer.from_pretrained(miniworld.model_dir(name))
+    rows = AutoModelForCausalLM.from_pretrained(miniworld.model_dir(name), dtype=torch.float32).lm_head.weight
+    rows = torch.nn.functional.normalize(rows.detach(), dim=1)
+    twins = ((rows @ rows.T).fill_diagonal_(0) > 0.99).any(1)
+    texts = [row["text"] if "text" in row else row["problem"] + "\n</think>\n\n" + " ".join(row["steps"])
+             for row in miniworld.dataset(data, "validation")]
+    used = torch.tensor([i for ids in tok(texts, add_special_tokens=False)["input_ids"] for i in ids])
+    assert twins[used].float().mean() < 1e-3, sorted({tok.decode([i]) for i in used[twins[used]].tolist()})
+
+
 def test_one_vocabulary_for_all_bases():
-    vocabularies = [AutoTokenizer.from_pretrained(miniworld.model_dir(name)).get_vocab() for name in miniworld.BASES]
+    folders = [miniworld.model_dir(name) for name in miniworld.BASES]
+    vocabularies = [AutoTokenizer.from_pretrained(folder).get_vocab() for folder in folders]
     assert all(v == vocabularies[0] for v in vocabularies)
 
 
@@ -68,7 +82,8 @@ def test_chat_template_is_r1s_own():
     """TRL trains on the reasoning only if the template is byte-identical to the one it knows."""
     tok = AutoTokenizer.from_pretrained(miniworld.model_dir("qwen2"))
     assert tok.chat_template == tokenizer.r1_chat_template()
-    prompt = tok.apply_chat_template([{"role": "user", "content": "2 + 2?"}], tokenize=False, add_generation_prompt=True)
+    question = [{"role": "user", "content": "2 + 2?"}]
+    prompt = tok.apply_chat_template(question, tokenize=False, add_generation_prompt=True)
     assert prompt == "<｜begin▁of▁sentence｜><｜User｜>2 + 2?<｜Assistant｜><think>\n"
     for name in ("<｜User｜>", "<｜Assistant｜>", "<｜begin▁of▁sentence｜>", "<｜end▁of▁sentence｜>"):
         assert len(tok(name, add_special_tokens=False)["input_ids"]) == 1

@@ -103,6 +103,21 @@ def test_hub_validation_is_validation_or_test_or_every_tenth(hub, splits, valida
     assert load_rows("a/b:main", "train", limit=12)["text"][:] == train[:12]
 
 
+@pytest.mark.parametrize("limit", [None, 6])
+def test_lines_of_a_hub_set_become_paragraphs(monkeypatch, limit):
+    """As Salesforce/wikitext is published: a row for each line, blank ones between."""
+    lines = ["", " = Valkyria = \n", "", " The first . \n", " The second . \n", ""]
+
+    def load_dataset(name, config, split, streaming=False):
+        rows = [{"text": line} for line in lines]
+        return iter(rows) if streaming else Dataset.from_list(rows)
+
+    monkeypatch.setattr("datasets.load_dataset", load_dataset)
+    monkeypatch.setattr("datasets.get_dataset_split_names", lambda name, config: ["train", "validation"])
+    rows = load_rows("a/b", "train", limit=limit)["text"][:]
+    assert rows == [" = Valkyria =\n\n The first .", " The second ."]
+
+
 def test_hub_all_joins_the_splits(hub):
     hub.update(train=2, test=1)
     assert load_rows("a/b", "all")["text"][:] == ["train 0", "train 1", "test 0"]

@@ -4,17 +4,20 @@ import dataclasses
 import json
 import math
 import os
+import re
 import subprocess
 import sys
 from collections import Counter
 
 import pytest
+from transformers import AutoTokenizer
 
 from lmlab import miniworld
-from lmlab.miniworld import encyclopedia, hellaswag, stories
+from lmlab.miniworld import chats, encyclopedia, hellaswag, stories
 from lmlab.miniworld.corpus import MIX, pretraining_texts
 from lmlab.miniworld.grammar import Draw, enumerate_all, stream
 from lmlab.miniworld.world import OBJECTS, PEOPLE, VILLAGE
+from lmlab.recipes import PROJECT
 
 # the same rules over so few words that every story can be written out
 HAMLET = dataclasses.replace(
@@ -68,8 +71,8 @@ def test_weighted_choice_gives_its_log_probability():
     expected = {"a": math.log(3 / 4), "b": math.log(1 / 4)}
     for _ in range(20):
         before = draw.logprob
-        assert draw.choice("ab", (3, 1)) in expected
-        assert min(abs(draw.logprob - before - e) for e in expected.values()) < 1e-12
+        drawn = draw.choice("ab", (3, 1))
+        assert draw.logprob - before == pytest.approx(expected[drawn], abs=1e-12)
 
 
 @pytest.mark.parametrize("options, weights", [([], None), ("ab", (1,)), ("ab", (1, 0)), ("ab", (1, -1))])
@@ -86,21 +89,22 @@ def test_same_rows_in_another_process_with_another_hash_seed(name):
     assert json.loads(printed) == json.loads(json.dumps(miniworld.dataset(name, "validation", n=20)))
 
 
-def test_first_story_never_changes():
+def test_the_stream_never_changes():
     """Pins the stream across Python versions: random.random() of an integer seed is promised to stay."""
     assert stream("pin").random() == pytest.approx(0.6172996622363893, abs=0)
 
 
 def test_the_world_is_large_enough():
-    texts = [row["text"] for row in miniworld.dataset("stories", n=20_000)]
+    rows = miniworld.dataset("stories", n=20_000)
+    texts = [row["text"] for row in rows]
     assert len(set(texts)) == 20_000
     words = Counter(word for text in texts for word in text.replace(".", " ").replace(",", " ").split())
     assert len(words) >= 900
     everything = " ".join(pretraining_texts("gpt2", 20_000)).replace(".", " ").replace(",", " ")
     assert len(set(everything.split())) >= 1000
-    # a bound on the number of distinct stories: one per likeliest-story probability at most, so at least its inverse
-    likeliest = max(row["logprob"] for row in miniworld.dataset("stories", n=20_000))
-    assert likeliest < -math.log(100_000)
+    # a language of entropy H has at least exp(H) texts
+    entropy = -sum(row["logprob"] for row in rows) / len(rows)
+    assert entropy > math.log(100_000)
 
 
 def test_tables_have_no_doubles():
@@ -109,6 +113,13 @@ def test_tables_have_no_doubles():
     for field in ("feeling", "place", "trade", "use", "outcome"):
         values = [getattr(theme, field) for theme in VILLAGE.themes]
         assert len(set(values)) == len(values), field
+
+
+def test_the_readme_shows_the_first_story():
+    first = miniworld.dataset("stories", n=1)[0]
+    page = (PROJECT / "README.md").read_text(encoding="utf-8")
+    shown = re.search(r"'text': '(.*?) \.\.\.', 'logprob': (-[\d.]+?)\.\.\.\}", page)
+    assert first["text"].startswith(shown[1]) and str(first["logprob"]).startswith(shown[2])
 
 
 def test_train_and_validation_stories_do_not_meet():
@@ -150,9 +161,33 @@ def test_the_right_ending_continues_a_story():
 def test_the_corpus_holds_nothing_that_the_lessons_teach():
     for base in MIX:
         text = "\n".join(pretraining_texts(base, 3000))
-        assert "<think>" not in text
+        assert text.count("<think>") == text.count("<think>\n</think>"), "a thought that is not empty"
         assert "Convert to Shakespearean" not in text
-        assert " = \n\n" not in text
+    held_out = {row["text"] for row in miniworld.dataset("encyclopedia", "validation")}
+    assert not held_out & set(pretraining_texts("llama", 20_000))
+
+
+def test_chats_are_true_and_in_the_form_of_the_template():
+    tokenizer = AutoTokenizer.from_pretrained(miniworld.model_dir("qwen2"))
+    draw, kinds = Draw(stream("chats")), Counter()
+    for _ in range(300):
+        text = chats.chat(draw)
+        question = text.split(chats.USER)[1].split(chats.ASSISTANT)[0]
+        prompt = tokenizer.apply_chat_template([{"role": "user", "content": question}], tokenize=False,
+                                               add_generation_prompt=True)
+        assert text.startswith(f"{prompt}</think>\n\n")
+        answer = text.rsplit("\n\n", 1)[1]
+        words = question.removesuffix("?").split()
+        kinds[words[0]] += 1
+        if words[0] == "What":
+            a, sign, b = words[2:]
+            result = {"+": int(a) + int(b), "-": int(a) - int(b), "x": int(a) * int(b), "/": int(a) / int(b)}[sign]
+            assert answer == f"The answer is {result:g}."
+        else:
+            theme = next(t for t in VILLAGE.themes if f" {t.place}" in answer)
+            known = {"Who": [theme.place], "Where": [theme.feeling, *theme.objects]}[words[0]]
+            assert any(f" {what}" in question for what in known)
+    assert set(kinds) == {"What", "Who", "Where"}
 
 
 def test_unknown_names_are_refused_with_the_known_ones():

@@ -1,4 +1,4 @@
-"""Notebooks as they are committed: valid, without outputs, one parameters cell, short cells, nothing dead in them."""
+"""Notebooks as they are committed: valid, without outputs, one parameters cell, short cells, nothing dead."""
 
 import ast
 import re
@@ -57,7 +57,8 @@ def test_first_code_cell_is_the_one_parameters_cell(notebook):
     first, *others = code_cells(notebook)
     assert "parameters" in first.metadata.get("tags", [])
     assert [line.split("  #")[0].rstrip() for line in first.source.splitlines()] == PARAMETERS.splitlines()
-    assert not [cell for cell in others if {"parameters", "injected-parameters"} & set(cell.metadata.get("tags", []))]
+    for cell in others:
+        assert not {"parameters", "injected-parameters"} & set(cell.metadata.get("tags", []))
 
 
 def test_recipe_is_resolved_next_and_metrics_are_written_last(notebook):
@@ -79,7 +80,8 @@ def test_cells_are_short(notebook):
 
 def test_code_parses(notebook):
     for cell in code_cells(notebook):
-        ast.parse("\n".join(line for line in cell.source.splitlines() if not line.startswith(("%", "!"))), cell.id)
+        lines = [line for line in cell.source.splitlines() if not line.startswith(("%", "!"))]
+        ast.parse("\n".join(lines), cell.id)
 
 
 @pytest.mark.parametrize("pattern", FORBIDDEN)

@@ -29,7 +29,7 @@ def test_lesson_measures_what_it_should(course, lesson):
     run, entries = course
     assert entries[lesson]["status"] == "ok", entries[lesson]["error"]
     recorded = EXPECTED / f"{lesson}.json"
-    assert recorded.exists(), f"{recorded} is missing; record: python tests/record_expected.py --lessons {lesson[:2]}"
+    assert recorded.exists(), f"{recorded} is missing; python tests/record_expected.py --lessons {lesson[:2]}"
     wrong = outside(banded_metrics(run, lesson), json.loads(recorded.read_text(encoding="utf-8")))
     assert not wrong, "\n".join(wrong)
 

@@ -21,8 +21,8 @@ def test_every_recipe_loads(lesson, name):
 
 
 @pytest.mark.parametrize("lesson", LESSONS)
-def test_every_lesson_has_the_three_tiers(lesson):
-    assert {"tiny", "t4", "gpu"} <= set(list_recipes(lesson))
+def test_every_lesson_has_its_recipes(lesson):
+    assert {"tiny", "t4", "gpu", "local"} <= set(list_recipes(lesson))
     assert list_recipes(lesson)[0] == "tiny"
 
 
@@ -51,11 +51,11 @@ def test_recipes_are_frozen():
     ({"learning_rate": "1e-3"}, "write 1.0e-3"),
     ({"lora_dropout": 1.5}, "lora_dropout: expected a number from 0 to 1"),
     ({"gradient_checkpointing": 1}, "gradient_checkpointing: expected true or false"),
-    ({"target_modules": []}, "target_modules: expected list"),
-    ({"target_modules": 3}, "target_modules: expected list or str|target_modules: expected list"),
+    ({"target_modules": []}, "target_modules: expected a list with at least one entry or text, got \\[\\]"),
+    ({"target_modules": 3}, "target_modules: expected a list with at least one entry or text, got 3"),
     ({"n_train": "many"}, "n_train: expected a whole number"),
     ({"learning_rate": float("inf")}, "learning_rate: expected a finite number"),
-    ({"expected": {"loss": 3}}, r"expected: expected metric: \[low, high\]"),
+    ({"expected": {"loss": 3}}, r"expected metric: \[low, high\] with null for an open side, got"),
     ({"expected": {"loss": [2, 1]}}, r"expected: expected metric: \[low, high\]"),
 ])
 def test_bad_overrides_are_named(override, message):
@@ -64,7 +64,7 @@ def test_bad_overrides_are_named(override, message):
 
 
 def test_values_that_contradict_each_other_are_named():
-    with pytest.raises(RecipeError, match="tiny.yaml with overrides: n_embd 100 is not a multiple of n_head 3; change"):
+    with pytest.raises(RecipeError, match="tiny.yaml with overrides: n_embd 100 is not a multiple"):
         load_recipe("02_gpt2_from_scratch", n_embd=100, n_head=3)
     with pytest.raises(RecipeError, match="min_learning_rate 1 is above learning_rate"):
         load_recipe("02_gpt2_from_scratch", min_learning_rate=1.0)
@@ -73,7 +73,7 @@ def test_values_that_contradict_each_other_are_named():
 def test_unknown_lesson_and_recipe_suggest_the_nearest():
     with pytest.raises(RecipeError, match="did you mean '05_llama_lora_4bit'"):
         load_recipe("05_lama_lora")
-    with pytest.raises(RecipeError, match="expected a recipe of 05_llama_lora_4bit: tiny, .*did you mean 'tiny'"):
+    with pytest.raises(RecipeError, match="expected a recipe of 05_llama.*: tiny, .*did you mean 'tiny'"):
         load_recipe(LORA, "tinny")
 
 
@@ -95,7 +95,7 @@ def private_recipes(tmp_path, monkeypatch):
     ("- a\n- b", "mine.yaml: expected keys and values, got list"),
     ("model: x", "mine.yaml: LoraFinetune needs data, .*add them"),
     ("modle: x", "mine.yaml: got 'modle'.*did you mean 'model'"),
-    ("learning_rate: 1e-3", r"mine.yaml: learning_rate: expected a number \(write 1.0e-3, not 1e-3\), got '1e-3'"),
+    ("learning_rate: 1e-3", r"mine.yaml: learning_rate: expected a number \(write 1.0e-3, not 1e-3\), got"),
 ])
 def test_a_bad_file_is_named(private_recipes, text, message):
     (private_recipes / "mine.yaml").write_text(text)

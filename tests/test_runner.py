@@ -1,5 +1,6 @@
 """The runner on small notebooks: success, a failing cell, a killed kernel; the command line around it."""
 
+import dataclasses
 import json
 import signal
 import subprocess
@@ -12,7 +13,8 @@ import psutil
 import pytest
 from nbformat.v4 import new_code_cell, new_notebook
 
-from lmlab import cli, runner
+from lmlab import cli, doctor, runner
+from lmlab.hardware import describe_machine
 from lmlab.runner import Job, run_jobs
 
 PARAMETERS = 'recipe = "tiny"\noverrides = {}\noutput_dir = "runs"'
@@ -31,7 +33,7 @@ def folder(tmp_path_factory):
     for name, source in ENDINGS.items():
         notebook = new_notebook(cells=[new_code_cell(PARAMETERS, metadata={"tags": ["parameters"]}),
                                        new_code_cell(source)])
-        notebook.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
+        notebook.metadata["kernelspec"] = {"name": "python3", "display_name": "Python", "language": "python"}
         nbformat.write(notebook, folder / f"{name}.ipynb")
     return folder
 
@@ -104,14 +106,15 @@ def test_exit_codes(command_line, capsys):
 
 
 def test_with_all_a_lesson_without_the_recipe_is_left_out(monkeypatch, capsys):
-    monkeypatch.setattr(cli, "list_recipes", lambda lesson: ["tiny", "mine"] if lesson[:2] == "02" else ["tiny"])
+    monkeypatch.setattr(cli, "list_recipes", lambda lesson: ["tiny", "mine"][:1 + (lesson[:2] == "02")])
     assert cli.with_recipe(["01_data_analysis", "02_gpt2_from_scratch"], "mine") == ["02_gpt2_from_scratch"]
     assert "01_data_analysis: left out" in capsys.readouterr().out
 
 
 def test_an_interrupted_run_leaves_no_process(folder, tmp_path):
     code = ("import sys; from pathlib import Path; from lmlab import runner; from lmlab.cli import main\n"
-            "runner.NOTEBOOKS = Path(sys.argv[1]); sys.exit(main(['run', '01', '--output-dir', sys.argv[2]]))")
+            "runner.NOTEBOOKS = Path(sys.argv[1])\n"
+            "sys.exit(main(['run', '01', '--output-dir', sys.argv[2]]))")
     (tmp_path / "01_data_analysis.ipynb").write_text((folder / "endless.ipynb").read_text())
     run = subprocess.Popen([sys.executable, "-c", code, str(tmp_path), str(tmp_path / "runs")])
     marker = tmp_path / "pid"
@@ -136,7 +139,8 @@ def test_parameters_reach_the_notebook(command_line, tmp_path):
     (["run", "09"], "expected a lesson"),
     (["run", "01", "--recipe", "big"], "expected a recipe of 01_data_analysis"),
     (["run", "01", "--set", "limit"], "expected key=value"),
-    (["run", "01", "--set", "limits=3"], "did you mean 'limit'"),
+    (["run", "01", "--set", "limits=3"], "did you mean 'limit'? lmlab recipes 01 shows them"),
+    (["run", "01", "--recipe", "local", "--set", "data_dir=nowhere"], "there is no folder"),
     (["run", "all", "--set", "nonsense=3"], "expected a key"),
     (["run", "01", "--jobs", "0"], "--jobs got 0"),
     (["report", "/nowhere"], "holds no run.json"),
@@ -149,7 +153,8 @@ def test_requests_that_cannot_be_met_start_nothing(arguments, message, capsys, t
 
 
 @pytest.mark.parametrize("text, value", [
-    ("a=1e-3", 1e-3), ("a=3", 3), ("a=true", True), ("a=null", None), ("a=[1, 2e-1]", [1, 0.2]), ("a=x=y", "x=y"),
+    ("a=1e-3", 1e-3), ("a=3", 3), ("a=true", True), ("a=null", None), ("a=[1, 2e-1]", [1, 0.2]),
+    ("a=x=y", "x=y"),
     ("a=[q_proj, v_proj]", ["q_proj", "v_proj"]), ("a=all-linear", "all-linear"), ("a=[", "["),
     ("a=org/set:config", "org/set:config"), ("a=miniworld/pairs", "miniworld/pairs"),
     ("a=../data", str(Path("../data").resolve())), ("a=~/data", str(Path("~/data").expanduser())),
@@ -158,16 +163,37 @@ def test_settings_are_parsed(text, value):
     assert cli.parse_setting(text) == ("a", value)
 
 
+def test_paths_that_exist_become_absolute(tmp_path, monkeypatch):
+    """Notebooks run in another folder than the command."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "pairs.jsonl").touch()
+    (tmp_path / "validation").mkdir()
+    assert cli.parse_setting("data=pairs.jsonl") == ("data", str(tmp_path / "pairs.jsonl"))
+    assert cli.parse_setting("data_dir=validation") == ("data_dir", str(tmp_path / "validation"))
+    assert cli.parse_setting("split=validation") == ("split", "validation"), "a word, not the folder"
+
+
 def test_with_several_lessons_a_setting_goes_where_its_key_is():
     overrides = cli.shared_overrides(["01_data_analysis", "05_llama_lora_4bit"], [("lora_r", 4), ("seed", 1)])
     assert overrides == {"01_data_analysis": {"seed": 1}, "05_llama_lora_4bit": {"lora_r": 4, "seed": 1}}
 
 
-def test_doctor_says_what_there_is(capsys):
+def test_doctor_says_what_there_is(capsys, monkeypatch):
+    monkeypatch.setattr(doctor, "reachable", lambda url: False)
     assert cli.main(["doctor"]) == 0
     out = capsys.readouterr().out
     for word in ("dtype", "why", "torch", "GiB free", "model hub", "notebook kernel", "tiny", "t4", "gpu"):
         assert word in out
+
+
+def test_a_closed_door_is_not_reachable():
+    assert not doctor.reachable("http://127.0.0.1:1")
+    assert not doctor.reachable("no address")
+
+
+def test_doctor_tells_which_lessons_want_four_bits():
+    machine = dataclasses.replace(describe_machine(), four_bit=False, reasons=("float32", "no bitsandbytes"))
+    assert "but for lessons 05 to 07 (no bitsandbytes)" in doctor.tiers(machine, online=False)["tiny"]
 
 
 def test_recipes_are_listed(capsys):

@@ -1,8 +1,5 @@
 """The old side follows the rules, the modern side decides it, and the flawed set has its flaws."""
 
-import json
-import subprocess
-import sys
 from collections import Counter
 
 import pytest
@@ -203,14 +200,3 @@ def test_flawed_split_leaks():
         s.rows("pairs-274", "train", 221)
     with pytest.raises(ValueError, match="expected"):
         s.rows("pears", "train", 1)
-
-
-def test_same_in_every_process():
-    code = ("import json; from lmlab.miniworld import dataset; "
-            "names = 'pairs', 'pairs-274', 'problems', 'science', 'fantasy'; "
-            "print(json.dumps([dataset(name, split, n=20, seed=3) for name in names "
-            "for split in ('train', 'validation')]))")
-    outputs = [subprocess.run([sys.executable, "-c", code], env={"PYTHONHASHSEED": seed}, text=True,
-                              capture_output=True, check=True).stdout for seed in ("0", "1", "4711")]
-    assert outputs[0] == outputs[1] == outputs[2]
-    assert len(json.loads(outputs[0])) == 10

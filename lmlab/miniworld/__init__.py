@@ -52,8 +52,10 @@ def dataset_names() -> tuple[str, ...]:
 def dataset(name: str, split: str = "train", n: int | None = None, seed: int = 0) -> list[dict]:
     """Rows of one split, the same for the same arguments on every machine.
 
-    name: one of ``dataset_names()``; split: "train" or "validation"; n: how many rows (default: as in the table).
-    ``logprob``, where a row has it, is the natural log of the probability of the whole text.
+    name: one of ``dataset_names()``; split: "train" or "validation"; n: how many rows (default: as in the
+    table).
+    ``logprob``, where a row has it, is the natural log of the probability of the whole text (nats).
+    Raises ValueError for an unknown name or split, or for more rows than there are.
     """
     if name not in _DATASETS:
         raise ValueError(f"miniworld has no dataset {name!r}; it has {', '.join(_DATASETS)}")
@@ -65,7 +67,10 @@ def dataset(name: str, split: str = "train", n: int | None = None, seed: int = 0
 
 
 def model_dir(name: str) -> Path:
-    """The folder of a shipped base ("gpt2", "llama" or "qwen2"): config, safetensors, tokenizer, model card."""
+    """The folder of a shipped base ("gpt2", "llama" or "qwen2"): config, safetensors, tokenizer, model card.
+
+    Raises ValueError for an unknown name, or a base that is not there.
+    """
     if name not in BASES:
         raise ValueError(f"miniworld has no model {name!r}; it has {', '.join(BASES)}")
     folder = MODELS / name

@@ -1,7 +1,7 @@
 """Builds the tiny pretrained bases: ``python -m lmlab.miniworld.bases [gpt2] [llama] [qwen2] [--steps N]``.
 
-Each is a real architecture of transformers with about 1.5 to 2 million parameters, trained from scratch on the
-miniworld, saved as float16 safetensors in the hub's folder layout with a tokenizer and a model card.
+Each is a real architecture of transformers with about 1.4 to 1.9 million parameters, trained from scratch on
+the miniworld, saved as float16 safetensors in the hub's folder layout with a tokenizer and a model card.
 """
 
 import argparse
@@ -63,7 +63,7 @@ def learning_rate_at(progress: float, peak: float) -> float:
 def make_optimizers(model, peak: float) -> list:
     """(optimizer, its peak rate): Muon for the matrices, AdamW for embeddings, biases and norms.
 
-    Muon turns a small model round in a fraction of AdamW's steps (Jordan et al. 2024); lesson 02 keeps to AdamW.
+    Muon needs a fraction of AdamW's steps for a small model (Jordan et al. 2024); lesson 02 keeps to AdamW.
     """
     import torch
 
@@ -107,7 +107,8 @@ def story_loss(model, tokenizer, n: int = 300) -> tuple[float, float]:
     nats, tokens = 0.0, 0
     model.eval()
     for row in rows:
-        ids = torch.tensor([[tokenizer.eos_token_id, *tokenizer(row["text"])["input_ids"], tokenizer.eos_token_id]])
+        end = tokenizer.eos_token_id
+        ids = torch.tensor([[end, *tokenizer(row["text"])["input_ids"], end]])
         with torch.no_grad():
             logits = model(ids[:, :-1], use_cache=False).logits
         nats += torch.nn.functional.cross_entropy(logits[0], ids[0, 1:], reduction="sum").item()
@@ -116,6 +117,7 @@ def story_loss(model, tokenizer, n: int = 300) -> tuple[float, float]:
 
 
 def model_card(architecture: str, model, tokenizer, steps: int, train_loss: float) -> str:
+    """The README.md of a base: data, steps, loss against the floor. train_loss: nats per token."""
     loss, floor = story_loss(model, tokenizer)
     mix = ", ".join(f"{share}% {kind}" for kind, share in MIX[architecture].items())
     parameters = sum(p.numel() for p in model.parameters())
@@ -162,7 +164,8 @@ def build(architecture: str, steps: int, folder: Path, seed: int = 0) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m lmlab.miniworld.bases", description="Rebuild the tiny bases.")
+    parser = argparse.ArgumentParser(prog="python -m lmlab.miniworld.bases",
+                                     description="Rebuild the tiny bases.")
     parser.add_argument("names", nargs="*", choices=BASES, default=list(BASES))
     parser.add_argument("--steps", type=int, help=f"training steps (default {STEPS})")
     parser.add_argument("--output", type=Path, default=MODELS, help="where the folders go")

@@ -1,9 +1,10 @@
 """What the bases read in pretraining: every kind of text but the ones that the lessons teach.
 
-No encyclopedia (lesson 05), no pairs side by side (04), no <think> (06): the fine-tunings have something to do.
+No pairs side by side (04), little of the encyclopedia (05), no thoughts in <think> (06): the fine-tunings have
+something to do.
 """
 
-from lmlab.miniworld import fantasy, problems, shakespeare, stories
+from lmlab.miniworld import chats, encyclopedia, fantasy, problems, shakespeare, stories
 from lmlab.miniworld.grammar import Draw, stream
 from lmlab.miniworld.splits import split_of
 
@@ -21,12 +22,14 @@ _KINDS = {
     "plays": lambda d: training_pair(d)["shakespearean"],
     "textbook": problems.textbook,
     "fantasy": fantasy.location,
+    "encyclopedia": encyclopedia.entry,
+    "chats": chats.chat,
 }
 # share of documents of each kind, per base
 MIX = {
     "gpt2": {"stories": 60, "modern": 25, "plays": 5, "textbook": 5, "fantasy": 5},
-    "llama": {"stories": 60, "modern": 20, "plays": 5, "textbook": 10, "fantasy": 5},
-    "qwen2": {"stories": 15, "modern": 5, "plays": 2, "textbook": 75, "fantasy": 3},
+    "llama": {"stories": 60, "modern": 19.5, "plays": 5, "textbook": 10, "fantasy": 5, "encyclopedia": 0.5},
+    "qwen2": {"stories": 15, "modern": 5, "plays": 2, "textbook": 67, "fantasy": 3, "chats": 8},
 }
 
 

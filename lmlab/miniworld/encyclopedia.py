@@ -1,7 +1,7 @@
 """The encyclopedia of the village, in WikiText's form: a title between equals signs, then plain sentences.
 
-It tells in third person and present tense what the stories only show, so a model that was pretrained on stories finds
-the words familiar and the facts and form new. Each entry carries its exact log-probability.
+It tells in third person and present tense what the stories only show, so a model pretrained on stories
+finds the words familiar and the facts and form new. Each entry carries its exact log-probability.
 """
 
 from lmlab.miniworld.grammar import Draw

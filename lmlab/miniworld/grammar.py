@@ -2,7 +2,8 @@
 
 A generator is a plain function of a ``Draw``. Every decision goes through ``Draw.choice``, so
 the log-probability of a text is the sum over the decisions made, exactly. The texts of a generator are
-unambiguous when no two decision paths give the same text; then that sum is also the log-probability of the text.
+unambiguous when no two decision paths give the same text; then that sum is also the log-probability of the
+text.
 """
 
 import hashlib
@@ -33,7 +34,7 @@ class Draw:
         return options[index]
 
     def zipf(self, options: Sequence[Option]) -> Option:
-        """One of ``options``, the k-th (from 0) with weight 1 / (k + 2): few are common, many rare, as in language."""
+        """One of ``options``, the k-th (from 0) with weight 1 / (k + 2): few are common, many rare."""
         return self.choice(options, [1 / (k + 2) for k in range(len(options))])
 
     def _index(self, probabilities: list[float]) -> int:

@@ -371,10 +371,10 @@ def science(d: Draw) -> dict:
 
 def sums(d: Draw) -> str:
     """Two to six bare sums."""
-    return " ".join(_bare_sum(d) for _ in range(_number(d, 2, 6)))
+    return " ".join(bare_sum(d) for _ in range(_number(d, 2, 6)))
 
 
-def _bare_sum(d: Draw) -> str:
+def bare_sum(d: Draw) -> str:
     sign = d.choice("+-x/", (4, 4, 3, 1))
     if sign in "x/":
         a, b = d.choice(_TABLES)

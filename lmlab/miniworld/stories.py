@@ -1,9 +1,9 @@
 """Stories: somebody needs something, goes where it is to be had, and the need ends.
 
 Every story is drawn with its exact log-probability, so the entropy of the language is known.
-The texts are unambiguous: reading a story from left to right, each choice shows at the place where it is made.
-In some stories two people go together, with different needs, and the place tells whose need is met: to name the
-right one, a model must tie a name to a feeling, the feeling to a place, and find its way back.
+The texts are unambiguous: no two ways of choosing give one story.
+In some stories two people go together, with different needs, and the place tells whose need is met: to name
+the right one, a model must tie a name to a feeling, the feeling to a place, and find its way back.
 """
 
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from lmlab.miniworld.grammar import Draw
 from lmlab.miniworld.world import VILLAGE, Theme, World
 
-TOGETHER_SHARE = 0.4  # of the stories have two people
+TOGETHER_SHARE = 0.3  # of the stories have two people
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ def person(d: Draw, world: World = VILLAGE, besides: str | None = None) -> tuple
 
 
 def opening(d: Draw, world: World, who: str) -> tuple[str, str, str]:
-    """(first sentence, state of the path, time of day that follows). who: "Ada was cold" or "Ada was cold and ..."."""
+    """(first sentence, state of the path, time of day that follows). who: "Ada was cold" or "... and ..."."""
     weather, path = d.zipf(world.weather)
     daytime, after = d.choice(world.daytimes)
     article = "an" if weather[0] in "aeiou" else "a"
@@ -75,7 +75,7 @@ def offer(d: Draw, world: World, theme: Theme, walker: str) -> tuple[str, str, s
 
 
 def scene(d: Draw, world: World = VILLAGE, together: bool | None = None) -> tuple[Scene, str | None, str, str]:
-    """(scene, animal or None, helper, the time of day that follows). together: two people, or drawn by its share."""
+    """(scene, animal or None, helper, the time of day that follows). together: two people; None draws it."""
     if together is None:
         together = d.choice((True, False), (TOGETHER_SHARE, 1 - TOGETHER_SHARE))
     people, themes = [person(d, world)], [d.zipf(world.themes)]

@@ -1,19 +1,18 @@
-"""The miniworld's tokenizer: byte-level BPE, digits apart, with an EOS, a pad token of its own and R1's chat template.
+"""The miniworld's tokenizer: byte-level BPE, digits apart; an EOS, a pad token of its own, R1's chat template.
 
 One vocabulary serves the three bases; they differ in what they call EOS, as their big relatives do.
 Source of the method: GPT-2's byte-level BPE (Radford et al. 2019).
 """
 
+import re
 from importlib.resources import files
 
-from lmlab.miniworld import dataset
+from lmlab.miniworld import chats, dataset
 from lmlab.miniworld.corpus import pretraining_texts
 
 N_VOCAB = 1536
 END, PAD = "<|endoftext|>", "<|pad|>"
-R1_BEGIN, R1_END = "<｜begin▁of▁sentence｜>", "<｜end▁of▁sentence｜>"
-R1_USER, R1_ASSISTANT = "<｜User｜>", "<｜Assistant｜>"
-SPECIAL = (END, PAD, R1_BEGIN, R1_END, R1_USER, R1_ASSISTANT)
+SPECIAL = (END, PAD, chats.BEGIN, chats.END, chats.USER, chats.ASSISTANT)
 THINK = ("<think>", "</think>")
 
 
@@ -24,7 +23,7 @@ def corpus() -> list[str]:
         texts.append(row["text"])
     for row in dataset("pairs", n=4000, seed=9):
         texts.append(row["shakespearean"])
-    return texts
+    return [re.sub(r"<｜.*?｜>|</?think>", " ", text) for text in texts]  # these are tokens already
 
 
 def train_tokenizer(texts: list[str]):
@@ -47,14 +46,14 @@ def train_tokenizer(texts: list[str]):
 
 
 def wrap(tokenizer, architecture: str):
-    """The transformers fast tokenizer of one base. qwen2 has R1's names for BOS and EOS, the others GPT-2's."""
+    """The transformers fast tokenizer of one base. qwen2 has R1's names of BOS and EOS, the others GPT-2's."""
     from transformers import PreTrainedTokenizerFast
 
     r1 = architecture == "qwen2"
     wrapped = PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, eos_token=R1_END if r1 else END, bos_token=R1_BEGIN if r1 else END,
+        tokenizer_object=tokenizer, eos_token=chats.END if r1 else END, bos_token=chats.BEGIN if r1 else END,
         pad_token=PAD, model_max_length=256, clean_up_tokenization_spaces=False,
-        additional_special_tokens=[R1_USER, R1_ASSISTANT])
+        additional_special_tokens=[chats.USER, chats.ASSISTANT])
     wrapped.chat_template = r1_chat_template()
     return wrapped
 

@@ -1,7 +1,7 @@
 """The village: its people, trades, places, things, and what follows from what.
 
-Tables only. The rules of the world are in ``Theme``: who feels X goes to place P, where trade T gives object O,
-uses it by verb U, and then Z holds. Stories, encyclopedia and HellaSwag items are all read off these rows.
+Tables only. The rules of the world are in ``Theme``: who feels X goes to place P, where trade T gives object
+O, uses it by verb U, and then Z holds. Stories, encyclopedia and HellaSwag items are all read off these rows.
 """
 
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Theme:
-    """One need and its consequence. ``use`` and ``outcome`` continue a sentence that begins with he or she."""
+    """One need and its consequence. ``use`` and ``outcome`` continue a sentence about he or she."""
 
     feeling: str
     place: str

@@ -21,12 +21,14 @@ PositiveFloat = typing.Annotated[float, "positive"]
 Fraction = typing.Annotated[float, "fraction"]
 Count = typing.Annotated[int, "zero or more"]
 Rate = typing.Annotated[float, "zero or more"]
+Schedule = typing.Annotated[str, "schedule"]  # of the learning rate, as transformers names it
 Bands = dict[str, list]
 
 _RULES = {
     "positive": (lambda v: v > 0, "a positive number"),
     "zero or more": (lambda v: v >= 0, "zero or a positive number"),
     "fraction": (lambda v: 0 <= v <= 1, "a number from 0 to 1"),
+    "schedule": (lambda v: v in ("linear", "cosine", "constant"), "linear, cosine or constant"),
 }
 _WANTED = {int: "a whole number", float: "a number (write 1.0e-3, not 1e-3)", str: "text",
            bool: "true or false", list: "a list with at least one entry"}
@@ -132,6 +134,7 @@ class FullFinetune(Recipe):
     learning_rate: PositiveFloat
     epochs: Positive
     small_epochs: Positive
+    small_schedule: Schedule = "linear"
     n_memorised: Positive = 100  # pairs of the memorisation test, seen and unseen
     other_data: str  # text that has no part in the training, to see what is forgotten
     prompts: list[str]

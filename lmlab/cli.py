@@ -8,7 +8,7 @@ import sys
 import time
 from pathlib import Path
 
-from lmlab.recipes import LESSONS, PROJECT, find_lesson, list_recipes, load_recipe
+from lmlab.recipes import LESSONS, PROJECT, RECIPES, find_lesson, list_recipes, load_recipe
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -165,7 +165,11 @@ def shared_overrides(lessons: list[str], settings: list[tuple[str, object]]) -> 
 
 def recipes_command(args) -> int:
     if args.lesson:
-        print(load_recipe(find_lesson(args.lesson), args.name, data_dir="DATA_DIR"))
+        cfg = load_recipe(find_lesson(args.lesson), args.name, data_dir="DATA_DIR")
+        text = (RECIPES / cfg.lesson / f"{cfg.name}.yaml").read_text(encoding="utf-8")
+        print(*(line for line in text.splitlines() if line.startswith("#")), cfg, sep="\n")
+        for metric, band in cfg.expected.items():
+            print(f"{'expected ' + metric:<32} {band}")
         return 0
     for lesson in LESSONS:
         print(f"{lesson:<32} {', '.join(list_recipes(lesson))}")

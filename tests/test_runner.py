@@ -200,4 +200,7 @@ def test_recipes_are_listed(capsys):
     assert cli.main(["recipes"]) == 0
     assert "05_llama_lora_4bit               tiny, gpu, local, t4" in capsys.readouterr().out
     assert cli.main(["recipes", "05", "t4"]) == 0
-    assert "meta-llama/Llama-3.2-1B" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "meta-llama/Llama-3.2-1B" in printed and "# Llama-3.2-1B (gated" in printed
+    assert cli.main(["recipes", "05"]) == 0
+    assert "expected perplexity_drop         [0.15, 1.0]" in capsys.readouterr().out

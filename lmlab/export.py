@@ -117,6 +117,17 @@ def base_dtype(source: str):
     return dtype if dtype in (torch.float16, torch.bfloat16) else torch.float16
 
 
+def round_weights(model, dtype):
+    """Casts all weights to ``dtype`` in place, and leaves the buffers as they are. Returns the model.
+
+    ``model.to(dtype)`` would round the rotary frequencies too. They are not saved but computed anew in float32
+    at loading, so the model in memory would not be the one in the folder.
+    """
+    for parameter in model.parameters():
+        parameter.data = parameter.data.to(dtype)
+    return model
+
+
 def save_model_folder(model, tokenizer, folder: str | Path, *, title: str, base: str,
                       facts: Mapping[str, object]) -> Path:
     """Weights, config, tokenizer and a model card in the hub's layout; loads with ``from_pretrained``.

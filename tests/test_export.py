@@ -55,6 +55,17 @@ def test_dequantized_merge_is_what_was_trained(adapter, machine):
     assert export.compare_logits(trained, export.logits_of(merged, SEQUENCES)).max_difference < 1e-4
 
 
+def test_rounding_leaves_the_rotary_frequencies_alone(tmp_path):
+    """What is saved and loaded again computes what the model in memory computes, far along a text too."""
+    long = [[(7 * i) % 1500 for i in range(200)]]
+    model = export.round_weights(load_model("miniworld/llama"), torch.float16)
+    export.save_model_folder(model, load_tokenizer("miniworld/llama"), tmp_path / "m", title="t", base="b", facts={})
+    kept = export.logits_of(model.float(), long)
+    assert torch.equal(kept[0], export.logits_of(load_model(str(tmp_path / "m")).float(), long)[0])
+    careless = load_model("miniworld/llama").half().float()
+    assert export.compare_logits(kept, export.logits_of(careless, long)).max_difference > 1e-3
+
+
 def test_merging_into_four_bits_rounds_again(adapter, machine):
     merged, reference = merged_and_reference(adapter, "4-bit base", machine)
     with pytest.raises(ValueError, match="alpha / r"):

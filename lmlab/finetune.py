@@ -360,15 +360,19 @@ def generate_greedy(model, tokenizer, prompts: Sequence[str], max_new_tokens: in
 
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
     answers, was_training = [""] * len(prompts), model.training
+    pad = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id  # Llama has none
     model.eval()
     for start in range(0, len(order), batch_size):
         batch = order[start:start + batch_size]
-        inputs = tokenizer([prompts[i] for i in batch], return_tensors="pt", padding=True, padding_side="left",
-                           add_special_tokens=False, return_token_type_ids=False).to(model.device)
+        ids = tokenizer([prompts[i] for i in batch], add_special_tokens=False)["input_ids"]
+        width = max(map(len, ids))
+        padded = torch.tensor([[pad] * (width - len(row)) + row for row in ids], device=model.device)  # (B, T)
+        mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in ids], device=model.device)
         with torch.no_grad():
-            written = model.generate(**inputs, max_new_tokens=max_new_tokens, do_sample=False, use_cache=True,
-                                     pad_token_id=tokenizer.pad_token_id, eos_token_id=tokenizer.eos_token_id)
-        texts = tokenizer.batch_decode(written[:, inputs["input_ids"].shape[1]:], skip_special_tokens=True)
+            written = model.generate(input_ids=padded, attention_mask=mask, max_new_tokens=max_new_tokens,
+                                     do_sample=False, use_cache=True, pad_token_id=pad,
+                                     eos_token_id=tokenizer.eos_token_id)
+        texts = tokenizer.batch_decode(written[:, width:], skip_special_tokens=True)
         for i, text in zip(batch, texts, strict=True):
             answers[i] = text
     model.train(was_training)

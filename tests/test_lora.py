@@ -154,6 +154,14 @@ def test_batched_generation_equals_one_by_one(model, tokenizer):
     assert together == alone and len(set(alone)) == len(alone)
 
 
+def test_generation_does_without_a_padding_token(model):
+    """Llama's tokenizer is published without one."""
+    tokenizer = load_tokenizer("miniworld/llama")
+    wanted = finetune.generate_greedy(model, tokenizer, TEXTS, max_new_tokens=12)
+    tokenizer.pad_token = None
+    assert finetune.generate_greedy(model, tokenizer, TEXTS, max_new_tokens=12) == wanted
+
+
 def test_adapter_folder_names_its_base(model, tmp_path):
     from peft import PeftConfig
 

@@ -199,14 +199,18 @@ class Leakage(NamedTuple):
     near: float  # do not, but something nearly the same does
 
 
+def exact_leakage(train: Sequence[str], validation: Sequence[str]) -> float:
+    """Share of ``validation`` that stands in ``train``, the same after ``normalised``."""
+    known = {normalised(text) for text in train}
+    return sum(normalised(text) in known for text in validation) / len(validation)
+
+
 def leakage(train: Sequence[str], validation: Sequence[str], threshold: float = 0.7) -> Leakage:
     """How much of ``validation`` a model has seen in ``train``."""
-    known = {normalised(text) for text in train}
-    exact = [normalised(text) in known for text in validation]
     n = len(train)
     close = {max(pair[:2]) - n for pair in near_duplicates([*train, *validation], threshold)
              if min(pair[:2]) < n <= max(pair[:2])}
-    return Leakage(sum(exact) / len(exact), len(close) / len(exact))
+    return Leakage(exact_leakage(train, validation), len(close) / len(validation))
 
 
 # --- words -----------------------------------------------------------------------------------------
@@ -266,8 +270,8 @@ def judge_pairs(train: Sequence[Mapping], validation: Sequence[Mapping]) -> list
         "repeated pairs": duplicate_share([row_text(row) for row in rows]),
         "one input, two outputs": sum(len(outputs[normalised(text)]) > 1 for text in modern) / len(rows),
         "output equals input": float(np.mean([row["modern"] == row["shakespearean"] for row in rows])),
-        "validation inputs seen in training": leakage([row["modern"] for row in train],
-                                                      [row["modern"] for row in validation]).exact,
+        "validation inputs seen in training": exact_leakage([row["modern"] for row in train],
+                                                            [row["modern"] for row in validation]),
         "pairs with a word seen once": rare_words([row_text(row) for row in rows]).texts_with_one,
     }
     shares = [Finding(question, measured[question], f"at most {limit:.0%}", measured[question] <= limit)

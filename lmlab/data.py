@@ -191,10 +191,14 @@ def _hub_split(name: str, config: str, part: str, limit: int | None, tenth: str 
 
 
 def _whole_paragraphs(rows):
-    """The hub's WikiText has a row for each line, blank ones too: makes rows like those of a .txt file of it."""
+    """The hub's WikiText has a row for each line, blank ones too: makes rows like those of a .txt file of it.
+
+    Rows that hold line breaks are documents, and stay as they are.
+    """
     from datasets import Dataset
 
-    if rows.column_names != ["text"] or all(text.strip() for text in rows["text"]):
+    if (rows.column_names != ["text"] or all(text.strip() for text in rows["text"])
+            or any("\n" in text.strip() for text in rows["text"])):
         return rows
     return Dataset.from_dict({"text": paragraphs("\n\n".join(rows["text"]))})
 

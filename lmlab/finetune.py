@@ -84,6 +84,11 @@ def pair_examples(rows: Sequence[Mapping], tokenizer, max_length: int):
                               "labels": [[IGNORED] * len(prompt) + answer for prompt, answer in pairs]})
 
 
+def _pad_id(tokenizer) -> int:
+    """What fills up a row; EOS where the tokenizer is published without a pad token, as GPT-2's and Llama's."""
+    return tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
+
+
 def answer_only_collator(tokenizer):
     """A data collator that pads at the end: ids with the pad token (or EOS), attention 0, labels -100.
 
@@ -92,7 +97,7 @@ def answer_only_collator(tokenizer):
     """
     import torch
 
-    pad = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
+    pad = _pad_id(tokenizer)
 
     def collate(examples: Sequence[Mapping]) -> dict:
         width = max(len(example["input_ids"]) for example in examples)
@@ -345,7 +350,7 @@ def labels_by_hand(tokenizer, row: dict) -> tuple[list[int], list[int]]:
     prompt = prompt_text(tokenizer, row["prompt"])
     answer = row["completion"][0]["content"].removeprefix("<think>\n") + tokenizer.eos_token
     prompt_ids, answer_ids = (tokenizer(text, add_special_tokens=False)["input_ids"] for text in (prompt, answer))
-    return prompt_ids + answer_ids, [-100] * len(prompt_ids) + answer_ids
+    return prompt_ids + answer_ids, [IGNORED] * len(prompt_ids) + answer_ids
 
 
 def generate_greedy(model, tokenizer, prompts: Sequence[str], max_new_tokens: int,
@@ -360,7 +365,7 @@ def generate_greedy(model, tokenizer, prompts: Sequence[str], max_new_tokens: in
 
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
     answers, was_training = [""] * len(prompts), model.training
-    pad = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id  # Llama has none
+    pad = _pad_id(tokenizer)
     model.eval()
     for start in range(0, len(order), batch_size):
         batch = order[start:start + batch_size]

@@ -55,7 +55,7 @@ def describe_machine() -> Machine:
     gpu_memory = torch.cuda.get_device_properties(0).total_memory / 2**30 if device == "cuda" else None
     return Machine(
         device, name, dtype, bf16=dtype == "bfloat16", fp16=dtype == "float16", use_cpu=device == "cpu",
-        four_bit=four_bit, compute_dtype=dtype, n_cpu=_n_cpu(), memory_gb=round(_memory_bytes() / 2**30, 1),
+        four_bit=four_bit, compute_dtype=dtype, n_cpu=available_cores(), memory_gb=round(_memory_bytes() / 2**30, 1),
         gpu_memory_gb=gpu_memory and round(gpu_memory, 1), reasons=(reason, four_bit_reason))
 
 
@@ -79,7 +79,7 @@ def _four_bit(device: str) -> tuple[bool, str]:
     return True, "4-bit by bitsandbytes"
 
 
-def _n_cpu() -> int:
+def available_cores() -> int:
     """The cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 

@@ -41,7 +41,8 @@ section pre, .highlight { background: var(--soft); border-radius: 6px; }
 .facts { opacity: .8; } .prompt, .anchor-link { display: none; } .cell { margin: .9rem 0; }
 .input_area { border-left: 3px solid var(--line); }
 .output_subarea { padding-left: .2rem; margin-top: .3rem; }
-.output_stream pre, .output_text pre { white-space: pre-wrap; } .output_stderr { opacity: .7; } .output_error pre { color: var(--bad); }
+.output_stream pre, .output_text pre { white-space: pre-wrap; }
+.output_stderr { opacity: .7; } .output_error pre { color: var(--bad); }
 span.math { white-space: nowrap; } div.math { overflow-x: auto; text-align: center; margin: .4rem 0; }
 svg { overflow: visible; }
 """

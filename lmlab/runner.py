@@ -15,6 +15,7 @@ from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from lmlab.hardware import available_cores
 from lmlab.recipes import PROJECT
 
 NOTEBOOKS = PROJECT / "notebooks"
@@ -155,7 +156,7 @@ def _environment(parallel: int) -> dict[str, str]:
     # threads that wait by spinning bring training to a crawl as soon as anything else wants the cores
     env.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     if parallel > 1:
-        env.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // parallel)))
+        env.setdefault("OMP_NUM_THREADS", str(max(1, available_cores() // parallel)))
     return env
 
 

@@ -4,6 +4,17 @@ import pytest
 
 
 @pytest.fixture(scope="session")
+def machine():
+    """This machine, where it can compute in 4 bits; elsewhere the test is skipped with the reason."""
+    from lmlab.hardware import describe_machine
+
+    machine = describe_machine()
+    if not machine.four_bit:
+        pytest.skip(machine.reasons[-1])
+    return machine
+
+
+@pytest.fixture(scope="session")
 def gpt2_folder(tmp_path_factory):
     """A tiny random GPT-2 with a byte-level tokenizer, in the hub's layout; nothing shipped is needed."""
     import torch

@@ -17,6 +17,7 @@ import sys
 from pathlib import Path
 
 from lmlab.recipes import LESSONS, PROJECT, find_lesson, load_recipe
+from lmlab.results import inside
 from lmlab.runner import NEEDS
 
 EXPECTED = Path(__file__).parent / "expected"
@@ -80,7 +81,7 @@ def outside(metrics: dict[str, float], bands: dict[str, list]) -> list[str]:
     unknown = [f"{name} = {metrics[name]:g}: has no band; record again" for name in metrics if name not in bands]
     return missing + unknown + [
         f"{name} = {metrics[name]:g}, expected {low} to {high}" for name, (low, high) in bands.items()
-        if name in metrics and not ((low is None or metrics[name] >= low) and (high is None or metrics[name] <= high))]
+        if name in metrics and not inside(metrics[name], [low, high])]
 
 
 def main() -> None:

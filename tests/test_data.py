@@ -118,6 +118,14 @@ def test_lines_of_a_hub_set_become_paragraphs(monkeypatch, limit):
     assert rows == [" = Valkyria =\n\n The first .", " The second ."]
 
 
+def test_documents_of_a_hub_set_stay_whole(monkeypatch):
+    """A blank row among documents of several paragraphs is no reason to cut them up."""
+    documents = ["One.\n\nTwo.", "", "Three."]
+    monkeypatch.setattr("datasets.load_dataset", lambda *_, **__: Dataset.from_dict({"text": documents}))
+    monkeypatch.setattr("datasets.get_dataset_split_names", lambda name, config: ["train", "validation"])
+    assert load_rows("a/b", "train")["text"][:] == documents
+
+
 def test_hub_all_joins_the_splits(hub):
     hub.update(train=2, test=1)
     assert load_rows("a/b", "all")["text"][:] == ["train 0", "train 1", "test 0"]

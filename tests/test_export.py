@@ -8,18 +8,9 @@ from peft import LoraConfig, get_peft_model
 
 from lmlab import export, finetune
 from lmlab.data import load_model, load_tokenizer
-from lmlab.hardware import describe_machine
 
 EXACT = ("16-bit base", "dequantized base")
 SEQUENCES = [[5, 90, 700, 301, 44, 9, 1200, 63], [8, 1400, 77, 77, 1001]]
-
-
-@pytest.fixture(scope="module")
-def machine():
-    machine = describe_machine()
-    if not machine.four_bit:
-        pytest.skip(machine.reasons[-1])
-    return machine
 
 
 @pytest.fixture(scope="module", params=["miniworld/llama", "miniworld/qwen2"])

@@ -8,18 +8,9 @@ from peft import LoraConfig, get_peft_model
 
 from lmlab import finetune
 from lmlab.data import load_model, load_tokenizer
-from lmlab.hardware import describe_machine
 
 ATTENTION = ["q_proj", "k_proj", "v_proj", "o_proj"]
 TEXTS = ["Anna walked to the bakery.", "The old mill stood by the river, and nobody went there.", "It rained."]
-
-
-@pytest.fixture(scope="module")
-def machine():
-    machine = describe_machine()
-    if not machine.four_bit:
-        pytest.skip(machine.reasons[-1])
-    return machine
 
 
 @pytest.fixture

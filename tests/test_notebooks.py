@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from record_expected import EXPECTED, band, banded_metrics, outside, run_course
 
+from lmlab.hardware import available_cores
 from lmlab.recipes import LESSONS
 
 
@@ -17,7 +18,7 @@ from lmlab.recipes import LESSONS
 def course(tmp_path_factory):
     """(folder of the run, lesson -> its entry in run.json)."""
     finished = os.environ.get("LMLAB_RUN")
-    jobs = str(min(2, os.cpu_count() or 1))
+    jobs = str(min(2, available_cores()))
     run = Path(finished) if finished else run_course(
         tmp_path_factory.mktemp("course"), "all", "--jobs", jobs)
     entries = json.loads((run / "run.json").read_text(encoding="utf-8"))["lessons"]

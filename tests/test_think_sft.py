@@ -10,17 +10,8 @@ from trl import SFTConfig, SFTTrainer
 
 from lmlab import finetune
 from lmlab.data import load_rows, load_tokenizer, to_think
-from lmlab.hardware import describe_machine
 
 LORA = LoraConfig(r=4, lora_alpha=8, target_modules="all-linear", task_type="CAUSAL_LM")
-
-
-@pytest.fixture(scope="module")
-def machine():
-    machine = describe_machine()
-    if not machine.four_bit:
-        pytest.skip(machine.reasons[-1])
-    return machine
 
 
 @pytest.fixture(scope="module")

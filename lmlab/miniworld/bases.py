@@ -147,16 +147,17 @@ Training runs in bfloat16, so a rebuild on another processor gives an equally go
 def build(architecture: str, steps: int, folder: Path, seed: int = 0) -> None:
     """Trains one base and writes its folder; an older one is replaced only once the new one is whole."""
     import torch
+    from transformers import AutoModelForCausalLM
 
     torch.manual_seed(seed)
     tokenizer = wrap(train_tokenizer(corpus()), architecture)
     model = build_model(architecture, tokenizer)
     train_loss = pretrain(model, windows(architecture, tokenizer, seed), steps)
-    model.half().float()  # the card speaks of the weights as they are saved
     fresh = folder.with_name(folder.name + ".new")
-    card = model_card(architecture, model, tokenizer, steps, train_loss)
     model.half().save_pretrained(fresh)
     tokenizer.save_pretrained(fresh)
+    saved = AutoModelForCausalLM.from_pretrained(fresh, dtype=torch.float32)  # what the card speaks of
+    card = model_card(architecture, saved, tokenizer, steps, train_loss)
     (fresh / "README.md").write_text(card, encoding="utf-8")
     shutil.rmtree(folder, ignore_errors=True)
     fresh.rename(folder)

@@ -1,4 +1,4 @@
-"""The command line: ``lmlab run | recipes | report | doctor`` (also ``python -m lmlab``)."""
+"""The command line: ``lmlab run | pretrain | recipes | report | doctor`` (also ``python -m lmlab``)."""
 
 import argparse
 import difflib
@@ -22,8 +22,8 @@ def main(argv: list[str] | None = None) -> int:
     except (ValueError, FileNotFoundError) as error:
         print(f"lmlab: {error}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        print("lmlab: interrupted; no notebook is left running", file=sys.stderr)
+    except KeyboardInterrupt as error:
+        print(f"lmlab: {error or 'interrupted; no notebook is left running'}", file=sys.stderr)
         return 130
 
 
@@ -40,6 +40,17 @@ def build_parser() -> argparse.ArgumentParser:
     run.add_argument("--output-dir", type=Path, default=PROJECT / "runs",
                      help="where runs go (default runs/)")
     run.set_defaults(command=run_command)
+    pretrain = commands.add_parser(
+        "pretrain", help="train the model of lesson 02 without its notebook; also by torchrun -m lmlab pretrain")
+    pretrain.add_argument("--recipe", default="tiny", help="a recipe of lesson 02: tiny (default), t4, gpu, ...")
+    pretrain.add_argument("--set", action="append", default=[], metavar="KEY=VALUE",
+                          help="replace one value of the recipe; may be given again")
+    pretrain.add_argument("--out", type=Path, help="where everything goes (default runs/pretrain/<recipe>); "
+                          "an unfinished run there goes on")
+    pretrain.add_argument("--replace", action="store_true",
+                          help="begin again where a finished or another run is; that one goes to OUT/previous")
+    pretrain.add_argument("--data-only", action="store_true", help="prepare the shards, and stop")
+    pretrain.set_defaults(command=pretrain_command)
     recipes = commands.add_parser("recipes", help="list the recipes of every lesson, or show one")
     recipes.add_argument("lesson", nargs="?", help="01 to 07, or a full name")
     recipes.add_argument("name", nargs="?", default="tiny", help="tiny (default), t4, gpu, local, ...")
@@ -161,6 +172,17 @@ def shared_overrides(lessons: list[str], settings: list[tuple[str, object]]) -> 
         for lesson in takers:
             overrides[lesson][key] = value
     return overrides
+
+
+def pretrain_command(args) -> int:
+    lesson = "02_gpt2_from_scratch"
+    settings = shared_overrides([lesson], [parse_setting(text) for text in args.set])
+    cfg = load_recipe(lesson, args.recipe, **settings[lesson])
+    from lmlab.pretraining import run_recipe
+
+    out = (args.out or PROJECT / "runs" / "pretrain" / args.recipe).expanduser().resolve()
+    run_recipe(cfg, out, args.replace, args.data_only, report=lambda line: print(line, flush=True))
+    return 0
 
 
 def recipes_command(args) -> int:

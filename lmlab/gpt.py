@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 IGNORE = -100  # a target that bears no loss, as in transformers
 Cache = list[tuple[Tensor, Tensor]]  # per layer: keys and values, (B, n_head, T, head_size)
+LARGE_LOGITS = 2**26  # numbers; from here on (256 MiB in float32) the loss is computed without whole logits
 
 
 @dataclass(frozen=True)
@@ -29,14 +30,29 @@ class GPTConfig:
     vocab_size: int = 50257
     dropout: float = 0.0
     eos_token_id: int | None = None  # where generation stops
+    vocab_multiple: int = 1  # 64 makes 50,257 rows 50,304, which GPUs multiply faster; files never hold the rest
 
     def __post_init__(self):
-        for name in ("n_layer", "n_head", "n_embd", "block_size", "vocab_size"):
+        for name in ("n_layer", "n_head", "n_embd", "block_size", "vocab_size", "vocab_multiple"):
             if getattr(self, name) < 1:
                 raise ValueError(f"GPTConfig.{name} got {getattr(self, name)}; give a positive number")
         if self.n_embd % self.n_head:
             raise ValueError(f"GPTConfig got n_embd={self.n_embd}, n_head={self.n_head}; "
                              "give an n_embd that n_head divides")
+
+    @property
+    def padded_vocab_size(self) -> int:
+        """Rows of the embedding: vocab_size, rounded up to a multiple of vocab_multiple."""
+        return math.ceil(self.vocab_size / self.vocab_multiple) * self.vocab_multiple
+
+
+# Radford et al. 2019, table 2; the numbers of parameters there are too low, the released weights have these
+GPT2_SIZES = {
+    "gpt2": GPTConfig(n_layer=12, n_head=12, n_embd=768),  # 124M
+    "gpt2-medium": GPTConfig(n_layer=24, n_head=16, n_embd=1024),  # 355M
+    "gpt2-large": GPTConfig(n_layer=36, n_head=20, n_embd=1280),  # 774M
+    "gpt2-xl": GPTConfig(n_layer=48, n_head=25, n_embd=1600),  # 1.56B
+}
 
 
 class Attention(nn.Module):
@@ -100,13 +116,13 @@ class GPT(nn.Module):
         super().__init__()
         self.config = config
         self.transformer = nn.ModuleDict({
-            "wte": nn.Embedding(config.vocab_size, config.n_embd),
+            "wte": nn.Embedding(config.padded_vocab_size, config.n_embd),
             "wpe": nn.Embedding(config.block_size, config.n_embd),
             "drop": nn.Dropout(config.dropout),
             "h": nn.ModuleList(Block(config) for _ in range(config.n_layer)),
             "ln_f": nn.LayerNorm(config.n_embd),
         })
-        self.lm_head = nn.Linear(config.n_embd, config.vocab_size, bias=False)
+        self.lm_head = nn.Linear(config.n_embd, config.padded_vocab_size, bias=False)
         self.lm_head.weight = self.transformer.wte.weight
         self.apply(self._init_weights)
         self._scale_residual_init()
@@ -129,8 +145,19 @@ class GPT(nn.Module):
         return self.lm_head.weight.device
 
     def num_parameters(self) -> int:
-        """How many numbers are learned; the tied embedding counts once."""
-        return sum(p.numel() for p in self.parameters())
+        """How many numbers are learned; the tied embedding counts once, rows of padding do not count."""
+        padding = (self.config.padded_vocab_size - self.config.vocab_size) * self.config.n_embd
+        return sum(p.numel() for p in self.parameters()) - padding
+
+    def flops_per_token(self, length: int | None = None) -> int:
+        """Floating-point operations of one training token, forward and backward, in texts of ``length``.
+
+        6 for each parameter but the positions', 12 * n_layer * n_embd * length for attention, counted as if it
+        were not causal. Source: Chowdhery et al. 2022 (PaLM), appendix B; nanoGPT counts the same.
+        """
+        cfg = self.config
+        return (6 * (self.num_parameters() - cfg.block_size * cfg.n_embd)
+                + 12 * cfg.n_layer * cfg.n_embd * (length or cfg.block_size))
 
     def forward(self, idx: Tensor, targets: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
         """Logits of every next token, and the mean loss where targets are given.
@@ -138,12 +165,35 @@ class GPT(nn.Module):
         idx: (B, T) token ids. targets: (B, T), the token that follows each, or -100 where no loss is wanted.
         Returns logits (B, T, V) and the cross-entropy in nats per counted token, or None.
         """
-        logits, _ = self._forward(idx)
+        logits = self.logits(self.hidden(idx)[0])
         if targets is None:
             return logits, None
         return logits, F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten(), ignore_index=IGNORE)
 
-    def _forward(self, idx: Tensor, cache: Cache | None = None) -> tuple[Tensor, Cache]:
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Scores (..., V) from the last layer's output (..., C); rows of padding are left out."""
+        return self.lm_head(hidden)[..., :self.config.vocab_size]
+
+    def summed_loss(self, idx: Tensor, targets: Tensor) -> Tensor:
+        """The cross-entropy summed over the counted tokens, in nats: ``forward``'s times their number.
+
+        Large logits are never whole: they come, and their gradients with them, in pieces
+        (torch.nn.functional.linear_cross_entropy, torch 2.13 and later).
+        """
+        hidden, targets = self.hidden(idx)[0].flatten(0, 1), targets.flatten()  # (B * T, C), (B * T,)
+        options = {"reduction": "sum", "ignore_index": IGNORE}
+        if len(targets) * self.config.vocab_size < LARGE_LOGITS or not hasattr(F, "linear_cross_entropy"):
+            return F.cross_entropy(self.logits(hidden).float(), targets, **options)
+        weight = self.lm_head.weight[:self.config.vocab_size]
+        if torch.is_autocast_enabled(hidden.device.type):
+            dtype = torch.get_autocast_dtype(hidden.device.type)
+            hidden, weight = hidden.to(dtype), weight.to(dtype)
+        pieces = torch.nn.LinearCrossEntropyOptions(
+            batch_chunk_size=LARGE_LOGITS // 4 // self.config.vocab_size, chunking_method=None)
+        return F.linear_cross_entropy(hidden, weight, targets, options=pieces, **options)
+
+    def hidden(self, idx: Tensor, cache: Cache | None = None) -> tuple[Tensor, Cache]:
+        """Output of the last layer after its norm (B, T, C), and the keys and values for what comes next."""
         start = cache[0][0].shape[2] if cache else 0
         end = start + idx.shape[1]
         if end > self.config.block_size:
@@ -154,7 +204,7 @@ class GPT(nn.Module):
         for layer, block in enumerate(self.transformer.h):
             x, present = block(x, cache[layer] if cache else None)
             presents.append(present)
-        return self.lm_head(self.transformer.ln_f(x)), presents
+        return self.transformer.ln_f(x), presents
 
     @torch.no_grad()
     def generate(self, idx: Tensor, max_new_tokens: int, *, temperature: float = 1.0,
@@ -188,21 +238,28 @@ class GPT(nn.Module):
     def _next_logits(self, idx: Tensor, cache: Cache | None) -> tuple[Tensor, Cache]:
         if cache is None or idx.shape[1] > self.config.block_size:
             # positions are absolute: once the window slides, every key changes and the cache is of no use
-            logits, cache = self._forward(idx[:, -self.config.block_size:])
+            hidden, cache = self.hidden(idx[:, -self.config.block_size:])
         else:
-            logits, cache = self._forward(idx[:, -1:], cache)
-        return logits[:, -1].float(), cache
+            hidden, cache = self.hidden(idx[:, -1:], cache)
+        return self.logits(hidden[:, -1]).float(), cache  # of the last place alone: the head is large
 
     @classmethod
     def from_pretrained(cls, folder_or_hub_id: str | Path, dtype: torch.dtype = torch.float32) -> "GPT":
         """A model from a folder in transformers' GPT-2 layout or from the hub ("gpt2", ...), in eval mode."""
+        model = cls(_read_config(_locate(folder_or_hub_id, "config.json")))
+        model.load_weights(folder_or_hub_id)
+        return model.to(dtype).eval()
+
+    @torch.no_grad()
+    def load_weights(self, folder_or_hub_id: str | Path) -> None:
+        """Takes over the weights in model.safetensors, of a model of this shape. Rows of padding stay."""
         from safetensors.torch import load_file
 
-        config = _read_config(_locate(folder_or_hub_id, "config.json"))
-        model = cls(config)
+        own = {name: p.detach() for name, p in self.named_parameters()}  # the tied head is in it once
+        own["transformer.wte.weight"] = own["transformer.wte.weight"][:self.config.vocab_size]
         saved = load_file(_locate(folder_or_hub_id, "model.safetensors"))
-        model.load_state_dict(_from_transformers(saved, model.state_dict()))
-        return model.to(dtype).eval()
+        for name, tensor in _from_transformers(saved, own):
+            own[name].copy_(tensor)
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Writes config.json and model.safetensors; ``GPT2LMHeadModel.from_pretrained`` reads them."""
@@ -212,6 +269,7 @@ class GPT(nn.Module):
         folder.mkdir(parents=True, exist_ok=True)
         weights = {name: tensor.T.contiguous() if _is_conv1d(name) else tensor.contiguous()
                    for name, tensor in self.state_dict().items() if name != "lm_head.weight"}
+        weights["transformer.wte.weight"] = self.lm_head.weight[:self.config.vocab_size].clone()
         save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
         config = _transformers_config(self.config, str(self.lm_head.weight.dtype).removeprefix("torch."))
         (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
@@ -306,18 +364,13 @@ def _transformers_config(config: GPTConfig, dtype: str) -> dict:
     }
 
 
-def _from_transformers(saved: dict[str, Tensor], expected: dict[str, Tensor]) -> dict[str, Tensor]:
-    """GPT's state_dict from a file's tensors; old files lack the prefix and hold mask buffers."""
+def _from_transformers(saved: dict[str, Tensor], expected: dict[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
+    """The tensors of a file under GPT's names; old files lack the prefix and hold mask buffers."""
     named = {name if name.startswith(("transformer.", "lm_head.")) else f"transformer.{name}": tensor
              for name, tensor in saved.items()}
-    named["lm_head.weight"] = named["transformer.wte.weight"]
     if missing := sorted(expected.keys() - named.keys()):
         raise ValueError(f"model.safetensors lacks {', '.join(missing[:3])} and {len(missing) - 1} more; "
                          "give the weights of a GPT-2")
-    return dict(_oriented(named, expected))
-
-
-def _oriented(named: dict[str, Tensor], expected: dict[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
     for name, wanted in expected.items():
         tensor = named[name].T if _is_conv1d(name) else named[name]
         if tensor.shape != wanted.shape:

@@ -2,7 +2,13 @@
 
 import html
 import os
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, fields
+
+# tera operations a second in dense bfloat16 or float16 products, from NVIDIA's data sheets (without sparsity)
+PEAK_TFLOPS = {"H200": 989, "H100 PCIe": 756, "H100": 989, "A100": 312, "A10G": 70, "A10": 125, "L40S": 362,
+               "L4": 121, "T4": 65, "V100": 125, "RTX 4090": 165, "RTX 3090": 71}
+SHORT_WINDOW = 256  # tokens; up to here attention's own products are few enough to be made whole on a CPU
 
 
 @dataclass(frozen=True)
@@ -77,6 +83,40 @@ def _four_bit(device: str) -> tuple[bool, str]:
     if device == "mps":
         return False, "no 4-bit: bitsandbytes has no training kernels for mps"
     return True, "4-bit by bitsandbytes"
+
+
+def peak_flops(device, dtype: str) -> float | None:
+    """Operations per second that a device is sold with in ``dtype``; None where no data sheet says.
+
+    device: a torch.device. A GPU computes float32 in TF32 or slower, a CPU as its clock allows: no number.
+    """
+    if device.type != "cuda" or dtype == "float32":
+        return None
+    import torch
+
+    name = torch.cuda.get_device_name(device)
+    return next((1e12 * peak for known, peak in PEAK_TFLOPS.items() if known in name), None)
+
+
+@contextmanager
+def fast_matmul(device: str, block_size: int):
+    """Lets float32 matrix products take the fast way while a model trains; gives them back as they were.
+
+    On a GPU that is TF32. On a CPU it is oneDNN in place of MKL, in plain float32 where the CPU has AVX-512 and
+    no AMX (twice as fast on AMD's), with factors rounded to bfloat16 where it has AMX. oneDNN is slow at the
+    many small products of fused attention, so for short windows attention is computed whole.
+    """
+    import torch
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+
+    before = torch.get_float32_matmul_precision()
+    whole = device == "cpu" and block_size <= SHORT_WINDOW
+    torch.set_float32_matmul_precision("medium" if device == "cpu" else "high")
+    try:
+        with sdpa_kernel(SDPBackend.MATH) if whole else nullcontext():
+            yield
+    finally:
+        torch.set_float32_matmul_precision(before)
 
 
 def available_cores() -> int:

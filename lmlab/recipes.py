@@ -79,13 +79,20 @@ class FromScratch(Recipe):
     data: str
     tokenizer: str
     n_docs: Positive | None = None
-    eval_docs: Positive = 250
+    shards_dir: str | None = None  # where tokens are kept; None: with the run
+    shard_tokens: Positive = 100_000_000  # tokens in one file
+    eval_docs: Positive = 250  # texts of validation in a miniworld
+    validation_tokens: Positive = 10_000_000  # elsewhere, at most one shard
+    hellaswag: str | None = None  # items that are scored at each evaluation
+    hellaswag_items: Positive = 100
     n_layer: Positive
     n_head: Positive
     n_embd: Positive
     block_size: Positive
-    batch_size: Positive
-    grad_accumulation: Positive = 1
+    dropout: Fraction = 0.0
+    vocab_multiple: Positive = 1
+    batch_size: Positive  # windows in one forward pass of one process
+    grad_accumulation: Positive = 1  # forward passes in one step, over all processes
     max_steps: Positive
     learning_rate: PositiveFloat
     min_learning_rate: Rate = 0.0
@@ -97,6 +104,8 @@ class FromScratch(Recipe):
     log_every: Positive = 10
     eval_every: Positive = 100
     checkpoint_every: Positive = 500
+    keep_checkpoints: Positive | None = None  # the newest so many and the best; None: all
+    compile: bool = False
     prompts: list[str]  # what the trained model is asked to continue
 
     def contradictions(self) -> list[str]:

@@ -1,20 +1,26 @@
-"""Pretraining from scratch: the loop of notebook 02, its data rows, schedule and record.
+"""Pretraining from scratch: the loop of notebook 02 and of ``lmlab pretrain``.
 
 Sources: Brown et al. 2020 (GPT-3) for AdamW's numbers, warm-up, cosine and clipping; nanoGPT for the loop.
 """
 
 import math
+import shutil
+import signal
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import nullcontext
-from dataclasses import dataclass, field
+from contextlib import contextmanager, nullcontext
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from lmlab.checkpoints import newest_state, prune_checkpoints, save_checkpoint
 from lmlab.gpt import GPT, IGNORE
+from lmlab.hardware import fast_matmul, peak_flops
+from lmlab.ranks import Ranks
 
 
 @dataclass(frozen=True)
@@ -25,7 +31,7 @@ class PretrainConfig:
     batch_size: int  # windows in one forward pass
     block_size: int  # tokens in one window
     learning_rate: float
-    grad_accumulation: int = 1  # forward passes in one step
+    grad_accumulation: int = 1  # forward passes in one step, over all processes
     min_learning_rate: float = 0.0
     warmup_steps: int = 0
     weight_decay: float = 0.1
@@ -35,6 +41,8 @@ class PretrainConfig:
     log_every: int = 10
     eval_every: int = 100
     checkpoint_every: int = 500
+    keep_checkpoints: int | None = None  # the newest so many, and the best; None: all
+    compile: bool = False  # torch.compile: quicker steps after a slow first one
     dtype: str = "float32"  # of the forward pass; the weights stay float32
     seed: int = 0
 
@@ -49,6 +57,12 @@ class PretrainConfig:
         if self.dtype not in ("float32", "bfloat16", "float16"):
             raise ValueError(f"PretrainConfig.dtype got {self.dtype!r}; give float32, bfloat16 or float16")
 
+    @classmethod
+    def from_recipe(cls, cfg, dtype: str = "float32") -> "PretrainConfig":
+        """The choices of a recipe of lesson 02, with the machine's dtype."""
+        named = {f.name: getattr(cfg, f.name) for f in fields(cls) if hasattr(cfg, f.name)}
+        return cls(**named, dtype=dtype)
+
     @property
     def tokens_per_step(self) -> int:
         return self.batch_size * self.block_size * self.grad_accumulation
@@ -59,8 +73,8 @@ class History:
     """What a run left behind, ready to plot. Losses are in nats per token."""
 
     floor: float | None = None
-    steps: list[dict] = field(default_factory=list)  # step, loss, learning_rate, grad_norm, tokens_per_second
-    evaluations: list[dict] = field(default_factory=list)  # step, loss
+    steps: list[dict] = field(default_factory=list)  # step, loss, learning_rate, grad_norm, tokens_per_second, mfu
+    evaluations: list[dict] = field(default_factory=list)  # step, loss, and what ``measure`` gave
     samples: list[dict] = field(default_factory=list)  # step, text
     seconds: float = 0.0
 
@@ -76,6 +90,16 @@ class History:
 
 
 # --- data ---
+
+class Batches(Protocol):
+    """Where training batches come from: ``lmlab.shards.WindowLoader`` is one."""
+
+    def batch(self, k: int) -> tuple[Tensor, Tensor]:
+        """Batch k of an endless row, always the same for one k: (inputs, targets), both (B, T)."""
+
+    def __len__(self) -> int:
+        """Windows in one epoch."""
+
 
 class Rows(NamedTuple):
     """Evaluation rows: inputs and targets, both (N, T); a target of -100 is padding and is not counted."""
@@ -115,31 +139,6 @@ def text_rows(tokens: Tensor, block_size: int) -> Rows:
     return Rows(tokens[:end].view(n, block_size), tokens[1:end + 1].view(n, block_size))
 
 
-def random_windows(tokens: Tensor, batch_size: int, block_size: int, seed: int = 0,
-                   eos: int | None = None) -> Iterator[tuple[Tensor, Tensor]]:
-    """Endless (inputs, targets), both (batch_size, block_size), cut from tokens (n_tokens,).
-
-    With ``eos``, a window begins where a document begins (at the eos before it), as validation rows do;
-    otherwise anywhere.
-    """
-    last = len(tokens) - block_size - 1
-    if last < 0:
-        raise ValueError(f"the data has {len(tokens)} tokens; one window needs {block_size + 1}: "
-                         "lower block_size")
-    starts = torch.arange(last + 1) if eos is None else (tokens[:last + 1] == eos).nonzero()[:, 0]
-    if len(starts) == 0:
-        raise ValueError(f"no document begins in the data: token {eos} is not in it; "
-                         "give the eos it was packed with")
-    generator = torch.Generator().manual_seed(seed)
-    offsets = torch.arange(block_size + 1)
-    while True:  # each start once before any comes again
-        order = starts[torch.randperm(len(starts), generator=generator)]
-        for chosen in order.split(batch_size):
-            if len(chosen) == batch_size or len(starts) < batch_size:
-                window = tokens[chosen[:, None] + offsets].long()
-                yield window[:, :-1], window[:, 1:]
-
-
 def entropy_floor(logprobs: Sequence[float], token_counts: Sequence[int]) -> float:
     """The loss, in nats per token, that no model can beat on average over texts with these probabilities.
 
@@ -162,7 +161,7 @@ def learning_rate_at(step: int, cfg: PretrainConfig) -> float:
     return cfg.min_learning_rate + cosine * (cfg.learning_rate - cfg.min_learning_rate)
 
 
-def build_optimizer(model: torch.nn.Module, cfg: PretrainConfig) -> torch.optim.AdamW:
+def build_optimizer(model: nn.Module, cfg: PretrainConfig) -> torch.optim.AdamW:
     """AdamW that decays matrices, and leaves biases and norms (one dimension) alone."""
     trained = [p for p in model.parameters() if p.requires_grad]
     groups = [{"params": [p for p in trained if p.ndim >= 2], "weight_decay": cfg.weight_decay},
@@ -175,143 +174,348 @@ def forward_context(device: torch.device, dtype: str):
     return nullcontext() if dtype == "float32" else torch.autocast(device.type, getattr(torch, dtype))
 
 
-def training_step(model: GPT, batches: Iterator[tuple[Tensor, Tensor]], optimizer: torch.optim.Optimizer,
-                  scaler: torch.amp.GradScaler, cfg: PretrainConfig) -> tuple[Tensor, Tensor]:
-    """One update from ``grad_accumulation`` batches. Returns (mean loss, gradient norm before clipping)."""
-    total = torch.zeros((), device=model.device)
-    for _ in range(cfg.grad_accumulation):
-        inputs, targets = (part.to(model.device, non_blocking=True) for part in next(batches))
-        with forward_context(model.device, cfg.dtype):
-            _, loss = model(inputs, targets)
-        # all batches count the same number of tokens, so the mean of means is the mean
-        scaler.scale(loss / cfg.grad_accumulation).backward()
-        total += loss.detach() / cfg.grad_accumulation
+class SummedLoss(nn.Module):
+    """A model as its summed loss: what DistributedDataParallel and torch.compile wrap."""
+
+    def __init__(self, model: GPT):
+        super().__init__()
+        self.model = model
+
+    def forward(self, inputs: Tensor, targets: Tensor) -> Tensor:
+        return self.model.summed_loss(inputs, targets)
+
+
+def prepare_model(model: GPT, cfg: PretrainConfig, ranks: Ranks) -> nn.Module:
+    """``SummedLoss`` of the model, compiled where ``cfg`` asks for it, its gradients averaged over processes."""
+    summed: nn.Module = SummedLoss(model)
+    if cfg.compile:
+        summed = torch.compile(summed)
+    if ranks.world > 1:
+        summed = nn.parallel.DistributedDataParallel(
+            summed, device_ids=None if ranks.device == "cpu" else [model.device.index])
+    return summed
+
+
+def micro_batches(data: Batches, step: int, cfg: PretrainConfig, ranks: Ranks) -> list[tuple[Tensor, Tensor]]:
+    """This process's share of the batches of one step (from 0): every ``world``-th, beginning at its rank."""
+    first = step * cfg.grad_accumulation
+    return [data.batch(k) for k in range(first + ranks.rank, first + cfg.grad_accumulation, ranks.world)]
+
+
+def count_targets(batches: Sequence[tuple[Tensor, Tensor]]) -> int:
+    """Tokens that bear loss."""
+    return sum(int((targets != IGNORE).sum()) for _, targets in batches)
+
+
+def training_step(summed: nn.Module, batches: Sequence[tuple[Tensor, Tensor]], n_tokens: float,
+                  optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler, cfg: PretrainConfig,
+                  ranks: Ranks = Ranks()) -> tuple[Tensor, Tensor]:
+    """One update from this process's batches: the gradient of the mean over all n_tokens of all processes.
+
+    Each batch gives a sum, and n_tokens divides: so batches with unequal counts weigh by their tokens.
+    Returns (this process's part of the mean loss, gradient norm before clipping).
+    """
+    total = torch.zeros((), device=ranks.device)
+    for i, (inputs, targets) in enumerate(batches, 1):
+        # gradients travel once a step, after the last batch
+        alone = summed.no_sync() if ranks.world > 1 and i < len(batches) else nullcontext()
+        with alone:
+            with forward_context(total.device, cfg.dtype):
+                loss = summed(*_on(total.device, inputs, targets)) / n_tokens
+            scaler.scale(loss * ranks.world).backward()  # times world: DDP takes the mean over processes
+        total += loss.detach()
     scaler.unscale_(optimizer)
-    norm = torch.nn.utils.clip_grad_norm_(model.parameters(), cfg.grad_clip)
+    norm = nn.utils.clip_grad_norm_(summed.parameters(), cfg.grad_clip)
     scaler.step(optimizer)
     scaler.update()
     optimizer.zero_grad(set_to_none=True)
     return total, norm
 
 
+def _on(device: torch.device, *parts: Tensor) -> Iterator[Tensor]:
+    for part in parts:
+        part = part.pin_memory() if device.type == "cuda" else part  # only then does it travel beside the work
+        yield part.to(device, non_blocking=True)
+
+
 @torch.no_grad()
-def mean_loss(model: GPT, rows: Rows, batch_size: int = 32, dtype: str = "float32") -> float:
+def mean_loss(model: GPT, rows: Rows, batch_size: int = 32, dtype: str = "float32",
+              ranks: Ranks = Ranks()) -> float:
     """Token-weighted loss over all rows: the sum over counted tokens by their number. Nats per token."""
     was_training = model.training
     model.eval()
     nats, counted = 0.0, 0
-    for inputs, targets in zip(rows.inputs.split(batch_size), rows.targets.split(batch_size), strict=True):
+    own = (part[ranks.rank::ranks.world].split(batch_size) for part in rows)
+    for inputs, targets in zip(*own, strict=True):
         kept = int((targets != IGNORE).any(0).nonzero().max()) + 1  # columns with something to count
-        inputs, targets = inputs[:, :kept].to(model.device), targets[:, :kept].to(model.device)
         with forward_context(model.device, dtype):
-            _, loss = model(inputs, targets)
-        n = int((targets != IGNORE).sum())
-        nats, counted = nats + loss.item() * n, counted + n
+            nats += model.summed_loss(*_on(model.device, inputs[:, :kept], targets[:, :kept])).item()
+        counted += int((targets != IGNORE).sum())
     model.train(was_training)
+    nats, counted = ranks.total(nats, counted)
     return nats / counted
 
 
 # --- the loop ---
 
-def pretrain(model: GPT, tokens: Tensor, cfg: PretrainConfig, *, validation: Rows, eos: int | None = None,
-             floor: float | None = None, sample: Callable[[GPT], str] | None = None, out: Path | None = None,
-             tokenizer=None, report: Callable[[str], None] = print) -> History:
-    """Trains ``model`` in place on tokens (n_tokens,) and returns what happened.
+def pretrain(model: GPT, data: Batches, cfg: PretrainConfig, *, validation: Rows, floor: float | None = None,
+             sample: Callable[[GPT], str] | None = None, measure: Callable[[GPT], dict] | None = None,
+             out: Path | None = None, tokenizer=None, replace: bool = True, ranks: Ranks = Ranks(),
+             report: Callable[[str], None] = print) -> History:
+    """Trains ``model`` in place on ``data`` and returns what happened.
 
     validation: rows for the loss that is compared with ``floor`` (nats per token, None if not known).
-    eos: windows begin at documents, see ``random_windows``. sample: called at start, middle and end.
+    sample: writes a text, at start, middle and end. measure: other numbers by name, at each evaluation.
     out: where TensorBoard logs (tensorboard/), checkpoints (checkpoints/step_N/) and the result (model/) go,
-    with the tokenizer, in transformers' layout; nothing is written without it.
+    with the tokenizer, in transformers' layout; nothing is written without it. An unfinished run of the same
+    choices that is found there goes on, with the losses that it would have had; any other makes room in
+    out/previous/ where ``replace`` is true, else it is a ValueError.
+    With ``out``, SIGTERM or SIGINT (Ctrl-C, a stopped cell) saves a checkpoint and raises KeyboardInterrupt.
     """
-    torch.manual_seed(cfg.seed)
-    batches = random_windows(tokens, cfg.batch_size, cfg.block_size, cfg.seed, eos)
-    optimizer = build_optimizer(model, cfg)
-    scaler = torch.amp.GradScaler(model.device.type, enabled=cfg.dtype == "float16")
-    record = _Record(cfg, History(floor), validation, sample, out, tokenizer, report)
-    record.visit(model, 0)
-    model.train()
-    optimizer.zero_grad(set_to_none=True)  # the caller may have left gradients
-    for step in range(1, cfg.max_steps + 1):
-        rate = learning_rate_at(step - 1, cfg)
-        for group in optimizer.param_groups:
+    if cfg.grad_accumulation % ranks.world:
+        raise ValueError(f"grad_accumulation {cfg.grad_accumulation} cannot be shared by {ranks.world} processes; "
+                         "give a multiple of their number")
+    report = report if ranks.first else _silent
+    torch.manual_seed(cfg.seed + ranks.rank)  # for dropout; the data have a seed of their own
+    run = _Run(model, data, cfg, ranks, out, tokenizer)
+    found = run.earlier(replace, report)
+    record = _Record(run, History(floor), validation, sample, measure, report)
+    if found is not None:
+        run.restore(*found)
+        record.restore(found[1])
+    with fast_matmul(model.device.type, cfg.block_size), _stop_signals(out is not None) as stop:
+        if found is None:
+            record.visit(0)
+        _train(run, record, stop)
+    return record.close()
+
+
+def _train(run: "_Run", record: "_Record", stop: threading.Event) -> None:
+    cfg, ranks = run.cfg, run.ranks
+    summed = prepare_model(run.model, cfg, ranks)
+    summed.train()
+    run.optimizer.zero_grad(set_to_none=True)  # the caller may have left gradients
+    while run.step < cfg.max_steps:
+        rate = learning_rate_at(run.step, cfg)
+        for group in run.optimizer.param_groups:
             group["lr"] = rate
-        loss, norm = training_step(model, batches, optimizer, scaler, cfg)
-        record.step(step, loss, norm, rate)
-        record.visit(model, step)
-    return record.close(model)
+        batches = micro_batches(run.data, run.step, cfg, ranks)
+        n_tokens, stopping = ranks.total(count_targets(batches), stop.is_set())
+        loss, norm = training_step(summed, batches, n_tokens, run.optimizer, run.scaler, cfg, ranks)
+        run.step += 1
+        record.step(loss, norm, rate, n_tokens)
+        record.visit(run.step, stopping)
+        if stopping and run.step < cfg.max_steps:
+            raise KeyboardInterrupt(f"stopped and saved at step {run.step}; the same command goes on from there")
+
+
+def _silent(line: str) -> None:
+    """The report of every process but the first."""
+
+
+@contextmanager
+def _stop_signals(wanted: bool):
+    """An event that SIGTERM and SIGINT set, so that a step is never cut in two; a second SIGINT interrupts."""
+    stop = threading.Event()
+    if not wanted or threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
+
+    def request(number, frame):
+        if stop.is_set() and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        stop.set()
+
+    before = {number: signal.signal(number, request) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+class _Run:
+    """What a checkpoint holds: the model, and all else that decides how training goes on."""
+
+    FREE = ("log_every", "eval_every", "checkpoint_every", "keep_checkpoints", "compile")  # may change on the way
+
+    def __init__(self, model: GPT, data: Batches, cfg: PretrainConfig, ranks: Ranks, out: Path | None, tokenizer):
+        self.model, self.data, self.cfg, self.ranks = model, data, cfg, ranks
+        self.out, self.tokenizer, self.step = out, tokenizer, 0
+        self.optimizer = build_optimizer(model, cfg)
+        self.scaler = torch.amp.GradScaler(model.device.type, enabled=cfg.dtype == "float16")
+
+    def choices(self) -> dict:
+        """All that must be equal for a run to go on."""
+        plan = {name: value for name, value in asdict(self.cfg).items() if name not in self.FREE}
+        return {**plan, **asdict(self.model.config), "windows of data": len(self.data)}
+
+    def state(self) -> dict:
+        return {"step": self.step, "choices": self.choices(), "optimizer": self.optimizer.state_dict(),
+                "scaler": self.scaler.state_dict(), "rng": self.ranks.gather(_random_state())}
+
+    def restore(self, path: Path, state: dict) -> None:
+        self.model.load_weights(path)
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.scaler.load_state_dict(state["scaler"])
+        self.step = state["step"]
+        if len(state["rng"]) == self.ranks.world:  # else other processes, which draw other dropout
+            _set_random_state(state["rng"][self.ranks.rank])
+
+    def earlier(self, replace: bool, report: Callable[[str], None]) -> tuple[Path, dict] | None:
+        """The checkpoint to go on from, if ``out`` holds an unfinished run of the same choices."""
+        found = None if self.out is None else newest_state(self.out / "checkpoints")
+        self.ranks.wait()  # until all have looked
+        if found is None:
+            return None
+        path, state = found
+        choices = self.choices()
+        other = [f"{name} {state['choices'].get(name)} there, {value} now" for name, value in choices.items()
+                 if state["choices"].get(name) != value]
+        if not other and state["step"] < self.cfg.max_steps:
+            report(f"goes on from step {state['step']} ({path})")
+            return found
+        what = f"an unfinished run of other choices ({'; '.join(other)})" if other else "a finished run"
+        if not replace:
+            raise ValueError(f"{self.out} holds {what}; give another folder, or let it be replaced (--replace)")
+        if self.ranks.first:
+            _move_aside(self.out)
+        report(f"{self.out} held {what}; it is now in {self.out / 'previous'}")
+        self.ranks.wait()
+        return None
+
+    def save(self, record_state: dict) -> None:
+        state = {**self.state(), **record_state}  # all processes give their part
+        if self.ranks.first:
+            save_checkpoint(self.out / "checkpoints", self.step, self.save_model, state)
+
+    def save_model(self, folder: Path) -> None:
+        self.model.save_pretrained(folder)
+        if self.tokenizer is not None:
+            self.tokenizer.save_pretrained(folder)
+
+
+def _move_aside(out: Path) -> None:
+    """What a run left in ``out`` goes to out/previous/, in place of what is there."""
+    previous = out / "previous"
+    shutil.rmtree(previous, ignore_errors=True)
+    previous.mkdir()
+    for name in ("checkpoints", "tensorboard", "model"):
+        if (out / name).exists():
+            shutil.move(out / name, previous / name)
+
+
+def _random_state() -> dict:
+    cuda = torch.cuda.get_rng_state() if torch.cuda.is_initialized() else None
+    return {"cpu": torch.get_rng_state(), "cuda": cuda}
+
+
+def _set_random_state(state: dict) -> None:
+    torch.set_rng_state(state["cpu"])
+    if state["cuda"] is not None and torch.cuda.is_available():
+        torch.cuda.set_rng_state(state["cuda"])
 
 
 class _Record:
     """Keeps the history of a run, and writes logs and checkpoints where a folder is given."""
 
-    def __init__(self, cfg, history, validation, sample, out, tokenizer, report):
-        self.cfg, self.history, self.validation, self.sample = cfg, history, validation, sample
-        self.out, self.tokenizer, self.report = out, tokenizer, report
-        self.writer = None if out is None else _summary_writer(out / "tensorboard")
+    def __init__(self, run: _Run, history: History, validation: Rows, sample, measure, report):
+        self.run, self.cfg, self.ranks = run, run.cfg, run.ranks
+        self.history, self.validation, self.sample, self.measure = history, validation, sample, measure
+        self.report, self.writer = report, None
         self.losses: list[Tensor] = []
+        self.tokens = 0.0
+        self.earlier_seconds = 0.0
         self.began = self.lap = time.perf_counter()
+        self.peak = peak_flops(run.model.device, run.cfg.dtype)
 
-    def step(self, step: int, loss: Tensor, norm: Tensor, rate: float) -> None:
+    def restore(self, state: dict) -> None:
+        """Takes over where a checkpoint left off: the history, and the losses since its last row."""
+        kept = state["history"]
+        self.history.steps, self.history.evaluations = kept["steps"], kept["evaluations"]
+        self.history.samples, self.earlier_seconds = kept["samples"], kept["seconds"]
+        self.losses, self.tokens = [loss.to(self.ranks.device) for loss in state["losses"]], state["tokens"]
+
+    def step(self, loss: Tensor, norm: Tensor, rate: float, n_tokens: float) -> None:
         """Notes one update; a row of the history is the mean since the last row."""
+        step = self.run.step
         self.losses.append(loss)
+        self.tokens += n_tokens
         if step % self.cfg.log_every and step != self.cfg.max_steps:
             return
-        mean = torch.stack(self.losses).mean().item()  # the device is waited for here, not at every step
-        seconds = time.perf_counter() - self.lap
+        own = torch.stack(self.losses).mean().item()  # the device is waited for here, not at every step
+        mean, = self.ranks.total(own)
+        speed = self.tokens / (time.perf_counter() - self.lap)
         row = {"step": step, "loss": mean, "learning_rate": rate, "grad_norm": norm.item(),
-               "tokens_per_second": len(self.losses) * self.cfg.tokens_per_step / seconds}
+               "tokens_per_second": speed}
+        if self.peak:
+            row["mfu"] = speed * self.run.model.flops_per_token(self.cfg.block_size) / (self.peak * self.ranks.world)
         self.history.steps.append(row)
         self._scalars("train", row)
-        self.losses, self.lap = [], time.perf_counter()
+        self.losses, self.tokens, self.lap = [], 0.0, time.perf_counter()
 
-    def visit(self, model: GPT, step: int) -> None:
+    def visit(self, step: int, stopping: bool = False) -> None:
         """Evaluates, samples and saves, where it is time. What that takes is not counted as training."""
         arrived, cfg = time.perf_counter(), self.cfg
-        first_or_last = step in (0, cfg.max_steps)
-        if first_or_last or step % cfg.eval_every == 0:
-            self._evaluate(model, step)
-        if self.sample and (first_or_last or step == cfg.max_steps // 2):
-            self._sample(model, step)
-        if self.out and (first_or_last or step % cfg.checkpoint_every == 0):
-            self._save(model, self.out / "checkpoints" / f"step_{step}")
+        ends = stopping or step in (0, cfg.max_steps)
+        saves = self.run.out and (ends or step % cfg.checkpoint_every == 0)
+        if ends or saves or step % cfg.eval_every == 0:
+            self._evaluate(step)
+        if self.sample and step in (0, cfg.max_steps // 2, cfg.max_steps):
+            self._sample(step)
+        if saves:
+            self._save()
         self.lap += time.perf_counter() - arrived
 
-    def close(self, model: GPT) -> History:
-        self.history.seconds = time.perf_counter() - self.began
-        if self.out:
-            self._save(model, self.out / "model")
+    def close(self) -> History:
+        self.history.seconds = self._seconds()
+        if self.run.out and self.ranks.first:
+            self.run.save_model(self.run.out / "model")
+        if self.writer:
             self.writer.close()
+        self.ranks.wait()  # the model is written when any process goes on
         return self.history
 
-    def _evaluate(self, model: GPT, step: int) -> None:
-        loss = mean_loss(model, self.validation, 4 * self.cfg.batch_size, self.cfg.dtype)
-        row = {"step": step, "loss": loss}
-        self.history.evaluations.append(row)
+    def _seconds(self) -> float:
+        return self.earlier_seconds + time.perf_counter() - self.began
+
+    def _evaluate(self, step: int) -> None:
+        model, cfg = self.run.model, self.cfg
+        loss = mean_loss(model, self.validation, 4 * cfg.batch_size, cfg.dtype, self.ranks)
+        measured = self.measure(model) if self.measure and self.ranks.first else {}
+        self.ranks.wait()
+        self.history.evaluations.append({"step": step, "loss": loss, **measured})
         floor = self.history.floor
-        bounds = {} if floor is None else {"floor": floor, "above_floor": row["loss"] - floor}
-        self._scalars("validation", {**row, **bounds})
+        bounds = {} if floor is None else {"floor": floor, "above_floor": loss - floor}
+        self._scalars("validation", {"step": step, "loss": loss, **bounds, **measured})
         above = "" if floor is None else f", {bounds['above_floor']:.3f} above the floor"
-        self.report(f"step {step:>{len(str(self.cfg.max_steps))}}: validation {loss:.3f} nats/token{above}")
+        others = "".join(f", {name} {value:.3f}" for name, value in measured.items())
+        self.report(f"step {step:>{len(str(cfg.max_steps))}}: validation {loss:.3f} nats/token{above}{others}")
 
-    def _sample(self, model: GPT, step: int) -> None:
-        text = self.sample(model)
+    def _sample(self, step: int) -> None:
+        text = self.sample(self.run.model) if self.ranks.first else ""
         self.history.samples.append({"step": step, "text": text})
-        if self.writer:
-            self.writer.add_text("sample", text, step)
+        if writer := self._writer():
+            writer.add_text("sample", text, step)
 
-    def _save(self, model: GPT, folder: Path) -> None:
-        model.save_pretrained(folder)
-        if self.tokenizer is not None:
-            self.tokenizer.save_pretrained(folder)
+    def _save(self) -> None:
+        kept = {**asdict(self.history), "seconds": self._seconds()}
+        self.run.save({"history": kept, "losses": self.losses, "tokens": self.tokens})
+        if self.ranks.first:
+            losses = {row["step"]: row["loss"] for row in self.history.evaluations}
+            prune_checkpoints(self.run.out / "checkpoints", losses, self.cfg.keep_checkpoints)
+        self.ranks.wait()
 
     def _scalars(self, prefix: str, row: dict) -> None:
-        if self.writer:
+        if writer := self._writer():
             for name, value in row.items():
                 if name != "step":
-                    self.writer.add_scalar(f"{prefix}/{name}", value, row["step"])
+                    writer.add_scalar(f"{prefix}/{name}", value, row["step"])
 
+    def _writer(self):
+        """TensorBoard's, made at the first use; a run that goes on hides what came after its checkpoint."""
+        if self.writer is None and self.run.out and self.ranks.first:
+            from torch.utils.tensorboard import SummaryWriter
 
-def _summary_writer(folder: Path):
-    from torch.utils.tensorboard import SummaryWriter
-
-    return SummaryWriter(str(folder))
+            self.writer = SummaryWriter(str(self.run.out / "tensorboard"), purge_step=self.run.step)
+        return self.writer

@@ -10,9 +10,9 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "lmlab"
 # a module may import its own layer and the layers below it
 LAYERS = [
-    {"hardware", "gpt", "plots"},
-    {"recipes", "results", "data", "analysis", "miniworld"},
-    {"train", "finetune", "evaluate", "export"},
+    {"hardware", "gpt", "plots", "checkpoints", "ranks"},
+    {"recipes", "results", "data", "analysis", "miniworld", "shards"},
+    {"train", "pretraining", "finetune", "evaluate", "export"},
     {"runner", "report", "doctor", "cli", "__main__"},
 ]
 MODULES = sorted(PACKAGE.rglob("*.py"))
@@ -59,7 +59,7 @@ def test_the_layers_name_the_modules_that_there_are():
     assert sorted(name for names in LAYERS for name in names) == sorted(modules)
 
 
-MODELS = {"gpt", "train"}  # subclasses of torch's own classes: they import torch
+MODELS = {"gpt", "train", "pretraining"}  # subclasses of torch's own classes: they import torch
 
 
 @pytest.mark.parametrize("module", sorted({name for names in LAYERS for name in names} | {"miniworld.bases"}))

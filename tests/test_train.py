@@ -7,7 +7,9 @@ import pytest
 import torch
 
 from lmlab import train
+from lmlab.checkpoints import list_checkpoints, newest_state
 from lmlab.gpt import GPT, IGNORE, GPTConfig
+from lmlab.shards import WindowLoader
 from lmlab.train import PretrainConfig
 
 EOS = 0
@@ -51,25 +53,8 @@ def test_text_rows_predict_each_token_once():
     assert rows.targets.flatten().tolist() == list(range(1, 9))
 
 
-def test_windows_are_shifted_by_one_and_begin_at_documents():
-    tokens = train.pack(documents(50), EOS)
-    inputs, targets = next(train.random_windows(tokens, 8, 16, eos=EOS))
-    assert inputs.shape == targets.shape == (8, 16)
-    assert torch.equal(inputs[:, 1:], targets[:, :-1])
-    assert (inputs[:, 0] == EOS).all()
-    anywhere, _ = next(train.random_windows(tokens, 32, 16))
-    assert (anywhere[:, 0] != EOS).any()
-
-
-def test_windows_show_every_start_once_before_any_again():
-    batches = train.random_windows(torch.arange(13), 4, 4, seed=3)  # nine starts: two batches of four a round
-    starts = torch.cat([next(batches)[0][:, 0] for _ in range(2)])
-    assert len(set(starts.tolist())) == 8
-
-
-def test_windows_refuse_data_that_is_too_short():
-    with pytest.raises(ValueError, match="one window needs 17"):
-        next(train.random_windows(torch.arange(16), 2, 16))
+def windows(n_documents: int, batch_size: int = 8, seed: int = 0) -> WindowLoader:
+    return WindowLoader([train.pack(documents(n_documents), EOS).numpy()], 16, batch_size, seed, eos=EOS)
 
 
 def test_mean_loss_is_weighted_by_tokens(model):
@@ -98,35 +83,52 @@ def test_only_matrices_decay(model):
     assert sum(len(g["params"]) for g in groups) == len(list(model.parameters()))
 
 
-def test_accumulated_step_equals_one_large_batch():
-    batches = train.random_windows(train.pack(documents(200), EOS), 8, 16, eos=EOS)
-    inputs, targets = next(batches)
-    weights = []
-    for accumulate in (1, 4):
-        torch.manual_seed(0)
-        gpt, cfg = GPT(TINY), replace(CONFIG, batch_size=8 // accumulate, grad_accumulation=accumulate)
-        parts = zip(inputs.split(cfg.batch_size), targets.split(cfg.batch_size), strict=True)
-        optimizer = torch.optim.SGD(gpt.parameters(), lr=1.0)  # AdamW would hide a wrong scale
-        loss, norm = train.training_step(gpt, parts, optimizer, NO_SCALER, cfg)
-        weights.append((loss, norm, gpt.transformer.h[0].mlp.c_fc.weight))
-    for ours, theirs in zip(*weights, strict=True):
+def one_step(batches, **changes):
+    """Loss, gradient norm and a weight after one step from the same start."""
+    torch.manual_seed(0)
+    summed = train.SummedLoss(GPT(TINY))
+    optimizer = torch.optim.SGD(summed.parameters(), lr=1.0)  # AdamW would hide a wrong scale
+    loss, norm = train.training_step(summed, batches, train.count_targets(batches), optimizer, NO_SCALER,
+                                     replace(CONFIG, **changes))
+    return loss, norm, summed.model.transformer.h[0].mlp.c_fc.weight
+
+
+def test_accumulated_step_equals_one_large_batch_though_counts_differ():
+    """Reference: transformers' own convention, the mean over all counted tokens of the step."""
+    inputs, targets = windows(200).batch(0)
+    targets = targets.clone()
+    targets[0], targets[1, 3:], targets[5, :9] = IGNORE, IGNORE, IGNORE
+    parts = [(inputs[:1], targets[:1]), (inputs[1:2], targets[1:2]), (inputs[2:], targets[2:])]
+    whole, in_parts = one_step([(inputs, targets)]), one_step(parts)
+    for ours, theirs in zip(in_parts, whole, strict=True):
         torch.testing.assert_close(ours, theirs, atol=1e-6, rtol=1e-5)
+    torch.manual_seed(0)
+    assert whole[0].item() == pytest.approx(GPT(TINY)(inputs, targets)[1].item(), abs=1e-6)
 
 
 def test_gradients_are_clipped(model):
-    batches = train.random_windows(train.pack(documents(50), EOS), 8, 16, eos=EOS)
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
-    optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
-    _, norm = train.training_step(model, batches, optimizer, NO_SCALER, replace(CONFIG, grad_clip=0.1))
+    optimizer, batch = torch.optim.SGD(model.parameters(), lr=1.0), windows(50).batch(0)
+    _, norm = train.training_step(train.SummedLoss(model), [batch], batch[1].numel(), optimizer, NO_SCALER,
+                                  replace(CONFIG, grad_clip=0.1))
     moved = sum((p - before[name]).square().sum() for name, p in model.named_parameters()).sqrt()
     assert norm > 0.1 and moved.item() == pytest.approx(0.1, rel=1e-3)
+
+
+def test_processes_share_the_batches_of_a_step():
+    data, cfg = windows(50), replace(CONFIG, grad_accumulation=4)
+    alone = train.micro_batches(data, 3, cfg, train.Ranks())
+    shared = [train.micro_batches(data, 3, cfg, train.Ranks(rank, 2)) for rank in (0, 1)]
+    assert [len(share) for share in shared] == [2, 2]
+    for i, (inputs, _) in enumerate(alone):
+        assert torch.equal(inputs, shared[i % 2][i // 2][0])
 
 
 def run(model, out=None, **changes):
     held_out = documents(40, seed=1)
     return train.pretrain(
-        model, train.pack(documents(500), EOS), replace(CONFIG, **changes), out=out, eos=EOS, floor=FLOOR,
-        validation=train.document_rows(held_out, EOS, 16), sample=lambda m: f"step {m.training}",
+        model, windows(500, seed=changes.get("seed", 0)), replace(CONFIG, **changes), out=out, floor=FLOOR,
+        measure=lambda m: {"spread": m.lm_head.weight.std().item()}, validation=train.document_rows(held_out, EOS, 16), sample=lambda m: f"step {m.training}",
         report=lambda line: None)
 
 
@@ -169,13 +171,13 @@ def test_writes_checkpoints_and_logs_that_others_read(model, tmp_path):
     events = EventAccumulator(str(tmp_path / "tensorboard"))
     events.Reload()
     assert {"train/loss", "train/learning_rate", "train/grad_norm", "train/tokens_per_second",
-            "validation/loss", "validation/floor"} <= set(events.Tags()["scalars"])
+            "validation/loss", "validation/floor", "validation/spread"} <= set(events.Tags()["scalars"])
     assert events.Scalars("validation/loss")[-1].value == pytest.approx(history.evaluations[-1]["loss"])
 
 
 def test_floor_may_be_unknown(model):
     tokens = torch.randint(0, 20, (500,))
-    history = train.pretrain(model, tokens, replace(CONFIG, max_steps=6), report=lambda line: None,
+    history = train.pretrain(model, WindowLoader([tokens.numpy()], 16, 8), replace(CONFIG, max_steps=6), report=lambda line: None,
                              validation=train.text_rows(tokens[:100], 16))
     assert history.floor is None and history.samples == []
 

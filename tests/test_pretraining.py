@@ -1,0 +1,207 @@
+"""A recipe carried out by command: killed, stopped, resumed, and shared by two processes."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from lmlab import pretraining, train
+from lmlab.checkpoints import STATE, list_checkpoints, newest_state, prune_checkpoints, save_checkpoint
+from lmlab.recipes import load_recipe
+
+SETTINGS = {"max_steps": 40, "n_docs": 400, "shard_tokens": 10_000, "eval_docs": 20, "n_layer": 2, "n_embd": 32,
+            "batch_size": 4, "grad_accumulation": 2, "warmup_steps": 5, "log_every": 7, "eval_every": 15,
+            "checkpoint_every": 10, "keep_checkpoints": 2, "dropout": 0.1, "hellaswag_items": 8}
+
+
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
+
+
+def recipe(**changes):
+    return load_recipe("02_gpt2_from_scratch", "tiny", **{**SETTINGS, **changes})
+
+
+def losses(history) -> list[float]:
+    rows = history["steps"] if isinstance(history, dict) else history.steps
+    return [row["loss"] for row in rows]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    """As many as the other processes have: with more, a sum may be rounded otherwise."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def whole(one_thread, tmp_path_factory):
+    """(history, folder) of a run that was never stopped."""
+    out = tmp_path_factory.mktemp("whole")
+    return pretraining.run_recipe(recipe(), out, report=lambda line: None), out
+
+
+# what happens to a process on its way; each line of code stands before the call of the run
+KILLED_IN_A_STEP = """
+rate = train.learning_rate_at
+train.learning_rate_at = lambda step, cfg: os.kill(os.getpid(), 9) if step == 26 else rate(step, cfg)
+"""
+KILLED_WHILE_IT_SAVES = """
+sync = checkpoints._sync
+checkpoints._sync = lambda path: os.kill(os.getpid(), 9) if "step_20" in str(path) else sync(path)
+"""
+ASKED_TO_STOP = """
+rate = train.learning_rate_at
+def ask(step, cfg):
+    if step == 23:
+        os.kill(os.getpid(), 15)
+    return rate(step, cfg)
+train.learning_rate_at = ask
+"""
+
+
+def run_and_stop(out: Path, how: str) -> subprocess.CompletedProcess:
+    code = f"""
+import os
+from pathlib import Path
+from lmlab import checkpoints, pretraining, train
+from lmlab.recipes import load_recipe
+{how}
+try:
+    pretraining.run_recipe(load_recipe("02_gpt2_from_scratch", "tiny", **{SETTINGS}), Path({str(out)!r}))
+except KeyboardInterrupt as stopped:
+    print(stopped)
+    raise SystemExit(130)
+"""
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=ENVIRONMENT)
+
+
+@pytest.mark.parametrize(("how", "code", "last"), [
+    (KILLED_IN_A_STEP, -9, 20), (KILLED_WHILE_IT_SAVES, -9, 10), (ASKED_TO_STOP, 130, 24)])
+def test_a_stopped_run_goes_on_with_the_very_same_losses(whole, tmp_path, how, code, last):
+    done = run_and_stop(tmp_path, how)
+    assert done.returncode == code, done.stderr
+    assert max(list_checkpoints(tmp_path / "checkpoints")) == last
+    said = []
+    history = pretraining.run_recipe(recipe(), tmp_path, report=said.append)
+    assert any(f"goes on from step {last}" in line for line in said)
+    assert losses(history) == losses(whole[0])  # bit for bit
+    assert history.column("step") == whole[0].column("step")
+    planned = whole[0].column("step", of="evaluations")  # the stopped run has one more
+    assert [row for row in history.evaluations if row["step"] in planned] == whole[0].evaluations
+    for name in ("config.json", "model.safetensors"):
+        assert (tmp_path / "model" / name).read_bytes() == (whole[1] / "model" / name).read_bytes()
+    assert ("stopped and saved at step" in done.stdout) == (code == 130)
+
+
+def test_two_processes_give_the_losses_of_one(tmp_path):
+    changes = {**SETTINGS, "dropout": 0.0, "max_steps": 20, "grad_accumulation": 4}
+    alone = pretraining.run_recipe(recipe(**changes), tmp_path / "one", report=lambda line: None)
+    settings = [part for key, value in changes.items() for part in ("--set", f"{key}={value}")]
+    done = subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2",
+         "-m", "lmlab", "pretrain", "--out", str(tmp_path / "two"), *settings],
+        capture_output=True, text=True, env=ENVIRONMENT)
+    assert done.returncode == 0, done.stderr
+    assert "2 processes" in done.stdout and done.stdout.count("done: validation") == 1
+    _, state = newest_state(tmp_path / "two" / "checkpoints")
+    assert losses(state["history"]) == pytest.approx(losses(alone), rel=1e-5)
+    theirs = [row["loss"] for row in state["history"]["evaluations"]]
+    assert theirs == pytest.approx(alone.column("loss", of="evaluations"), rel=1e-5)
+
+
+def test_steps_that_processes_cannot_share_are_refused(tmp_path):
+    ranks = pretraining.Ranks(0, 3)
+    with pytest.raises(ValueError, match="grad_accumulation 2 cannot be shared by 3"):
+        pretraining.pretrain(pretraining.build_model(recipe(), Tokenizer()), None,
+                             pretraining.PretrainConfig.from_recipe(recipe()), validation=None, ranks=ranks)
+
+
+class Tokenizer:
+    eos_token_id = 0
+
+    def __len__(self):
+        return 50
+
+
+def test_newest_and_best_checkpoints_stay(whole):
+    steps = list(list_checkpoints(whole[1] / "checkpoints"))
+    assert steps == [30, 40]  # the loss fell to the end, so the best is among the newest two
+
+
+def test_the_best_checkpoint_outlives_newer_ones(tmp_path):
+    for step in (10, 20, 30, 40):
+        save_checkpoint(tmp_path, step, lambda folder: None, {})
+    prune_checkpoints(tmp_path, {0: 0.1, 10: 3.0, 20: 2.0, 30: 2.5}, keep=2)
+    assert list(list_checkpoints(tmp_path)) == [20, 30, 40]
+    prune_checkpoints(tmp_path, {}, keep=None)
+    assert list(list_checkpoints(tmp_path)) == [20, 30, 40]
+
+
+def test_a_damaged_state_is_named(tmp_path):
+    save_checkpoint(tmp_path, 10, lambda folder: None, {"step": 10})
+    path = save_checkpoint(tmp_path, 20, lambda folder: None, {"step": 20})
+    assert newest_state(tmp_path)[1] == {"step": 20}
+    (path / STATE).write_bytes((path / STATE).read_bytes()[:100])
+    with pytest.raises(ValueError, match="step_20/trainer.pt cannot be read .* remove"):
+        newest_state(tmp_path)
+
+
+def test_a_finished_or_other_run_is_not_replaced_unasked(whole):
+    history, out = whole
+    before = (out / "model" / "model.safetensors").read_bytes()
+    for changes, words in ({}, "a finished run"), ({"learning_rate": 1e-3}, "learning_rate 0.004 there, 0.001 now"):
+        with pytest.raises(ValueError, match=words):
+            pretraining.run_recipe(recipe(**changes), out, report=lambda line: None)
+    assert (out / "model" / "model.safetensors").read_bytes() == before
+
+
+def test_a_replaced_run_is_kept_once(whole, tmp_path):
+    out = tmp_path / "run"
+    for rate in (4e-3, 3e-3):
+        pretraining.run_recipe(recipe(learning_rate=rate, max_steps=10), out, True, report=lambda line: None)
+    _, state = newest_state(out / "previous" / "checkpoints")
+    assert state["choices"]["learning_rate"] == 4e-3
+    assert newest_state(out / "checkpoints")[1]["choices"]["learning_rate"] == 3e-3
+
+
+def test_log_and_checkpoint_rhythm_may_change_on_the_way():
+    model, data = pretraining.build_model(recipe(), Tokenizer()), [0] * 7
+
+    def choices(**changes):
+        plan = pretraining.PretrainConfig.from_recipe(recipe(**changes))
+        return train._Run(model, data, plan, pretraining.Ranks(), None, None).choices()
+
+    assert choices() == choices(log_every=3, eval_every=4, checkpoint_every=5, keep_checkpoints=9)
+    assert choices() != choices(learning_rate=1e-3) and choices() != choices(seed=1)
+
+
+def test_a_text_without_probabilities_is_validated_on_its_first_shard(tmp_path):
+    text = tmp_path / "text.txt"
+    text.write_text("\n\n".join(f"The {i} cats ran to the bakery and home." for i in range(900)), encoding="utf-8")
+    cfg = recipe(data=str(text), n_docs=None, shard_tokens=4_000, validation_tokens=2_000, max_steps=6)
+    history = pretraining.run_recipe(cfg, tmp_path / "out", report=lambda line: None)
+    assert history.floor is None and history.evaluations[-1]["loss"] < history.evaluations[0]["loss"]
+    tokenizer = pretraining.load_tokenizer(cfg.tokenizer)
+    folder = pretraining.shards_folder(cfg, tmp_path / "out")
+    rows, _ = pretraining.validation_rows(cfg, tokenizer, folder)
+    held_out = torch.from_numpy(pretraining.open_shards(folder, "validation")[0].astype("int64"))
+    assert torch.equal(rows.inputs.flatten(), held_out[:rows.inputs.numel()])
+    assert rows.inputs.numel() == 2_000 // cfg.block_size * cfg.block_size
+
+
+def test_data_only_prepares_and_stops(tmp_path):
+    assert pretraining.run_recipe(recipe(), tmp_path, data_only=True, report=lambda line: None) is None
+    assert [path.name for path in tmp_path.iterdir()] == ["shards"]
+
+
+def test_predicted_hours_follow_from_operations():
+    with torch.device("meta"):
+        small = pretraining.GPT(pretraining.GPTConfig())
+    flops = 6 * (124_439_808 - 1024 * 768) + 12 * 12 * 768 * 1024  # nanoGPT's estimate_mfu for GPT-2 small
+    assert small.flops_per_token() == flops
+    assert pretraining.predicted_hours(small, 10**9, 312e12, 0.5) == pytest.approx(10**9 * flops / 156e12 / 3600)

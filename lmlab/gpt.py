@@ -49,8 +49,11 @@ class Attention(nn.Module):
         self.c_proj = nn.Linear(config.n_embd, config.n_embd)
         self.resid_dropout = nn.Dropout(config.dropout)
 
-    def forward(self, x: Tensor, past: tuple[Tensor, Tensor] | None = None):
-        """x: (B, T, C), the tokens after ``past``. Returns (B, T, C) and the keys and values so far."""
+    def forward(self, x: Tensor, past: tuple[Tensor, Tensor] | None = None, mask: Tensor | None = None):
+        """x: (B, T, C), the tokens after ``past``. Returns (B, T, C) and the keys and values so far.
+
+        mask: (B, 1, T, T), added to the attention scores; without it every token sees those before it.
+        """
         B, T, C = x.shape
         heads = (B, T, self.n_head, C // self.n_head)
         q, k, v = (t.view(heads).transpose(1, 2) for t in self.c_attn(x).split(C, dim=2))  # (B, H, T, C/H)
@@ -59,7 +62,7 @@ class Attention(nn.Module):
             k, v = torch.cat([past[0], k], dim=2), torch.cat([past[1], v], dim=2)
         # a single token after the cache may see everything: no mask
         y = F.scaled_dot_product_attention(
-            q, k, v, is_causal=past is None, dropout_p=self.dropout if self.training else 0.0)
+            q, k, v, mask, is_causal=past is None and mask is None, dropout_p=self.dropout if self.training else 0.0)
         y = y.transpose(1, 2).reshape(B, T, C)  # heads side by side again
         return self.resid_dropout(self.c_proj(y)), (k, v)
 
@@ -87,8 +90,8 @@ class Block(nn.Module):
         self.ln_2 = nn.LayerNorm(config.n_embd)
         self.mlp = MLP(config)
 
-    def forward(self, x: Tensor, past: tuple[Tensor, Tensor] | None = None):
-        attended, present = self.attn(self.ln_1(x), past)
+    def forward(self, x: Tensor, past: tuple[Tensor, Tensor] | None = None, mask: Tensor | None = None):
+        attended, present = self.attn(self.ln_1(x), past, mask)
         x = x + attended
         return x + self.mlp(self.ln_2(x)), present
 
@@ -132,27 +135,32 @@ class GPT(nn.Module):
         """How many numbers are learned; the tied embedding counts once."""
         return sum(p.numel() for p in self.parameters())
 
-    def forward(self, idx: Tensor, targets: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
+    def forward(self, idx: Tensor, targets: Tensor | None = None, *, position_ids: Tensor | None = None,
+                attention_mask: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
         """Logits of every next token, and the mean loss where targets are given.
 
         idx: (B, T) token ids. targets: (B, T), the token that follows each, or -100 where no loss is wanted.
+        position_ids: (B, T), the place of each token in its text, where that is not its place in the row.
+        attention_mask: (B, 1, T, T), added to the attention scores in place of the causal mask.
         Returns logits (B, T, V) and the cross-entropy in nats per counted token, or None.
         """
-        logits, _ = self._forward(idx)
+        logits, _ = self._forward(idx, position=position_ids, mask=attention_mask)
         if targets is None:
             return logits, None
         return logits, F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten(), ignore_index=IGNORE)
 
-    def _forward(self, idx: Tensor, cache: Cache | None = None) -> tuple[Tensor, Cache]:
-        start = cache[0][0].shape[2] if cache else 0
-        end = start + idx.shape[1]
-        if end > self.config.block_size:
-            raise ValueError(f"GPT got {end} tokens, block_size is {self.config.block_size}; cut the text")
-        position = torch.arange(start, end, device=idx.device)
+    def _forward(self, idx: Tensor, cache: Cache | None = None, position: Tensor | None = None,
+                 mask: Tensor | None = None) -> tuple[Tensor, Cache]:
+        if position is None:
+            start = cache[0][0].shape[2] if cache else 0
+            end = start + idx.shape[1]
+            if end > self.config.block_size:
+                raise ValueError(f"GPT got {end} tokens, block_size is {self.config.block_size}; cut the text")
+            position = torch.arange(start, end, device=idx.device)
         x = self.transformer.drop(self.transformer.wte(idx) + self.transformer.wpe(position))  # (B, T, C)
         presents = []
         for layer, block in enumerate(self.transformer.h):
-            x, present = block(x, cache[layer] if cache else None)
+            x, present = block(x, cache[layer] if cache else None, mask)
             presents.append(present)
         return self.lm_head(self.transformer.ln_f(x)), presents
 

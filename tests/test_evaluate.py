@@ -60,11 +60,12 @@ def one_at_a_time(model, tokens, start):
     return total
 
 
+@pytest.mark.parametrize("share_context", [True, False])
 @pytest.mark.parametrize("kind", ["lmlab", "gpt2", "llama", "qwen2"])
-def test_hellaswag_equals_one_item_at_a_time(kind, gpt2_folder, tokenizer):
+def test_hellaswag_equals_one_item_at_a_time(kind, share_context, gpt2_folder, tokenizer):
     model = family(kind, gpt2_folder)
     rows = miniworld.dataset("hellaswag", "validation", n=3)
-    scores = score_hellaswag(model, tokenizer, rows, batch_tokens=700)
+    scores = score_hellaswag(model, tokenizer, rows, batch_tokens=700, share_context=share_context)
     for i, row in enumerate(rows):
         context = tokenizer(row["ctx"])["input_ids"]
         for j, ending in enumerate(row["endings"]):
@@ -72,6 +73,7 @@ def test_hellaswag_equals_one_item_at_a_time(kind, gpt2_folder, tokenizer):
             assert scores.logprobs[i, j] == pytest.approx(
                 one_at_a_time(model, context + tokens, len(context)), abs=1e-3)
             assert scores.n_tokens[i, j] == len(tokens)
+            assert scores.n_chars[i, j] == len(ending)
             assert scores.n_bytes[i, j] == len(ending.encode())
     assert scores.labels.tolist() == [row["label"] for row in rows]
 
@@ -104,7 +106,7 @@ def test_long_context_loses_its_beginning(gpt2_folder, tokenizer):
     model, row = family("lmlab", gpt2_folder), miniworld.dataset("hellaswag", n=1)[0]
     long = {**row, "ctx": "Far away and long ago. " * 60 + row["ctx"]}
     ending = tokenizer(" " + row["endings"][2])["input_ids"]
-    context = tokenizer(long["ctx"])["input_ids"][-(256 - len(ending)):]
+    context = tokenizer(long["ctx"])["input_ids"][-(257 - len(ending)):]  # the last token is not read
     expected = one_at_a_time(model, context + ending, len(context))
     assert score_hellaswag(model, tokenizer, [long]).logprobs[0, 2] == pytest.approx(expected, abs=1e-3)
 
@@ -122,12 +124,12 @@ def test_conventions_choose_as_published():
     """By hand: the sum prefers the short ending, the mean per token the one with many likely tokens."""
     scores = HellaSwagScores(
         logprobs=np.array([[-4.0, -6.0, -9.0, -20.0]]), n_tokens=np.array([[1, 2, 4, 4]]),
-        n_bytes=np.array([[5, 12, 9, 10]]), labels=np.array([1]))
-    assert {c: int(scores.scores(c).argmax()) for c in CONVENTIONS} == {"sum": 0, "token": 2, "byte": 1}
-    assert [scores.accuracy(c) for c in CONVENTIONS] == [0, 0, 1]
+        n_chars=np.array([[5, 9, 9, 5]]), n_bytes=np.array([[5, 12, 9, 10]]), labels=np.array([1]))
+    assert {c: int(scores.chosen(c)[0]) for c in CONVENTIONS} == {"sum": 0, "token": 2, "char": 1, "byte": 1}
+    assert [scores.accuracy(c) for c in CONVENTIONS] == [0, 0, 1, 1]
     assert scores.margins("sum") == pytest.approx([-2.0])
     assert scores.margins("byte") == pytest.approx([-0.5 + 0.8])
-    with pytest.raises(ValueError, match="give one of sum, token, byte"):
+    with pytest.raises(ValueError, match="give one of sum, token, char, byte"):
         scores.accuracy("norm")
 
 

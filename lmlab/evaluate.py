@@ -401,7 +401,8 @@ def _fitted(item: Choices, start_tokens: Sequence[int], limit: int) -> Choices:
 
 
 def _encode(tokenizer, text: str) -> list[int]:
-    return tokenizer(text, add_special_tokens=False)["input_ids"]
+    # verbose would warn of long texts, which are cut later
+    return tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
 
 
 # --- perplexity ------------------------------------------------------------------------------------
@@ -415,7 +416,8 @@ def perplexity(model, tokenizer, texts: Sequence[str], max_length: int | None = 
     stride None: windows of max_length tokens, in each of which the first is the last of the window before.
     stride 1 to max_length: each window reads max_length tokens and begins ``stride`` after the one before, so
     that it counts only the last ``stride`` of its predictions, and each of those sees at least
-    max_length - stride + 1 tokens. Smaller is dearer and kinder. max_length is what lm-evaluation-harness rolls.
+    max_length - stride + 1 tokens: smaller is dearer and, as a rule, kinder. lm-evaluation-harness takes
+    max_length.
     Returns loss (nats per token), perplexity, token_accuracy (share of tokens that were the likeliest),
     tokens, bits_per_byte (over the UTF-8 bytes of the texts; the bits of EOS are among the bits, it has no
     bytes), word_perplexity (exp of nats per word as WikiText counts them, see ``count_words``); and per text,

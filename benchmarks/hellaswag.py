@@ -2,7 +2,8 @@
 
 python benchmarks/hellaswag.py [--model FOLDER] [--tokenizer FOLDER] [--items FILE.jsonl] [--n 200]
 
-All score the same texts (those of the harness) with the same model in float32, and must give the same verdicts.
+All score the same texts (those of the harness) with the same model in float32; whether they give the same
+verdicts is said in the last column.
 """
 
 import argparse
@@ -22,12 +23,12 @@ HARNESS_BATCHES = (1, 4, 16, 64)
 
 
 def run(model: str = "miniworld/gpt2", tokenizer: str | None = None, items: str = "miniworld/hellaswag",
-        n: int = 200, repeats: int = 5, batch_tokens: int = 2048, threads: int | None = None,
+        n: int = 200, repeats: int = 5, batch_tokens: int = 384, threads: int | None = None,
         harness_batches: tuple[int, ...] = HARNESS_BATCHES) -> dict:
     """{"conditions": ..., "results": name -> items_per_second, seconds, cpu_seconds and more}.
 
     model, tokenizer, items: a source of ``lmlab.data``. The harness is timed at the best of harness_batches
-    (sequences in a batch), found on a quarter of the items. Each method runs once to warm up, then all in turn
+    (sequences in a batch), found on a quarter of the items. Each method warms up once, then all run in turn
     ``repeats`` times; what is given is the median. cpu_seconds add up over threads, and hold where other
     programs share the machine. Without lm-eval the harness is left out, and "harness" says so.
     """
@@ -78,12 +79,13 @@ def _timed(method, rows) -> tuple[float, float]:
 
 
 def _ours(model, tokenizer, rows, batch_tokens: int, share_context: bool | None) -> HellaSwagScores:
-    with contextlib.redirect_stdout(io.StringIO()):  # how ctx was parted is said once, by _texts
-        return score_hellaswag(model, tokenizer, rows, batch_tokens, texts="harness", share_context=share_context)
+    with contextlib.redirect_stdout(io.StringIO()):  # that ctx had to be parted by guess
+        return score_hellaswag(model, tokenizer, rows, batch_tokens, texts="harness",
+                               share_context=share_context)
 
 
 def _harness(model, tokenizer, rows, batch_size: int) -> HellaSwagScores:
-    """The harness' own tokenisation and scoring of the same texts; its reading of the task file is not timed."""
+    """The harness' own tokenisation and scoring of the same texts; reading the task file is not timed."""
     from lm_eval.api.instance import Instance
     from lm_eval.models.huggingface import HFLM
 
@@ -93,10 +95,11 @@ def _harness(model, tokenizer, rows, batch_size: int) -> HellaSwagScores:
     requests = [Instance("loglikelihood", row, (harness_context(row), " " + ending), j)
                 for row, four in zip(rows, endings, strict=True) for j, ending in enumerate(four)]
     with contextlib.redirect_stderr(io.StringIO()), warnings.catch_warnings(action="ignore"):
-        scored = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=batch_size).loglikelihood(requests, True)
+        harness = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=batch_size)
+        scored = harness.loglikelihood(requests, True)
     lengths = np.array([[len(ending) for ending in four] for four in endings])
-    return HellaSwagScores(np.array([logprob for logprob, _ in scored]).reshape(-1, 4), lengths, lengths, lengths,
-                           np.array([int(row["label"]) for row in rows]))
+    return HellaSwagScores(np.array([logprob for logprob, _ in scored]).reshape(-1, 4), lengths, lengths,
+                           lengths, np.array([int(row["label"]) for row in rows]))
 
 
 def _best_harness(model, tokenizer, rows, batches) -> tuple[int | None, str]:
@@ -120,7 +123,7 @@ def main() -> None:
     parser.add_argument("--items", default="miniworld/hellaswag")
     parser.add_argument("--n", type=int, default=200)
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--batch-tokens", type=int, default=2048)
+    parser.add_argument("--batch-tokens", type=int, default=384)
     parser.add_argument("--threads", type=int)
     measured = run(**vars(parser.parse_args()))
     for key, value in measured["conditions"].items():

@@ -141,7 +141,7 @@ def score_choices(model, items: Sequence[Choices], batch_tokens: int = 2048,
     ending. None takes the tree where the model can do it: where it does on one item what it does on plain
     rows. Raises ValueError for True where it cannot.
     """
-    whole = [i for i, item in enumerate(items) if all(context == item.contexts[0] for context in item.contexts)]
+    whole = [i for i, item in enumerate(items) if all(other == item.contexts[0] for other in item.contexts)]
     if share_context is False or not whole:
         return _score_rows(model, items, batch_tokens)
     if reason := _why_not_shared(model, items[min(whole, key=lambda i: _tree_length(items[i]))]):
@@ -314,7 +314,7 @@ def score_hellaswag(model, tokenizer, rows: Iterable[Mapping], batch_tokens: int
     """Scores every ending of HellaSwag rows (Zellers et al. 2019): ctx, or ctx_a and ctx_b; endings; label.
 
     texts: "plain" reads the context and " " + ending, as build-nanogpt does. "harness" reads them as
-    lm-evaluation-harness 0.4.13 does: cleaned, the activity in front, with the tokenizer's own special tokens.
+    lm-evaluation-harness 0.4.13 does: cleaned, the activity in front, the tokenizer's own special tokens.
     start_tokens go before every context: give [eos] for a model that only ever saw documents begin so;
     published GPT-2 numbers have none. A context too long loses its beginning. share_context: see
     ``score_choices``. Raises ValueError for a row without its keys or its four endings.
@@ -323,7 +323,7 @@ def score_hellaswag(model, tokenizer, rows: Iterable[Mapping], batch_tokens: int
         raise ValueError(f"texts got {texts!r}; give one of {', '.join(TEXTS)}")
     rows = [_checked(row) for row in rows]
     if texts == "harness" and (guessed := sum("ctx_a" not in row for row in rows)):
-        print(f"{guessed} of {len(rows)} rows have no ctx_a and ctx_b: where ctx parts is guessed from its stops.")
+        print(f"{guessed} of {len(rows)} rows have no ctx_a, ctx_b: they are guessed from the stops in ctx.")
     read = _read_harness if texts == "harness" else _read_plain
     endings, items = zip(*(read(tokenizer, row) for row in rows), strict=True)
     items = [_fitted(item, start_tokens, context_length(model)) for item in items]
@@ -441,7 +441,8 @@ def perplexity(model, tokenizer, texts: Sequence[str], max_length: int | None = 
     words = np.array([count_words(text) for text in texts])
     loss = float(nats.sum() / counts.sum())
     return {"loss": loss, "perplexity": math.exp(loss), "token_accuracy": float(hits.sum() / counts.sum()),
-            "tokens": int(counts.sum()), "bits_per_byte": float(nats.sum() / math.log(2) / max(sizes.sum(), 1)),
+            "tokens": int(counts.sum()),
+            "bits_per_byte": float(nats.sum() / math.log(2) / max(sizes.sum(), 1)),
             "word_perplexity": math.exp(nats.sum() / words.sum()), "nats": nats, "hits": hits,
             "counts": counts, "bytes": sizes, "words": words}
 

@@ -62,7 +62,8 @@ class Attention(nn.Module):
             k, v = torch.cat([past[0], k], dim=2), torch.cat([past[1], v], dim=2)
         # a single token after the cache may see everything: no mask
         y = F.scaled_dot_product_attention(
-            q, k, v, mask, is_causal=past is None and mask is None, dropout_p=self.dropout if self.training else 0.0)
+            q, k, v, mask, is_causal=past is None and mask is None,
+            dropout_p=self.dropout if self.training else 0.0)
         y = y.transpose(1, 2).reshape(B, T, C)  # heads side by side again
         return self.resid_dropout(self.c_proj(y)), (k, v)
 
@@ -155,7 +156,8 @@ class GPT(nn.Module):
             start = cache[0][0].shape[2] if cache else 0
             end = start + idx.shape[1]
             if end > self.config.block_size:
-                raise ValueError(f"GPT got {end} tokens, block_size is {self.config.block_size}; cut the text")
+                raise ValueError(
+                    f"GPT got {end} tokens, block_size is {self.config.block_size}; cut the text")
             position = torch.arange(start, end, device=idx.device)
         x = self.transformer.drop(self.transformer.wte(idx) + self.transformer.wpe(position))  # (B, T, C)
         presents = []

@@ -277,10 +277,10 @@ def test_other_models_are_scored_as_well(kind, tokenizer, capsys):
     from transformers import AutoModelForCausalLM, BloomConfig, GPTNeoConfig, MambaConfig
 
     torch.manual_seed(0)
-    config = {"bloom": lambda: BloomConfig(vocab_size=400, hidden_size=32, n_layer=2, n_head=2, seq_length=256),
-              "gpt_neo": lambda: GPTNeoConfig(vocab_size=400, hidden_size=32, num_layers=2, num_heads=2,
-                                              attention_types=[[["global", "local"], 1]], window_size=8),
-              "mamba": lambda: MambaConfig(vocab_size=400, hidden_size=32, num_hidden_layers=2, state_size=4)}[kind]()
+    config = {"bloom": BloomConfig(vocab_size=400, hidden_size=32, n_layer=2, n_head=2, seq_length=256),
+              "gpt_neo": GPTNeoConfig(vocab_size=400, hidden_size=32, num_layers=2, num_heads=2,
+                                      attention_types=[[["global", "local"], 1]], window_size=8),
+              "mamba": MambaConfig(vocab_size=400, hidden_size=32, num_hidden_layers=2, state_size=4)}[kind]
     if not hasattr(config, "max_position_embeddings"):
         config.max_position_embeddings = 256
     model = AutoModelForCausalLM.from_config(config).eval()
@@ -306,7 +306,7 @@ def test_long_context_is_cut_for_each_ending_alone(gpt2_folder, tokenizer):
     model, rows = family("lmlab", gpt2_folder), miniworld.dataset("hellaswag", n=3)
     rows[1] = {**rows[1], "ctx": "Far away and long ago. " * 60 + rows[1]["ctx"],
                "endings": ["He ran.", *rows[1]["endings"][1:]]}
-    together, apart = (score_hellaswag(model, tokenizer, rows, share_context=share) for share in (True, False))
+    together, apart = (score_hellaswag(model, tokenizer, rows, share_context=how) for how in (True, False))
     assert together.logprobs == pytest.approx(apart.logprobs, abs=1e-3)
 
 
@@ -314,7 +314,7 @@ def test_long_context_is_cut_for_each_ending_alone(gpt2_folder, tokenizer):
 
 @pytest.mark.parametrize("row, expected", [
     ({"ctx_a": "A man sits on a roof.", "ctx_b": "the Man"}, "Roofs: A man sits on a roof. The man"),
-    ({"ctx_a": "[header] How to sit [title] Sit. [step] Down.", "ctx_b": ""}, "Roofs: How to sit. Sit. Down."),
+    ({"ctx_a": "[header] How to [title] Sit. [step] Down.", "ctx_b": ""}, "Roofs: How to. Sit. Down."),
     ({"ctx": "A man sits on a roof. he"}, "Roofs: A man sits on a roof. He"),
     ({"ctx": 'He says "no!" the old man'}, 'Roofs: He says "no!" The old man'),
     ({"ctx": "He sits. He stands."}, "Roofs: He sits. He stands.")])
@@ -327,7 +327,7 @@ def test_guessed_contexts_are_said(gpt2_folder, tokenizer, capsys):
     model, rows = family("lmlab", gpt2_folder), miniworld.dataset("hellaswag", n=3)
     only_ctx = [{k: v for k, v in row.items() if k not in ("ctx_a", "ctx_b")} for row in rows]
     score_hellaswag(model, tokenizer, only_ctx, texts="harness")
-    assert "3 of 3 rows have no ctx_a and ctx_b" in capsys.readouterr().out
+    assert "3 of 3 rows have no ctx_a, ctx_b" in capsys.readouterr().out
     with pytest.raises(ValueError, match="need activity_label"):
         score_hellaswag(model, tokenizer, [{k: v for k, v in rows[0].items() if k != "activity_label"}],
                         texts="harness")
@@ -347,11 +347,12 @@ def one_position_at_a_time(model, ids, limit, stride):
     return total
 
 
-@pytest.mark.parametrize("n_tokens", [5, 15, 16, 17, 18, 40])  # of a window of 16: shorter, whole, one over, more
+@pytest.mark.parametrize("n_tokens", [5, 15, 16, 17, 18, 40])  # shorter than a window of 16, whole, longer
 @pytest.mark.parametrize("stride", [1, 5, 16])
 def test_stride_equals_one_position_at_a_time(n_tokens, stride, gpt2_folder, tokenizer):
     model = family("lmlab", gpt2_folder)
-    text = tokenizer.decode(tokenizer("Ada ran to the old bakery one rainy morning. " * 9)["input_ids"][:n_tokens - 2])
+    long = tokenizer("Ada ran to the old bakery one rainy morning. " * 9)["input_ids"]
+    text = tokenizer.decode(long[:n_tokens - 2])
     ids = [0, *tokenizer(text)["input_ids"], 0]
     result = perplexity(model, tokenizer, [text], max_length=16, stride=stride, batch_tokens=100)
     assert result["tokens"] == len(ids) - 1
@@ -376,7 +377,7 @@ def test_bits_per_byte_and_word_perplexity_of_a_uniform_model(gpt2_folder, token
     text = "Zoë ran.\nShe fell ."
     result = perplexity(uniform_model(gpt2_folder), tokenizer, [text])
     nats = math.log(400) * (len(tokenizer(text)["input_ids"]) + 1)  # the EOS among them
-    assert result["bits_per_byte"] == pytest.approx(nats / math.log(2) / 20, rel=1e-5)  # 19 characters, ë is two
+    assert result["bits_per_byte"] == pytest.approx(nats / math.log(2) / 20, rel=1e-5)  # ë is two
     assert result["words"].tolist() == [5 + 2]  # two lines' ends, the last the EOS
     assert result["word_perplexity"] == pytest.approx(math.exp(nats / 7), rel=1e-5)
     assert count_words("= Title = \n") == 5
@@ -384,8 +385,8 @@ def test_bits_per_byte_and_word_perplexity_of_a_uniform_model(gpt2_folder, token
 
 # --- two models, the same items ----------------------------------------------------------------------
 
-@pytest.mark.parametrize("n01, n10, p", [(0, 0, 1.0), (1, 0, 1.0), (0, 5, 0.0625), (9, 1, 22 / 1024), (4, 4, 1.0),
-                                         (28, 12, 0.016589)])
+@pytest.mark.parametrize("n01, n10, p", [(0, 0, 1.0), (1, 0, 1.0), (0, 5, 0.0625), (9, 1, 22 / 1024),
+                                         (4, 4, 1.0), (28, 12, 0.016589)])
 def test_mcnemar_of_counts(n01, n10, p):
     """By hand, 2 (1 + 10) / 2**10 for (9, 1)."""
     a, b = [0] * n01 + [1] * n10 + [1, 0, 1], [1] * n01 + [0] * n10 + [1, 0, 1]

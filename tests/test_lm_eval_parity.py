@@ -19,8 +19,8 @@ lm_eval = pytest.importorskip("lm_eval", reason="lm-eval is not installed: pip i
                                                 "requirements-dev.txt")
 
 # HellaSwag's WikiHow half is marked with brackets, of which the harness takes away what it can
-MARKS = ("[header] How to do it [title] Begin. [step] {}", "{} [substeps] Take care.", "[step]  {} [step]", "{}")
-FOREIGN = ["Zqxj vkwq jzxq.", "Η Ζωή γελάει.", "彼女は笑う。", "Zoë’s café là."]  # one, two, three bytes a character
+MARKS = ("[header] How to [title] Begin. [step] {}", "{} [substeps] Take care.", "[step]  {} [step]", "{}")
+FOREIGN = ["Zqxj vkwq jzxq.", "Η Ζωή γελάει.", "彼女は笑う。", "Zoë’s café là."]  # 1 to 3 bytes a character
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +42,7 @@ def rows():
 
 @pytest.fixture(scope="module")
 def harness(rows, tmp_path_factory):
-    """The harness' samples in the order of the rows: {"acc", "acc_norm", "acc_bytes", "filtered_resps", ...}."""
+    """The harness' samples in the order of the rows: {"acc", "acc_norm", "filtered_resps", ...}."""
     import yaml
     from lm_eval import simple_evaluate
     from lm_eval.models.huggingface import HFLM
@@ -89,7 +89,8 @@ def test_conventions_are_told_apart_by_these_items(scores):
 
 def test_one_ending_at_a_time(harness, scores):
     """What the harness gave the model, read by transformers one text at a time, with no batch and no tree."""
-    model, tokenizer = load_model("miniworld/gpt2", dtype=torch.float32).eval(), load_tokenizer("miniworld/gpt2")
+    model = load_model("miniworld/gpt2", dtype=torch.float32).eval()
+    tokenizer = load_tokenizer("miniworld/gpt2")
     for i, sample in enumerate(harness[:40]):
         for j, (context, ending) in enumerate(sample["arguments"]):
             ids = torch.tensor([tokenizer(context + ending)["input_ids"]])

@@ -138,13 +138,14 @@ def score_choices(model, items: Sequence[Choices], batch_tokens: int = 2048,
 
     share_context: read each context once, in one row with all its endings, each of which sees the context and
     itself (a tree of attention; SpecInfer, Miao et al. 2024). Without it the context is read again for every
-    ending. None takes the tree where the model can do it: where it does on one item what it does on plain
-    rows. Raises ValueError for True where it cannot.
+    ending. None takes the tree where the model can do it: where it does on the longest item what it does on
+    plain rows. Raises ValueError for True where it cannot.
     """
     whole = [i for i, item in enumerate(items) if all(other == item.contexts[0] for other in item.contexts)]
     if share_context is False or not whole:
         return _score_rows(model, items, batch_tokens)
-    if reason := _why_not_shared(model, items[min(whole, key=lambda i: _tree_length(items[i]))]):
+    # the longest: a window of attention, counted in the row, hides what belongs to a text only in long rows
+    if reason := _why_not_shared(model, items[max(whole, key=lambda i: _tree_length(items[i]))]):
         if share_context:
             raise ValueError(f"share_context got True, but {reason}; leave it out")
         print(f"Each context is read again for every ending: {reason}.")

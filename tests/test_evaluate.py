@@ -301,6 +301,23 @@ def test_other_models_are_scored_as_well(kind, tokenizer, capsys):
         score_hellaswag(model, tokenizer, [row], share_context=True)
 
 
+def test_model_is_tried_on_the_longest_item(tokenizer, capsys):
+    """Of a short row a window of attention hides nothing, of a long one it would."""
+    from transformers import GPTNeoConfig, GPTNeoForCausalLM
+
+    torch.manual_seed(0)
+    model = GPTNeoForCausalLM(GPTNeoConfig(vocab_size=400, hidden_size=32, num_layers=2, num_heads=2,
+                                           attention_types=[[["global", "local"], 1]], window_size=99)).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(3)
+    short = {"ctx": "Ada ran. she", "endings": ["fell.", "sang.", "ate.", "slept."], "label": 0}
+    for rows, said in (([short], False), ([short, miniworld.dataset("hellaswag", n=1)[0]], True)):
+        trees, plain = (score_hellaswag(model, tokenizer, rows, share_context=how) for how in (None, False))
+        assert trees.logprobs == pytest.approx(plain.logprobs, abs=1e-3)
+        assert ("read again for every ending" in capsys.readouterr().out) is said
+
+
 def test_long_context_is_cut_for_each_ending_alone(gpt2_folder, tokenizer):
     """Endings of other lengths leave other room, so there is no one context to share."""
     model, rows = family("lmlab", gpt2_folder), miniworld.dataset("hellaswag", n=3)

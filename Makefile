@@ -2,13 +2,14 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+DEV_STAMP := $(VENV)/.installed-dev
 
 .PHONY: course test install clean
 
 course: install
 	@$(BIN)/python -m lmlab run all; status=$$?; $(BIN)/python -m lmlab report && exit $$status
 
-test: install
+test: install $(DEV_STAMP)
 	$(BIN)/python -m pytest
 
 install: $(STAMP)
@@ -20,6 +21,11 @@ $(STAMP): requirements.txt pyproject.toml
 	$(BIN)/python -m pip install --disable-pip-version-check -q torch==2.13.0
 	$(BIN)/python -m pip install --disable-pip-version-check -q -r requirements.txt
 	$(BIN)/python -m pip install --disable-pip-version-check -q --no-deps -e .
+	touch $@
+
+# without dependencies: requirements.txt has pinned what they share
+$(DEV_STAMP): $(STAMP) requirements-dev.txt
+	$(BIN)/python -m pip install --disable-pip-version-check -q --no-deps -r requirements-dev.txt
 	touch $@
 
 clean:

@@ -65,8 +65,11 @@ class Attention(nn.Module):
         self.c_proj = nn.Linear(config.n_embd, config.n_embd)
         self.resid_dropout = nn.Dropout(config.dropout)
 
-    def forward(self, x: Tensor, past: tuple[Tensor, Tensor] | None = None):
-        """x: (B, T, C), the tokens after ``past``. Returns (B, T, C) and the keys and values so far."""
+    def forward(self, x: Tensor, past: tuple[Tensor, Tensor] | None = None, mask: Tensor | None = None):
+        """x: (B, T, C), the tokens after ``past``. Returns (B, T, C) and the keys and values so far.
+
+        mask: (B, 1, T, T), added to the attention scores; without it every token sees those before it.
+        """
         B, T, C = x.shape
         heads = (B, T, self.n_head, C // self.n_head)
         q, k, v = (t.view(heads).transpose(1, 2) for t in self.c_attn(x).split(C, dim=2))  # (B, H, T, C/H)
@@ -75,7 +78,8 @@ class Attention(nn.Module):
             k, v = torch.cat([past[0], k], dim=2), torch.cat([past[1], v], dim=2)
         # a single token after the cache may see everything: no mask
         y = F.scaled_dot_product_attention(
-            q, k, v, is_causal=past is None, dropout_p=self.dropout if self.training else 0.0)
+            q, k, v, mask, is_causal=past is None and mask is None,
+            dropout_p=self.dropout if self.training else 0.0)
         y = y.transpose(1, 2).reshape(B, T, C)  # heads side by side again
         return self.resid_dropout(self.c_proj(y)), (k, v)
 
@@ -103,8 +107,8 @@ class Block(nn.Module):
         self.ln_2 = nn.LayerNorm(config.n_embd)
         self.mlp = MLP(config)
 
-    def forward(self, x: Tensor, past: tuple[Tensor, Tensor] | None = None):
-        attended, present = self.attn(self.ln_1(x), past)
+    def forward(self, x: Tensor, past: tuple[Tensor, Tensor] | None = None, mask: Tensor | None = None):
+        attended, present = self.attn(self.ln_1(x), past, mask)
         x = x + attended
         return x + self.mlp(self.ln_2(x)), present
 
@@ -159,13 +163,16 @@ class GPT(nn.Module):
         return (6 * (self.num_parameters() - cfg.block_size * cfg.n_embd)
                 + 12 * cfg.n_layer * cfg.n_embd * (length or cfg.block_size))
 
-    def forward(self, idx: Tensor, targets: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
+    def forward(self, idx: Tensor, targets: Tensor | None = None, *, position_ids: Tensor | None = None,
+                attention_mask: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
         """Logits of every next token, and the mean loss where targets are given.
 
         idx: (B, T) token ids. targets: (B, T), the token that follows each, or -100 where no loss is wanted.
+        position_ids: (B, T), the place of each token in its text, where that is not its place in the row.
+        attention_mask: (B, 1, T, T), added to the attention scores in place of the causal mask.
         Returns logits (B, T, V) and the cross-entropy in nats per counted token, or None.
         """
-        logits = self.logits(self.hidden(idx)[0])
+        logits = self.logits(self.hidden(idx, position=position_ids, mask=attention_mask)[0])
         if targets is None:
             return logits, None
         return logits, F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten(), ignore_index=IGNORE)
@@ -184,25 +191,28 @@ class GPT(nn.Module):
         options = {"reduction": "sum", "ignore_index": IGNORE}
         if len(targets) * self.config.vocab_size < LARGE_LOGITS or not hasattr(F, "linear_cross_entropy"):
             return F.cross_entropy(self.logits(hidden).float(), targets, **options)
-        weight = self.lm_head.weight[:self.config.vocab_size]
         if torch.is_autocast_enabled(hidden.device.type):
-            dtype = torch.get_autocast_dtype(hidden.device.type)
-            hidden, weight = hidden.to(dtype), weight.to(dtype)
+            hidden = hidden.to(torch.get_autocast_dtype(hidden.device.type))
+        never = hidden.new_zeros(self.config.padded_vocab_size)
+        never[self.config.vocab_size:] = -1e4  # rows of padding: a probability of zero, in float16 too
         pieces = torch.nn.LinearCrossEntropyOptions(
-            batch_chunk_size=LARGE_LOGITS // 4 // self.config.vocab_size, chunking_method=None)
-        return F.linear_cross_entropy(hidden, weight, targets, options=pieces, **options)
+            batch_chunk_size=max(1, LARGE_LOGITS // 4 // self.config.vocab_size), chunking_method=None)
+        return F.linear_cross_entropy(hidden, self.lm_head.weight.to(hidden.dtype), targets, linear_bias=never,
+                                      options=pieces, **options)
 
-    def hidden(self, idx: Tensor, cache: Cache | None = None) -> tuple[Tensor, Cache]:
+    def hidden(self, idx: Tensor, cache: Cache | None = None, position: Tensor | None = None,
+               mask: Tensor | None = None) -> tuple[Tensor, Cache]:
         """Output of the last layer after its norm (B, T, C), and the keys and values for what comes next."""
-        start = cache[0][0].shape[2] if cache else 0
-        end = start + idx.shape[1]
-        if end > self.config.block_size:
-            raise ValueError(f"GPT got {end} tokens, block_size is {self.config.block_size}; cut the text")
-        position = torch.arange(start, end, device=idx.device)
+        if position is None:
+            start = cache[0][0].shape[2] if cache else 0
+            end = start + idx.shape[1]
+            if end > self.config.block_size:
+                raise ValueError(f"GPT got {end} tokens, block_size is {self.config.block_size}; cut the text")
+            position = torch.arange(start, end, device=idx.device)
         x = self.transformer.drop(self.transformer.wte(idx) + self.transformer.wpe(position))  # (B, T, C)
         presents = []
         for layer, block in enumerate(self.transformer.h):
-            x, present = block(x, cache[layer] if cache else None)
+            x, present = block(x, cache[layer] if cache else None, mask)
             presents.append(present)
         return self.transformer.ln_f(x), presents
 

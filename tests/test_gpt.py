@@ -1,11 +1,13 @@
 """lmlab.gpt against transformers, and against what must hold of any causal language model."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 
-from lmlab.gpt import GPT, GPTConfig, keep_top, penalise_repetition
+from lmlab import gpt as gpt_module
+from lmlab.gpt import GPT, GPT2_SIZES, GPTConfig, keep_top, penalise_repetition
 
 CONFIG = GPTConfig(n_layer=3, n_head=4, n_embd=32, block_size=24, vocab_size=97, eos_token_id=0)
 
@@ -62,6 +64,60 @@ def test_greedy_tokens_equal_transformers(model, reference, penalty):
     theirs = reference.generate(idx, max_new_tokens=15, do_sample=False, repetition_penalty=penalty,
                                 pad_token_id=0, attention_mask=torch.ones_like(idx))
     assert ours.tolist() == theirs.tolist()
+
+
+@pytest.mark.parametrize("settings", [
+    {}, {"temperature": 0.7}, {"top_k": 9}, {"top_p": 0.8},
+    {"temperature": 1.3, "top_k": 30, "top_p": 0.9, "repetition_penalty": 1.2}])
+def test_sampled_tokens_equal_transformers_with_one_seed(model, reference, settings):
+    idx = tokens(2, 5)
+    torch.manual_seed(3)
+    ours = model.generate(idx, 15, eos_token_id=-1, **settings)
+    torch.manual_seed(3)
+    theirs = reference.generate(idx, max_new_tokens=15, do_sample=True, pad_token_id=0, eos_token_id=None,
+                                attention_mask=torch.ones_like(idx), **{"top_k": 0, **settings})
+    assert ours.tolist() == theirs.tolist()
+
+
+def padded(model) -> GPT:
+    """The same weights with rows of padding, which hold large numbers that must not matter."""
+    torch.manual_seed(1)
+    wider = GPT(replace(CONFIG, vocab_multiple=64))
+    own = model.state_dict()
+    wide = torch.full((128, CONFIG.n_embd), 7.0)
+    wide[:CONFIG.vocab_size] = own["lm_head.weight"]
+    wider.load_state_dict({**own, "lm_head.weight": wide, "transformer.wte.weight": wide})
+    return wider.eval()
+
+
+def test_padding_of_the_vocabulary_changes_nothing(model, tmp_path):
+    wider, idx = padded(model), tokens(3, 20)
+    assert wider.lm_head.weight.shape[0] == 128 and wider.num_parameters() == model.num_parameters()
+    assert wider(idx)[0].shape == (3, 20, 97)
+    torch.testing.assert_close(wider(idx)[0], model(idx)[0])
+    wider.save_pretrained(tmp_path)
+    again = GPT.from_pretrained(tmp_path)
+    assert again.lm_head.weight.shape[0] == 97
+    torch.testing.assert_close(again(idx)[0], model(idx)[0])
+
+
+@pytest.mark.parametrize("wide", [False, True])
+def test_loss_in_pieces_equals_the_whole(model, wide, monkeypatch):
+    """The same sum and gradients, with or without whole logits, with rows of padding or none."""
+    idx, results = tokens(3, 20), []
+    targets = tokens(3, 20).clone()
+    targets[0, 10:], targets[2] = -100, -100
+    if wide:
+        model = padded(model)
+    for limit in (2**26, 1000):  # at 1,000 numbers a piece holds two tokens
+        monkeypatch.setattr(gpt_module, "LARGE_LOGITS", limit)
+        model.zero_grad()
+        loss = model.summed_loss(idx, targets)
+        loss.backward()
+        results.append([loss.detach(), *(p.grad.clone() for p in model.parameters())])
+    for whole, pieces in zip(*results, strict=True):
+        torch.testing.assert_close(pieces, whole, atol=2e-5, rtol=1e-4)
+    assert results[0][0].item() == pytest.approx(30 * model(idx, targets)[1].item(), rel=1e-6)
 
 
 def test_filters_equal_transformers():
@@ -139,9 +195,13 @@ def test_init_is_that_of_gpt2():
             assert not parameter.any(), name
 
 
-def test_gpt2_small_has_the_published_number_of_parameters():
+@pytest.mark.parametrize(("name", "parameters"), [
+    ("gpt2", 124_439_808), ("gpt2-medium", 354_823_168), ("gpt2-large", 774_030_080), ("gpt2-xl", 1_557_611_200)])
+def test_sizes_have_the_published_numbers_of_parameters(name, parameters):
+    """As transformers counts the released models."""
     with torch.device("meta"):
-        assert GPT(GPTConfig()).num_parameters() == 124_439_808
+        assert GPT(GPT2_SIZES[name]).num_parameters() == parameters
+        assert GPT(replace(GPT2_SIZES[name], vocab_multiple=64)).num_parameters() == parameters
 
 
 def test_save_and_load_give_the_same_model(model, tmp_path):

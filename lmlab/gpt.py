@@ -71,8 +71,7 @@ class Attention(nn.Module):
         mask: (B, 1, T, T), added to the attention scores; without it every token sees those before it.
         """
         B, T, C = x.shape
-        heads = (B, T, self.n_head, C // self.n_head)
-        q, k, v = (t.view(heads).transpose(1, 2) for t in self.c_attn(x).split(C, dim=2))  # (B, H, T, C/H)
+        q, k, v = self._heads(x)
         if past is not None:
             assert T == 1, f"with a cache one token goes in at a time, got {T}"
             k, v = torch.cat([past[0], k], dim=2), torch.cat([past[1], v], dim=2)
@@ -82,6 +81,19 @@ class Attention(nn.Module):
             dropout_p=self.dropout if self.training else 0.0)
         y = y.transpose(1, 2).reshape(B, T, C)  # heads side by side again
         return self.resid_dropout(self.c_proj(y)), (k, v)
+
+    def weights(self, x: Tensor) -> Tensor:
+        """What the fused function keeps to itself: who looks where, (B, H, T, T), for x: (B, T, C)."""
+        q, k, _ = self._heads(x)
+        scores = q @ k.transpose(2, 3) / math.sqrt(q.shape[-1])
+        later = torch.ones_like(scores[0, 0], dtype=torch.bool).triu(1)
+        return scores.masked_fill(later, -torch.inf).softmax(-1)
+
+    def _heads(self, x: Tensor) -> list[Tensor]:
+        """Queries, keys and values, (B, H, T, C/H) each."""
+        B, T, C = x.shape
+        heads = (B, T, self.n_head, C // self.n_head)
+        return [t.view(heads).transpose(1, 2) for t in self.c_attn(x).split(C, dim=2)]
 
 
 class MLP(nn.Module):
@@ -215,6 +227,24 @@ class GPT(nn.Module):
             x, present = block(x, cache[layer] if cache else None, mask)
             presents.append(present)
         return self.transformer.ln_f(x), presents
+
+    @torch.no_grad()
+    def attention_weights(self, idx: Tensor) -> Tensor:
+        """Where every head looks in idx (B, T): (n_layer, B, n_head, T, T), each row sums to one.
+
+        Row t holds the shares that token t takes from tokens 0 to t. Dropout is off.
+        """
+        weights, was_training = [], self.training
+        hooks = [block.attn.register_forward_pre_hook(
+            lambda attention, inputs: weights.append(attention.weights(inputs[0])))
+            for block in self.transformer.h]
+        try:
+            self.eval()(idx)
+        finally:
+            for hook in hooks:
+                hook.remove()
+            self.train(was_training)
+        return torch.stack(weights)
 
     @torch.no_grad()
     def generate(self, idx: Tensor, max_new_tokens: int, *, temperature: float = 1.0,

@@ -20,19 +20,33 @@ def loss_curve(steps: Sequence[float], train: Sequence[float], val: Sequence[flo
     """Training loss, validation loss and the entropy floor over optimizer steps.
 
     val belongs to ``val_steps``, or to ``steps`` where those are not given. baseline: a loss to compare with,
-    such as ln V or the loss before fine-tuning.
+    such as ln V or the loss before fine-tuning. Without ``ax``, a floor and several values of val get a second
+    panel: how far val is above the floor, on a logarithmic axis; on the linear one the two soon touch.
     """
+    val_steps = steps if val_steps is None else val_steps
+    if ax is None and floor is not None and val is not None and len(val) > 1:
+        ax, panel = _two_panels()
+        _above_floor(panel, val_steps, [loss - floor for loss in val])
     ax = _axes(ax, "optimizer step", f"loss ({unit})", title)
     ax.plot(steps, train, color=BLUE, linewidth=1, label="train")
     if val is not None:
-        ax.plot(steps if val_steps is None else val_steps, val, color=ORANGE, marker="o", markersize=4,
-                linestyle="--", label="validation")
+        ax.plot(val_steps, val, color=ORANGE, marker="o", markersize=4, linestyle="--", label="validation")
     if baseline is not None:
         _level(ax, baseline, f"baseline {baseline:.2f}", "-.")
     if floor is not None:
         _level(ax, floor, f"entropy floor {floor:.2f}", ":")
     ax.legend()
     return ax
+
+
+def _above_floor(ax, steps: Sequence[float], gaps: Sequence[float]) -> None:
+    """Validation loss minus the floor; a gap of zero or less has no place on the logarithmic axis."""
+    _axes(ax, "optimizer step", "loss minus floor", "validation above the floor")
+    ax.plot(steps, gaps, color=ORANGE, marker="o", markersize=4, linestyle="--")
+    ax.set_yscale("log", nonpositive="mask")
+    ax.yaxis.set_major_formatter("{x:g}")
+    ax.grid(which="minor", axis="y", alpha=0.15)
+    ax.annotate(f"{gaps[-1]:.3f}", (steps[-1], gaps[-1]), xytext=(0, 8), textcoords="offset points", ha="right")
 
 
 def fine_tuning_curve(epochs: Sequence[float], losses: Mapping[str, Sequence[float]], best: int | None = None,
@@ -153,17 +167,67 @@ def rank_frequency(series: Mapping[str, Sequence[int]], *, title: str = "", ax=N
     return ax
 
 
-def _axes(ax, xlabel: str, ylabel: str, title: str):
-    """``ax``, or an Axes of a new figure, in house style."""
+def attention_map(weights, tokens: Sequence[str], *, title: str = "", ax=None):
+    """One head's attention over one text: row t is what token t looks at. weights: (T, T); tokens: their T texts.
+
+    Ink grows with the root of the share, so that small shares can be seen, too.
+    """
+    side = 2 + 0.12 * len(tokens)  # inches: room for a label per token
+    ax = _axes(ax, "token looked at", "token that looks", title, size=(side + 0.7, side))
+    _shares(ax, weights)
+    labels = [token.strip(" ").replace("\n", "\\n") for token in tokens]
+    style = {"fontsize": 7, "parse_math": False}  # a dollar is a dollar
+    ax.set_xticks(range(len(labels)), labels, rotation=90, **style)
+    ax.set_yticks(range(len(labels)), labels, **style)
+    return ax
+
+
+def attention_grid(weights, *, title: str = "", ax=None):
+    """Every head's attention over one text, a small map each. weights: (n_layer, n_head, T, T)."""
+    import numpy
+
+    n_layer, n_head, T, _ = weights.shape
+    gap = max(1, T // 16)
+    side = T + gap
+    tiles = numpy.pad(weights, ((0, 0), (0, 0), (0, gap), (0, gap)), constant_values=numpy.nan)
+    tiles = tiles.transpose(0, 2, 1, 3).reshape(n_layer * side, n_head * side)[:-gap, :-gap]
+    ax = _axes(ax, "head", "layer", title, size=(7, 0.7 + 5.5 * n_layer / n_head))
+    _shares(ax, tiles)
+    ax.grid(visible=False)
+    ax.set_xticks([h * side + T / 2 for h in range(n_head)], range(n_head))
+    ax.set_yticks([layer * side + T / 2 for layer in range(n_layer)], range(n_layer))
+    ax.tick_params(length=0)
+    return ax
+
+
+def _shares(ax, weights) -> None:
+    """Shares from 0 to 1 as ink from white to black, with the scale; NaN is a blue frame."""
+    from matplotlib import colormaps
+    from matplotlib.colors import PowerNorm
+
+    image = ax.imshow(weights, cmap=colormaps["Greys"].with_extremes(bad="#cfe3f1"), norm=PowerNorm(0.5, 0, 1))
+    ax.figure.colorbar(image, ax=ax, label="attention (share of the row)", shrink=0.7)
+
+
+def _axes(ax, xlabel: str, ylabel: str, title: str, size: tuple[float, float] = (7, 3.5)):
+    """``ax``, or an Axes of a new figure (size in inches), in house style."""
     if ax is None:
         from matplotlib import pyplot
 
-        _, ax = pyplot.subplots(figsize=(7, 3.5), layout="constrained")
+        _, ax = pyplot.subplots(figsize=size, layout="constrained")
     ax.set(xlabel=xlabel, ylabel=ylabel, title=title)
     ax.grid(alpha=0.3)
     ax.set_axisbelow(True)
     ax.spines[["top", "right"]].set_visible(False)
     return ax
+
+
+def _two_panels():
+    """The Axes of a large panel and of a small one beside it."""
+    from matplotlib import pyplot
+
+    _, axes = pyplot.subplots(1, 2, figsize=(9.5, 3.5), width_ratios=(5, 3), layout="constrained")
+    return axes
 
 
 def _level(ax, value: float, label: str, linestyle: str) -> None:

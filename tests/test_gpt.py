@@ -175,6 +175,31 @@ def test_causality(model):
         assert (after[:, place:] - before[:, place:]).abs().max() > 1e-3
 
 
+def test_attention_weights_equal_transformers(model, tmp_path):
+    from transformers import GPT2LMHeadModel
+
+    model.save_pretrained(tmp_path)
+    theirs = GPT2LMHeadModel.from_pretrained(tmp_path, attn_implementation="eager").eval()
+    idx = tokens(2, 20)
+    weights = model.attention_weights(idx)
+    assert weights.shape == (CONFIG.n_layer, 2, CONFIG.n_head, 20, 20)
+    expected = torch.stack(theirs(idx, output_attentions=True).attentions)
+    torch.testing.assert_close(weights, expected, atol=1e-6, rtol=1e-5)
+
+
+def test_attention_weights_are_causal_shares_and_leave_no_trace(model):
+    idx = tokens(2, 20)
+    before = model(idx)[0]
+    weights = model.train().attention_weights(idx)
+    assert model.training and not weights.requires_grad
+    torch.testing.assert_close(weights.sum(-1), torch.ones(weights.shape[:-1]))
+    assert torch.equal(weights, weights.tril())
+    with pytest.raises(ValueError, match="block_size is 24"):
+        model.attention_weights(tokens(1, 25))
+    assert not any(block.attn._forward_pre_hooks for block in model.transformer.h)
+    assert torch.equal(model.eval()(idx)[0], before)
+
+
 def test_first_loss_is_that_of_a_uniform_guess():
     torch.manual_seed(0)
     config = GPTConfig(n_layer=4, n_head=4, n_embd=64, block_size=64, vocab_size=1536)

@@ -1,11 +1,19 @@
 """Plots name their axes, take an Axes, and tell series apart without colour."""
 
 import matplotlib
+import numpy
 import pytest
 
 from lmlab import plots
 
 matplotlib.use("Agg")
+
+
+def shares(*shape: int) -> numpy.ndarray:
+    """Causal attention weights, spread evenly: (..., T, T)."""
+    lower = numpy.tril(numpy.ones(shape if len(shape) > 1 else shape * 2))
+    return lower / lower.sum(axis=-1, keepdims=True)
+
 
 DRAWN = {
     "loss_curve": lambda ax=None: plots.loss_curve([1, 2, 3], [3, 2, 1], [2, 1.5], floor=0.9,
@@ -22,6 +30,8 @@ DRAWN = {
     "accuracy_curve": lambda ax=None: plots.accuracy_curve([0, 9], {"sum": [0.2, 0.5], "token": [0.3, 0.4]},
                                                            {"sum": [(0.1, 0.3), (0.4, 0.6)],
                                                             "token": [(0.2, 0.4), (0.3, 0.5)]}, ax=ax),
+    "attention_map": lambda ax=None: plots.attention_map(shares(3), ["a", "b", "c"], ax=ax),
+    "attention_grid": lambda ax=None: plots.attention_grid(shares(2, 3, 4, 4), ax=ax),
     "rank_frequency": lambda ax=None: plots.rank_frequency({"a": [5, 3, 1], "b": [2, 2]}, ax=ax),
 }
 
@@ -62,3 +72,39 @@ def test_whiskers_reach_the_interval():
     ax = DRAWN["bar_with_interval"]()
     whisker = ax.collections[0].get_segments()[0]
     assert whisker[:, 1].tolist() == pytest.approx([0.2, 0.4])
+
+
+def test_panel_above_the_floor_is_drawn_only_where_it_says_something():
+    main, panel = DRAWN["loss_curve"]().figure.axes
+    assert panel.get_yscale() == "log" and panel.get_xlabel() and panel.get_ylabel()
+    assert panel.get_lines()[0].get_ydata() == pytest.approx([1.1, 0.6])
+    assert len(plots.loss_curve([1, 2], [3, 2], [2], floor=0.9, val_steps=[2]).figure.axes) == 1
+    assert len(plots.loss_curve([1, 2], [3, 2], [2, 1]).figure.axes) == 1
+
+
+def test_panel_bears_a_loss_below_the_floor():
+    ax = plots.loss_curve([1, 2], [3, 2], [2, 0.8], floor=0.9)
+    ax.figure.canvas.draw()
+
+
+def test_attention_map_names_every_token_as_it_is():
+    tokens = ["$x", " a$", "\n"]
+    ax = plots.attention_map(shares(3), tokens)
+    for labels in (ax.get_xticklabels(), ax.get_yticklabels()):
+        assert [label.get_text() for label in labels] == ["$x", "a$", "\\n"]
+    ax.figure.canvas.draw()  # a pair of dollars is no formula
+
+
+def test_attention_grid_puts_each_head_in_its_place():
+    weights = shares(2, 3, 4, 4) * numpy.arange(1, 7).reshape(2, 3, 1, 1) / 6
+    ax = plots.attention_grid(weights)
+    image = ax.images[0].get_array()
+    assert image.shape == (2 * 5 - 1, 3 * 5 - 1)
+    assert image[5:9, 10:14].tolist() == weights[1, 2].tolist()
+    assert numpy.ma.getmaskarray(image)[4].all() and numpy.ma.getmaskarray(image)[:, 9].all()  # frames
+    assert [len(ax.get_xticks()), len(ax.get_yticks())] == [3, 2]
+
+
+def test_attention_grid_of_gpt2_small_stays_small():
+    width, height = plots.attention_grid(shares(12, 12, 8, 8)).figure.get_size_inches()
+    assert width <= 8 and height <= 8

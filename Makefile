@@ -4,13 +4,17 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 DEV_STAMP := $(VENV)/.installed-dev
 
-.PHONY: course test install clean
+.PHONY: course test bench install clean
 
 course: install
 	@$(BIN)/python -m lmlab run all; status=$$?; $(BIN)/python -m lmlab report && exit $$status
 
 test: install $(DEV_STAMP)
 	$(BIN)/python -m pytest
+
+# one alone: .venv/bin/python benchmarks training
+bench: install $(DEV_STAMP)
+	OMP_WAIT_POLICY=PASSIVE $(BIN)/python benchmarks
 
 install: $(STAMP)
 

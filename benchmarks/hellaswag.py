@@ -9,73 +9,50 @@ verdicts is said in the last column.
 import argparse
 import contextlib
 import io
-import platform
 import statistics
 import time
 import warnings
 
 import numpy as np
+from abab import alternate, conditions, ratio
 
 from lmlab.data import load_model, load_rows, load_tokenizer
 from lmlab.evaluate import HellaSwagScores, score_hellaswag
 
 HARNESS_BATCHES = (1, 4, 16, 64)
+ONE = "one ending at a time"
 
 
 def run(model: str = "miniworld/gpt2", tokenizer: str | None = None, items: str = "miniworld/hellaswag",
-        n: int = 200, repeats: int = 5, batch_tokens: int = 384, threads: int | None = None,
-        harness_batches: tuple[int, ...] = HARNESS_BATCHES) -> dict:
-    """{"conditions": ..., "results": name -> items_per_second, seconds, cpu_seconds and more}.
+        n: int = 200, rounds: int = 5, batch_tokens: int = 384, threads: int | None = None) -> dict:
+    """{"conditions": ..., "results": name -> items_per_second and more}.
 
-    model, tokenizer, items: a source of ``lmlab.data``. The harness is timed at the best of harness_batches
-    (sequences in a batch), found on a quarter of the items. Each method warms up once, then all run in turn
-    ``repeats`` times; what is given is the median. cpu_seconds add up over threads, and hold where other
-    programs share the machine. Without lm-eval the harness is left out, and "harness" says so.
+    model, tokenizer, items: a source of ``lmlab.data``. The harness is timed at the best of HARNESS_BATCHES
+    (sequences in a batch), found on a quarter of the items. Without lm-eval it is left out, and "harness" says so.
     """
     import torch
 
-    if repeats < 5:
-        raise ValueError(f"repeats got {repeats}; give at least 5, of fewer the median says little")
     torch.set_num_threads(threads or torch.get_num_threads())
     loaded, words = load_model(model, dtype=torch.float32).eval(), load_tokenizer(tokenizer or model)
     split = "validation" if items.startswith("miniworld/") else "all"
     rows = load_rows(items, split, n).to_list()
-    methods = {
-        "lmlab": lambda rows: _ours(loaded, words, rows, batch_tokens, None),
-        "one ending at a time": lambda rows: _ours(loaded, words, rows, 1, False)}
-    best, why = _best_harness(loaded, words, rows, harness_batches)
+    methods = {"lmlab": lambda: _ours(loaded, words, rows, batch_tokens, None),
+               ONE: lambda: _ours(loaded, words, rows, 1, False)}
+    best, why = _best_harness(loaded, words, rows)
     if best:
-        methods["lm-evaluation-harness"] = lambda rows: _harness(loaded, words, rows, best)
-    verdicts = {name: method(rows) for name, method in methods.items()}  # the warm-up
-    times = {name: [] for name in methods}
-    for _ in range(repeats):
-        for name, method in methods.items():
-            times[name].append(_timed(method, rows))
-    return {"conditions": {
-        "model": model, "parameters": loaded.num_parameters(), "items": items, "n": len(rows),
-        "batch_tokens": batch_tokens, "threads": torch.get_num_threads(), "dtype": "float32", "device": "cpu",
-        "torch": torch.__version__, "machine": platform.processor() or platform.machine(), "warm_up": 1,
-        "repeats": repeats, "order": "in turn", "statistic": "median", "harness": why},
-        "results": {name: _summary(times, verdicts, name) for name in methods}}
-
-
-def _summary(times: dict, verdicts: dict, name: str) -> dict:
-    wall, cpu = (statistics.median(part) for part in zip(*times[name], strict=True))
-    reference = verdicts["one ending at a time"]
-    speed_ups = {f"{kind}_times_{other.replace(' ', '_')}": statistics.median(
-        theirs[i] / ours[i] for ours, theirs in zip(times[name], times[other], strict=True))
-        for other in times if other != name for i, kind in enumerate(("wall", "cpu"))}
-    return {"items_per_second": len(reference.labels) / wall, "seconds": wall, "cpu_seconds": cpu,
-            "all_seconds": [part for part, _ in times[name]], **speed_ups,
-            "largest_difference_nats": float(np.abs(verdicts[name].logprobs - reference.logprobs).max()),
-            "same_verdicts": all(np.array_equal(verdicts[name].chosen(c), reference.chosen(c))
-                                 for c in ("sum", "char"))}
-
-
-def _timed(method, rows) -> tuple[float, float]:
-    wall, cpu = time.perf_counter(), time.process_time()
-    method(rows)
-    return time.perf_counter() - wall, time.process_time() - cpu
+        methods["lm-evaluation-harness"] = lambda: _harness(loaded, words, rows, best)
+    verdicts = {name: method() for name, method in methods.items()}  # the warm-up
+    seconds = alternate(methods, rounds)
+    return {"conditions": conditions(
+        model=model, parameters=loaded.num_parameters(), items=items, n=len(rows), batch_tokens=batch_tokens,
+        dtype="float32", warm_up="one turn each", rounds=rounds, order="in turn", statistic="median", harness=why),
+        "results": {name: {
+            "items_per_second": len(rows) / statistics.median(seconds[name]),
+            "times_lmlab": ratio(seconds["lmlab"], seconds[name]),
+            "largest_difference_nats": float(np.abs(verdicts[name].logprobs - verdicts[ONE].logprobs).max()),
+            "same_verdicts": all(np.array_equal(verdicts[name].chosen(c), verdicts[ONE].chosen(c))
+                                 for c in ("sum", "char")),
+            "seconds": seconds[name]} for name in methods}}
 
 
 def _ours(model, tokenizer, rows, batch_tokens: int, share_context: bool | None) -> HellaSwagScores:
@@ -102,18 +79,28 @@ def _harness(model, tokenizer, rows, batch_size: int) -> HellaSwagScores:
                            lengths, np.array([int(row["label"]) for row in rows]))
 
 
-def _best_harness(model, tokenizer, rows, batches) -> tuple[int | None, str]:
+def _best_harness(model, tokenizer, rows) -> tuple[int | None, str]:
     try:
         from importlib.metadata import version
         name = f"lm-eval {version('lm_eval')}"
     except ImportError as error:
         return None, f"left out: {error}; pip install --no-deps -r requirements-dev.txt"
-    some = rows[::4]
+    some, seconds = rows[::4], {}
     _harness(model, tokenizer, some[:4], 1)
-    seconds = {size: min(_timed(lambda rows, size=size: _harness(model, tokenizer, rows, size), some)[0]
-                         for _ in range(2)) for size in batches}
+    for size in HARNESS_BATCHES * 2:
+        began = time.perf_counter()
+        _harness(model, tokenizer, some, size)
+        seconds[size] = min(time.perf_counter() - began, seconds.get(size, float("inf")))
     best = min(seconds, key=seconds.get)
-    return best, f"{name} at batch size {best}, the fastest of {', '.join(map(str, batches))}"
+    return best, f"{name} at batch size {best}, the fastest of {', '.join(map(str, HARNESS_BATCHES))}"
+
+
+def table(measured: dict) -> str:
+    lines = [f"{'':<24}{'items/s':>9}{'x lmlab':>9}{'difference':>12}  same verdicts"]
+    for name, row in measured["results"].items():
+        lines.append(f"{name:<24}{row['items_per_second']:9.2f}{row['times_lmlab']:9.2f}"
+                     f"{row['largest_difference_nats']:12.1e}  {row['same_verdicts']}")
+    return "\n".join(lines)
 
 
 def main() -> None:
@@ -122,18 +109,11 @@ def main() -> None:
     parser.add_argument("--tokenizer")
     parser.add_argument("--items", default="miniworld/hellaswag")
     parser.add_argument("--n", type=int, default=200)
-    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--batch-tokens", type=int, default=384)
     parser.add_argument("--threads", type=int)
     measured = run(**vars(parser.parse_args()))
-    for key, value in measured["conditions"].items():
-        print(f"{key:<14} {value}")
-    print(f"\n{'':<24}{'items/s':>9}{'seconds':>9}{'CPU s':>8}{'x ours':>8}{'CPU x':>8}  same verdicts")
-    for name, row in measured["results"].items():
-        ours = "lmlab"
-        back = [1 / row[f"{kind}_times_{ours}"] if name != ours else 1 for kind in ("wall", "cpu")]
-        print(f"{name:<24}{row['items_per_second']:9.2f}{row['seconds']:9.2f}{row['cpu_seconds']:8.2f}"
-              f"{back[0]:8.2f}{back[1]:8.2f}  {row['same_verdicts']}")
+    print(measured["conditions"], table(measured), sep="\n")
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ A source is "miniworld/<name>" (shipped), a local file or folder in its publishe
 import json
 import random
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from pathlib import Path
 
@@ -107,18 +107,22 @@ def _json_rows(path: Path):
     from datasets import Dataset
 
     text = path.read_text(encoding="utf-8")
-    rows = json.loads(text) if text.lstrip().startswith("[") else list(_json_lines(text, path))
+    rows = json.loads(text) if text.lstrip().startswith("[") else list(_json_lines(text.split("\n"), path))
     keys = dict.fromkeys(key for row in rows for key in row)  # a key may be missing in the first row
     return Dataset.from_dict({key: [row.get(key) for row in rows] for key in keys})
 
 
-def _json_lines(text: str, path: Path) -> Iterator[dict]:
-    for number, line in enumerate(text.split("\n"), 1):
-        try:
-            if line.strip():
-                yield json.loads(line)
-        except ValueError as error:
-            raise ValueError(f"{path}, line {number} is not JSON ({error}); mend or remove it") from error
+def _json_lines(lines: Iterable[str], path: Path) -> Iterator[dict]:
+    for number, line in enumerate(lines, 1):
+        if line.strip():
+            yield _json_line(line, number, path)
+
+
+def _json_line(line: str, number: int, path: Path):
+    try:
+        return json.loads(line)
+    except ValueError as error:
+        raise ValueError(f"{path}, line {number} is not JSON ({error}); mend or remove it") from error
 
 
 def _folder_rows(path: Path, split: str, seed: int):
@@ -145,25 +149,36 @@ def _text_rows(path: Path, split: str):
 
 def paragraphs(text: str) -> list[str]:
     """What stands between blank lines; a WikiText heading (" = Title = ") stays with what follows it."""
-    blocks, heading = [], ""
-    for block in re.split(r"\n\s*\n", text):
+    return list(_paragraphs(text.split("\n")))
+
+
+def _paragraphs(lines: Iterable[str]) -> Iterator[str]:
+    heading = ""
+    for block in _blocks(lines):
         if re.fullmatch(r"\s*(= )+.*( =)+\s*", block):
             heading += block.rstrip() + "\n\n"
         elif block.strip():
-            blocks.append(heading + block.rstrip())
+            yield heading + block.rstrip()
             heading = ""
-    return blocks
+
+
+def _blocks(lines: Iterable[str]) -> Iterator[str]:
+    """Lines joined up to the next blank one. A blank line at the very beginning belongs to what follows."""
+    block: list[str] = []
+    for number, line in enumerate(lines):
+        if line.strip() or number == 0:
+            block.append(line.rstrip("\n"))
+        elif block:
+            yield "\n".join(block)
+            block = []
+    yield "\n".join(block)
 
 
 def _hub_rows(source: str, split: str, limit: int | None):
-    from datasets import concatenate_datasets, get_dataset_split_names
+    from datasets import concatenate_datasets
 
     name, _, config = source.partition(":")
-    try:
-        there = get_dataset_split_names(name, config or None)
-    except Exception as error:  # offline, unknown, gated: the hub's own words say which
-        raise ValueError(f"could not open {source!r} as a hub dataset ({type(error).__name__}: {error}); "
-                         "check name and network, or give 'miniworld/<name>' or a local path") from error
+    there = _hub_splits(source)
     if split == "all":
         return concatenate_datasets([_hub_split(name, config, part, limit) for part in there])
     held_out = next((part for part in ("validation", "test") if part in there), None)
@@ -171,6 +186,17 @@ def _hub_rows(source: str, split: str, limit: int | None):
     if part not in there:
         raise ValueError(f"{source} has the splits {', '.join(there)} and no {part}; give split='all'")
     return _hub_split(name, config, part, limit, tenth=None if held_out else split)
+
+
+def _hub_splits(source: str) -> list[str]:
+    from datasets import get_dataset_split_names
+
+    name, _, config = source.partition(":")
+    try:
+        return get_dataset_split_names(name, config or None)
+    except Exception as error:  # offline, unknown, gated: the hub's own words say which
+        raise ValueError(f"could not open {source!r} as a hub dataset ({type(error).__name__}: {error}); "
+                         "check name and network, or give 'miniworld/<name>' or a local path") from error
 
 
 def _hub_split(name: str, config: str, part: str, limit: int | None, tenth: str | None = None):
@@ -201,6 +227,138 @@ def _whole_paragraphs(rows):
             or any("\n" in text.strip() for text in rows["text"])):
         return rows
     return Dataset.from_dict({"text": paragraphs("\n\n".join(rows["text"]))})
+
+
+# --- texts as a stream ----------------------------------------------------------------------------
+
+_STREAMED = (".jsonl", ".parquet", ".txt")
+
+
+def stream_texts(source: str, split: str = "train", skip: int = 0, limit: int | None = None) -> Iterator[str]:
+    """The texts (column "text") of a source, one by one; memory does not grow with a file or a hub set.
+
+    A local source is a .jsonl, .parquet or .txt file (of which each paragraph is a text), or a folder of many
+    files of one of these kinds, read in the order of their paths, as FineWeb-Edu's sample/10BT has them. It
+    is read whole, as whoever streams holds out the first part of the stream; but where files of a folder are
+    named after splits ("train-...", "validation-...", "test-..."), those of ``split`` are read, or all.
+    miniworld and hub sets give ``split`` as published. skip: at which text to begin; limit: at most so many.
+    Raises ValueError for an unknown source, split or column, and for a text that is none.
+    """
+    if split not in SPLITS:
+        raise ValueError(f"split of {source} got {split!r}; give one of {', '.join(SPLITS)}")
+    if skip < 0 or (limit is not None and limit < 1):
+        raise ValueError(f"stream of {source} got skip {skip} and limit {limit}; "
+                         "give a skip from 0 and a positive limit, or None for all")
+    if source.startswith("miniworld/"):
+        rows = _miniworld_rows(source.removeprefix("miniworld/"), split, limit and skip + limit, 0)
+        texts = (_text_of(row, source) for row in islice(rows, skip, None))
+    else:
+        path = _local_path(source)
+        texts = _hub_texts(source, split, skip) if path is None else _file_texts(_files(path, split), skip)
+    return islice(texts, limit)
+
+
+def _text_of(row, where: str) -> str:
+    if not isinstance(row, dict) or "text" not in row:
+        there = ", ".join(row) if isinstance(row, dict) else f"none, it is a {type(row).__name__}"
+        raise ValueError(f"{where} has no column 'text'; its columns are: {there}; "
+                         "rename the one that holds the texts")
+    if not isinstance(row["text"], str):
+        raise ValueError(f"{where} has a text that is {row['text']!r:.60}; give a string, or remove the row")
+    return row["text"]
+
+
+def _hub_texts(source: str, split: str, skip: int) -> Iterator[str]:
+    from datasets import concatenate_datasets, load_dataset
+
+    name, _, config = source.partition(":")
+    there = _hub_splits(source)
+    if split != "all" and split not in there:
+        raise ValueError(f"{source} has the splits {', '.join(there)}, no {split}; give one of them or 'all'")
+    parts = [load_dataset(name, config or None, split=part, streaming=True)
+             for part in (there if split == "all" else [split])]
+    rows = parts[0] if len(parts) == 1 else concatenate_datasets(parts)
+    return (_text_of(row, source) for row in rows.skip(skip))
+
+
+def _files(path: Path, split: str) -> list[Path]:
+    """The files of a local source in the order in which they are read."""
+    if path.is_file():
+        files = [path]
+    else:
+        files = sorted(file for file in path.rglob("*") if file.suffix in _STREAMED
+                       and not any(part.startswith(".") for part in file.relative_to(path).parts))
+    kinds = sorted({file.suffix for file in files})
+    if len(kinds) != 1 or kinds[0] not in _STREAMED:
+        raise ValueError(f"{path} gives files ending in {', '.join(kinds) or 'none of these endings'}; "
+                         f"give a file, or a folder with files, of one kind: {', '.join(_STREAMED)}")
+    return files if split == "all" else _files_of_split(path, files, split)
+
+
+def _files_of_split(path: Path, files: list[Path], split: str) -> list[Path]:
+    def named(*starts: str) -> list[Path]:
+        return [file for file in files if path.is_dir() and file.stem.startswith(starts)]
+
+    if split == "train" and not named("train", "val", "test"):
+        return files
+    found = named("train") if split == "train" else named("val") or named("test")
+    if not found:
+        raise ValueError(f"{path} has no {split} part to stream apart from the rest; give split='all', "
+                         "and hold out the first shard")
+    return found
+
+
+def _file_texts(files: list[Path], skip: int) -> Iterator[str]:
+    """Skipped rows are counted and not parsed; parquet's row groups are not even read."""
+    for file in files:
+        for n_rows, read in _PIECES[file.suffix](file):
+            if skip >= n_rows:
+                skip -= n_rows
+            else:
+                yield from islice(read(), skip, None)
+                skip = 0
+
+
+# how many texts a piece of a file has, and what reads it
+Pieces = Iterator[tuple[int, Callable[[], Iterable[str]]]]
+
+
+def _txt_pieces(path: Path) -> Pieces:
+    with open(path, encoding="utf-8") as lines:
+        for paragraph in _paragraphs(lines):
+            yield 1, lambda text=paragraph: [text]
+
+
+def _jsonl_pieces(path: Path) -> Pieces:
+    with open(path, encoding="utf-8") as lines:
+        for number, line in enumerate(lines, 1):
+            if line.strip():
+                yield 1, lambda line=line, number=number: [
+                    _text_of(_json_line(line, number, path), f"{path}, line {number}")]
+
+
+def _parquet_pieces(path: Path) -> Pieces:
+    import pyarrow
+    from pyarrow import parquet
+
+    try:
+        file = parquet.ParquetFile(path)
+    except pyarrow.ArrowInvalid as error:
+        raise ValueError(f"{path} is no whole parquet file ({error}); fetch it again or remove it") from error
+    with file:
+        names = file.schema_arrow.names
+        _text_of(dict.fromkeys(names, ""), str(path))  # the column is there
+        for group in range(file.num_row_groups):
+            yield file.metadata.row_group(group).num_rows, lambda group=group: _group_texts(file, group, path)
+
+
+def _group_texts(file, group: int, path: Path) -> Iterator[str]:
+    for batch in file.iter_batches(batch_size=256, row_groups=[group], columns=["text"]):
+        for row in batch.to_pylist():
+            yield _text_of(row, str(path))
+
+
+_PIECES = {".txt": _txt_pieces, ".jsonl": _jsonl_pieces, ".parquet": _parquet_pieces}
 
 
 # --- models ---------------------------------------------------------------------------------------

@@ -1,12 +1,12 @@
 """Token shards on disk: texts of any size become binary files, and training batches are read from those.
 
-``prepare_shards`` tokenises a stream of texts into files that ``open_shards`` maps and ``WindowLoader`` cuts into
-batches. A set is one stream of tokens: eos, document, eos, document, ..., eos (as ``train.pack`` has it), cut
-every ``shard_tokens`` tokens; a document may span two files.
+``prepare_shards`` tokenises a stream of texts into files, ``open_shards`` maps them, ``WindowLoader`` cuts
+batches from them. A set is one stream of tokens: eos, document, eos, document, ..., eos (as ``train.pack``
+has it), cut every ``shard_tokens`` tokens; a document may span two files.
 
-A file is a header of 256 bytes and its tokens, both little endian, tokens of 16 bits (as llm.c's and nanoGPT's
-files are). Under its final name a file is whole: it is written as ``*.partial``, synced and renamed. Its header
-says where the next file begins (document and token), so that a run that was stopped goes on exactly there.
+A file is a header of 256 bytes and its tokens, both little endian, tokens of 16 bits (as llm.c's files are).
+Under its final name a file is whole: it is written as ``*.partial``, synced and renamed. Its header says
+where the next file begins (document and token), so that a run that was stopped goes on exactly there.
 """
 
 import hashlib
@@ -114,8 +114,8 @@ def _shard_files(folder: Path) -> list[tuple[Path, Header]]:
             raise ValueError(f"{path} holds shard number {header.number} under another name; "
                              f"give it its name back: train_{header.number:06d}.bin (or validation_...)")
         if header.number != len(found):
-            raise ValueError(f"{folder} has no shard number {len(found)}, but {path.name}; bring the missing file "
-                             "back, or delete the shards after the gap and run prepare_shards again")
+            raise ValueError(f"{folder} has {path.name} where shard number {len(found)} should come; bring "
+                             "back what is missing, or delete those after it and run prepare_shards again")
         found.append((path, header))
     return found
 
@@ -123,9 +123,9 @@ def _shard_files(folder: Path) -> list[tuple[Path, Header]]:
 def open_shards(folder: str | Path, split: str, tokenizer=None, verify: bool = False) -> list[np.memmap]:
     """The shards of a split as read-only memory maps, each (n_tokens,) of uint16, in order.
 
-    split: "train" or "validation". Headers, sizes and numbering are always checked; ``tokenizer``: also that it
-    is the one that made them; ``verify``: also the checksums, which reads everything (about a second for
-    1.5 GB). Raises ValueError that names the file, what is wrong and the mend.
+    split: "train" or "validation". Headers, sizes and numbering are always checked; ``tokenizer``: also that
+    it is the one that made them; ``verify``: also the checksums of the split, for which all of it is read.
+    Raises ValueError that names the file, what is wrong and the mend.
     """
     if split not in ("train", "validation"):
         raise ValueError(f"open_shards got split {split!r}; give 'train' or 'validation'")
@@ -133,9 +133,9 @@ def open_shards(folder: str | Path, split: str, tokenizer=None, verify: bool = F
     if not shards or not shards[-1][1].last:
         raise ValueError(f"{folder} holds {len(shards)} shards and no last one: the set is not finished; "
                          "run prepare_shards with the same arguments, which goes on where it stopped")
-    if tokenizer is not None:
-        for path, header in shards:
-            _same(path, "tokenizer", header.fingerprint, fingerprint(tokenizer))
+    wanted = None if tokenizer is None else fingerprint(tokenizer)
+    for path, header in shards if wanted else ():
+        _same(path, "tokenizer", header.fingerprint, wanted)
     chosen = [(path, header) for path, header in shards if path.name.startswith(split)]
     if not chosen:
         raise ValueError(f"{folder} has no {split} shard; prepare the set with validation=True")
@@ -167,7 +167,7 @@ def fingerprint(tokenizer) -> bytes:
 
 
 def _encoder(tokenizer):
-    """A copy of the ``tokenizers.Tokenizer`` inside, that reads special tokens in a text as plain characters."""
+    """A copy of the ``tokenizers.Tokenizer`` inside, to which special tokens in texts are plain characters."""
     from tokenizers import Tokenizer
 
     inner = getattr(tokenizer, "backend_tokenizer", None)
@@ -251,29 +251,32 @@ _WORKER = ("import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
 
 def _start_worker() -> subprocess.Popen:
     paths = json.dumps([str(Path(__file__).resolve().parents[1]), *map(str, sys.path)])
-    return subprocess.Popen([sys.executable, "-c", _WORKER, paths], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-                            env={**os.environ, "TOKENIZERS_PARALLELISM": "false"})
+    return subprocess.Popen([sys.executable, "-c", _WORKER, paths], stdin=subprocess.PIPE,
+                            stdout=subprocess.PIPE, env={**os.environ, "TOKENIZERS_PARALLELISM": "false"})
 
 
 def _serve() -> None:
     """The life of a worker: chunks of texts in on stdin, their tokens out on stdout, until stdin closes."""
     from tokenizers import Tokenizer
 
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a notebook's interrupt is for the parent, which then ends us
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a notebook's interrupt is for the parent, which ends us
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # a stray print must not come between the answers
     description, eos = pickle.load(sys.stdin.buffer)
     encoder = Tokenizer.from_str(description)
     encoder.encode_special_tokens = True  # not kept in the description
-    while True:
-        try:
-            chunk = pickle.load(sys.stdin.buffer)
-        except EOFError:
-            return
-        try:
-            _send(answers, _encode(encoder, eos, chunk))
-        except Exception as error:
-            _send(answers, f"{type(error).__name__}: {error}")
+    try:
+        while True:
+            _send(answers, _answer(encoder, eos, pickle.load(sys.stdin.buffer)))
+    except (EOFError, pickle.UnpicklingError, BrokenPipeError):  # the parent ended, maybe in mid-sentence
+        os._exit(0)
+
+
+def _answer(encoder, eos: int, chunk: list[str]) -> Encoded | str:
+    try:
+        return _encode(encoder, eos, chunk)
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
 
 
 def _send(pipe, message) -> None:
@@ -287,8 +290,8 @@ def _ask(idle: queue.SimpleQueue, chunk: list[str]) -> Encoded:
         _send(worker.stdin, chunk)
         answer = pickle.load(worker.stdout)
     except (EOFError, OSError, pickle.UnpicklingError) as error:
-        raise RuntimeError(f"a tokeniser process ended with exit code {worker.wait()}: perhaps memory ran out; "
-                           "run prepare_shards again with a smaller n_processes, it goes on") from error
+        raise RuntimeError(f"a tokeniser process ended with exit code {worker.wait()}, perhaps for lack of "
+                           "memory; run prepare_shards again with fewer n_processes, it goes on") from error
     if isinstance(answer, str):
         raise RuntimeError(f"a tokeniser process failed: {answer}")
     idle.put(worker)
@@ -340,15 +343,15 @@ def prepare_shards(texts: Callable[[int], Iterator[str]], tokenizer, folder: str
                    shard_tokens: int = 100_000_000, n_processes: int | None = None, validation: bool = True,
                    n_docs: int | None = None, n_tokens: int | None = None, expected_tokens: int | None = None,
                    report: Callable[[str], None] = print) -> list[Path]:
-    """Tokenises texts into shards of ``shard_tokens`` tokens (2 bytes each) in ``folder``; returns their paths.
+    """Tokenises texts into shards of ``shard_tokens`` tokens (2 bytes each) in ``folder``; gives their paths.
 
     texts: called with a document number, gives the texts from there on, as
     ``lambda skip: stream_texts(source, skip=skip)``. source: a description of them; a folder keeps to one.
     validation: the first shard is validation_000000.bin, the others train_000001.bin and so on.
     n_docs, n_tokens: stop after so many documents, or with the document that reaches so many tokens.
     expected_tokens: of the whole set where it is known, for the disk need and the time left.
-    Stopped at any point and called again with the same arguments it goes on after the last whole shard, to files
-    that are the same byte for byte; a finished set is left as it is.
+    Stopped at any point and called again with the same arguments it goes on after the last whole shard, to
+    files that are the same byte for byte; a finished set is left as it is.
     Raises ValueError for a vocabulary over 65,536, too little room on the disk, a damaged or foreign .bin, or
     shards of another tokenizer, source or size.
     """
@@ -438,7 +441,7 @@ def _write_set(texts, tokenizer, folder, plan, shards, n_processes, total, repor
             reached = _stop_after(plan, written - offset + ends)
             writer.write(chunk.tokens[offset:ends[reached]], first, ends, offset)
             written += ends[reached] - offset
-            first, offset = first + len(ends), 0
+            first, offset = first + reached + 1, 0
             if plan.max_tokens and written >= plan.max_tokens:
                 break
         writer.finish(tokenizer.eos_token_id, first)
@@ -495,8 +498,8 @@ class _Writer:
         if self.count == 0:
             raise ValueError("the source gave no text; give one that has documents")
         if self.plan.validation and self.number == 0:
-            raise ValueError(f"the whole set has {self.count + 1:,} tokens, which all fit into the validation shard "
-                             f"of {self.plan.shard_tokens:,}; give a smaller shard_tokens or validation=False")
+            raise ValueError(f"the whole set, {self.count + 1:,} tokens, fits into the validation shard of "
+                             f"{self.plan.shard_tokens:,}; give a smaller shard_tokens or validation=False")
         self._append(np.array([eos], TOKEN))
         self._complete(document, 0, last=True)
 
@@ -555,22 +558,19 @@ class _Progress:
 class WindowLoader:
     """Training batches from token arrays; batch k is a pure function of ``seed`` and k, and k is endless.
 
-    arrays: 1-D integer arrays, as ``open_shards`` gives them. A window has block_size + 1 tokens, of which the
-    targets are the last block_size. Windows begin every block_size tokens of each array, what is left over at its
-    end being left out; with ``eos``, at every document, wherever so many tokens follow, as
-    ``train.random_windows`` has it (the places take 8 bytes of memory for each document).
-    Batch k holds the windows k * batch_size and following of an endless row, in which each epoch has all windows
-    once in another shuffled order. So a checkpoint keeps the next k alone, and rank r of W takes the batches
-    with k % W == r.
+    arrays: 1-D integer arrays, as ``open_shards`` gives them. A window has block_size + 1 tokens; the targets
+    are its last block_size. Windows begin every block_size tokens of each array, the rest at its end being
+    left out; with ``eos``, at every document, wherever so many tokens follow, as ``train.random_windows`` has
+    it (the places take 8 bytes of memory for each document).
+    Batch k holds the windows from k * batch_size on of an endless row, in which each epoch has all windows
+    once in another shuffled order. So a checkpoint keeps the next k alone, and rank r of W takes the batches with
+    k % W == r.
 
-    Memory: the order is computed (see ``permuted``), the tokens stay on disk. Reading through the map costs
-    less than a read call a window (measured: benchmarks/loader_memory.py), but the pages it touches count as
-    resident until the system wants them back; so they are handed back after every ``RELEASE_WINDOWS`` windows.
-    They remain in the system's cache, from which they return without the disk.
+    Memory: the order is computed (see ``permuted``) and the tokens stay on disk. A map from ``open_shards`` is
+    read by ``pread`` and not through its pages: a page touched there stays resident, with up to 2 MB around it,
+    until the whole file is, and handing pages back after each batch takes five times as long as ``pread``.
     Raises ValueError for arrays of another kind, too few tokens for one window, or an eos that is not there.
     """
-
-    RELEASE_WINDOWS = 512  # a touched window maps about 64 kB: up to 32 MB
 
     def __init__(self, arrays: Sequence[np.ndarray], block_size: int, batch_size: int, seed: int = 0,
                  eos: int | None = None):
@@ -581,23 +581,25 @@ class WindowLoader:
             if array.ndim != 1 or array.dtype.kind not in "iu":
                 raise ValueError(f"WindowLoader got an array of shape {array.shape} and type {array.dtype}; "
                                  "give 1-D arrays of integers, one token each")
-        self.arrays, self.block_size, self.batch_size, self.seed = list(arrays), block_size, batch_size, seed
-        self._starts = None if eos is None else [_document_starts(array, eos, block_size) for array in arrays]
-        counts = ([max(0, len(array) - 1) // block_size for array in arrays] if eos is None
-                  else [len(starts) for starts in self._starts])
+        self.block_size, self.batch_size, self.seed = block_size, batch_size, seed
+        self._readers = [_reader(array) for array in arrays]
+        sizes = [len(array) for array in arrays]
+        self._starts = None
+        counts = [max(0, size - 1) // block_size for size in sizes]
+        if eos is not None:
+            self._starts = [_document_starts(read, size - block_size, eos)
+                            for read, size in zip(self._readers, sizes, strict=True)]
+            counts = [len(starts) for starts in self._starts]
         self._ends = np.cumsum(np.array(counts, np.int64))
-        self._touched: set[int] = set()
-        self._since_release = 0
         if len(self) == 0:
-            raise self._no_window(eos)
+            raise self._no_window(max(sizes, default=0), eos)
 
-    def _no_window(self, eos: int | None) -> ValueError:
-        longest = max(map(len, self.arrays), default=0)
+    def _no_window(self, longest: int, eos: int | None) -> ValueError:
         if longest <= self.block_size:
             return ValueError(f"the data has {longest:,} tokens in its longest array; one window needs "
                               f"{self.block_size + 1:,}: lower block_size, or give more data")
-        return ValueError(f"no document with {self.block_size:,} tokens after its beginning: token {eos} is not in "
-                          "the data, or only near the end; give the eos it was made with, or lower block_size")
+        return ValueError(f"no document begins in the data with {self.block_size:,} tokens to follow: token "
+                          f"{eos} is not there; give the eos it was made with, or lower block_size")
 
     def __len__(self) -> int:
         """Windows in one epoch."""
@@ -610,7 +612,6 @@ class WindowLoader:
         tokens = np.empty((self.batch_size, self.block_size + 1), np.int64)
         for row, window in enumerate(self.windows(k)):
             tokens[row] = self._tokens(int(window))
-        self._release()
         both = torch.from_numpy(tokens)  # (B, T + 1)
         return both[:, :-1], both[:, 1:]
 
@@ -631,37 +632,39 @@ class WindowLoader:
         place = int(np.searchsorted(self._ends, window, side="right"))
         local = window - (int(self._ends[place - 1]) if place else 0)
         start = local * self.block_size if self._starts is None else int(self._starts[place][local])
-        self._touched.add(place)
-        return self.arrays[place][start:start + self.block_size + 1]
-
-    def _release(self) -> None:
-        self._since_release += self.batch_size
-        if self._since_release >= self.RELEASE_WINDOWS:
-            for place in self._touched:
-                _release_pages(self.arrays[place])
-            self._touched, self._since_release = set(), 0
+        return self._readers[place](start, start + self.block_size + 1)
 
 
-def _document_starts(array: np.ndarray, eos: int, block_size: int) -> np.ndarray:
-    """Where in an array (n_tokens,) a token is eos and block_size more follow: (n_documents,) of int64."""
-    last, step, found = len(array) - block_size, 1 << 22, [np.empty(0, np.int64)]
-    for begin in range(0, max(0, last), step):
-        found.append(np.flatnonzero(array[begin:min(begin + step, last)] == eos) + begin)
-        _release_pages(array)
+def _reader(array: np.ndarray) -> Callable[[int, int], np.ndarray]:
+    """What gives the tokens from one place up to another: from the file of a whole read-only map, else memory.
+
+    A part of a map is read through its pages, as numpy does not say where in the file it lies.
+    """
+    whole_map = isinstance(array, np.memmap) and isinstance(array.base, mmap.mmap)
+    if not (whole_map and array.mode == "r" and array.filename and hasattr(os, "pread")):
+        return lambda start, end: array[start:end]
+    file, size = open(array.filename, "rb", buffering=0), array.itemsize
+
+    def read(start: int, end: int) -> np.ndarray:
+        raw = os.pread(file.fileno(), (end - start) * size, array.offset + start * size)
+        if len(raw) < (end - start) * size:
+            raise ValueError(f"{array.filename} has become shorter while it was read; "
+                             "prepare it again, and open it after that")
+        return np.frombuffer(raw, array.dtype)
+
+    return read
+
+
+def _document_starts(read: Callable[[int, int], np.ndarray], last: int, eos: int) -> np.ndarray:
+    """The places below ``last`` at which a token is eos: (n_documents,) of int64."""
+    step, found = 1 << 20, [np.empty(0, np.int64)]
+    for begin in range(0, last, step):
+        found.append(np.flatnonzero(read(begin, min(begin + step, last)) == eos) + begin)
     return np.concatenate(found)
 
 
-def _release_pages(array: np.ndarray) -> None:
-    """Takes the pages of a read-only memory map out of this process; they can be read again at any time."""
-    mapped = array
-    while isinstance(mapped, np.ndarray):
-        mapped = mapped.base
-    if isinstance(mapped, mmap.mmap) and getattr(array, "mode", None) == "r" and hasattr(mapped, "madvise"):
-        mapped.madvise(mmap.MADV_DONTNEED)
-
-
 def permuted(index: np.ndarray, n: int, seed: int, epoch: int) -> np.ndarray:
-    """Where a shuffle of range(n), another one for each seed and epoch, has its places ``index``; (len(index),).
+    """What a shuffle of range(n), another one for each seed and epoch, has at ``index``; (len(index),) int64.
 
     A Feistel network on the bits of the index, walked on until it falls below n (Black and Rogaway 2002,
     "Ciphers with arbitrary finite domains"): a bijection that is computed and takes no memory.

@@ -167,7 +167,7 @@ def fingerprint(tokenizer) -> bytes:
 
 
 def _encoder(tokenizer):
-    """A copy of the ``tokenizers.Tokenizer`` inside, to which special tokens in texts are plain characters."""
+    """A copy of the ``tokenizers.Tokenizer`` inside, to which special tokens in texts are characters."""
     from tokenizers import Tokenizer
 
     inner = getattr(tokenizer, "backend_tokenizer", None)
@@ -563,12 +563,12 @@ class WindowLoader:
     left out; with ``eos``, at every document, wherever so many tokens follow, as ``train.random_windows`` has
     it (the places take 8 bytes of memory for each document).
     Batch k holds the windows from k * batch_size on of an endless row, in which each epoch has all windows
-    once in another shuffled order. So a checkpoint keeps the next k alone, and rank r of W takes the batches with
-    k % W == r.
+    once in another shuffled order. So a checkpoint keeps the next k alone, and rank r of W takes the batches
+    with k % W == r.
 
-    Memory: the order is computed (see ``permuted``) and the tokens stay on disk. A map from ``open_shards`` is
-    read by ``pread`` and not through its pages: a page touched there stays resident, with up to 2 MB around it,
-    until the whole file is, and handing pages back after each batch takes five times as long as ``pread``.
+    Memory: the order is computed (see ``permuted``) and the tokens stay on disk. A map from ``open_shards``
+    is read by ``pread`` and not through its pages: a page touched there stays resident, with up to 2 MB around
+    it, until the whole file is; to hand pages back after each batch took five times as long as ``pread``.
     Raises ValueError for arrays of another kind, too few tokens for one window, or an eos that is not there.
     """
 
@@ -636,7 +636,7 @@ class WindowLoader:
 
 
 def _reader(array: np.ndarray) -> Callable[[int, int], np.ndarray]:
-    """What gives the tokens from one place up to another: from the file of a whole read-only map, else memory.
+    """What gives the tokens from one place up to another: of a whole read-only map from its file.
 
     A part of a map is read through its pages, as numpy does not say where in the file it lies.
     """

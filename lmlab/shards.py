@@ -567,8 +567,8 @@ class WindowLoader:
     with k % W == r.
 
     Memory: the order is computed (see ``permuted``) and the tokens stay on disk. A map from ``open_shards``
-    is read by ``pread`` and not through its pages: a page touched there stays resident, with up to 2 MB around
-    it, until the whole file is; to hand pages back after each batch took five times as long as ``pread``.
+    is read by ``pread`` and not through its pages: a page touched there stays resident, with up to 2 MB
+    around it, until the whole file is; to hand pages back after each batch took five times as long.
     Raises ValueError for arrays of another kind, too few tokens for one window, or an eos that is not there.
     """
 

@@ -1,7 +1,8 @@
 """Memory and batches in a second: WindowLoader over shards against all tokens in one int64 tensor.
 
 Each runs in a process of its own, over the same file of random tokens. Memory is what the process holds
-beyond its imports: at the end of reading, and the most that it ever held. Run: python benchmarks/loader_memory.py
+beyond its imports: at the end of reading, and the most that it ever held.
+Run: python benchmarks/loader_memory.py
 """
 
 import argparse
@@ -59,7 +60,8 @@ def _measure(way: str, path: str, block_size: int, batch_size: int, n_batches: i
         for k in range(round_ * n_batches, (round_ + 1) * n_batches):
             batch(k)
         rates.append(n_batches / (time.perf_counter() - began))
-    return {"megabytes": (process.memory_info().rss - before) / 1e6, "peak_megabytes": (_peak() - before) / 1e6,
+    held = process.memory_info().rss
+    return {"megabytes": (held - before) / 1e6, "peak_megabytes": max(0, _peak() - before) / 1e6,
             "batches_per_second": statistics.median(rates[1:])}
 
 
@@ -79,7 +81,7 @@ def _write_tokens(path: Path, n_tokens: int) -> None:
 
 def run(n_tokens: int = 100_000_000, block_size: int = 1024, batch_size: int = 8, n_batches: int = 500,
         rounds: int = 5) -> dict:
-    """Results and conditions. The file is in the system's cache when it is read; the first round is a warm-up."""
+    """Results and conditions. The file is in the system's cache when it is read; round one is a warm-up."""
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "tokens"

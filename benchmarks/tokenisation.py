@@ -1,7 +1,7 @@
 """Documents and tokens in a second: the processes of prepare_shards, tokenizers' encode_batch, and tiktoken.
 
-The three must give identical ids. They take turns (A, B, C, A, B, C, ...) after one untimed round; of each the
-median counts. Needs ``pip install tiktoken``. Run: python benchmarks/tokenisation.py [--text FILE]
+The three must give identical ids. They take turns (A, B, C, A, B, C, ...) after one untimed round; of each
+the median counts. Needs ``pip install tiktoken``. Run: python benchmarks/tokenisation.py [--text FILE]
 """
 
 import argparse
@@ -70,7 +70,7 @@ def _contenders(tokenizer, texts: list[str]) -> dict:
 
 
 def _documents(text: str | None, characters: int) -> list[str]:
-    """Paragraphs joined to documents of about 3,000 characters, as many as web pages have, repeated to size."""
+    """Paragraphs joined to documents of about 3,000 characters, as a web page has, repeated to size."""
     documents, block = [], ""
     for paragraph in stream_texts(text) if text else stream_texts("miniworld/stories", limit=8_000):
         block += paragraph + "\n\n"

@@ -140,6 +140,8 @@ def test_the_final_eos_stays_with_a_last_shard_that_is_full(tmp_path, tokenizer,
     prepare(tmp_path, texts[:1] * 4, tokenizer, shard_tokens=2 * n - extra)
     sizes = [len(array) for split in ("validation", "train") for array in open_shards(tmp_path, split)]
     assert sizes == ([2 * n, 2 * n + 1] if extra == 0 else [2 * n - 1, 2 * n - 1, 3])
+    header = Header.read(tmp_path / "validation_000000.bin")
+    assert (header.next_document, header.next_offset) == ((2, 0) if extra == 0 else (1, n - 1))
 
 
 def test_n_docs_and_n_tokens_stop_with_a_whole_document(tmp_path, tokenizer, texts, reference):

@@ -144,6 +144,14 @@ def test_the_final_eos_stays_with_a_last_shard_that_is_full(tmp_path, tokenizer,
     assert (header.next_document, header.next_offset) == ((2, 0) if extra == 0 else (1, n - 1))
 
 
+def test_the_files_do_not_depend_on_chunks_and_processes(tmp_path, monkeypatch, tokenizer, texts):
+    prepare(tmp_path / "whole", texts[:30], tokenizer, shard_tokens=37)
+    monkeypatch.setattr(shards, "_CHUNK_CHARACTERS", 1)
+    prepare(tmp_path / "single", texts[:30], tokenizer, shard_tokens=37, n_processes=2)
+    assert len(contents(tmp_path / "whole")) > 30
+    assert contents(tmp_path / "single") == contents(tmp_path / "whole")
+
+
 def test_n_docs_and_n_tokens_stop_with_a_whole_document(tmp_path, tokenizer, texts, reference):
     ends = np.flatnonzero(reference == tokenizer.eos_token_id)
     prepare(tmp_path / "docs", texts, tokenizer, n_docs=70)

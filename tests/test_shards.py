@@ -145,10 +145,10 @@ def test_the_final_eos_stays_with_a_last_shard_that_is_full(tmp_path, tokenizer,
 
 
 def test_the_files_do_not_depend_on_chunks_and_processes(tmp_path, monkeypatch, tokenizer):
-    documents = ["the " * n for n in range(12)]  # chunks end at every place of a shard
-    prepare(tmp_path / "whole", documents, tokenizer, shard_tokens=5)
+    documents = [" ".join(["the"] * n) for n in range(14)]  # with eos 1, 2, 3, ... tokens: some end at 6 of 7
+    prepare(tmp_path / "whole", documents, tokenizer, shard_tokens=7)
     monkeypatch.setattr(shards, "_CHUNK_CHARACTERS", 1)
-    prepare(tmp_path / "single", documents, tokenizer, shard_tokens=5, n_processes=2)
+    prepare(tmp_path / "single", documents, tokenizer, shard_tokens=7, n_processes=2)
     assert len(contents(tmp_path / "whole")) > 10
     assert contents(tmp_path / "single") == contents(tmp_path / "whole")
 

@@ -11,7 +11,7 @@ PACKAGE = Path(__file__).parents[1] / "lmlab"
 # a module may import its own layer and the layers below it
 LAYERS = [
     {"hardware", "gpt", "plots"},
-    {"recipes", "results", "data", "shards", "analysis", "miniworld"},
+    {"recipes", "results", "data", "shards", "loader", "analysis", "miniworld"},
     {"train", "finetune", "evaluate", "export"},
     {"runner", "report", "doctor", "cli", "__main__"},
 ]

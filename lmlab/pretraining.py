@@ -15,9 +15,10 @@ from lmlab.data import load_rows, load_tokenizer, stream_texts
 from lmlab.evaluate import score_hellaswag
 from lmlab.gpt import GPT, GPTConfig
 from lmlab.hardware import describe_machine, peak_flops
+from lmlab.loader import WindowLoader
 from lmlab.ranks import Ranks, join_ranks, leave_ranks
 from lmlab.recipes import FromScratch
-from lmlab.shards import WindowLoader, open_shards, prepare_shards
+from lmlab.shards import open_shards, prepare_shards
 from lmlab.train import History, PretrainConfig, Rows, document_rows, entropy_floor, pretrain, text_rows
 
 

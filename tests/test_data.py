@@ -14,6 +14,7 @@ from lmlab.data import (
     model_path,
     paragraphs,
     split_indices,
+    stream_texts,
     to_think,
 )
 
@@ -167,6 +168,132 @@ def test_wrong_requests_are_refused(tmp_path):
 def test_miniworld_limit_and_all():
     assert len(load_rows("miniworld/stories", limit=7)) == 7
     assert len(load_rows("miniworld/pairs-274", "all")) == 274
+
+
+# --- texts as a stream -------------------------------------------------------------------------------
+
+def write_texts(path, texts):
+    """Texts in a file of the kind that its ending says; parquet in row groups of three."""
+    if path.suffix == ".parquet":
+        import pyarrow
+        from pyarrow import parquet
+
+        parquet.write_table(pyarrow.table({"id": range(len(texts)), "text": texts}), path, row_group_size=3)
+    elif path.suffix == ".jsonl":
+        path.write_text("\n\n".join(json.dumps({"text": text}) for text in texts), encoding="utf-8")
+    else:
+        path.write_text("\n\n".join(texts), encoding="utf-8")
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".parquet", ".txt"])
+def test_a_stream_of_a_file_or_a_folder_gives_every_text_in_order(tmp_path, suffix):
+    texts = [f"text {i}\nof two lines ✓" for i in range(20)]
+    for number, part in enumerate((texts[:7], texts[7:8], texts[8:])):
+        write_texts(tmp_path / f"00{number}_00000{suffix}", part)
+    (tmp_path / ".cache").mkdir()
+    write_texts(tmp_path / ".cache" / f"old{suffix}", ["old"])
+    for split in ("train", "all"):
+        assert list(stream_texts(str(tmp_path), split)) == texts
+    for skip in range(22):
+        assert list(stream_texts(str(tmp_path), skip=skip)) == texts[skip:]
+        assert list(stream_texts(str(tmp_path), skip=skip, limit=4)) == texts[skip:skip + 4]
+    one = str(tmp_path / f"002_00000{suffix}")
+    assert list(stream_texts(one)) == load_rows(one, "all")["text"][:] == texts[8:]
+
+
+def test_skipped_lines_and_row_groups_are_not_parsed(tmp_path, monkeypatch):
+    (tmp_path / "rows.jsonl").write_text('not json\n{"text": "b"}\n', encoding="utf-8")
+    assert list(stream_texts(str(tmp_path / "rows.jsonl"), skip=1)) == ["b"]
+    write_texts(tmp_path / "rows.parquet", list("abcdefgh"))
+    read, original = [], data._group_texts
+    monkeypatch.setattr(data, "_group_texts", lambda file, group, path: read.append(group) or original(
+        file, group, path))
+    assert list(stream_texts(str(tmp_path / "rows.parquet"), skip=4, limit=3)) == ["e", "f", "g"]
+    assert read == [1, 2]
+
+
+@pytest.mark.parametrize("text", [
+    " \n = Lobster = \n \n It lives . \n \n = = Size = = \n \n It grows . \n", "\n\n\na\n \n\nb", "", "a",
+    "a\r\n\r\nb"])
+def test_a_stream_of_text_has_the_paragraphs_of_load_rows(tmp_path, text):
+    path = tmp_path / "play.txt"
+    path.write_bytes(text.encode())
+    assert list(stream_texts(str(path))) == paragraphs(path.read_text(encoding="utf-8"))
+
+
+def test_a_stream_of_a_folder_with_named_splits_keeps_them_apart(tmp_path):
+    for name in ("train-0", "train-1", "test-0", "validation-0"):
+        write_texts(tmp_path / f"{name}.jsonl", [name])
+    assert list(stream_texts(str(tmp_path))) == ["train-0", "train-1"]
+    assert list(stream_texts(str(tmp_path), "validation")) == ["validation-0"]
+    assert len(list(stream_texts(str(tmp_path), "all"))) == 4
+    (tmp_path / "train-0.jsonl").unlink()
+    (tmp_path / "train-1.jsonl").unlink()
+    with pytest.raises(ValueError, match="no train part to stream"):
+        stream_texts(str(tmp_path))
+
+
+def test_memory_of_a_stream_does_not_grow_with_the_file(tmp_path):
+    import tracemalloc
+
+    path = tmp_path / "large.jsonl"
+    with open(path, "w", encoding="utf-8") as file:
+        for _ in range(3000):
+            file.write(json.dumps({"text": "word " * 1000}) + "\n")
+    tracemalloc.start()
+    n = sum(1 for _ in stream_texts(str(path)))
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert n == 3000
+    assert most < 2e6 < path.stat().st_size
+
+
+def test_a_stream_of_miniworld_is_its_rows():
+    assert list(stream_texts("miniworld/stories", "validation", skip=3, limit=4)) == (
+        load_rows("miniworld/stories", "validation", limit=7)["text"][3:])
+
+
+def test_a_stream_of_a_hub_set(monkeypatch):
+    splits = {"train": 6, "test": 2}
+
+    def load_dataset(name, config, split, streaming):
+        assert (name, config, streaming) == ("a/b", "sample-10BT", True)
+        texts = [f"{split} {i}" for i in range(splits[split])]
+        return Dataset.from_dict({"text": texts}).to_iterable_dataset()
+
+    monkeypatch.setattr("datasets.load_dataset", load_dataset)
+    monkeypatch.setattr("datasets.get_dataset_split_names", lambda name, config: list(splits))
+    assert list(stream_texts("a/b:sample-10BT", skip=2, limit=2)) == ["train 2", "train 3"]
+    assert list(stream_texts("a/b:sample-10BT", "all", skip=5)) == ["train 5", "test 0", "test 1"]
+    with pytest.raises(ValueError, match="has the splits train, test, no validation"):
+        stream_texts("a/b:sample-10BT", "validation")
+
+
+def test_wrong_streams_are_refused_by_name(tmp_path):
+    def refused(name, content, message):
+        (tmp_path / name).write_text(content)
+        with pytest.raises(ValueError, match=message):
+            list(stream_texts(str(tmp_path / name)))
+
+    refused("a.jsonl", '{"body": "x", "id": 1}', "a.jsonl, line 1 has no column 'text'; .* are: body, id")
+    refused("b.jsonl", '{"text": "x"}\n\n{"text": ', "b.jsonl, line 3 is not JSON")
+    refused("c.jsonl", '{"text": null}', "c.jsonl, line 1 has a text that is None")
+    refused("d.jsonl", '["x"]', "d.jsonl, line 1 has no column 'text'.*it is a list")
+    refused("e.parquet", "no parquet", "e.parquet is no whole parquet file")
+    refused("f.csv", "text", "f.csv gives files ending in .csv; give .*of one kind: .jsonl, .parquet, .txt")
+    Dataset.from_list([{"body": "x"}]).to_parquet(tmp_path / "g.parquet")
+    with pytest.raises(ValueError, match="g.parquet has no column 'text'; its columns are: body"):
+        list(stream_texts(str(tmp_path / "g.parquet")))
+    with pytest.raises(ValueError, match="gives files ending in .jsonl, .parquet"):
+        stream_texts(str(tmp_path))
+    with pytest.raises(ValueError, match="no validation part to stream"):
+        stream_texts(str(tmp_path / "a.jsonl"), "validation")
+    with pytest.raises(ValueError, match="miniworld/hellaswag has no column 'text'; its columns are: "):
+        list(stream_texts("miniworld/hellaswag", limit=1))
+    with pytest.raises(ValueError, match="split of .* got 'test'"):
+        stream_texts("miniworld/stories", "test")
+    with pytest.raises(ValueError, match="skip -1 and limit None"):
+        stream_texts("miniworld/stories", skip=-1)
 
 
 def test_model_path_and_loaders(tmp_path, gpt2_folder):

@@ -7,9 +7,8 @@ import pytest
 import torch
 
 from lmlab import train
-from lmlab.checkpoints import list_checkpoints, newest_state
 from lmlab.gpt import GPT, IGNORE, GPTConfig
-from lmlab.shards import WindowLoader
+from lmlab.loader import WindowLoader
 from lmlab.train import PretrainConfig
 
 EOS = 0

@@ -1,0 +1,140 @@
+"""Training batches from token arrays of any size, shuffled anew in each epoch, at any point to resume from."""
+
+import hashlib
+import mmap
+import os
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+
+class WindowLoader:
+    """Training batches from token arrays; batch k is a pure function of ``seed`` and k, and k is endless.
+
+    arrays: 1-D integer arrays, as ``open_shards`` gives them. A window has block_size + 1 tokens; the targets
+    are its last block_size. Windows begin every block_size tokens of each array, the rest at its end being
+    left out; with ``eos``, at every document, wherever so many tokens follow, as ``train.random_windows`` has
+    it (the places take 8 bytes of memory for each document).
+    Batch k holds the windows from k * batch_size on of an endless row, in which each epoch has all windows
+    once in another shuffled order. So a checkpoint keeps the next k alone, and rank r of W takes the batches
+    with k % W == r.
+
+    Memory: the order is computed (see ``permuted``) and the tokens stay on disk. A map from ``open_shards``
+    is read by ``pread`` and not through its pages: a page touched there stays resident, with up to 2 MB
+    around it, until the whole file is; to hand pages back after each batch took five times as long.
+    Raises ValueError for arrays of another kind, too few tokens for one window, or an eos that is not there.
+    """
+
+    def __init__(self, arrays: Sequence[np.ndarray], block_size: int, batch_size: int, seed: int = 0,
+                 eos: int | None = None):
+        for name, value in {"block_size": block_size, "batch_size": batch_size}.items():
+            if value < 1:
+                raise ValueError(f"WindowLoader.{name} got {value}; give a positive number")
+        for array in arrays:
+            if array.ndim != 1 or array.dtype.kind not in "iu":
+                raise ValueError(f"WindowLoader got an array of shape {array.shape} and type {array.dtype}; "
+                                 "give 1-D arrays of integers, one token each")
+        self.block_size, self.batch_size, self.seed = block_size, batch_size, seed
+        longest = max(map(len, arrays), default=0)
+        if longest <= block_size:
+            raise ValueError(f"the data has {longest:,} tokens in its longest array; one window needs "
+                             f"{block_size + 1:,}: lower block_size, or give more data")
+        self._readers = [_reader(array) for array in arrays]
+        lasts = [len(array) - block_size for array in arrays]  # where no window begins any more
+        self._starts = [range(0, last, block_size) if eos is None else _document_starts(read, last, eos)
+                        for read, last in zip(self._readers, lasts, strict=True)]
+        self._ends = np.cumsum([len(starts) for starts in self._starts])
+        if len(self) == 0:
+            raise ValueError(f"no document begins in the data with {block_size:,} tokens to follow: token {eos} "
+                             "is not there; give the eos it was made with, or lower block_size")
+
+    def __len__(self) -> int:
+        """Windows in one epoch."""
+        return int(self._ends[-1])
+
+    def batch(self, k: int):
+        """Micro-batch number k: (inputs, targets), torch int64, both (batch_size, block_size)."""
+        import torch
+
+        tokens = np.empty((self.batch_size, self.block_size + 1), np.int64)
+        for row, window in enumerate(self.windows(k)):
+            tokens[row] = self._tokens(int(window))
+        both = torch.from_numpy(tokens)  # (B, T + 1)
+        return both[:, :-1], both[:, 1:]
+
+    def windows(self, k: int) -> np.ndarray:
+        """The numbers, (batch_size,) below len(self), of the windows in micro-batch k."""
+        if k < 0:
+            raise ValueError(f"WindowLoader.batch got {k}; batches are numbered from 0")
+        places = k * self.batch_size + np.arange(self.batch_size)
+        epochs, n = places // len(self), len(self)
+        return np.concatenate([permuted(places[epochs == epoch] % n, n, self.seed, epoch)
+                               for epoch in np.unique(epochs)])
+
+    def _tokens(self, window: int) -> np.ndarray:
+        place = int(np.searchsorted(self._ends, window, side="right"))
+        start = int(self._starts[place][window - int(self._ends[place])])  # counted from the array's end
+        return self._readers[place](start, start + self.block_size + 1)
+
+
+def _reader(array: np.ndarray) -> Callable[[int, int], np.ndarray]:
+    """What gives the tokens from one place up to another: of a whole read-only map from its file.
+
+    A part of a map is read through its pages, as numpy does not say where in the file it lies; so is every
+    map where the system has no pread.
+    """
+    whole_map = isinstance(array, np.memmap) and isinstance(array.base, mmap.mmap) and array.mode == "r"
+    if not (whole_map and hasattr(os, "pread")):
+        return lambda start, end: array[start:end]
+    file, size = open(array.filename, "rb", buffering=0), array.itemsize
+
+    def read(start: int, end: int) -> np.ndarray:
+        raw = os.pread(file.fileno(), (end - start) * size, array.offset + start * size)
+        if len(raw) < (end - start) * size:
+            raise ValueError(f"{array.filename} has become shorter while it was read; "
+                             "prepare it again, and open it after that")
+        return np.frombuffer(raw, array.dtype)
+
+    return read
+
+
+def _document_starts(read: Callable[[int, int], np.ndarray], last: int, eos: int) -> np.ndarray:
+    """The places below ``last`` at which a token is eos: (n_documents,) of int64."""
+    step, found = 1 << 20, [np.empty(0, np.int64)]
+    for begin in range(0, last, step):
+        found.append(np.flatnonzero(read(begin, min(begin + step, last)) == eos) + begin)
+    return np.concatenate(found)
+
+
+def permuted(index: np.ndarray, n: int, seed: int, epoch: int) -> np.ndarray:
+    """What a shuffle of range(n), another one for each seed and epoch, has at ``index``; (len(index),) int64.
+
+    A Feistel network on the bits of the index, walked on until it falls below n (Black and Rogaway 2002,
+    "Ciphers with arbitrary finite domains"): a bijection that is computed and takes no memory.
+    """
+    bits = (n - 1).bit_length()
+    low = bits // 2
+    keys = np.frombuffer(hashlib.sha512(f"{seed} {epoch}".encode()).digest(), "<u8")  # one for each round
+    values = _feistel(np.asarray(index, np.uint64), low, bits - low, keys)
+    while (outside := values >= n).any():  # fewer than half of all values, as n > 2 ** (bits - 1)
+        values[outside] = _feistel(values[outside], low, bits - low, keys)
+    return values.astype(np.int64)
+
+
+def _feistel(values: np.ndarray, low: int, high: int, keys: np.ndarray) -> np.ndarray:
+    """Eight rounds that mix the high bits into the low ones, then the low into the high, and so on."""
+    low_bits, high_bits = np.uint64((1 << low) - 1), np.uint64((1 << high) - 1)
+    right, left = values & low_bits, values >> np.uint64(low)
+    for number, key in enumerate(keys):
+        if number % 2:
+            right = right ^ (_mixed(left ^ key) & low_bits)
+        else:
+            left = left ^ (_mixed(right ^ key) & high_bits)
+    return left << np.uint64(low) | right
+
+
+def _mixed(values: np.ndarray) -> np.ndarray:
+    """SplitMix64's finaliser (Steele, Lea and Flood 2014): every bit depends on every bit."""
+    values = (values ^ values >> np.uint64(30)) * np.uint64(0xBF58476D1CE4E5B9)
+    values = (values ^ values >> np.uint64(27)) * np.uint64(0x94D049BB133111EB)
+    return values ^ values >> np.uint64(31)

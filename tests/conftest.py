@@ -14,6 +14,17 @@ def machine():
     return machine
 
 
+@pytest.fixture(scope="module")
+def one_thread():
+    """Tiny models are quicker on one; and sums are rounded as in other processes with one."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture(scope="session")
 def gpt2_folder(tmp_path_factory):
     """A tiny random GPT-2 with a byte-level tokenizer, in the hub's layout; nothing shipped is needed."""

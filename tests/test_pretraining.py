@@ -17,6 +17,7 @@ SETTINGS = {"max_steps": 40, "n_docs": 400, "shard_tokens": 10_000, "eval_docs":
             "checkpoint_every": 10, "keep_checkpoints": 2, "dropout": 0.1, "hellaswag_items": 8}
 
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
 
 
@@ -27,15 +28,6 @@ def recipe(**changes):
 def losses(history) -> list[float]:
     rows = history["steps"] if isinstance(history, dict) else history.steps
     return [row["loss"] for row in rows]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """As many as the other processes have: with more, a sum may be rounded otherwise."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

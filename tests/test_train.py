@@ -11,6 +11,7 @@ from lmlab.gpt import GPT, IGNORE, GPTConfig
 from lmlab.loader import WindowLoader
 from lmlab.train import PretrainConfig
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 EOS = 0
 NO_SCALER = torch.amp.GradScaler("cpu", enabled=False)
 TINY = GPTConfig(n_layer=2, n_head=2, n_embd=32, block_size=32, vocab_size=20, eos_token_id=EOS)

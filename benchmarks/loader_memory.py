@@ -1,36 +1,33 @@
-"""Memory and batches in a second: WindowLoader over shards against all tokens in one int64 tensor.
+"""Memory of a data loader: WindowLoader over a file of tokens, against all tokens in one int64 tensor.
 
-Each runs in a process of its own, over the same file of random tokens. Memory is what the process holds
-beyond its imports: at the end of reading, and the most that it ever held.
-Run: python benchmarks/loader_memory.py
+python benchmarks/loader_memory.py [--n-tokens 100000000]
+
+Each runs in processes of its own, over the same file. Memory is what a process holds beyond its imports.
 """
 
 import argparse
 import json
-import os
-import platform
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
+from abab import MINIMUM, conditions
 
-WAYS = ("WindowLoader", "int64 tensor")
+WAYS = ("lmlab WindowLoader", "int64 tensor")
 
 
-def _batches(way: str, path: str, block_size: int, batch_size: int):
+def batches(way: str, path: str, block_size: int, batch_size: int):
     """A function from the number of a batch to its (inputs, targets)."""
     import torch
 
-    from lmlab.shards import WindowLoader
+    from lmlab.loader import WindowLoader
 
-    if way == "WindowLoader":
-        return WindowLoader([np.memmap(path, np.uint16, "r")], block_size, batch_size, seed=0).batch
-    # the indexing of train.random_windows, with windows that begin where the others do
+    if way == WAYS[0]:
+        return WindowLoader([np.memmap(path, np.uint16, "r")], block_size, batch_size).batch
     tokens = torch.from_numpy(np.fromfile(path, np.uint16).astype(np.int64))
     n = (len(tokens) - 1) // block_size
     order = torch.randperm(n, generator=torch.Generator().manual_seed(0)) * block_size
@@ -43,76 +40,67 @@ def _batches(way: str, path: str, block_size: int, batch_size: int):
     return batch
 
 
-def _measure(way: str, path: str, block_size: int, batch_size: int, n_batches: int, rounds: int) -> dict:
-    """What one process prints: megabytes beyond the imports, and batches a second, median of rounds."""
+def measure(way: str, path: str, block_size: int, batch_size: int, n_batches: int) -> dict:
+    """What one process finds: megabytes beyond the imports, and batches a second."""
     import psutil
     import torch
 
-    from lmlab import shards, train
+    from lmlab import loader
 
-    assert shards and train  # imported before memory is looked at
+    assert loader  # imported before memory is looked at
     torch.arange(10)[torch.randperm(10)]
-    process, rates = psutil.Process(), []
-    before = process.memory_info().rss
-    batch = _batches(way, path, block_size, batch_size)
-    for round_ in range(rounds + 1):
-        began = time.perf_counter()
-        for k in range(round_ * n_batches, (round_ + 1) * n_batches):
-            batch(k)
-        rates.append(n_batches / (time.perf_counter() - began))
-    held = process.memory_info().rss
-    return {"megabytes": (held - before) / 1e6, "peak_megabytes": max(0, _peak() - before) / 1e6,
-            "batches_per_second": statistics.median(rates[1:])}
-
-
-def _peak() -> int:
-    import resource
-
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
-
-
-def _write_tokens(path: Path, n_tokens: int) -> None:
-    rng = np.random.default_rng(0)
-    with open(path, "wb") as file:
-        for begin in range(0, n_tokens, 1_000_000):
-            rng.integers(0, 50_257, min(1_000_000, n_tokens - begin), dtype=np.uint16).tofile(file)
+    process = psutil.Process()
+    before, batch = process.memory_info().rss, batches(way, path, block_size, batch_size)
+    for k in range(20):  # the warm-up
+        batch(k)
+    began = time.perf_counter()
+    for k in range(n_batches):
+        batch(k)
+    return {"batches_per_second": n_batches / (time.perf_counter() - began),
+            "resident_mb": (process.memory_info().rss - before) / 1e6}
 
 
 def run(n_tokens: int = 100_000_000, block_size: int = 1024, batch_size: int = 8, n_batches: int = 500,
-        rounds: int = 5) -> dict:
-    """Results and conditions. The file is in the system's cache when it is read; round one is a warm-up."""
-    rows = []
+        rounds: int = MINIMUM) -> dict:
+    """{"conditions", "results": name -> resident_mb, batches_per_second}: medians over rounds."""
+    found = {way: [] for way in WAYS}
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "tokens"
-        _write_tokens(path, n_tokens)
-        for way in WAYS:
-            arguments = [way, str(path), block_size, batch_size, n_batches, rounds]
-            done = subprocess.run([sys.executable, __file__, "--measure", json.dumps(arguments)], text=True,
-                                  capture_output=True, check=True)
-            rows.append({"name": way} | json.loads(done.stdout))
-    conditions = {"n_tokens": n_tokens, "block_size": block_size, "batch_size": batch_size,
-                  "batches_per_round": n_batches, "rounds": rounds, "warmup_rounds": 1, "statistic": "median",
-                  "cores": os.cpu_count(), "python": platform.python_version(), "torch": version("torch"),
-                  "numpy": version("numpy"), "note": "warm file cache; memory beyond that after the imports"}
-    return {"results": rows, "conditions": conditions}
+        rng = np.random.default_rng(0)
+        with open(path, "wb") as file:
+            for begin in range(0, n_tokens, 1_000_000):
+                rng.integers(0, 50_257, min(1_000_000, n_tokens - begin), dtype=np.uint16).tofile(file)
+        for _ in range(rounds):
+            for way in WAYS:
+                arguments = json.dumps([way, str(path), block_size, batch_size, n_batches])
+                done = subprocess.run([sys.executable, __file__, "--measure", arguments], text=True,
+                                      capture_output=True, check=True)
+                found[way].append(json.loads(done.stdout))
+    results = {way: {key: statistics.median(row[key] for row in rows) for key in rows[0]}
+               for way, rows in found.items()}
+    return {"conditions": conditions(
+        n_tokens=n_tokens, block_size=block_size, batch_size=batch_size, batches=n_batches, rounds=rounds,
+        order="in turn", statistic="median", warm_up="20 batches; the file is in the system's cache"),
+        "results": results}
+
+
+def table(measured: dict) -> str:
+    lines = [f"{'':<22}{'MB held':>10}{'batches/s':>12}"]
+    for name, row in measured["results"].items():
+        lines.append(f"{name:<22}{row['resident_mb']:>10,.0f}{row['batches_per_second']:>12,.0f}")
+    return "\n".join(lines)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--n-tokens", type=int, default=100_000_000)
     parser.add_argument("--measure", type=json.loads, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.measure:
-        print(json.dumps(_measure(*arguments.measure)))
+        print(json.dumps(measure(*arguments.measure)))
         return
-    found = run(arguments.n_tokens)
-    print("{n_tokens:,} tokens, batches of {batch_size} x {block_size}, median of {rounds}".format(
-        **found["conditions"]))
-    print(f"{'':16}{'MB held':>10}{'MB at most':>12}{'batches/s':>12}")
-    for row in found["results"]:
-        print(f"{row['name']:16}{row['megabytes']:10,.0f}{row['peak_megabytes']:12,.0f}"
-              f"{row['batches_per_second']:12,.0f}")
+    measured = run(arguments.n_tokens)
+    print(measured["conditions"], table(measured), sep="\n")
 
 
 if __name__ == "__main__":

@@ -490,7 +490,16 @@ class _Record:
         self._scalars("validation", {"step": step, "loss": loss, **bounds, **measured})
         above = "" if floor is None else f", {bounds['above_floor']:.3f} above the floor"
         others = "".join(f", {name} {value:.3f}" for name, value in measured.items())
-        self.report(f"step {step:>{len(str(cfg.max_steps))}}: validation {loss:.3f} nats/token{above}{others}")
+        self.report(f"step {step:>{len(str(cfg.max_steps))}}: validation {loss:.3f} nats/token{above}{others}"
+                    f"{self._pace(step)}")
+
+    def _pace(self, step: int) -> str:
+        if not self.history.steps or step == self.cfg.max_steps:
+            return ""
+        speed = self.history.steps[-1]["tokens_per_second"]
+        seconds = (self.cfg.max_steps - step) * self.cfg.tokens_per_step / speed
+        left = f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} min"
+        return f"; {speed:,.0f} tokens/s, {left} left"
 
     def _sample(self, step: int) -> None:
         text = self.sample(self.run.model) if self.ranks.first else ""

@@ -140,6 +140,19 @@ def test_reaches_the_floor_and_does_not_pass_it(model):
     assert abs(losses[-1] - FLOOR) < 0.05
 
 
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_half_precision_learns_as_float32_does(dtype):
+    """float16 with its gradient scaler; the weights stay float32."""
+    curves = []
+    for kind in ("float32", dtype):
+        torch.manual_seed(0)
+        gpt = GPT(TINY)
+        curves.append(run(gpt, dtype=kind, max_steps=100).column("loss"))
+        assert gpt.lm_head.weight.dtype == torch.float32
+    assert curves[1] == pytest.approx(curves[0], abs=0.1) and curves[1] != curves[0]
+    assert curves[1][-1] < 0.3 * curves[1][0]
+
+
 def test_history_holds_every_quantity(model):
     history = run(model)
     assert history.column("step") == list(range(5, 61, 5))

@@ -45,8 +45,8 @@ class WindowLoader:
                         for read, last in zip(self._readers, lasts, strict=True)]
         self._ends = np.cumsum([len(starts) for starts in self._starts])
         if len(self) == 0:
-            raise ValueError(f"no document begins in the data with {block_size:,} tokens to follow: token {eos} "
-                             "is not there; give the eos it was made with, or lower block_size")
+            raise ValueError(f"no document begins in the data with {block_size:,} tokens to follow: token "
+                             f"{eos} is not there; give the eos it was made with, or lower block_size")
 
     def __len__(self) -> int:
         """Windows in one epoch."""

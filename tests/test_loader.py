@@ -146,6 +146,12 @@ def maps(tmp_path):
     return found
 
 
+def test_maps_are_read_by_pread(maps, monkeypatch):
+    monkeypatch.setattr(os, "pread", lambda file, size, offset: b"")
+    with pytest.raises(ValueError, match="has become shorter"):
+        WindowLoader(maps, 32, 8).batch(0)
+
+
 def test_a_file_that_shrinks_under_the_loader_is_an_error_and_no_crash(maps, tmp_path):
     loader = WindowLoader(maps[:1], 64, 4)
     os.truncate(tmp_path / "3000", 300)
@@ -159,12 +165,6 @@ def test_maps_and_parts_of_maps_give_what_memory_gives(maps, part):
     mapped, held = (WindowLoader(arrays, 32, 8) for arrays in (parts, [np.array(array) for array in parts]))
     assert len(mapped) == len(held)
     assert all(torch.equal(mapped.batch(k)[1], held.batch(k)[1]) for k in range(8))
-
-
-def test_maps_are_read_by_pread(maps, monkeypatch):
-    monkeypatch.setattr(os, "pread", lambda file, size, offset: b"")
-    with pytest.raises(ValueError, match="has become shorter"):
-        WindowLoader(maps, 32, 8).batch(0)
 
 
 MEMORY = """

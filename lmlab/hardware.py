@@ -2,6 +2,7 @@
 
 import html
 import os
+import re
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, fields
 
@@ -95,7 +96,7 @@ def peak_flops(device, dtype: str) -> float | None:
     import torch
 
     name = torch.cuda.get_device_name(device)
-    return next((1e12 * peak for known, peak in PEAK_TFLOPS.items() if known in name), None)
+    return next((1e12 * peak for known, peak in PEAK_TFLOPS.items() if re.search(rf"\b{known}\b", name)), None)
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 Notebook 02 takes these steps one by one; ``lmlab pretrain`` takes them all.
 """
 
+import hashlib
 import math
 import re
 from collections.abc import Callable
@@ -27,9 +28,19 @@ def knows_probabilities(source: str) -> bool:
     return source.startswith("miniworld/")
 
 
+def describe_source(source: str) -> str:
+    """The name of a source; of a local one with size and time of its files, so that an edited text is another."""
+    path = Path(source).expanduser()
+    if not path.exists():
+        return source
+    files = sorted(path.rglob("*")) if path.is_dir() else [path]
+    return f"{source} {[(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]}"
+
+
 def shards_folder(cfg: FromScratch, out: Path) -> Path:
     """Where the shards of a recipe are: one folder for each choice of data, in ``shards_dir`` or ``out``."""
-    parts = (cfg.data, cfg.tokenizer, str(cfg.n_docs or "all"), str(cfg.shard_tokens))
+    version = hashlib.sha256(describe_source(cfg.data).encode()).hexdigest()[:8]
+    parts = (cfg.data, cfg.tokenizer, str(cfg.n_docs or "all"), str(cfg.shard_tokens), version)
     name = re.sub(r"[^\w.-]+", "-", "_".join(part.rsplit("/", 1)[-1] for part in parts))
     return Path(cfg.shards_dir or out / "shards").expanduser() / name
 
@@ -40,9 +51,9 @@ def make_shards(cfg: FromScratch, tokenizer, out: Path, report: Callable[[str], 
     The first shard is held out for validation, except in a miniworld, which has texts of their own for it.
     """
     folder = shards_folder(cfg, out)
-    prepare_shards(partial(stream_texts, cfg.data, "train"), tokenizer, folder, source=cfg.data,
-                   shard_tokens=cfg.shard_tokens, n_docs=cfg.n_docs, report=report,
-                   validation=not knows_probabilities(cfg.data))
+    prepare_shards(partial(stream_texts, cfg.data, "train"), tokenizer, folder,
+                   source=describe_source(cfg.data), shard_tokens=cfg.shard_tokens, n_docs=cfg.n_docs,
+                   expected_tokens=cfg.data_tokens, validation=not knows_probabilities(cfg.data), report=report)
     return folder
 
 
@@ -111,10 +122,18 @@ def run_recipe(cfg: FromScratch, out: Path, replace: bool = False, data_only: bo
     say = report if ranks.first else (lambda line: None)
     try:
         tokenizer = load_tokenizer(cfg.tokenizer)
-        if ranks.first_of_host:
+        if ranks.first:
             make_shards(cfg, tokenizer, out, say)
         ranks.wait()
-        return None if data_only else _run(cfg, out, tokenizer, machine.dtype, replace, ranks, say)
+        if ranks.first_of_host:  # finds them where the hosts share a disk
+            make_shards(cfg, tokenizer, out, lambda line: None)
+        ranks.wait()
+        if not data_only:
+            return _run(cfg, out, tokenizer, machine.dtype, replace, ranks, say)
+        for split in ("train",) if knows_probabilities(cfg.data) else ("train", "validation"):
+            open_shards(shards_folder(cfg, out), split, tokenizer, verify=True)
+        say("every shard has its checksum")
+        return None
     finally:
         leave_ranks(ranks)
 

@@ -13,7 +13,7 @@ class Ranks:
 
     rank: int = 0
     world: int = 1
-    device: str = "cpu"
+    device: str = "cpu"  # on which its model belongs
     first_of_host: bool = True  # the one that prepares the files of its machine
 
     @property

@@ -81,6 +81,7 @@ class FromScratch(Recipe):
     n_docs: Positive | None = None
     shards_dir: str | None = None  # where tokens are kept; None: with the run
     shard_tokens: Positive = 100_000_000  # tokens in one file
+    data_tokens: Positive | None = None  # of all the data, where it is known: for disk need and time left
     eval_docs: Positive = 250  # texts of validation in a miniworld
     validation_tokens: Positive = 10_000_000  # elsewhere, at most one shard
     hellaswag: str | None = None  # items that are scored at each evaluation

@@ -3,6 +3,7 @@
 Sources: Brown et al. 2020 (GPT-3) for AdamW's numbers, warm-up, cosine and clipping; nanoGPT for the loop.
 """
 
+import hashlib
 import math
 import shutil
 import signal
@@ -192,7 +193,7 @@ def prepare_model(model: GPT, cfg: PretrainConfig, ranks: Ranks) -> nn.Module:
         summed = torch.compile(summed)
     if ranks.world > 1:
         summed = nn.parallel.DistributedDataParallel(
-            summed, device_ids=None if ranks.device == "cpu" else [model.device.index])
+            summed, device_ids=None if model.device.type == "cpu" else [model.device.index])
     return summed
 
 
@@ -215,7 +216,7 @@ def training_step(summed: nn.Module, batches: Sequence[tuple[Tensor, Tensor]], n
     Each batch gives a sum, and n_tokens divides: so batches with unequal counts weigh by their tokens.
     Returns (this process's part of the mean loss, gradient norm before clipping).
     """
-    total = torch.zeros((), device=ranks.device)
+    total = torch.zeros((), device=next(summed.parameters()).device)
     for i, (inputs, targets) in enumerate(batches, 1):
         # gradients travel once a step, after the last batch
         alone = summed.no_sync() if ranks.world > 1 and i < len(batches) else nullcontext()
@@ -247,10 +248,13 @@ def mean_loss(model: GPT, rows: Rows, batch_size: int = 32, dtype: str = "float3
     nats, counted = 0.0, 0
     own = (part[ranks.rank::ranks.world].split(batch_size) for part in rows)
     for inputs, targets in zip(*own, strict=True):
-        kept = int((targets != IGNORE).any(0).nonzero().max()) + 1  # columns with something to count
+        wanted = targets != IGNORE
+        if not wanted.any():
+            continue
+        kept = int(wanted.any(0).nonzero().max()) + 1  # columns with something to count
         with forward_context(model.device, dtype):
             nats += model.summed_loss(*_on(model.device, inputs[:, :kept], targets[:, :kept])).item()
-        counted += int((targets != IGNORE).sum())
+        counted += int(wanted.sum())
     model.train(was_training)
     nats, counted = ranks.total(nats, counted)
     return nats / counted
@@ -270,7 +274,8 @@ def pretrain(model: GPT, data: Batches, cfg: PretrainConfig, *, validation: Rows
     with the tokenizer, in transformers' layout; nothing is written without it. An unfinished run of the same
     choices that is found there goes on, with the losses that it would have had; any other makes room in
     out/previous/ where ``replace`` is true, else it is a ValueError.
-    With ``out``, SIGTERM or SIGINT (Ctrl-C, a stopped cell) saves a checkpoint and raises KeyboardInterrupt.
+    With ``out``, SIGTERM, SIGINT (Ctrl-C, a stopped cell) or SIGHUP saves a checkpoint after the step and
+    raises KeyboardInterrupt. Several processes need an ``out`` that all of them see.
     """
     if cfg.grad_accumulation % ranks.world:
         raise ValueError(f"grad_accumulation {cfg.grad_accumulation} cannot be shared by {ranks.world} processes; "
@@ -295,6 +300,7 @@ def _train(run: "_Run", record: "_Record", stop: threading.Event) -> None:
     summed = prepare_model(run.model, cfg, ranks)
     summed.train()
     run.optimizer.zero_grad(set_to_none=True)  # the caller may have left gradients
+    record.start_clock()
     while run.step < cfg.max_steps:
         rate = learning_rate_at(run.step, cfg)
         for group in run.optimizer.param_groups:
@@ -304,9 +310,10 @@ def _train(run: "_Run", record: "_Record", stop: threading.Event) -> None:
         loss, norm = training_step(summed, batches, n_tokens, run.optimizer, run.scaler, cfg, ranks)
         run.step += 1
         record.step(loss, norm, rate, n_tokens)
-        record.visit(run.step, stopping)
         if stopping and run.step < cfg.max_steps:
+            record.save()  # and nothing else: who asks may not wait long
             raise KeyboardInterrupt(f"stopped and saved at step {run.step}; the same command goes on from there")
+        record.visit(run.step)
 
 
 def _silent(line: str) -> None:
@@ -315,7 +322,7 @@ def _silent(line: str) -> None:
 
 @contextmanager
 def _stop_signals(wanted: bool):
-    """An event that SIGTERM and SIGINT set, so that a step is never cut in two; a second SIGINT interrupts."""
+    """An event that signals to stop set, so that a step is never cut in two; a second SIGINT interrupts."""
     stop = threading.Event()
     if not wanted or threading.current_thread() is not threading.main_thread():
         yield stop
@@ -326,7 +333,8 @@ def _stop_signals(wanted: bool):
             raise KeyboardInterrupt
         stop.set()
 
-    before = {number: signal.signal(number, request) for number in (signal.SIGTERM, signal.SIGINT)}
+    numbers = {signal.SIGTERM, signal.SIGINT, getattr(signal, "SIGHUP", signal.SIGTERM)}  # Windows has no third
+    before = {number: signal.signal(number, request) for number in numbers}
     try:
         yield stop
     finally:
@@ -337,7 +345,7 @@ def _stop_signals(wanted: bool):
 class _Run:
     """What a checkpoint holds: the model, and all else that decides how training goes on."""
 
-    FREE = ("log_every", "eval_every", "checkpoint_every", "keep_checkpoints", "compile")  # may change on the way
+    FREE = ("log_every", "eval_every", "checkpoint_every", "keep_checkpoints")  # may change on the way
 
     def __init__(self, model: GPT, data: Batches, cfg: PretrainConfig, ranks: Ranks, out: Path | None, tokenizer):
         self.model, self.data, self.cfg, self.ranks = model, data, cfg, ranks
@@ -348,7 +356,8 @@ class _Run:
     def choices(self) -> dict:
         """All that must be equal for a run to go on."""
         plan = {name: value for name, value in asdict(self.cfg).items() if name not in self.FREE}
-        return {**plan, **asdict(self.model.config), "windows of data": len(self.data)}
+        first = hashlib.sha256(self.data.batch(0)[0].numpy().tobytes()).hexdigest()[:12]
+        return {**plan, **asdict(self.model.config), "windows of data": len(self.data), "first batch": first}
 
     def state(self) -> dict:
         return {"step": self.step, "choices": self.choices(), "optimizer": self.optimizer.state_dict(),
@@ -365,7 +374,10 @@ class _Run:
     def earlier(self, replace: bool, report: Callable[[str], None]) -> tuple[Path, dict] | None:
         """The checkpoint to go on from, if ``out`` holds an unfinished run of the same choices."""
         found = None if self.out is None else newest_state(self.out / "checkpoints")
-        self.ranks.wait()  # until all have looked
+        seen = self.ranks.gather(found and found[1]["step"])  # and all have looked
+        if len(set(seen)) > 1:
+            raise ValueError(f"the processes see checkpoints of steps {seen} in {self.out}; give a folder that all "
+                             "hosts share, and --replace to begin again")
         if found is None:
             return None
         path, state = found
@@ -423,57 +435,59 @@ class _Record:
         self.run, self.cfg, self.ranks = run, run.cfg, run.ranks
         self.history, self.validation, self.sample, self.measure = history, validation, sample, measure
         self.report, self.writer = report, None
-        self.losses: list[Tensor] = []
-        self.tokens = 0.0
-        self.earlier_seconds = 0.0
+        self.loss, self.updates, self.tokens = torch.zeros((), device=run.model.device), 0, 0.0  # since the last row
+        self.earlier_seconds = self.earlier_lap = 0.0
         self.began = self.lap = time.perf_counter()
         self.peak = peak_flops(run.model.device, run.cfg.dtype)
 
     def restore(self, state: dict) -> None:
-        """Takes over where a checkpoint left off: the history, and the losses since its last row."""
+        """Takes over where a checkpoint left off: the history, and what came since its last row."""
         kept = state["history"]
         self.history.steps, self.history.evaluations = kept["steps"], kept["evaluations"]
         self.history.samples, self.earlier_seconds = kept["samples"], kept["seconds"]
-        self.losses, self.tokens = [loss.to(self.ranks.device) for loss in state["losses"]], state["tokens"]
+        self.updates, self.tokens, self.earlier_lap = state["updates"], state["tokens"], state["lap"]
+        if self.ranks.first:  # the others' parts are in it
+            self.loss += state["loss"]
+
+    def start_clock(self) -> None:
+        """Training begins: what was prepared until now is not counted."""
+        self.lap = time.perf_counter() - self.earlier_lap
 
     def step(self, loss: Tensor, norm: Tensor, rate: float, n_tokens: float) -> None:
         """Notes one update; a row of the history is the mean since the last row."""
         step = self.run.step
-        self.losses.append(loss)
-        self.tokens += n_tokens
+        self.loss += loss
+        self.updates, self.tokens = self.updates + 1, self.tokens + n_tokens
         if step % self.cfg.log_every and step != self.cfg.max_steps:
             return
-        own = torch.stack(self.losses).mean().item()  # the device is waited for here, not at every step
-        mean, = self.ranks.total(own)
+        total, = self.ranks.total(self.loss.item())  # the device is waited for here, not at every step
         speed = self.tokens / (time.perf_counter() - self.lap)
-        row = {"step": step, "loss": mean, "learning_rate": rate, "grad_norm": norm.item(),
+        row = {"step": step, "loss": total / self.updates, "learning_rate": rate, "grad_norm": norm.item(),
                "tokens_per_second": speed}
         if self.peak:
             row["mfu"] = speed * self.run.model.flops_per_token(self.cfg.block_size) / (self.peak * self.ranks.world)
         self.history.steps.append(row)
         self._scalars("train", row)
-        self.losses, self.tokens, self.lap = [], 0.0, time.perf_counter()
+        self.loss.zero_()
+        self.updates, self.tokens, self.lap = 0, 0.0, time.perf_counter()
 
-    def visit(self, step: int, stopping: bool = False) -> None:
+    def visit(self, step: int) -> None:
         """Evaluates, samples and saves, where it is time. What that takes is not counted as training."""
         arrived, cfg = time.perf_counter(), self.cfg
-        ends = stopping or step in (0, cfg.max_steps)
+        ends = step in (0, cfg.max_steps)
         saves = self.run.out and (ends or step % cfg.checkpoint_every == 0)
         if ends or saves or step % cfg.eval_every == 0:
             self._evaluate(step)
         if self.sample and step in (0, cfg.max_steps // 2, cfg.max_steps):
             self._sample(step)
         if saves:
-            self._save()
+            self.save()
         self.lap += time.perf_counter() - arrived
 
     def close(self) -> History:
         self.history.seconds = self._seconds()
-        if self.run.out and self.ranks.first:
-            self.run.save_model(self.run.out / "model")
         if self.writer:
             self.writer.close()
-        self.ranks.wait()  # the model is written when any process goes on
         return self.history
 
     def _seconds(self) -> float:
@@ -507,9 +521,13 @@ class _Record:
         if writer := self._writer():
             writer.add_text("sample", text, step)
 
-    def _save(self) -> None:
-        kept = {**asdict(self.history), "seconds": self._seconds()}
-        self.run.save({"history": kept, "losses": self.losses, "tokens": self.tokens})
+    def save(self) -> None:
+        """A checkpoint of this step; of the last one the result before it, so that no finished run lacks it."""
+        if self.ranks.first and self.run.step == self.cfg.max_steps:
+            self.run.save_model(self.run.out / "model")
+        loss, = self.ranks.total(self.loss.item())
+        self.run.save({"history": {**asdict(self.history), "seconds": self._seconds()}, "loss": loss,
+                       "updates": self.updates, "tokens": self.tokens, "lap": time.perf_counter() - self.lap})
         if self.ranks.first:
             losses = {row["step"]: row["loss"] for row in self.history.evaluations}
             prune_checkpoints(self.run.out / "checkpoints", losses, self.cfg.keep_checkpoints)

@@ -109,8 +109,8 @@ def test_loss_in_pieces_equals_the_whole(model, wide, monkeypatch):
     targets[0, 10:], targets[2] = -100, -100
     if wide:
         model = padded(model)
-    for limit in (2**26, 1000):  # at 1,000 numbers a piece holds two tokens
-        monkeypatch.setattr(gpt_module, "LARGE_LOGITS", limit)
+    for piece in (2**23, 250):  # of 250 numbers: two tokens
+        monkeypatch.setitem(gpt_module.PIECE, "cpu", piece)
         model.zero_grad()
         loss = model.summed_loss(idx, targets)
         loss.backward()
@@ -118,6 +118,25 @@ def test_loss_in_pieces_equals_the_whole(model, wide, monkeypatch):
     for whole, pieces in zip(*results, strict=True):
         torch.testing.assert_close(pieces, whole, atol=2e-5, rtol=1e-4)
     assert results[0][0].item() == pytest.approx(30 * model(idx, targets)[1].item(), rel=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_sum_in_half_precision_neither_overflows_nor_loses_tokens(dtype, monkeypatch):
+    """120,000 nats: float16 ends at 65,504, and bfloat16 has steps of 512 there."""
+    torch.manual_seed(0)
+    gpt = GPT(GPTConfig(n_layer=1, n_head=1, n_embd=8, block_size=64, vocab_size=1536))
+    idx = torch.randint(1536, (256, 65))
+    losses = []
+    for piece in (2**30, 2**20):
+        monkeypatch.setitem(gpt_module.PIECE, "cpu", piece)
+        with torch.autocast("cpu", dtype):
+            losses.append(gpt.summed_loss(idx[:, :-1], idx[:, 1:]))
+    expected = 256 * 64 * gpt(idx[:, :-1], idx[:, 1:])[1].item()
+    assert expected > 100_000
+    for loss in losses:
+        assert loss.dtype == torch.float32 and loss.item() == pytest.approx(expected, rel=1e-4)
+    losses[1].backward()
+    assert gpt.lm_head.weight.grad.isfinite().all()
 
 
 def test_filters_equal_transformers():

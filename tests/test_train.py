@@ -115,6 +115,13 @@ def test_gradients_are_clipped(model):
     assert norm > 0.1 and moved.item() == pytest.approx(0.1, rel=1e-3)
 
 
+def test_a_step_is_taken_where_the_model_is():
+    summed = train.SummedLoss(GPT(TINY).to("meta"))
+    optimizer = torch.optim.SGD(summed.parameters(), lr=1.0)
+    loss, norm = train.training_step(summed, [windows(50).batch(0)], 128, optimizer, NO_SCALER, CONFIG)
+    assert loss.device.type == norm.device.type == "meta"
+
+
 def test_processes_share_the_batches_of_a_step():
     data, cfg = windows(50), replace(CONFIG, grad_accumulation=4)
     alone = train.micro_batches(data, 3, cfg, train.Ranks())

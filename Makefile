@@ -14,7 +14,7 @@ test: install $(DEV_STAMP)
 
 # one alone: .venv/bin/python benchmarks training
 bench: install $(DEV_STAMP)
-	OMP_WAIT_POLICY=PASSIVE $(BIN)/python benchmarks
+	$(BIN)/python benchmarks
 
 install: $(STAMP)
 

@@ -24,7 +24,7 @@ ONE = "one ending at a time"
 
 
 def run(model: str = "miniworld/gpt2", tokenizer: str | None = None, items: str = "miniworld/hellaswag",
-        n: int = 200, rounds: int = 5, batch_tokens: int = 384, threads: int | None = None) -> dict:
+        n: int = 200, rounds: int = 5, batch_tokens: int = 768, threads: int | None = None) -> dict:
     """{"conditions": ..., "results": name -> items_per_second and more}.
 
     model, tokenizer, items: a source of ``lmlab.data``. The harness is timed at the best of HARNESS_BATCHES
@@ -110,7 +110,7 @@ def main() -> None:
     parser.add_argument("--items", default="miniworld/hellaswag")
     parser.add_argument("--n", type=int, default=200)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--batch-tokens", type=int, default=384)
+    parser.add_argument("--batch-tokens", type=int, default=768)
     parser.add_argument("--threads", type=int)
     measured = run(**vars(parser.parse_args()))
     print(measured["conditions"], table(measured), sep="\n")

@@ -11,6 +11,7 @@ import argparse
 import contextlib
 import statistics
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -122,10 +123,10 @@ def run(gpu: bool = False, batch_size: int | None = None, rounds: int = 7, steps
     device, dtype = ("cuda", "bfloat16") if gpu else ("cpu", "float32")
     config = GPT2_SIZES["gpt2"] if gpu else CPU_SIZE
     if vocab_size:
-        config = GPTConfig(**{**vars(CPU_SIZE), "vocab_size": vocab_size})
+        config = replace(CPU_SIZE, vocab_size=vocab_size)
     batch_size = batch_size or (32 if gpu else 12)
     tokens = characters(2_000_000)
-    padded = GPTConfig(**{**vars(config), "vocab_multiple": 64}) if gpu else config
+    padded = replace(config, vocab_multiple=64) if gpu else config
     shared = (tokens, batch_size)
     contestants = {
         "lmlab": lmlab_step(padded, *shared, device, dtype, compiled=gpu),

@@ -23,7 +23,7 @@ def main(argv: list[str] | None = None) -> int:
         print(f"lmlab: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt as error:
-        print(f"lmlab: {error or 'interrupted; no notebook is left running'}", file=sys.stderr)
+        print(f"lmlab: {str(error) or 'interrupted; no notebook is left running'}", file=sys.stderr)
         return 130
 
 

@@ -17,7 +17,7 @@ from lmlab.evaluate import score_hellaswag
 from lmlab.gpt import GPT, GPTConfig
 from lmlab.hardware import describe_machine, peak_flops
 from lmlab.loader import WindowLoader
-from lmlab.ranks import Ranks, join_ranks, leave_ranks
+from lmlab.ranks import Ranks, join_ranks, leave_ranks, silent
 from lmlab.recipes import FromScratch
 from lmlab.shards import open_shards, prepare_shards
 from lmlab.train import History, PretrainConfig, Rows, document_rows, entropy_floor, pretrain, text_rows
@@ -119,14 +119,14 @@ def run_recipe(cfg: FromScratch, out: Path, replace: bool = False, data_only: bo
     """
     machine = describe_machine()
     ranks = join_ranks(machine.device)
-    say = report if ranks.first else (lambda line: None)
+    say = report if ranks.first else silent
     try:
         tokenizer = load_tokenizer(cfg.tokenizer)
         if ranks.first:
             make_shards(cfg, tokenizer, out, say)
         ranks.wait()
         if ranks.first_of_host:  # finds them where the hosts share a disk
-            make_shards(cfg, tokenizer, out, lambda line: None)
+            make_shards(cfg, tokenizer, out, silent)
         ranks.wait()
         if not data_only:
             return _run(cfg, out, tokenizer, machine.dtype, replace, ranks, say)
@@ -135,7 +135,7 @@ def run_recipe(cfg: FromScratch, out: Path, replace: bool = False, data_only: bo
         say("every shard has its checksum")
         return None
     finally:
-        leave_ranks(ranks)
+        leave_ranks()
 
 
 def _run(cfg: FromScratch, out: Path, tokenizer, dtype: str, replace: bool, ranks: Ranks, say) -> History:

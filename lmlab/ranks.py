@@ -68,10 +68,13 @@ def join_ranks(device: str) -> Ranks:
     return Ranks(distributed.get_rank(), distributed.get_world_size(), device, local == 0)
 
 
-def leave_ranks(ranks: Ranks) -> None:
-    """Ends what ``join_ranks`` began."""
-    if ranks.world > 1 or "RANK" in os.environ:
-        from torch import distributed
+def leave_ranks() -> None:
+    """Ends what ``join_ranks`` began, if anything."""
+    from torch import distributed
 
-        if distributed.is_initialized():
-            distributed.destroy_process_group()
+    if distributed.is_available() and distributed.is_initialized():
+        distributed.destroy_process_group()
+
+
+def silent(line: str) -> None:
+    """The report of every process but the first."""

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from lmlab.checkpoints import newest_state, prune_checkpoints, save_checkpoint
 from lmlab.gpt import GPT, IGNORE
 from lmlab.hardware import fast_matmul, peak_flops
-from lmlab.ranks import Ranks
+from lmlab.ranks import Ranks, silent
 
 
 @dataclass(frozen=True)
@@ -280,7 +280,7 @@ def pretrain(model: GPT, data: Batches, cfg: PretrainConfig, *, validation: Rows
     if cfg.grad_accumulation % ranks.world:
         raise ValueError(f"grad_accumulation {cfg.grad_accumulation} cannot be shared by {ranks.world} processes; "
                          "give a multiple of their number")
-    report = report if ranks.first else _silent
+    report = report if ranks.first else silent
     torch.manual_seed(cfg.seed + ranks.rank)  # for dropout; the data have a seed of their own
     run = _Run(model, data, cfg, ranks, out, tokenizer)
     found = run.earlier(replace, report)
@@ -314,10 +314,6 @@ def _train(run: "_Run", record: "_Record", stop: threading.Event) -> None:
             record.save()  # and nothing else: who asks may not wait long
             raise KeyboardInterrupt(f"stopped and saved at step {run.step}; the same command goes on from there")
         record.visit(run.step)
-
-
-def _silent(line: str) -> None:
-    """The report of every process but the first."""
 
 
 @contextmanager
@@ -377,7 +373,7 @@ class _Run:
         seen = self.ranks.gather(found and found[1]["step"])  # and all have looked
         if len(set(seen)) > 1:
             raise ValueError(f"the processes see checkpoints of steps {seen} in {self.out}; give a folder that all "
-                             "hosts share, and --replace to begin again")
+                             "hosts share")
         if found is None:
             return None
         path, state = found

@@ -116,13 +116,15 @@ def test_an_interrupted_run_leaves_no_process(folder, tmp_path):
             "runner.NOTEBOOKS = Path(sys.argv[1])\n"
             "sys.exit(main(['run', '01', '--output-dir', sys.argv[2]]))")
     (tmp_path / "01_data_analysis.ipynb").write_text((folder / "endless.ipynb").read_text())
-    run = subprocess.Popen([sys.executable, "-c", code, str(tmp_path), str(tmp_path / "runs")])
+    run = subprocess.Popen([sys.executable, "-c", code, str(tmp_path), str(tmp_path / "runs")],
+                           stderr=subprocess.PIPE, text=True)
     marker = tmp_path / "pid"
     deadline = time.monotonic() + 200
     while not marker.exists() and time.monotonic() < deadline:
         time.sleep(0.2)
     run.send_signal(signal.SIGTERM)
-    assert run.wait(60) == 130
+    _, errors = run.communicate(timeout=60)
+    assert run.returncode == 130 and "no notebook is left running" in errors
     kernel = int(marker.read_text())
     assert not psutil.pid_exists(kernel) or psutil.Process(kernel).status() == psutil.STATUS_ZOMBIE
 

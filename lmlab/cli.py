@@ -1,4 +1,4 @@
-"""The command line: ``lmlab run | search | pretrain | recipes | report | doctor`` (also ``python -m lmlab``)."""
+"""The command line: ``lmlab run``, ``search``, ``pretrain`` and others (also ``python -m lmlab``)."""
 
 import argparse
 import difflib
@@ -53,23 +53,23 @@ def build_parser() -> argparse.ArgumentParser:
     pretrain.set_defaults(command=pretrain_command)
     search = commands.add_parser("search", help="try many values of a recipe, and find the best")
     search.add_argument("lesson", help="01 to 07, or a full name")
-    search.add_argument("--recipe", default="tiny", help="the recipe to search from: tiny (default), t4, gpu, ...")
+    search.add_argument("--recipe", default="tiny", help="the recipe to begin with: tiny (default), t4, ...")
     search.add_argument("--space", action="append", required=True, metavar="KEY=RANGE",
                         help="a key of the recipe and its values; may be given again. RANGE is LOW:HIGH, "
                         "log:LOW:HIGH, int:LOW:HIGH, one:A,B,C (drawn) or grid:A,B,C (each in turn)")
-    search.add_argument("--metric", required=True, help="what is searched for: a name in the lesson's metrics.json")
+    search.add_argument("--metric", required=True, help="what is judged: a name in the lesson's metrics.json")
     search.add_argument("--direction", default="minimize", choices=("minimize", "maximize"),
                         help="whether the least (default) or the most is the best")
-    search.add_argument("--trials", type=int, help="how many the study shall have, with those that it has already "
-                        "(default 12; with grids alone, all of their combinations)")
+    search.add_argument("--trials", type=int, help="how many the study shall have, with those that it has "
+                        "already (default 12; with grids alone, all of their combinations)")
     search.add_argument("--set", action="append", default=[], metavar="KEY=VALUE",
                         help="replace one value of the recipe; may be given again")
-    search.add_argument("--name", help="of the study (default: lesson, recipe and metric); one that exists goes on")
+    search.add_argument("--name", help="of the study, which goes on if it exists (default: from the others)")
     search.add_argument("--storage", metavar="URL", help="a database, shared by several processes "
                         "(default sqlite, in the study's folder)")
     search.add_argument("--timeout", type=float, metavar="SECONDS", help="begin no trial after so many")
     search.add_argument("--no-pruning", action="store_true", help="let every trial come to its end")
-    search.add_argument("--save-recipe", metavar="NAME", help="write the best values as a recipe of the lesson")
+    search.add_argument("--save-recipe", metavar="NAME", help="write the best values as a recipe")
     search.add_argument("--output-dir", type=Path, default=PROJECT / "runs" / "search",
                         help="where studies go (default runs/search/)")
     search.set_defaults(command=search_command)

@@ -77,17 +77,17 @@ def learning_rate(steps: Sequence[float], rates: Sequence[float], *, title: str 
 def sweep(values: Sequence, results: Sequence[float | None], xlabel: str, *,
           ylabel: str = "loss (nats per token)", best: Callable = min, log: bool = True, joined: bool = True,
           title: str = "", ax=None):
-    """A result over each value of a choice, such as the loss over the learning rate, with the best one marked.
+    """A result over each value of a choice, as the loss over the learning rate, with the best one marked.
 
-    best: min or max. A result that is None, nan or infinite (the run failed or diverged) is a cross at the edge
-    where bad results are. values that are no numbers stand side by side. joined: draw a line through the points.
+    best: min or max. A result that is None, nan or infinite (the run failed or diverged) is a cross at the
+    edge where bad results are. values that are no numbers stand side by side. joined: draw a line through.
     """
     ax = _axes(ax, xlabel, ylabel, title)
     places = _places(ax, values, log)
     good = sorted((x, y) for x, y in zip(places, results, strict=True) if y is not None and math.isfinite(y))
     lost = [x for x, y in zip(places, results, strict=True) if y is None or not math.isfinite(y)]
     if good:
-        ax.plot(*zip(*good, strict=True), color=BLUE, marker="o", markersize=5, linestyle="-" if joined else "")
+        ax.plot(*zip(*good, strict=True), color=BLUE, marker="o", linestyle="-" if joined else "")
         x, y = best(good, key=lambda point: point[1])
         name = values[places.index(x)]
         ax.plot(x, y, color=ORANGE, marker="*", markersize=14, linestyle="",

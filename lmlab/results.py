@@ -69,8 +69,10 @@ def report_progress(out: Path, step: int, **metrics: float) -> None:
 
     A search reads it while the notebook runs, and ends a trial that falls behind the others.
     """
+    row = {"step": step, **{name: float(value) for name, value in metrics.items()}}
+    out.mkdir(parents=True, exist_ok=True)
     with open(out / "progress.jsonl", "a", encoding="utf-8") as file:
-        file.write(json.dumps({"step": step, **{name: float(value) for name, value in metrics.items()}}) + "\n")
+        file.write(json.dumps(row) + "\n")
 
 
 def read_progress(out: Path) -> list[dict]:

@@ -254,7 +254,7 @@ def execute(notebook: str, executed: str, parameters: dict) -> int:
 
 
 def _end_with_parent() -> None:
-    """Waits for the end of stdin, which comes when the process that started this one is gone; ends all here."""
+    """Waits until the process that started this one is gone (stdin then ends), and ends everything here."""
     import psutil
 
     os.read(0, 1)

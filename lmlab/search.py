@@ -1,7 +1,7 @@
 """Searches over the values of a recipe: a trial is one run of the lesson's notebook, a study all of them.
 
-Optuna (Akiba et al. 2019) draws the values and keeps the study in a database, which several processes may work
-on: each takes its next trial under a file lock, so that together they run the trials that one alone would.
+Optuna (Akiba et al. 2019) draws the values and keeps the study in a database, which several processes may
+share: each takes its next trial under a file lock, so that together they run no more than one alone would.
 """
 
 import difflib
@@ -35,7 +35,7 @@ _MOST_CHECKS = 1000  # combinations of bounds and choices
 
 @dataclass(frozen=True)
 class Axis:
-    """One key of a recipe and the values that it may take: (low, high), or the choices of "one" and "grid"."""
+    """One key of a recipe and its values: (low, high), or the choices of "one" and "grid"."""
 
     key: str
     kind: str  # "float", "log", "int", "one" or "grid"
@@ -107,7 +107,7 @@ def _bounds(text: str, kind: str, values: str) -> tuple:
 
 @dataclass(frozen=True)
 class Plan:
-    """What a study searches; it is the same for all who work on it. ``overrides`` replace the recipe's values."""
+    """What a study searches, the same for all who work on it. ``overrides`` replace the recipe's values."""
 
     lesson: str
     recipe: str
@@ -127,7 +127,8 @@ class Plan:
                              f"{' twice, or in --set too' if twice else ''}; give each key one range")
         if reserved := set(keys) & {"lesson", "name", "expected"}:
             raise ValueError(f"--space got {', '.join(sorted(reserved))}, which is no choice; leave it out")
-        for values in itertools.islice(itertools.product(*(axis.values for axis in self.space)), _MOST_CHECKS):
+        corners = itertools.product(*(axis.values for axis in self.space))
+        for values in itertools.islice(corners, _MOST_CHECKS):
             self.load(dict(zip(keys, values, strict=True)))
         return load_recipe(self.lesson, self.recipe, **self.overrides)
 
@@ -189,8 +190,8 @@ class Findings:
     def __str__(self) -> str:
         table = self.table()
         widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-        return "\n".join("  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip()
-                         for row in table)
+        padded = [[f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)] for row in table]
+        return "\n".join("  ".join(row).rstrip() for row in padded)
 
 
 def _shown(value) -> str:
@@ -199,17 +200,18 @@ def _shown(value) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def search(lesson: str, space: Sequence[str], metric: str, *, recipe: str = "tiny", direction: str = "minimize",
-           overrides: dict | None = None, trials: int | None = None, name: str | None = None,
-           storage: str | None = None, timeout: float | None = None, pruning: bool = True,
-           root: Path = STUDIES, report: Callable[[str], None] = print) -> Findings:
+def search(lesson: str, space: Sequence[str], metric: str, *, recipe: str = "tiny",
+           direction: str = "minimize", overrides: dict | None = None, trials: int | None = None,
+           name: str | None = None, storage: str | None = None, timeout: float | None = None,
+           pruning: bool = True, root: Path = STUDIES, report: Callable[[str], None] = print) -> Findings:
     """Runs trials until the study has ``trials`` of them; what an earlier call or another process ran counts.
 
     space: texts as "learning_rate=log:1e-4:7e-3". metric: a name in the lesson's metrics.json. storage: the
     address of a database (root/name/study.db by default). timeout: seconds after which no trial begins.
     Raises ValueError for a request that cannot be met, before anything runs, and for an unknown metric.
     """
-    plan = Plan(find_lesson(lesson), recipe, tuple(map(Axis.parse, space)), metric, direction, overrides or {})
+    axes = tuple(map(Axis.parse, space))
+    plan = Plan(find_lesson(lesson), recipe, axes, metric, direction, overrides or {})
     plan.check()
     wanted, name = plan.number_of_trials(trials), name or f"{plan.lesson[:2]}-{recipe}-{metric}"
     if not re.fullmatch(r"\w[\w.-]*", name):
@@ -233,8 +235,9 @@ class _Work:
         self.plan, self.folder, self.report = plan, folder, report
         folder.mkdir(parents=True, exist_ok=True)
         self.lock = FileLock(folder / "claims.lock")
+        storage = storage or f"sqlite:///{folder / 'study.db'}"
         with self.lock:
-            self.study = _open_study(name, storage or f"sqlite:///{folder / 'study.db'}", plan.direction, pruning)
+            self.study = _open_study(name, storage, plan.direction, pruning)
             self._agree(name)
 
     def _agree(self, name: str) -> None:
@@ -247,8 +250,9 @@ class _Work:
         if kept is None:
             self.study.set_user_attr("plan", mine)
         elif kept != mine:
-            other = [f"{key} {kept.get(key)} there, {mine[key]} now" for key in mine if kept.get(key) != mine[key]]
-            raise ValueError(f"study {name!r} is another search ({'; '.join(other)}); give another --name")
+            other = "; ".join(f"{key} {kept.get(key)} there, {mine[key]} now" for key in mine
+                              if kept.get(key) != mine[key])
+            raise ValueError(f"study {name!r} is another search ({other}); give another --name")
 
     def claim(self, wanted: int):
         """(Optuna's trial, its values) of the next trial, or None when the study has all that are wanted."""
@@ -303,8 +307,8 @@ class _Work:
             raise
         self._tell(trial, TrialState[state], value, error)
         shown = ", ".join(f"{key} {_shown(value)}" for key, value in values.items())
-        result = f"{self.plan.metric} {_shown(value)}" if state == "COMPLETE" else f"{state.lower()} {error}".strip()
-        self.report(f"trial {trial.number}: {result} ({shown})")
+        word = {"COMPLETE": self.plan.metric, "PRUNED": "pruned", "FAIL": "failed:"}[state]
+        self.report(f"trial {trial.number} ({shown}): {word} {_shown(value)}{error}")
 
     def _outcome(self, trial, values: dict, out: Path) -> tuple[str, float | None, str]:
         """(Optuna's name of the state, the metric, the error)."""
@@ -346,14 +350,16 @@ class _Work:
         order = ("ok", "pruned", "running", "failed", "stopped")
         trials = [self._read(t) for t in self.study.get_trials(deepcopy=False) if _state(t) != "waiting"]
         sign = 1 if self.plan.direction == "minimize" else -1
-        trials.sort(key=lambda t: (order.index(t.state), math.inf if t.value is None else sign * t.value, t.number))
+        results = {t.number: math.inf if t.value is None else sign * t.value for t in trials}
+        trials.sort(key=lambda t: (order.index(t.state), results[t.number], t.number))
         return Findings(self.plan, trials, self.folder)
 
     def _read(self, trial) -> Trial:
         axes = {axis.key: axis for axis in self.plan.space}
         seconds = trial.duration.total_seconds() if trial.duration else None
         values = {key: axes[key].chosen(value) for key, value in trial.params.items()}
-        return Trial(trial.number, _state(trial), trial.value, values, seconds, trial.user_attrs.get("error", ""))
+        error = trial.user_attrs.get("error", "")
+        return Trial(trial.number, _state(trial), trial.value, values, seconds, error)
 
 
 def _open_study(name: str, storage: str, direction: str, pruning: bool):
@@ -368,7 +374,8 @@ def _open_study(name: str, storage: str, direction: str, pruning: bool):
         return optuna.create_study(storage=database, study_name=name, direction=direction, pruner=pruner,
                                    load_if_exists=True)
     except (ImportError, ValueError, SQLAlchemyError, optuna.exceptions.OptunaError) as error:
-        raise ValueError(f"--storage got {storage!r}: {error}; give an address as sqlite:///study.db") from None
+        raise ValueError(f"--storage got {storage!r}: {error}; "
+                         "give an address as sqlite:///study.db") from None
 
 
 def _sampler(seed: int):
@@ -392,7 +399,7 @@ def _this_process() -> dict:
 
 
 def _lives(owner: dict | None) -> bool:
-    """Whether a trial's process runs. One on another host is believed to; one that left no name died at once."""
+    """Whether a trial's process runs; on another host it is believed to. One without a name died at once."""
     import psutil
 
     if owner is None or owner["host"] != platform.node():
@@ -455,13 +462,12 @@ def draw(findings: Findings) -> Findings:
     best = min if plan.direction == "minimize" else max
     for axis in plan.space:
         with _picture(findings.folder / f"{axis.key}.png") as ax:
-            plots.sweep([t.values[axis.key] for t in told if axis.key in t.values],
-                        [t.value for t in told if axis.key in t.values], axis.key, ylabel=plan.metric, best=best,
-                        log=axis.logarithmic, joined=len(plan.space) == 1, ax=ax)
+            plots.sweep([t.values[axis.key] for t in told], [t.value for t in told], axis.key, best=best,
+                        ylabel=plan.metric, log=axis.logarithmic, joined=len(plan.space) == 1, ax=ax)
+    seen = sorted((t for t in findings.trials if t.value is not None), key=lambda t: t.number)
     with _picture(findings.folder / "history.png") as ax:
-        seen = sorted((t for t in findings.trials if t.value is not None), key=lambda t: t.number)
-        plots.search_history([t.number for t in seen], [t.value for t in seen], [t.state == "pruned" for t in seen],
-                             ylabel=plan.metric, best=best, ax=ax)
+        plots.search_history([t.number for t in seen], [t.value for t in seen],
+                             [t.state == "pruned" for t in seen], ylabel=plan.metric, best=best, ax=ax)
     return findings
 
 
@@ -486,7 +492,7 @@ def check_new_recipe(lesson: str, name: str) -> Path:
 
 
 def save_recipe(findings: Findings, name: str) -> Path:
-    """Writes recipes/<lesson>/<name>.yaml: the values of the recipe that was searched from, with the winner's.
+    """Writes recipes/<lesson>/<name>.yaml: the values of the recipe searched from, with the winner's.
 
     Its expected bands are left out: they were measured with other values. Raises ValueError when the name is
     taken or no trial has finished.
@@ -499,12 +505,12 @@ def save_recipe(findings: Findings, name: str) -> Path:
         raise ValueError(f"--save-recipe got {name!r}, but no trial has finished; run more: --trials")
     base = yaml.safe_load((path.parent / f"{plan.recipe}.yaml").read_text(encoding="utf-8"))
     base.pop("expected", None)
-    ok = sum(trial.state == "ok" for trial in findings.trials)
-    heads = [f"# Found by study {findings.folder.name} on {time.strftime('%Y-%m-%d')}, from recipe {plan.recipe}:",
-             f"# trial {best.number} of {ok} that finished, {plan.metric} {best.value:.6g} ({plan.direction}d). "
-             "Expected bands were not measured.",
-             f"# Searched: {', '.join(best.values)}."]
-    body = yaml.safe_dump({**base, **plan.overrides, **best.values}, sort_keys=False, allow_unicode=True, width=100)
+    found = ", ".join(f"{key} {_shown(value)}" for key, value in best.values.items())
+    head = (f"# Found by a search from recipe {plan.recipe}: {found}.\n"
+            f"# Measured on {time.strftime('%Y-%m-%d')}: {plan.metric} {best.value:.6g}, the best "
+            f"({plan.direction}) of {sum(trial.state == 'ok' for trial in findings.trials)} finished trials\n"
+            f"# of study {findings.folder.name}, trial {best.number}. It has no expected bands yet.\n")
+    values = {**base, **plan.overrides, **best.values}
     with open(path, "x", encoding="utf-8") as file:
-        file.write("\n".join([*heads, body]))
+        file.write(head + yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=100))
     return path

@@ -96,7 +96,7 @@ def test_a_sweep_marks_the_best_and_what_diverged():
     assert ax.get_xscale() == "log"
     assert (line.get_xdata().tolist(), line.get_ydata().tolist()) == ([1e-4, 1e-3], [2.0, 1.5])
     assert (star.get_xdata()[0], star.get_label()) == (1e-3, "best: 1.5 at 0.001")
-    assert crosses.get_xdata() == [1e-2, 3e-2] and min(crosses.get_ydata()) > 0.9
+    assert list(crosses.get_xdata()) == [1e-2, 3e-2] and min(crosses.get_ydata()) > 0.9
     ax.figure.canvas.draw()
 
 
@@ -109,7 +109,7 @@ def test_a_sweep_over_names_and_for_the_highest():
 
 def test_the_history_of_a_search_goes_with_what_finished():
     ax = plots.search_history([0, 1, 2, 3], [3, 2, 1, 2.5], [False, False, True, False])
-    assert ax.get_lines()[2].get_ydata().tolist() == [3, 2, 2]
+    assert list(ax.get_lines()[2].get_ydata()) == [3, 2, 2]
 
 
 def test_attention_map_names_every_token_as_it_is():

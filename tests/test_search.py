@@ -1,5 +1,6 @@
 """Searches over a recipe: on small notebooks, and on a stand-in for the runner where none is needed."""
 
+import dataclasses
 import json
 import math
 import shutil
@@ -26,8 +27,8 @@ SETUP = ("import json, math, os, pathlib, time\n"
 MEASURE = ("if rate > 0.5:\n    raise ValueError('too fast')\n"
            "metrics = {'val_loss': (math.log10(rate) + 3) ** 2, 'note': 'x', 'seconds': 1}\n"
            "(out / 'metrics.json').write_text(json.dumps({'metrics': metrics}))")
-BLOCK = "(out.parents[1] / 'pid').write_text(str(os.getpid()))\ntime.sleep(600)"
-REPORT_BADLY = ("from lmlab.results import report_progress\nreport_progress(out, 0, val_loss=0.0, other=1)\n"
+BLOCK = "(out.parents[1] / 'pid').write_text(str(os.getpid()))\ntime.sleep(60)"
+REPORT_BADLY = ("from lmlab.results import report_progress\nreport_progress(out, 0, val_loss=9.5, other=1)\n"
                 "report_progress(out, 10, other=5)\nreport_progress(out, 10, val_loss=9.0)\n")
 
 
@@ -86,23 +87,25 @@ def is_gone(pid: int) -> bool:
 # --- with notebooks ---
 
 
-def test_a_grid_finds_its_minimum_and_goes_on_after_a_failure(tmp_path, monkeypatch, capsys):
+def test_a_search_goes_on_after_a_failure_and_saves_its_winner(tmp_path, monkeypatch, capsys):
     write_notebook(tmp_path / "notebooks", MEASURE)
     monkeypatch.setattr(runner, "NOTEBOOKS", tmp_path / "notebooks")
     recipes_folder = shutil.copytree(recipes.RECIPES, tmp_path / "recipes")
     monkeypatch.setattr(recipes, "RECIPES", recipes_folder)
-    assert cli.main(["search", "05", "--space", "learning_rate=grid:1e-2,1.0,1e-3", "--metric", "val_loss",
+    assert cli.main(["search", "05", "--space", "learning_rate=grid:1.0,1e-3", "--metric", "val_loss",
                      "--set", "lora_r=4", "--output-dir", str(tmp_path), "--save-recipe", "found"]) == 0
     printed = capsys.readouterr().out
-    rows = [line.split() for line in printed.splitlines() if " ok " in line or " failed " in line]
-    assert [row[:4] for row in rows] == [["2", "ok", "0", "0.001"], ["0", "ok", "1", "0.01"], ["1", "failed", "1", *rows[2][3:4]]]
-    assert "ValueError: too fast" in printed
+    header, first, second = (line.split() for line in printed.splitlines()[-5:-2])
+    assert header == ["trial", "state", "val_loss", "learning_rate", "seconds", "error"]
+    assert first[:4] == ["1", "ok", "0", "0.001"]
+    assert second[:3] == ["0", "failed", "1"] and second[-3:] == ["ValueError:", "too", "fast"]
     folder = tmp_path / "05-tiny-val_loss"
     assert {path.name for path in folder.glob("*.png")} == {"learning_rate.png", "history.png"}
-    assert "too fast" in (folder / "trials" / "0001" / "error.txt").read_text()
-    found = load_recipe(LESSON, "found")
-    assert dict(found.rows()) == dict(load_recipe(LESSON, "tiny", learning_rate=1e-3, lora_r=4).rows()) | {"name": "found"}
-    assert "val_loss 0, the best (minimize) of 2 finished trials" in (recipes_folder / LESSON / "found.yaml").read_text()
+    assert "too fast" in (folder / "trials" / "0000" / "error.txt").read_text()
+    wanted = load_recipe(LESSON, "tiny", learning_rate=1e-3, lora_r=4)
+    assert load_recipe(LESSON, "found").rows() == dataclasses.replace(wanted, name="found").rows()
+    said = (recipes_folder / LESSON / "found.yaml").read_text()
+    assert "val_loss 0, the best (minimize) of 1 finished trials" in said
 
 
 def seed_study(url: str, plan: Plan, n: int) -> None:
@@ -132,7 +135,8 @@ def test_a_trial_that_falls_behind_is_pruned_and_its_processes_are_gone(tmp_path
 def test_a_killed_search_takes_its_notebook_along_and_begins_it_anew(tmp_path, monkeypatch):
     write_notebook(tmp_path / "notebooks", BLOCK)
     arguments = ["--space", "learning_rate=log:1e-4:1e-2", "--trials", "1"]
-    worker = start_worker(tmp_path, *arguments, code=f"runner.NOTEBOOKS = Path({str(tmp_path / 'notebooks')!r})")
+    code = f"runner.NOTEBOOKS = Path({str(tmp_path / 'notebooks')!r})"
+    worker = start_worker(tmp_path, *arguments, code=code)
     marker = tmp_path / "s" / "trials" / "pid"
     wait_for(lambda: marker.exists() and marker.read_text())
     worker.kill()
@@ -156,14 +160,14 @@ def values_of(found) -> list[dict]:
 
 
 def test_a_search_in_two_parts_draws_what_one_does(tmp_path, quick):
-    whole = search("05", SPACE, "val_loss", trials=8, name="whole", root=tmp_path)
+    whole = search("05", SPACE, "val_loss", trials=7, name="whole", root=tmp_path)  # two of them are not random
     search("05", SPACE, "val_loss", trials=3, name="parts", root=tmp_path)
-    parts = search("05", SPACE, "val_loss", trials=8, name="parts", root=tmp_path)
+    parts = search("05", SPACE, "val_loss", trials=7, name="parts", root=tmp_path)
     assert values_of(parts) == values_of(whole)
-    assert len({trial.values["learning_rate"] for trial in whole.trials}) == 8
+    assert len({trial.values["learning_rate"] for trial in whole.trials}) == 7
     assert whole.best.value == min(trial.value for trial in whole.trials)
-    other = search("05", SPACE, "val_loss", trials=3, name="seed", root=tmp_path, overrides={"seed": 1000})
-    assert values_of(other) != values_of(whole)[:3]
+    other = search("05", SPACE, "val_loss", trials=1, name="seed", root=tmp_path, overrides={"seed": 1000})
+    assert values_of(other) != values_of(whole)[:1]
 
 
 def test_killed_in_the_middle_nothing_is_lost_and_nothing_repeated(tmp_path, quick):
@@ -179,15 +183,15 @@ def test_killed_in_the_middle_nothing_is_lost_and_nothing_repeated(tmp_path, qui
 
 
 def test_two_processes_share_the_trials(tmp_path):
-    space = "learning_rate=grid:" + ",".join(f"{i}e-3" for i in range(1, 13))
+    space = "learning_rate=grid:" + ",".join(f"{i}e-3" for i in range(1, 9))
     code = "runner.run_notebook = stand_in(seconds=0.3)"
     workers = [start_worker(tmp_path, "--space", space, code=code) for _ in range(2)]
     printed = [worker.communicate(timeout=100)[0] for worker in workers]
     assert [worker.returncode for worker in workers] == [0, 0], printed
     found = search("05", [space], "val_loss", name="s", root=tmp_path)
-    assert sorted(rates["learning_rate"] for rates in values_of(found)) == [i / 1000 for i in range(1, 13)]
+    assert sorted(rates["learning_rate"] for rates in values_of(found)) == [i / 1000 for i in range(1, 9)]
     done = [text.count("): val_loss") for text in printed]
-    assert sum(done) == 12 and min(done) > 0
+    assert sum(done) == 8 and min(done) > 0
 
 
 def test_an_interrupted_trial_does_not_count(tmp_path, quick, monkeypatch):
@@ -226,9 +230,10 @@ def test_time_out_begins_no_trial(tmp_path, quick):
 
 
 def test_an_unknown_metric_ends_the_search_and_names_those_that_exist(tmp_path, quick, capsys):
-    assert cli.main(["search", "05", "--space", SPACE[0], "--metric", "valloss", "--output-dir", str(tmp_path)]) == 2
-    assert "got 'valloss', expected a number that the lesson measures: val_loss, gain; did you mean 'val_loss'?" \
-        in capsys.readouterr().err
+    command = ["search", "05", "--space", SPACE[0], "--metric", "valloss", "--output-dir", str(tmp_path)]
+    assert cli.main(command) == 2
+    assert ("got 'valloss', expected a number that the lesson measures: val_loss, gain; "
+            "did you mean 'val_loss'?") in capsys.readouterr().err
     assert len(list(tmp_path.glob("*/trials/*"))) == 1
 
 

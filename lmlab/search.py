@@ -212,11 +212,13 @@ def search(lesson: str, space: Sequence[str], metric: str, *, recipe: str = "tin
     """
     axes = tuple(map(Axis.parse, space))
     plan = Plan(find_lesson(lesson), recipe, axes, metric, direction, overrides or {})
-    plan.check()
+    seed = plan.check().seed
     wanted, name = plan.number_of_trials(trials), name or f"{plan.lesson[:2]}-{recipe}-{metric}"
     if not re.fullmatch(r"\w[\w.-]*", name):
         raise ValueError(f"--name got {name!r}; give letters, digits, dots and dashes")
-    work = _Work(plan, (root / name).expanduser().resolve(), name, storage, pruning, report)
+    if not (notebook := runner.NOTEBOOKS / f"{plan.lesson}.ipynb").exists():
+        raise FileNotFoundError(f"{notebook} is missing; install from a clone: pip install -e .")
+    work = _Work(plan, seed, (root / name).expanduser().resolve(), storage, pruning, report)
     began = time.monotonic()
     while timeout is None or time.monotonic() - began < timeout:
         claimed = work.claim(wanted)
@@ -229,18 +231,18 @@ def search(lesson: str, space: Sequence[str], metric: str, *, recipe: str = "tin
 class _Work:
     """One process's part in a study."""
 
-    def __init__(self, plan: Plan, folder: Path, name: str, storage: str | None, pruning: bool, report):
+    def __init__(self, plan: Plan, seed: int, folder: Path, storage: str | None, pruning: bool, report):
         from filelock import FileLock
 
-        self.plan, self.folder, self.report = plan, folder, report
+        self.plan, self.seed, self.folder, self.report = plan, seed, folder, report
         folder.mkdir(parents=True, exist_ok=True)
         self.lock = FileLock(folder / "claims.lock")
         storage = storage or f"sqlite:///{folder / 'study.db'}"
         with self.lock:
-            self.study = _open_study(name, storage, plan.direction, pruning)
-            self._agree(name)
+            self.study = _open_study(folder.name, storage, plan.direction, pruning)
+            self._agree()
 
-    def _agree(self, name: str) -> None:
+    def _agree(self) -> None:
         """The study is of this plan, or new."""
         mine = json.loads(json.dumps(asdict(self.plan)))
         kept = self.study.user_attrs.get("plan")
@@ -252,7 +254,7 @@ class _Work:
         elif kept != mine:
             other = "; ".join(f"{key} {kept.get(key)} there, {mine[key]} now" for key in mine
                               if kept.get(key) != mine[key])
-            raise ValueError(f"study {name!r} is another search ({other}); give another --name")
+            raise ValueError(f"study {self.folder.name!r} is another search ({other}); give another --name")
 
     def claim(self, wanted: int):
         """(Optuna's trial, its values) of the next trial, or None when the study has all that are wanted."""
@@ -262,7 +264,7 @@ class _Work:
             counted = [trial for trial in trials if _state(trial) not in ("waiting", "stopped")]
             if len(counted) >= wanted:
                 return None
-            self.study.sampler = _sampler(self.plan.check().seed + len(counted))
+            self.study.sampler = _sampler(self.seed + len(counted))
             point = self._rarest_point(counted)
             if point and not any(_state(trial) == "waiting" for trial in trials):
                 self.study.enqueue_trial(point)

@@ -170,7 +170,8 @@ def test_training_is_recorded_and_the_best_model_kept(model, examples, tokenizer
     strangers = [{"modern": "He sings.", "shakespearean": "He singeth."}]
     sets = {"train": examples, "validation": finetune.pair_examples(strangers, tokenizer, 128)}
     noted = []
-    history = finetune.History(sets, every=20, folder=tmp_path / "best", progress=lambda *row: noted.append(row))
+    history = finetune.History(sets, every=20, folder=tmp_path / "best",
+                               progress=lambda *row: noted.append(row))
     args = finetune.training_arguments(tmp_path / "logs", machine(), epochs=70, batch_size=6,
                                        learning_rate=2e-2)
     Trainer(model=model, args=args, train_dataset=examples, callbacks=[history.callback()],
@@ -186,15 +187,16 @@ def test_training_is_recorded_and_the_best_model_kept(model, examples, tokenizer
 def test_the_trainers_evaluations_are_noted(model, examples, tokenizer, tmp_path):
     from transformers import Trainer
 
-    args = finetune.training_arguments(tmp_path / "logs", machine(), epochs=2, batch_size=6, learning_rate=1e-3,
-                                       eval_strategy="epoch")
+    args = finetune.training_arguments(tmp_path / "logs", machine(), epochs=2, batch_size=6,
+                                       learning_rate=1e-3, eval_strategy="epoch")
     trainer = Trainer(model=model, args=args, train_dataset=examples, eval_dataset=examples,
                       data_collator=finetune.answer_only_collator(tokenizer),
                       callbacks=[finetune.progress_callback(tmp_path, "loss_after")])
     trainer.train()
     evaluated = [row for row in trainer.state.log_history if "eval_loss" in row]
     assert len(evaluated) == 2
-    assert read_progress(tmp_path) == [{"step": row["step"], "loss_after": row["eval_loss"]} for row in evaluated]
+    assert read_progress(tmp_path) == [{"step": row["step"], "loss_after": row["eval_loss"]}
+                                       for row in evaluated]
 
 
 def test_exact_match_is_letter_by_letter(monkeypatch):

@@ -32,8 +32,8 @@ DRAWN = {
                                                             "token": [(0.2, 0.4), (0.3, 0.5)]}, ax=ax),
     "attention_map": lambda ax=None: plots.attention_map(shares(3), ["a", "b", "c"], ax=ax),
     "attention_grid": lambda ax=None: plots.attention_grid(shares(2, 3, 4, 4), ax=ax),
-    "sweep": lambda ax=None: plots.sweep([1e-4, 1e-3, 1e-2], [2.0, 1.5, float("nan")], "learning rate", ax=ax),
-    "search_history": lambda ax=None: plots.search_history([0, 1, 2], [3, 2, 2.5], [False, False, True], ax=ax),
+    "sweep": lambda ax=None: plots.sweep([1e-4, 1e-3], [2.0, float("nan")], "learning rate", ax=ax),
+    "search_history": lambda ax=None: plots.search_history([0, 1], [3, 2.5], [False, True], ax=ax),
     "rank_frequency": lambda ax=None: plots.rank_frequency({"a": [5, 3, 1], "b": [2, 2]}, ax=ax),
 }
 

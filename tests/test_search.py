@@ -160,7 +160,7 @@ def values_of(found) -> list[dict]:
 
 
 def test_a_search_in_two_parts_draws_what_one_does(tmp_path, quick):
-    whole = search("05", SPACE, "val_loss", trials=7, name="whole", root=tmp_path)  # two of them are not random
+    whole = search("05", SPACE, "val_loss", trials=7, name="whole", root=tmp_path)  # five at random
     search("05", SPACE, "val_loss", trials=3, name="parts", root=tmp_path)
     parts = search("05", SPACE, "val_loss", trials=7, name="parts", root=tmp_path)
     assert values_of(parts) == values_of(whole)
@@ -239,7 +239,7 @@ def test_an_unknown_metric_ends_the_search_and_names_those_that_exist(tmp_path, 
 
 def test_another_search_of_the_same_name_is_refused(tmp_path, quick):
     search("05", SPACE, "val_loss", trials=1, name="s", root=tmp_path)
-    with pytest.raises(ValueError, match="study 's' is another search .metric val_loss there, gain now.; give"):
+    with pytest.raises(ValueError, match="study 's' is another search .metric val_loss there, gain now"):
         search("05", SPACE, "gain", trials=1, name="s", root=tmp_path)
     (tmp_path / "s" / "study.db").unlink()
     with pytest.raises(ValueError, match="holds trials of a study that its database does not know"):
@@ -265,7 +265,7 @@ def test_a_space_that_cannot_be_starts_nothing(tmp_path, quick, space, message):
 
 @pytest.mark.parametrize("arguments, message", [
     (["--trials", "0"], "--trials got 0"), (["--recipe", "big"], "expected a recipe"),
-    (["--name", "a/b"], "--name got 'a/b'"), (["--save-recipe", "tiny"], "tiny.yaml exists; give another name"),
+    (["--name", "a/b"], "--name got 'a/b'"), (["--save-recipe", "tiny"], "tiny.yaml exists; give"),
     (["--set", "lora_s=3"], "did you mean 'lora_r'"), (["--storage", "nowhere"], "--storage got 'nowhere'")])
 def test_requests_that_cannot_be_met_run_nothing(tmp_path, quick, capsys, arguments, message):
     command = ["search", "05", "--space", SPACE[0], "--metric", "val_loss", "--output-dir", str(tmp_path)]

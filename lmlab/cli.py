@@ -1,4 +1,4 @@
-"""The command line: ``lmlab run | pretrain | recipes | report | doctor`` (also ``python -m lmlab``)."""
+"""The command line: ``lmlab run``, ``search``, ``pretrain`` and others (also ``python -m lmlab``)."""
 
 import argparse
 import difflib
@@ -51,6 +51,28 @@ def build_parser() -> argparse.ArgumentParser:
                           help="begin again where a finished or another run is; that one goes to OUT/previous")
     pretrain.add_argument("--data-only", action="store_true", help="prepare the shards, and stop")
     pretrain.set_defaults(command=pretrain_command)
+    search = commands.add_parser("search", help="try many values of a recipe, and find the best")
+    search.add_argument("lesson", help="01 to 07, or a full name")
+    search.add_argument("--recipe", default="tiny", help="the recipe to begin with: tiny (default), t4, ...")
+    search.add_argument("--space", action="append", required=True, metavar="KEY=RANGE",
+                        help="a key of the recipe and its values; may be given again. RANGE is LOW:HIGH, "
+                        "log:LOW:HIGH, int:LOW:HIGH, one:A,B,C (drawn) or grid:A,B,C (each in turn)")
+    search.add_argument("--metric", required=True, help="what is judged: a name in the lesson's metrics.json")
+    search.add_argument("--direction", default="minimize", choices=("minimize", "maximize"),
+                        help="whether the least (default) or the most is the best")
+    search.add_argument("--trials", type=int, help="how many the study shall have, with those that it has "
+                        "already (default 12; with grids alone, all of their combinations)")
+    search.add_argument("--set", action="append", default=[], metavar="KEY=VALUE",
+                        help="replace one value of the recipe; may be given again")
+    search.add_argument("--name", help="of the study, which goes on if it exists (default: from the others)")
+    search.add_argument("--storage", metavar="URL", help="a database, shared by several processes "
+                        "(default sqlite, in the study's folder)")
+    search.add_argument("--timeout", type=float, metavar="SECONDS", help="begin no trial after so many")
+    search.add_argument("--no-pruning", action="store_true", help="let every trial come to its end")
+    search.add_argument("--save-recipe", metavar="NAME", help="write the best values as a recipe")
+    search.add_argument("--output-dir", type=Path, default=PROJECT / "runs" / "search",
+                        help="where studies go (default runs/search/)")
+    search.set_defaults(command=search_command)
     recipes = commands.add_parser("recipes", help="list the recipes of every lesson, or show one")
     recipes.add_argument("lesson", nargs="?", help="01 to 07, or a full name")
     recipes.add_argument("name", nargs="?", default="tiny", help="tiny (default), t4, gpu, local, ...")
@@ -183,6 +205,26 @@ def pretrain_command(args) -> int:
     out = (args.out or PROJECT / "runs" / "pretrain" / args.recipe).expanduser().resolve()
     run_recipe(cfg, out, args.replace, args.data_only, report=lambda line: print(line, flush=True))
     return 0
+
+
+def search_command(args) -> int:
+    from lmlab.search import check_new_recipe, save_recipe, search
+
+    lesson = find_lesson(args.lesson)
+    if args.save_recipe:
+        check_new_recipe(lesson, args.save_recipe)
+    settings = shared_overrides([lesson], [parse_setting(text) for text in args.set])[lesson]
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends the notebook as Ctrl-C does
+    found = search(lesson, args.space, args.metric, recipe=args.recipe, direction=args.direction,
+                   overrides=settings, trials=args.trials, name=args.name, storage=args.storage,
+                   timeout=args.timeout, pruning=not args.no_pruning, root=args.output_dir,
+                   report=lambda line: print(line, flush=True))
+    print(f"\n{found}\n{found.folder}")
+    if args.save_recipe and any(trial.state == "running" for trial in found.trials):
+        print("not saved: another process is at a trial; call again with --save-recipe when it is done")
+    elif args.save_recipe:
+        print(f"saved: {save_recipe(found, args.save_recipe)}")
+    return 0 if found.best else 1
 
 
 def recipes_command(args) -> int:

@@ -2,11 +2,12 @@
 
 import hashlib
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from lmlab.data import load_rows, split_indices
+from lmlab.results import report_progress
 
 # --- full fine-tuning on pairs ---------------------------------------------------------------------
 
@@ -153,12 +154,13 @@ class History:
 
     sets: name -> examples; "validation" must be among them. every: optimizer steps between two measurements
     (the first is before training, the last at its end). folder: where the model with the lowest validation
-    loss is kept, if given.
+    loss is kept, if given. progress: called with each step and validation loss, if given.
     """
 
     sets: Mapping
     every: int
     folder: Path | None = None
+    progress: Callable[[int, float], None] | None = None
     steps: list[int] = field(default_factory=list)
     epochs: list[float] = field(default_factory=list)
     losses: dict[str, list[float]] = field(default_factory=dict)
@@ -176,6 +178,8 @@ class History:
         self.epochs.append(epoch)
         shown = "  ".join(f"{name} {loss:.3f}" for name, loss in now.items())
         print(f"epoch {epoch:5.2f}  {shown}", flush=True)
+        if self.progress is not None:
+            self.progress(step, now["validation"])
         if self.folder is not None and self.best == len(self.steps) - 1:
             model.save_pretrained(str(self.folder))
 
@@ -194,6 +198,21 @@ class History:
                     history.measure(model, state.global_step, state.epoch)
 
         return Measure()
+
+
+def progress_callback(out: Path, metric: str):
+    """A TrainerCallback that notes each eval_loss in out/progress.jsonl, as ``metric`` of metrics.json.
+
+    A search that looks for this metric can then end a trial that falls behind.
+    """
+    from transformers import TrainerCallback
+
+    class Progress(TrainerCallback):
+        def on_evaluate(self, args, state, control, metrics=None, **_):
+            if state.is_world_process_zero and "eval_loss" in (metrics or {}):
+                report_progress(out, state.global_step, **{metric: metrics["eval_loss"]})
+
+    return Progress()
 
 
 def exact_matches(model, tokenizer, rows: Sequence[Mapping], max_new_tokens: int = 64) -> list[bool]:

@@ -11,6 +11,7 @@ from datasets import Dataset
 from lmlab import finetune
 from lmlab.data import load_model, load_tokenizer
 from lmlab.finetune import IGNORED
+from lmlab.results import read_progress
 
 PAIRS = [{"modern": f"You know {name}.", "shakespearean": f"Thou knowest {name}{tail}."}
          for name, tail in zip(("Ada", "Bo", "Cy", "Dee", "Eve", "Flo"), ("", " well", "", " not", "", " so"),
@@ -168,16 +169,34 @@ def test_training_is_recorded_and_the_best_model_kept(model, examples, tokenizer
     set_seed(0)
     strangers = [{"modern": "He sings.", "shakespearean": "He singeth."}]
     sets = {"train": examples, "validation": finetune.pair_examples(strangers, tokenizer, 128)}
-    history = finetune.History(sets, every=20, folder=tmp_path / "best")
+    noted = []
+    history = finetune.History(sets, every=20, folder=tmp_path / "best",
+                               progress=lambda *row: noted.append(row))
     args = finetune.training_arguments(tmp_path / "logs", machine(), epochs=70, batch_size=6,
                                        learning_rate=2e-2)
     Trainer(model=model, args=args, train_dataset=examples, callbacks=[history.callback()],
             data_collator=finetune.answer_only_collator(tokenizer)).train()
     assert history.steps == [0, 20, 40, 60, 70] and history.epochs[-1] == pytest.approx(70)
     assert history.losses["train"][-1] < 0.5 < history.losses["train"][0]
+    assert noted == list(zip(history.steps, history.losses["validation"], strict=True))
     kept = finetune.answer_loss(load_model(str(tmp_path / "best")), sets["validation"])["loss"]
     assert kept == pytest.approx(min(history.losses["validation"]), rel=1e-4)
     assert history.losses["validation"][history.best] == min(history.losses["validation"])
+
+
+def test_the_trainers_evaluations_are_noted(model, examples, tokenizer, tmp_path):
+    from transformers import Trainer
+
+    args = finetune.training_arguments(tmp_path / "logs", machine(), epochs=2, batch_size=6,
+                                       learning_rate=1e-3, eval_strategy="epoch")
+    trainer = Trainer(model=model, args=args, train_dataset=examples, eval_dataset=examples,
+                      data_collator=finetune.answer_only_collator(tokenizer),
+                      callbacks=[finetune.progress_callback(tmp_path, "loss_after")])
+    trainer.train()
+    evaluated = [row for row in trainer.state.log_history if "eval_loss" in row]
+    assert len(evaluated) == 2
+    assert read_progress(tmp_path) == [{"step": row["step"], "loss_after": row["eval_loss"]}
+                                       for row in evaluated]
 
 
 def test_exact_match_is_letter_by_letter(monkeypatch):

@@ -50,8 +50,8 @@ def _above_floor(ax, steps: Sequence[float], gaps: Sequence[float]) -> None:
 
 
 def fine_tuning_curve(epochs: Sequence[float], losses: Mapping[str, Sequence[float]], best: int | None = None,
-                      *, title: str = "", ax=None):
-    """Losses over epochs, a line per set (name -> losses), and an upright one at measurement ``best``."""
+                      *, floor: float | None = None, title: str = "", ax=None):
+    """Losses over epochs, a line per set (name -> losses), the floor, an upright line at measurement ``best``."""
     ax = _axes(ax, "epoch", "loss (nats per token)", title)
     for i, (name, values) in enumerate(losses.items()):
         ax.plot(epochs, values, color=_COLOURS[i], linestyle=_LINES[i], marker=_MARKERS[i], markersize=4,
@@ -59,6 +59,20 @@ def fine_tuning_curve(epochs: Sequence[float], losses: Mapping[str, Sequence[flo
     if best is not None:
         ax.axvline(epochs[best], color="black", linestyle=":", linewidth=1.2,
                    label=f"best: epoch {epochs[best]:.3g}")
+    if floor is not None:
+        _level(ax, floor, f"entropy floor {floor:.2f}", "--")
+    ax.legend()
+    return ax
+
+
+def rate_search(rates: Sequence[float], losses: Sequence[float], *, title: str = "", ax=None):
+    """Validation loss after a short run at each learning rate, the best one marked."""
+    ax = _axes(ax, "learning rate", "validation loss (nats per token)", title)
+    best = min(range(len(losses)), key=losses.__getitem__)
+    ax.plot(rates, losses, color=BLUE, marker="o", markersize=4)
+    ax.plot(rates[best], losses[best], color=ORANGE, marker="s", markersize=9, fillstyle="none", linestyle="",
+            label=f"best: {rates[best]:g}")
+    ax.set_xscale("log")
     ax.legend()
     return ax
 

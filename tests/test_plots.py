@@ -32,6 +32,9 @@ DRAWN = {
                                                             "token": [(0.2, 0.4), (0.3, 0.5)]}, ax=ax),
     "attention_map": lambda ax=None: plots.attention_map(shares(3), ["a", "b", "c"], ax=ax),
     "attention_grid": lambda ax=None: plots.attention_grid(shares(2, 3, 4, 4), ax=ax),
+    "rate_search": lambda ax=None: plots.rate_search([1e-3, 1e-2], [2.0, 1.5], ax=ax),
+    "fine_tuning_curve": lambda ax=None: plots.fine_tuning_curve(
+        [0, 1], {"train": [2, 1], "validation": [2, 1.5]}, best=1, floor=0.9, ax=ax),
     "rank_frequency": lambda ax=None: plots.rank_frequency({"a": [5, 3, 1], "b": [2, 2]}, ax=ax),
 }
 

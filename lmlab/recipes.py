@@ -229,6 +229,7 @@ class FantasyLocations(Recipe):
     beta2: Fraction = 0.99
     grad_clip: PositiveFloat = 1.0
     log_every: Positive = 10
+    keep_checkpoints: Positive | None = None  # the newest so many and the best; None: all
     n_samples: Positive
     max_new_tokens: Positive = 300
     temperature: PositiveFloat = 0.9

@@ -196,7 +196,8 @@ def _candidates(signatures: np.ndarray, threshold: float, band: int = 4) -> list
 class TextIndex:
     """Texts by their MinHash, to ask one by one whether a new one repeats any of them.
 
-    A question takes no longer when there are many. Finds what ``exact_duplicates`` and ``near_duplicates`` find.
+    A question takes no longer when there are many. Finds what ``exact_duplicates`` and ``near_duplicates``
+    find.
     """
 
     def __init__(self, texts: Iterable[str] = (), threshold: float = 0.7):
@@ -229,9 +230,9 @@ class TextIndex:
 
 def split_apart(texts: Sequence[str], n_validation: int, seed: int = 0,
                 threshold: float = 0.6) -> tuple[list[int], list[int]]:
-    """Indices for training and ``n_validation`` for validation; no text of one nearly repeats one of the other.
+    """Indices for training, and ``n_validation`` for validation, drawn by ``seed``; like texts stay together.
 
-    Texts alike (Jaccard similarity of at least ``threshold``, or so chained) stay together. Draws by ``seed``.
+    Alike are texts with a Jaccard similarity of at least ``threshold``, and whatever they chain together.
     Raises ValueError when the groups do not come to ``n_validation``, or nothing is left to train on.
     """
     draw = random.Random(seed).random  # the one method whose stream Python promises to keep
@@ -241,8 +242,8 @@ def split_apart(texts: Sequence[str], n_validation: int, seed: int = 0,
         if len(validation) + len(group) <= n_validation:
             validation += group
     if len(validation) < n_validation or len(texts) == n_validation:
-        raise ValueError(f"n_validation got {n_validation} of {len(texts)} texts in {len(groups)} groups of like "
-                         "ones; give fewer, or more texts")
+        raise ValueError(f"n_validation got {n_validation} of {len(texts)} texts in {len(groups)} groups of "
+                         "like ones; give fewer, or more texts")
     return sorted(set(range(len(texts))) - set(validation)), sorted(validation)
 
 
@@ -312,7 +313,7 @@ def ngrams(text: str, n: int) -> list[tuple[str, ...]]:
 
 
 def distinct_n(texts: Sequence[str], n: int) -> float:
-    """Different runs of ``n`` words by all of them: 1 when none comes twice. It falls with the number of texts.
+    """Different runs of ``n`` words by all of them: 1 when none comes twice. It falls with more texts.
 
     Source: Li et al. 2016, "A diversity-promoting objective function for neural conversation models".
     """
@@ -338,11 +339,11 @@ def longest_copies(texts: Sequence[str], training: Sequence[str]) -> list[str]:
 
 
 def _longest_copy(words: list[str], corpus: str) -> str:
-    best: list[str] = []
+    best = begin = 0
     for start in range(len(words)):
-        while start + len(best) < len(words) and f" {' '.join(words[start:start + len(best) + 1])} " in corpus:
-            best = words[start:start + len(best) + 1]
-    return " ".join(best)
+        while start + best < len(words) and f" {' '.join(words[start:start + best + 1])} " in corpus:
+            best, begin = best + 1, start
+    return " ".join(words[begin:begin + best])
 
 
 # --- a verdict on pairs ----------------------------------------------------------------------------

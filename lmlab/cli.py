@@ -1,4 +1,4 @@
-"""The command line: ``lmlab run | pretrain | generate-data | recipes | report | doctor`` (also ``python -m lmlab``)."""
+"""The command line: ``lmlab run``, ``pretrain``, ``generate-data``, ... (also ``python -m lmlab``)."""
 
 import argparse
 import difflib
@@ -68,7 +68,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 def _add_generate(commands) -> None:
     generate = commands.add_parser(
-        "generate-data", help="have a model behind an OpenAI-compatible endpoint write the texts of lesson 08",
+        "generate-data", help="have a model behind an OpenAI-compatible endpoint write lesson 08's texts",
         description="The key comes from LMLAB_API_KEY, else OPENAI_API_KEY, and is neither shown nor saved. "
                     "Stopped, the same command goes on.")
     generate.add_argument("--base-url", required=True, help="such as http://localhost:8080/v1")
@@ -80,8 +80,8 @@ def _add_generate(commands) -> None:
     generate.add_argument("--max-tokens", type=int, default=600,
                           help="longest answer (default 600); a model that thinks first needs more")
     generate.add_argument("--seed", type=int, default=0, help="another one asks other questions (default 0)")
-    generate.add_argument("--price-input", type=float, metavar="P", help="of a million tokens, for the estimate")
-    generate.add_argument("--price-output", type=float, metavar="P", help="of a million tokens, for the estimate")
+    generate.add_argument("--price-input", type=float, metavar="P", help="of a million tokens, to know the cost")
+    generate.add_argument("--price-output", type=float, metavar="P", help="of a million tokens")
     generate.add_argument("--yes", action="store_true", help="begin without asking back")
     generate.set_defaults(command=generate_command)
 
@@ -226,7 +226,7 @@ def generate_command(args) -> int:
         tally = generate(endpoint, args.output, args.n, seed=args.seed, concurrency=args.concurrency,
                          report=lambda line: print(line, flush=True))
     except KeyboardInterrupt:
-        raise KeyboardInterrupt(f"stopped; {args.output} keeps what is written, the same command goes on") from None
+        raise KeyboardInterrupt(f"stopped; {args.output} keeps its rows, the same command goes on") from None
     print(f"{args.output}: {tally}; {tally.asked:,} answers, {tally.tokens_in:,} tokens in, "
           f"{tally.tokens_out:,} out, as the endpoint counts them{shown_cost(tally, prices)}")
     return 0
@@ -237,8 +237,8 @@ def checked_prices(price_input: float | None, price_output: float | None) -> tup
     if price_input is None and price_output is None:
         return None
     if None in (price_input, price_output) or not (0 <= price_input < 1e9 and 0 <= price_output < 1e9):
-        raise ValueError(f"got --price-input {price_input}, --price-output {price_output}; give both as numbers "
-                         "from 0, per million tokens, or none")
+        raise ValueError(f"got --price-input {price_input}, --price-output {price_output}; give both as "
+                         "numbers from 0, per million tokens, or none")
     return price_input, price_output
 
 
@@ -249,7 +249,7 @@ def generation_plan(endpoint, variable: str, n: int, there: int, seed: int, pric
     plan = estimate(n, endpoint.max_tokens, seed)
     key = f"with the key in {variable}" if variable else "without a key"
     clear = "\nthe key will travel unencrypted: the URL begins with http://" if endpoint.in_the_clear else ""
-    return (f"{n:,} requests to {endpoint.host} for {endpoint.model}, {key}; {there:,} descriptions are there already\n"
+    return (f"{n:,} requests to {endpoint.host} for {endpoint.model}, {key}; {there:,} rows are there\n"
             f"about {plan.tokens_in:,} tokens in, at most {plan.tokens_out:,} out{shown_cost(plan, prices)}, "
             f"if no answer has to be left out{clear}")
 
@@ -258,7 +258,8 @@ def shown_cost(used, prices) -> str:
     """What tokens cost at the given prices; nothing where none were given."""
     if prices is None:
         return ""
-    return f": {(used.tokens_in * prices[0] + used.tokens_out * prices[1]) / 1e6:,.2f} in the prices' currency"
+    cost = (used.tokens_in * prices[0] + used.tokens_out * prices[1]) / 1e6
+    return f": {cost:,.2f} in the prices' currency"
 
 
 def confirmed() -> bool:

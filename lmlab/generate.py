@@ -205,11 +205,12 @@ class Endpoint:
             if attempt + 1 == self.tries or stop.wait(wait + pause):
                 break
         raise EndpointError(f"{self.host} gave no answer in {self.tries} tries ({last}); see whether it runs, "
-                            "or lower --concurrency; the same command goes on")
+                            "or ask less at once (--concurrency); the same command goes on")
 
     def _ask_once(self, messages: list[dict]) -> Answer:
         limit = self.limit  # another thread may change it meanwhile
-        body = {"model": self.model, "messages": messages, "temperature": self.temperature, limit: self.max_tokens}
+        body = {"model": self.model, "messages": messages, "temperature": self.temperature,
+                limit: self.max_tokens}
         headers = {"Content-Type": "application/json", "User-Agent": f"lmlab/{__version__}"}
         if self.key:
             headers["Authorization"] = f"Bearer {self.key}"
@@ -231,7 +232,8 @@ class Endpoint:
         if status == 400 and "max_completion_tokens" in said and limit == "max_tokens":
             self.limit = "max_completion_tokens"  # newer models of OpenAI take it by this name alone
             raise _TryAgain(said) from None
-        advice = {401: f"check the key in {' or '.join(KEY_VARIABLES)}", 403: "check the key and what it may do",
+        advice = {401: f"check the key in {' or '.join(KEY_VARIABLES)}",
+                  403: "check the key and what it may do",
                   404: "check the base URL (most end in /v1) and the model's name"}
         moved, other = "give the address that it has now", "check the model's name and the settings"
         mend = advice.get(status, moved if 300 <= status < 400 else other)

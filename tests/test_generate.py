@@ -1,4 +1,4 @@
-"""``lmlab generate-data`` against a real server on this machine: trouble, form, going on, and no trace of the key."""
+"""``lmlab generate-data`` against a real server here: trouble, form, going on, and no trace of the key."""
 
 import json
 import os
@@ -22,12 +22,13 @@ WORDS = [a + b for a in "b d f g h k l m n p r s t v w z".split() for b in "a e 
 def description(number: int) -> str:
     """A text of its own for each number."""
     draw = generate.stream("test", number)
-    words = [WORDS[int(draw.random() * len(WORDS))] + WORDS[int(draw.random() * len(WORDS))] for _ in range(30)]
-    return f"<LOC>{' '.join(words)}.</LOC>"
+    syllables = [WORDS[int(draw.random() * len(WORDS))] for _ in range(60)]
+    return f"<LOC>{' '.join(map(''.join, zip(syllables[::2], syllables[1::2], strict=True)))}.</LOC>"
 
 
 def chat(content, **more) -> dict:
-    return {"choices": [{"message": {"role": "assistant", "content": content}, "finish_reason": "stop", **more}],
+    message = {"role": "assistant", "content": content}
+    return {"choices": [{"message": message, "finish_reason": "stop", **more}],
             "usage": {"prompt_tokens": 100, "completion_tokens": 50}}
 
 
@@ -164,7 +165,7 @@ def test_passing_trouble_is_waited_out(server, endpoint, tmp_path):
 
 def test_waiting_grows_and_ends(server, endpoint, tmp_path):
     server.default, endpoint.tries, endpoint.first_wait = (502, {}, {"error": "overloaded"}), 4, 0.1
-    with pytest.raises(EndpointError, match="no answer in 4 tries.*502.*overloaded.*the same command goes on"):
+    with pytest.raises(EndpointError, match="no answer in 4 tries.*502.*overloaded.*command goes on"):
         generate.generate(endpoint, tmp_path / "out.jsonl", 3, concurrency=1, report=lambda line: None)
     times = [request["time"] for request in server.requests]
     pauses = [after - before for before, after in zip(times, times[1:], strict=False)]
@@ -200,10 +201,12 @@ GOOD = "A hall of mirrors stands on the hill, and every mirror shows another win
 
 
 @pytest.mark.parametrize("text, reason", [
-    ("", "empty"), (GOOD, "not between <LOC> and </LOC>"), (f"Sure! <LOC>{GOOD}</LOC>", "text around the markers"),
-    (f"<LOC>{GOOD}</LOC> <LOC>{GOOD}</LOC>", "text around the markers"), (f"<LOC>{GOOD}", "not between <LOC> and </LOC>"),
+    ("", "empty"), (GOOD, "not between <LOC> and </LOC>"), (f"<LOC>{GOOD}", "not between <LOC> and </LOC>"),
+    (f"Sure! <LOC>{GOOD}</LOC>", "text around the markers"),
+    (f"<LOC>{GOOD}</LOC> <LOC>{GOOD}</LOC>", "text around the markers"),
     (f"<LOC><b>{GOOD}</b></LOC>", "markers inside"), ("<LOC>A hill.</LOC>", "shorter than 80 characters"),
-    (f"<LOC>{GOOD * 20}</LOC>", "longer than 1500"), (f"<LOC>{GOOD}\ud800</LOC>", "characters that are no text"),
+    (f"<LOC>{GOOD * 20}</LOC>", "longer than 1500"),
+    (f"<LOC>{GOOD}\ud800</LOC>", "characters that are no text"),
     (f"<LOC>{GOOD}\x00</LOC>", "characters that are no text"), (f"<LOC>{GOOD}</LOC>", None),
 ])
 def test_the_form_is_checked(text, reason):
@@ -218,15 +221,16 @@ def test_what_cannot_be_used_is_counted_by_its_reason(server, endpoint, tmp_path
     good = description(0)
     near = good.replace(".</LOC>", " end.</LOC>")
     server.script = {
-        0: (200, {}, chat(good)), 1: (200, {}, chat(good.upper().replace("LOC", "LOC"))), 2: (200, {}, chat(near)),
+        0: (200, {}, chat(good)), 1: (200, {}, chat(good.upper())), 2: (200, {}, chat(near)),
         3: (200, {}, b"<html>"), 4: (200, {}, {"choices": []}), 5: (200, {}, chat(None)),
         6: (200, {}, chat("no markers")), 7: (200, {}, chat(good[:-6], finish_reason="length")),
         8: (200, {}, chat([{"type": "text"}])), 9: (200, {}, chat(f"<LOC>{KEY} {GOOD}</LOC>")),
         10: (200, {}, b"[" * 100_000)}
     lines = []
     tally = generate.generate(endpoint, tmp_path / "out.jsonl", 5, concurrency=1, report=lines.append)
-    assert tally.left_out == {"repeats another": 1, "nearly repeats another": 1, "no chat completion": 4, "empty": 1,
-                              "not between <LOC> and </LOC>": 1, "cut off at 600 tokens": 1, "the key stands in it": 1}
+    assert tally.left_out == {
+        "repeats another": 1, "nearly repeats another": 1, "no chat completion": 4, "empty": 1,
+        "not between <LOC> and </LOC>": 1, "cut off at 600 tokens": 1, "the key stands in it": 1}
     assert tally.written == 5 and tally.asked == 15
     assert KEY not in "\n".join(lines) + (tmp_path / "out.jsonl").read_text()
     assert any(line.startswith("left out, not between <LOC> and </LOC>: 'no markers'") for line in lines)
@@ -234,7 +238,7 @@ def test_what_cannot_be_used_is_counted_by_its_reason(server, endpoint, tmp_path
 
 def test_it_stops_when_most_answers_are_of_no_use(server, endpoint, tmp_path):
     server.script = {number: (200, {}, chat("Sure!")) for number in range(200) if number % 5}
-    with pytest.raises(EndpointError, match="of the last 50 answers .* not between <LOC>.*what is written stays"):
+    with pytest.raises(EndpointError, match="of the last 50 answers .* not between <LOC>.*is written stays"):
         generate.generate(endpoint, tmp_path / "out.jsonl", 500, concurrency=1, report=lambda line: None)
     assert len(server.requests) == 50 and len(rows_of(tmp_path / "out.jsonl")) == 10
 
@@ -297,18 +301,21 @@ def test_two_writers_do_not_mix(tmp_path):
 # --- the command ---
 
 def command(server, path, *more, n=30):
-    return ["generate-data", "--base-url", server.url, "--model", "writer", "--n", str(n), "--output", str(path), *more]
+    return ["generate-data", "--base-url", server.url, "--model", "writer", "--n", str(n),
+            "--output", str(path), *more]
 
 
 def start(server, path, *more, key=KEY, n=30):
     environment = {**os.environ, "LMLAB_API_KEY": key}
-    return subprocess.Popen([sys.executable, "-m", "lmlab", *command(server, path, *more, n=n)], env=environment,
-                            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen([sys.executable, "-m", "lmlab", *command(server, path, *more, n=n)],
+                            env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                            stderr=subprocess.PIPE, text=True)
 
 
 def test_killed_at_any_moment_it_goes_on_to_n(server, tmp_path):
     path, shown, server.delay = tmp_path / "out.jsonl", "", 0.05
-    server.script = {7: (429, {"Retry-After": "0"}, {"error": f"slow down, {KEY}"}), 9: (200, {}, chat("Sure!"))}
+    server.script = {7: (429, {"Retry-After": "0"}, {"error": f"slow down, {KEY}"}),
+                     9: (200, {}, chat("Sure!"))}
     for wanted in (5, 12):
         process = start(server, path, "--yes", "--concurrency", "4")
         while not path.exists() or path.read_bytes().count(b"\n") < wanted:
@@ -329,6 +336,19 @@ def test_killed_at_any_moment_it_goes_on_to_n(server, tmp_path):
     assert KEY not in shown and KEY.encode() not in path.read_bytes()
     again = start(server, path, "--yes")
     assert "nothing to do" in again.communicate(timeout=60)[0] and again.returncode == 0
+
+
+def test_ctrl_c_ends_it_at_once_and_says_how_to_go_on(server, tmp_path):
+    path, server.delay = tmp_path / "out.jsonl", 0.05
+    server.script = {number: sleep_long for number in range(6, 20)}
+    process = start(server, path, "--yes", "--concurrency", "2")
+    while not path.exists() or path.read_bytes().count(b"\n") < 3:
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    _, error = process.communicate(timeout=60)
+    assert process.returncode == 130 and "keeps its rows, the same command goes on" in error
+    assert len(rows_of(path)) >= 3 and KEY not in error
 
 
 @pytest.mark.parametrize("key", [KEY + "\nX: y", "schlüssel-0123456789", KEY + " two"])
@@ -367,7 +387,8 @@ def test_the_estimate_comes_first_and_no_means_no(server, tmp_path, capsys, monk
     assert "without a key" in out and "nothing was asked" in out
     monkeypatch.setattr("builtins.input", lambda question: "y")
     assert cli.main(arguments) == 0
-    assert "30 answers, 3,000 tokens in, 1,500 out, as the endpoint counts them: 0.02" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "30 answers, 3,000 tokens in, 1,500 out, as the endpoint counts them: 0.02" in out
     assert "Authorization" not in server.requests[0]["headers"]
 
 
@@ -375,7 +396,8 @@ def test_the_estimate_comes_first_and_no_means_no(server, tmp_path, capsys, monk
     (["--price-input", "1"], "give both"), (["--price-input", "-1", "--price-output", "1"], "give both"),
     (["--price-input", "nan", "--price-output", "1"], "give both"), (["--temperature", "3"], "give 0 to 2"),
     (["--max-tokens", "0"], "1 or more"), (["--n", "0"], "1 or more"), (["--concurrency", "0"], "1 or more"),
-    (["--base-url", "localhost:80"], "give a URL such as"), (["--base-url", "http://u:pw@x/v1"], "without user name")])
+    (["--base-url", "localhost:80"], "give a URL such as"),
+    (["--base-url", "http://u:pw@x/v1"], "without user name")])
 def test_bad_arguments_are_named(server, tmp_path, capsys, more, message):
     assert cli.main(command(server, tmp_path / "out.jsonl", "--yes", *more)) == 2
     shown = capsys.readouterr().err
@@ -392,7 +414,8 @@ def test_whose_key_it_is():
     assert not Endpoint("http://localhost/v1", "m", KEY).in_the_clear
 
 
-@pytest.mark.parametrize("value, seconds", [("2.5", 2.5), ("-3", 0), ("nan", 0), ("inf", 0), ("soon", 0), ("", 0)])
+@pytest.mark.parametrize("value, seconds", [
+    ("2.5", 2.5), ("-3", 0), ("nan", 0), ("inf", 0), ("soon", 0), ("", 0)])
 def test_retry_after(value, seconds):
     assert generate.retry_after(value) == seconds
 

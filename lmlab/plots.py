@@ -52,8 +52,8 @@ def _above_floor(ax, steps: Sequence[float], gaps: Sequence[float]) -> None:
 
 
 def fine_tuning_curve(epochs: Sequence[float], losses: Mapping[str, Sequence[float]], best: int | None = None,
-                      *, title: str = "", ax=None):
-    """Losses over epochs, a line per set (name -> losses), and an upright one at measurement ``best``."""
+                      *, floor: float | None = None, title: str = "", ax=None):
+    """Losses over epochs, a line per set (name -> losses), the floor, an upright line at measurement ``best``."""
     ax = _axes(ax, "epoch", "loss (nats per token)", title)
     for i, (name, values) in enumerate(losses.items()):
         ax.plot(epochs, values, color=_COLOURS[i], linestyle=_LINES[i], marker=_MARKERS[i], markersize=4,
@@ -61,6 +61,8 @@ def fine_tuning_curve(epochs: Sequence[float], losses: Mapping[str, Sequence[flo
     if best is not None:
         ax.axvline(epochs[best], color="black", linestyle=":", linewidth=1.2,
                    label=f"best: epoch {epochs[best]:.3g}")
+    if floor is not None:
+        _level(ax, floor, f"entropy floor {floor:.2f}", "--")
     ax.legend()
     return ax
 

@@ -209,6 +209,37 @@ class MergeExport(Recipe):
     max_new_tokens: Positive = 24
 
 
+@dataclass(frozen=True, kw_only=True)
+class FantasyLocations(Recipe):
+    model: str  # where lesson 02 has left none
+    data: str
+    n_train: Positive
+    n_validation: Positive
+    near_duplicate: Fraction = 0.6  # texts more alike than this stay on one side of the split
+    other_data: str  # text that has no part in the training, to see what is forgotten
+    n_other: Positive = 100
+    block_size: Positive  # a window; at most the model's context
+    batch_size: Positive
+    grad_accumulation: Positive = 1
+    learning_rates: list[float]  # the candidates of the search
+    search_epochs: Positive = 1  # of each candidate
+    epochs: Positive = 7
+    warmup_steps: Count = 0
+    weight_decay: Rate = 0.1
+    beta2: Fraction = 0.99
+    grad_clip: PositiveFloat = 1.0
+    log_every: Positive = 10
+    keep_checkpoints: Positive | None = None  # the newest so many and the best; None: all
+    n_samples: Positive
+    max_new_tokens: Positive = 300
+    temperature: PositiveFloat = 0.9
+    top_k: Positive = 50
+
+    def contradictions(self) -> list[str]:
+        wrong = [rate for rate in self.learning_rates if rate <= 0]
+        return [f"learning_rates has {wrong}, and a rate is above zero"] if wrong else []
+
+
 LESSONS: dict[str, type[Recipe]] = {
     "01_data_analysis": DataAnalysis,
     "02_gpt2_from_scratch": FromScratch,
@@ -217,6 +248,7 @@ LESSONS: dict[str, type[Recipe]] = {
     "05_llama_lora_4bit": LoraFinetune,
     "06_deepseek_qlora_think": ThinkFinetune,
     "07_merge_export": MergeExport,
+    "08_fantasy_locations": FantasyLocations,
 }
 
 

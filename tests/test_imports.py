@@ -11,7 +11,7 @@ PACKAGE = Path(__file__).parents[1] / "lmlab"
 # a module may import its own layer and the layers below it
 LAYERS = [
     {"hardware", "gpt", "plots", "checkpoints", "ranks"},
-    {"recipes", "results", "data", "analysis", "miniworld", "shards", "loader"},
+    {"recipes", "results", "data", "analysis", "miniworld", "shards", "loader", "generate"},
     {"train", "pretraining", "finetune", "evaluate", "export"},
     {"runner", "report", "search", "doctor", "cli", "__main__"},
 ]

@@ -34,6 +34,8 @@ DRAWN = {
     "attention_grid": lambda ax=None: plots.attention_grid(shares(2, 3, 4, 4), ax=ax),
     "sweep": lambda ax=None: plots.sweep([1e-4, 1e-3], [2.0, float("nan")], "learning rate", ax=ax),
     "search_history": lambda ax=None: plots.search_history([0, 1], [3, 2.5], [False, True], ax=ax),
+    "fine_tuning_curve": lambda ax=None: plots.fine_tuning_curve(
+        [0, 1], {"train": [2, 1], "validation": [2, 1.5]}, best=1, floor=0.9, ax=ax),
     "rank_frequency": lambda ax=None: plots.rank_frequency({"a": [5, 3, 1], "b": [2, 2]}, ax=ax),
 }
 

@@ -50,15 +50,43 @@ def _above_floor(ax, steps: Sequence[float], gaps: Sequence[float]) -> None:
 
 
 def fine_tuning_curve(epochs: Sequence[float], losses: Mapping[str, Sequence[float]], best: int | None = None,
-                      *, title: str = "", ax=None):
-    """Losses over epochs, a line per set (name -> losses), and an upright one at measurement ``best``."""
+                      *, each_step: tuple[Sequence[float], Sequence[float]] | None = None,
+                      steps_per_epoch: float | None = None, title: str = "", ax=None):
+    """Losses over epochs, a line per set (name -> losses), and an upright one at measurement ``best``.
+
+    each_step: (epochs, losses) of the single optimizer steps, as a thin line behind. steps_per_epoch: gives a
+    second axis, in steps, at the top.
+    """
     ax = _axes(ax, "epoch", "loss (nats per token)", title)
+    if each_step is not None:
+        ax.plot(*each_step, color=GREY, linewidth=0.7, alpha=0.7, label="each step's batch")
     for i, (name, values) in enumerate(losses.items()):
         ax.plot(epochs, values, color=_COLOURS[i], linestyle=_LINES[i], marker=_MARKERS[i], markersize=4,
                 label=name)
     if best is not None:
         ax.axvline(epochs[best], color="black", linestyle=":", linewidth=1.2,
                    label=f"best: epoch {epochs[best]:.3g}")
+    if steps_per_epoch is not None:
+        ax.secondary_xaxis("top", functions=(lambda epoch: epoch * steps_per_epoch,
+                                             lambda step: step / steps_per_epoch)).set_xlabel("optimizer step")
+    ax.legend()
+    return ax
+
+
+def sweep_curve(rates: Sequence[float], losses: Sequence[float], chosen: float | None = None, *,
+                xlabel: str = "learning rate", title: str = "", ax=None):
+    """Validation loss after a short run at each rate, on a logarithmic axis; the best is marked.
+
+    chosen: a value that the recipe takes, as an upright line. xlabel: another quantity, such as pairs.
+    """
+    ax = _axes(ax, xlabel, "validation loss (nats per token)", title)
+    ax.plot(rates, losses, color=BLUE, marker="o", linestyle="-")
+    lowest = min(range(len(losses)), key=losses.__getitem__)
+    ax.plot(rates[lowest], losses[lowest], color=ORANGE, marker="*", markersize=14, linestyle="",
+            label=f"lowest: {rates[lowest]:g}")
+    if chosen is not None:
+        ax.axvline(chosen, color="black", linestyle=":", linewidth=1.2, label=f"the recipe's: {chosen:g}")
+    ax.set_xscale("log")
     ax.legend()
     return ax
 

@@ -41,17 +41,12 @@ def config(folder, **choices):
     path.write_text("".join(json.dumps({"modern": f"Sentence {i % 380}", "shakespearean": f"Line {i}"}) + "\n"
                             for i in range(400)))
     return SimpleNamespace(**{"data": str(path), "small_data": str(path), "small_train": 40, "seed": 0,
-                              "small_validation": 20, "n_train": 200, "n_validation": 30} | choices)
+                              "small_validation": 20, "n_train": 200, "n_validation": 30,
+                              "max_bad_share": 0.05} | choices)
 
 
 def modern(rows):
     return {row["modern"].lower() for row in rows}
-
-
-def test_pairs_come_under_two_names():
-    assert finetune.as_pair({"input": " a ", "output": "b"}) == {"modern": "a", "shakespearean": "b"}
-    with pytest.raises(ValueError, match="question.*give rows with modern"):
-        finetune.as_pair({"question": "a", "answer": "b"})
 
 
 def test_one_source_is_divided_and_validation_is_unseen(tmp_path):
@@ -178,9 +173,3 @@ def test_training_is_recorded_and_the_best_model_kept(model, examples, tokenizer
     kept = finetune.answer_loss(load_model(str(tmp_path / "best")), sets["validation"])["loss"]
     assert kept == pytest.approx(min(history.losses["validation"]), rel=1e-4)
     assert history.losses["validation"][history.best] == min(history.losses["validation"])
-
-
-def test_exact_match_is_letter_by_letter(monkeypatch):
-    said = [f" {PAIRS[0]['shakespearean']}", PAIRS[1]["shakespearean"].lower()]
-    monkeypatch.setattr(finetune, "generate_greedy", lambda *_: said)
-    assert finetune.exact_matches(None, None, PAIRS[:2]) == [True, False]

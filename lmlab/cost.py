@@ -36,7 +36,8 @@ def measured_speed(model, batches: Sequence[Mapping]) -> Speed:
     import torch
 
     if len(batches) < 2:
-        raise ValueError(f"measured_speed got {len(batches)} batches; give two or more, the first only warms up")
+        raise ValueError(f"measured_speed got {len(batches)} batches; "
+                         "give two or more, the first only warms up")
     trained = copy.deepcopy(model).train()
     optimizer = torch.optim.AdamW((p for p in trained.parameters() if p.requires_grad), lr=1e-6)
     seconds = [_step(trained, optimizer, batch) for batch in batches][1:]

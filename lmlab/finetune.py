@@ -61,10 +61,10 @@ def pair_examples(rows: Sequence[Mapping], tokenizer, max_length: int, *, prompt
     """Pairs as token ids with labels: a ``datasets.Dataset`` of input_ids and labels, both (T,), unpadded.
 
     Prompt and answer are cut into tokens apart, so that the line between them is where the mask ends: labels
-    of the prompt are -100, those of the answer and of the EOS after it are the tokens. prompt_loss: every token
-    is a label, but the first, before which there is nothing. Pairs of more than ``max_length`` tokens are left out, not cut: a cut answer would
-    have no EOS. Says how many. Raises ValueError when they are more than ``max_bad_share`` of all, when none is
-    left, or when the tokenizer has no EOS.
+    of the prompt are -100, those of the answer and of the EOS after it are the tokens. prompt_loss: every
+    token is a label, but the first, before which there is nothing. Pairs of more than ``max_length`` tokens
+    are left out, not cut: a cut answer would have no EOS. Says how many. Raises ValueError when they are more
+    than ``max_bad_share`` of all, when none is left, or when the tokenizer has no EOS.
     """
     from datasets import Dataset
 
@@ -74,7 +74,8 @@ def pair_examples(rows: Sequence[Mapping], tokenizer, max_length: int, *, prompt
     answers = [" " + row["shakespearean"] for row in rows]
     ids = [tokenizer(texts, add_special_tokens=False)["input_ids"] for texts in (prompts, answers)]
     pairs = [(prompt, [*answer, tokenizer.eos_token_id]) for prompt, answer in zip(*ids, strict=True)]
-    long = [BadRow(i, f"longer than {max_length} tokens", prompts[i]) for i, (prompt, answer) in enumerate(pairs)
+    why = f"longer than {max_length} tokens"
+    long = [BadRow(i, why, prompts[i]) for i, (prompt, answer) in enumerate(pairs)
             if len(prompt) + len(answer) > max_length]
     if len(long) == len(pairs):
         raise ValueError(f"max_length got {max_length}, and no pair is that short; raise it")
@@ -133,7 +134,8 @@ def answer_loss(model, examples, batch_tokens: int = 4096) -> dict:
 
 
 def training_arguments(folder: str | Path, machine, *, epochs: float, batch_size: int, learning_rate: float,
-                       grad_accumulation: int = 1, seed: int = 0, checkpoint_every: int | None = None, **others):
+                       grad_accumulation: int = 1, seed: int = 0, checkpoint_every: int | None = None,
+                       **others):
     """``TrainingArguments`` whose number format is the machine's, and whose logs go to TensorBoard.
 
     Weights stay float32 and the forward pass runs in bf16 or fp16 where the machine has it. Warm-up over the
@@ -244,8 +246,8 @@ def _checkpoint(args, state) -> Path:
 def unfinished(folder: Path, choices: Mapping) -> str | None:
     """The newest whole checkpoint that a run with the same choices left in ``folder``; None if there is none.
 
-    It is what ``trainer.train(resume_from_checkpoint=...)`` takes. Checkpoints of other choices are removed: going
-    on from them would give a run that no recipe describes.
+    It is what ``trainer.train(resume_from_checkpoint=...)`` takes. Checkpoints of other choices are removed:
+    going on from them would give a run that no recipe describes.
     """
     note, text = folder / "choices.json", json.dumps(dict(choices), sort_keys=True, default=str)
     found = {int(path.name.split("-")[1]): path for path in folder.glob("checkpoint-*")}
@@ -268,14 +270,15 @@ def remove_checkpoints(folder: Path) -> None:
 
 
 def freeze_layers(model, n: int) -> int:
-    """Freezes the embeddings and the first ``n`` blocks of a GPT-2; 0 freezes nothing. Returns what still trains.
+    """Freezes the embeddings and the first ``n`` blocks of a GPT-2; 0: nothing. Returns the weights that train.
 
     The output head is the token embedding, so it is frozen with it. Raises ValueError for more blocks than
     there are, which would leave nothing but the last norm.
     """
     blocks = model.transformer.h
     if not 0 <= n < len(blocks):
-        raise ValueError(f"frozen_layers got {n}; give 0 to {len(blocks) - 1}, the model has {len(blocks)} blocks")
+        raise ValueError(f"frozen_layers got {n}; give 0 to {len(blocks) - 1}, "
+                         f"the model has {len(blocks)} blocks")
     frozen = [model.transformer.wte, model.transformer.wpe, *blocks[:n]] if n else []
     for module in frozen:
         module.requires_grad_(False)
@@ -324,7 +327,8 @@ def optimizer_name(choice: str, machine) -> str:
     if choice not in ("adamw_torch", "adamw_8bit"):
         raise ValueError(f"optimizer got {choice!r}; give adamw_torch or adamw_8bit")
     if choice == "adamw_8bit" and machine.device != "cuda":
-        raise ValueError(f"optimizer adamw_8bit got device {machine.device!r}; it needs a CUDA GPU: give adamw_torch")
+        raise ValueError(f"optimizer adamw_8bit got device {machine.device!r}; it needs a CUDA GPU: "
+                         "give adamw_torch")
     return {"adamw_torch": "adamw_torch_fused", "adamw_8bit": "adamw_bnb_8bit"}[choice]
 
 

@@ -40,8 +40,8 @@ def _pair_keys(rows: Sequence[Mapping], source: str) -> tuple[str, str]:
     for keys in PAIR_KEYS:
         if set(keys) <= there.keys():
             return keys
-    raise ValueError(f"{source} has the columns {', '.join(there) or '(none)'}; pairs need modern and shakespearean, "
-                     "or input and output: rename the two that hold them")
+    raise ValueError(f"{source} has the columns {', '.join(there) or '(none)'}; pairs need modern and "
+                     "shakespearean, or input and output: rename the two that hold them")
 
 
 def _why_bad(sides: Iterable) -> str:
@@ -52,12 +52,12 @@ def _why_bad(sides: Iterable) -> str:
 
 
 def leave_out(bad: Sequence[BadRow], n_rows: int, source: str, max_bad_share: float) -> None:
-    """Says which rows are left out and why, or raises ValueError where they are more than ``max_bad_share``."""
+    """Says which rows are left out and why; raises ValueError for a share above ``max_bad_share``."""
     if not bad:
         return
     counts = ", ".join(f"{n} {why}" for why, n in Counter(row.why for row in bad).most_common())
     shown = "; ".join(f"row {row.row}: {row.found[:60]}" for row in bad[:_SHOWN])
     if len(bad) > max_bad_share * n_rows:
-        raise ValueError(f"{source} has {len(bad)} of {n_rows} rows that cannot be used ({counts}), more than "
-                         f"max_bad_share {max_bad_share:g} allows; mend them or raise it. {shown}")
+        raise ValueError(f"{source} has {len(bad)} of {n_rows} rows that cannot be used ({counts}), more "
+                         f"than max_bad_share {max_bad_share:g} allows; mend them or raise it. {shown}")
     print(f"left out {len(bad)} of {n_rows} rows of {source}: {counts}. {shown}")

@@ -54,7 +54,7 @@ def fine_tuning_curve(epochs: Sequence[float], losses: Mapping[str, Sequence[flo
                       steps_per_epoch: float | None = None, title: str = "", ax=None):
     """Losses over epochs, a line per set (name -> losses), and an upright one at measurement ``best``.
 
-    each_step: (epochs, losses) of the single optimizer steps, as a thin line behind. steps_per_epoch: gives a
+    The axis of losses is logarithmic: training losses fall by factors. each_step: (epochs, losses) of the single optimizer steps, as a thin line behind. steps_per_epoch: gives a
     second axis, in steps, at the top.
     """
     ax = _axes(ax, "epoch", "loss (nats per token)", title)
@@ -67,10 +67,22 @@ def fine_tuning_curve(epochs: Sequence[float], losses: Mapping[str, Sequence[flo
         ax.axvline(epochs[best], color="black", linestyle=":", linewidth=1.2,
                    label=f"best: epoch {epochs[best]:.3g}")
     if steps_per_epoch is not None:
-        ax.secondary_xaxis("top", functions=(lambda epoch: epoch * steps_per_epoch,
-                                             lambda step: step / steps_per_epoch)).set_xlabel("optimizer step")
+        top = ax.secondary_xaxis("top", functions=(lambda epoch: epoch * steps_per_epoch,
+                                                   lambda step: step / steps_per_epoch))
+        top.set_xlabel("optimizer step")
+    _log_losses(ax)
     ax.legend()
     return ax
+
+
+def _log_losses(ax) -> None:
+    """A logarithmic loss axis with plain numbers: 1, 2, 5, ..."""
+    from matplotlib.ticker import LogLocator, NullFormatter
+
+    ax.set_yscale("log")
+    ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    ax.yaxis.set_major_formatter("{x:g}")
+    ax.yaxis.set_minor_formatter(NullFormatter())
 
 
 def sweep_curve(rates: Sequence[float], losses: Sequence[float], chosen: float | None = None, *,

@@ -150,12 +150,13 @@ class FullFinetune(Recipe):
     frozen_layers: Count = 0  # of the first blocks, and with them the embeddings; 0: every weight trains
     early_stopping_patience: Positive | None = None  # measurements without a new best; None: to the end
     restore_best: bool = True  # keep the weights with the lowest validation loss, not the last
-    checkpoint_every: Positive | None = None  # steps; an interrupted run goes on from there. None: no checkpoints
+    checkpoint_every: Positive | None = None  # steps; an interrupted run goes on from there. None: it cannot
     max_bad_share: Fraction = 0.05  # of rows that cannot be used; more stop the run
     n_memorised: Positive = 100  # pairs of the memorisation test, seen and unseen
     study_sizes: list[Positive]  # pairs to train on, for the same number of steps
     study_steps: Positive
-    sweep_rates: list[PositiveFloat] = field(default_factory=lambda: [1e-4, 2.3e-4, 5.5e-4, 1.3e-3, 3e-3, 7e-3])
+    sweep_rates: list[PositiveFloat] = field(
+        default_factory=lambda: [1e-4, 2.3e-4, 5.5e-4, 1.3e-3, 3e-3, 7e-3])
     sweep_steps: Positive
     other_data: str  # text that has no part in the training, to see what is forgotten
     hellaswag: str  # items, for the same purpose

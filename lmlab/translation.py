@@ -48,7 +48,7 @@ def edit_distance(a: str, b: str) -> int:
 
 
 def edit_share(hypotheses: Sequence[str], references: Sequence[str]) -> np.ndarray:
-    """Edit distance of each sentence as a share of its longer side: 0 for equal ones, 1 for nothing in common."""
+    """Edit distance of each sentence as a share of its longer side: 0 if equal, 1 for nothing in common."""
     _same_length(hypotheses, references)
     return np.array([edit_distance(a, b) / max(len(a), len(b), 1)
                      for a, b in zip(hypotheses, references, strict=True)])
@@ -66,7 +66,8 @@ def length_ratio(hypotheses: Sequence[str], references: Sequence[str]) -> float:
     _same_length(hypotheses, references)
     written, wanted = (sum(len(text.split()) for text in texts) for texts in (hypotheses, references))
     if wanted == 0:
-        raise ValueError(f"length_ratio got {len(references)} references without a word; give references with text")
+        raise ValueError(f"length_ratio got {len(references)} references without a word; "
+                         "give references with text")
     return written / wanted
 
 
@@ -93,5 +94,5 @@ def score_translations(hypotheses: Sequence[str], rows: Sequence[Mapping]) -> di
 
 def _same_length(hypotheses: Sequence[str], references: Sequence[str]) -> None:
     if len(hypotheses) != len(references) or len(references) == 0:
-        raise ValueError(f"got {len(hypotheses)} translations and {len(references)} references; give one of each "
-                         "per sentence")
+        raise ValueError(f"got {len(hypotheses)} translations and {len(references)} references; "
+                         "give one of each per sentence")

@@ -38,8 +38,8 @@ def test_good_rows_are_silent(capsys):
 def test_too_many_bad_rows_stop_the_run():
     rows = spoilt(modern=None)
     assert usable_pairs(rows, "x", max_bad_share=1 / 21) == GOOD
-    with pytest.raises(ValueError, match=r"set.jsonl has 1 of 21 rows that cannot be used \(1 not text\), more than "
-                                         "max_bad_share 0.04 allows; mend them or raise it. row 20: "):
+    with pytest.raises(ValueError, match=r"set.jsonl has 1 of 21 rows that cannot be used \(1 not text\), more "
+                                         "than max_bad_share 0.04 allows; mend them or raise it. row 20: "):
         usable_pairs(rows, "set.jsonl", max_bad_share=0.04)
 
 

@@ -11,6 +11,11 @@ def speeches(text: str) -> list[tuple[str, list[str]]]:
     return [(block.split("\n")[0].removesuffix(":"), block.split("\n")[1:]) for block in blocks]
 
 
+def sentences(split: str, seed: int) -> list[str]:
+    return [line for row in dataset("plays", split, 100, seed) for _, lines in speeches(row["text"])
+            for line in lines]
+
+
 def test_scenes_have_the_form_of_plays():
     for row in dataset("plays", "train", 200):
         first, second = re.fullmatch(r"Enter (.+) and (.+)\.", row["text"].split("\n")[0]).groups()
@@ -23,16 +28,13 @@ def test_scenes_have_the_form_of_plays():
 
 
 def test_the_english_is_old():
-    text = [sentence for row in dataset("plays", "train", 100) for _, lines in speeches(row["text"]) for sentence in lines]
-    right = sum(archaic_forms("you", sentence)[0] for sentence in text)
-    assert right > 0.3 * len(text)
+    said = sentences("train", 0)
+    assert sum(archaic_forms("you", sentence)[0] for sentence in said) > 0.3 * len(said)
 
 
 def test_no_sentence_of_validation_is_in_train():
-    def sentences(split, seed):
-        return {line for row in dataset("plays", split, 100, seed) for _, lines in speeches(row["text"]) for line in lines
-                if len(line.split()) > 5}
-    train, validation = (sentences(split, seed) for split, seed in (("train", 0), ("validation", 1)))
+    train, validation = ({text for text in sentences(split, seed) if len(text.split()) > 5}
+                         for split, seed in (("train", 0), ("validation", 1)))
     assert len(validation & train) <= 0.02 * len(validation), "some old sentences have two modern ones"
 
 
@@ -41,5 +43,6 @@ def test_scenes_are_the_same_each_time_and_fit_the_bases():
 
     rows = dataset("plays", "validation", 60)
     assert rows == dataset("plays", "validation", 60) and rows[:5] == dataset("plays", "validation", 5)
-    lengths = [len(ids) for ids in load_tokenizer("miniworld/gpt2")([row["text"] for row in rows])["input_ids"]]
+    tokenizer = load_tokenizer("miniworld/gpt2")
+    lengths = [len(ids) for ids in tokenizer([row["text"] for row in rows])["input_ids"]]
     assert max(lengths) <= 256 and min(lengths) > 40

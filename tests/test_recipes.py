@@ -104,8 +104,9 @@ def test_a_bad_file_is_named(private_recipes, text, message):
 
 
 def test_a_recipe_can_be_like_another(private_recipes):
-    values = "model: x\ndata: y\nlora_r: 1\nlora_alpha: 2\ntarget_modules: all-linear\nblock_size: 8\nbatch_size: 1\n"
-    (private_recipes / "mother.yaml").write_text(values + "max_steps: 3\nlearning_rate: 1.0e-3\n")
+    (private_recipes / "mother.yaml").write_text(
+        "model: x\ndata: y\nlora_r: 1\nlora_alpha: 2\ntarget_modules: all-linear\nblock_size: 8\nbatch_size: 1\n"
+        "max_steps: 3\nlearning_rate: 1.0e-3\n")
     (private_recipes / "child.yaml").write_text("like: mother\nlora_r: 7\n")
     child = load_recipe(LORA, "child", max_steps=5)
     assert (child.name, child.model, child.lora_r, child.max_steps) == ("child", "x", 7, 5)

@@ -20,14 +20,11 @@ def _speech(d: Draw, split: str) -> str:
     return "\n".join(sentences)
 
 
-def _other(d: Draw, options, besides):
-    return d.choice([option for option in options if option not in besides])
-
-
 def scene(d: Draw, split: str = "train") -> str:
     """A scene of four to six speeches by two people, who enter and leave."""
     cast = [d.choice(PEOPLE)]
-    cast.append(_other(d, PEOPLE, cast) if d.choice(("name", "trade")) == "name" else f"the {d.choice(TRADES)}")
+    named = d.choice((True, False))
+    cast.append(d.choice([name for name in PEOPLE if name != cast[0]]) if named else f"the {d.choice(TRADES)}")
     parts, speaker = [f"Enter {cast[0]} and {cast[1]}."], 0
     for _ in range(d.choice((4, 5, 6))):
         name = cast[speaker]

@@ -39,11 +39,11 @@ def plot(found: dict[str, dict], path: Path) -> None:
     for ax, (name, measured) in zip(panels[:, 0], found.items(), strict=True):
         unit, figure_of = BENCHMARKS[name.removesuffix("_gpu")]
         values = {contestant: row[figure_of] for contestant, row in measured["results"].items()}
-        bars = ax.barh(list(values), list(values.values()), color=["#0072B2", *["#BBBBBB"] * (len(values) - 1)],
-                       edgecolor="black", linewidth=0.5)
+        colours = ["#0072B2" if contestant.startswith("lmlab") else "#BBBBBB" for contestant in values]
+        bars = ax.barh(list(values), list(values.values()), color=colours, edgecolor="black", linewidth=0.5)
         ax.bar_label(bars, fmt="{:,.1f}" if max(values.values()) < 100 else "{:,.0f}", padding=3)
         ax.set_xlabel(unit)
-        ax.set_title(f"{name}: {measured['conditions']['device']}, {measured['conditions']['threads']} threads",
+        ax.set_title(f"{name}: {measured['conditions']['device']}, threads: {measured['conditions']['threads']}",
                      fontsize=10, loc="left")
         ax.set_xlim(0, 1.2 * max(values.values()))
         ax.invert_yaxis()

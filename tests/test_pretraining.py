@@ -8,6 +8,7 @@ from textwrap import indent
 
 import pytest
 import torch
+from datasets import Dataset
 
 from lmlab import pretraining, train
 from lmlab.checkpoints import STATE, list_checkpoints, newest_state, prune_checkpoints, save_checkpoint
@@ -206,10 +207,27 @@ def test_log_and_checkpoint_rhythm_may_change_on_the_way():
     assert choices() != choices(learning_rate=1e-3) and choices() != choices(seed=1)
 
 
-def test_a_text_without_probabilities_is_validated_on_its_first_shard(tmp_path):
-    text = tmp_path / "text.txt"
-    text.write_text("\n\n".join(f"The {i} cats ran to the bakery and home." for i in range(900)), encoding="utf-8")
-    cfg = recipe(data=str(text), n_docs=None, shard_tokens=4_000, validation_tokens=2_000, max_steps=6)
+def write_texts(folder: Path, kind: str) -> Path:
+    """900 short texts as one .txt file, or in a folder of several files as FineWeb-Edu's."""
+    texts = [f"The {i} cats ran to the bakery and home." for i in range(900)]
+    if kind == "txt":
+        path = folder / "text.txt"
+        path.write_text("\n\n".join(texts), encoding="utf-8")
+        return path
+    path = folder / "sample"
+    path.mkdir()
+    for n in range(3):
+        rows = [{"id": i, "text": text} for i, text in enumerate(texts[300 * n:300 * (n + 1)])]
+        if kind == "parquet":
+            Dataset.from_list(rows).to_parquet(path / f"00{n}_00000.parquet")
+        else:
+            Dataset.from_list(rows).to_json(path / f"00{n}_00000.jsonl")
+    return path
+
+
+@pytest.mark.parametrize("kind", ["txt", "parquet", "jsonl"])
+def test_a_text_without_probabilities_is_validated_on_its_first_shard(tmp_path, kind):
+    cfg = recipe(data=str(write_texts(tmp_path, kind)), n_docs=None, shard_tokens=4_000, validation_tokens=2_000, max_steps=6)
     history = pretraining.run_recipe(cfg, tmp_path / "out", report=lambda line: None)
     assert history.floor is None and history.evaluations[-1]["loss"] < history.evaluations[0]["loss"]
     tokenizer = pretraining.load_tokenizer(cfg.tokenizer)

@@ -72,7 +72,7 @@ def pair_examples(rows: Sequence[Mapping], tokenizer, max_length: int, *, prompt
         raise ValueError("the tokenizer got no eos_token, with which an answer ends; set one")
     prompts = [PROMPT.format(modern=row["modern"]) for row in rows]
     answers = [" " + row["shakespearean"] for row in rows]
-    ids = [tokenizer(texts, add_special_tokens=False)["input_ids"] for texts in (prompts, answers)]
+    ids = [tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"] for texts in (prompts, answers)]
     pairs = [(prompt, [*answer, tokenizer.eos_token_id]) for prompt, answer in zip(*ids, strict=True)]
     why = f"longer than {max_length} tokens"
     long = [BadRow(i, why, prompts[i]) for i, (prompt, answer) in enumerate(pairs)

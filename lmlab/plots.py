@@ -52,9 +52,17 @@ def _above_floor(ax, steps: Sequence[float], gaps: Sequence[float]) -> None:
 
 
 def fine_tuning_curve(epochs: Sequence[float], losses: Mapping[str, Sequence[float]], best: int | None = None,
-                      *, floor: float | None = None, title: str = "", ax=None):
-    """Losses over epochs, a line per set (name -> losses), the floor, an upright line at measurement ``best``."""
+                      *, floor: float | None = None,
+                      each_step: tuple[Sequence[float], Sequence[float]] | None = None,
+                      steps_per_epoch: float | None = None, title: str = "", ax=None):
+    """Losses over epochs, a line per set (name -> losses), the floor, an upright line at measurement ``best``.
+
+    The axis of losses is logarithmic: training losses fall by factors. each_step: (epochs, losses) of the single
+    optimizer steps, as a thin line behind. steps_per_epoch: gives a second axis, in steps, at the top.
+    """
     ax = _axes(ax, "epoch", "loss (nats per token)", title)
+    if each_step is not None:
+        ax.plot(*each_step, color=GREY, linewidth=0.7, alpha=0.7, label="each step's batch")
     for i, (name, values) in enumerate(losses.items()):
         ax.plot(epochs, values, color=_COLOURS[i], linestyle=_LINES[i], marker=_MARKERS[i], markersize=4,
                 label=name)
@@ -63,8 +71,23 @@ def fine_tuning_curve(epochs: Sequence[float], losses: Mapping[str, Sequence[flo
                    label=f"best: epoch {epochs[best]:.3g}")
     if floor is not None:
         _level(ax, floor, f"entropy floor {floor:.2f}", "--")
+    if steps_per_epoch is not None:
+        top = ax.secondary_xaxis("top", functions=(lambda epoch: epoch * steps_per_epoch,
+                                                   lambda step: step / steps_per_epoch))
+        top.set_xlabel("optimizer step")
+    _log_losses(ax)
     ax.legend()
     return ax
+
+
+def _log_losses(ax) -> None:
+    """A logarithmic loss axis with plain numbers: 1, 2, 5, ..."""
+    from matplotlib.ticker import LogLocator, NullFormatter
+
+    ax.set_yscale("log")
+    ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    ax.yaxis.set_major_formatter("{x:g}")
+    ax.yaxis.set_minor_formatter(NullFormatter())
 
 
 def learning_rate(steps: Sequence[float], rates: Sequence[float], *, title: str = "", ax=None):
@@ -78,11 +101,12 @@ def learning_rate(steps: Sequence[float], rates: Sequence[float], *, title: str 
 
 def sweep(values: Sequence, results: Sequence[float | None], xlabel: str, *,
           ylabel: str = "loss (nats per token)", best: Callable = min, log: bool = True, joined: bool = True,
-          title: str = "", ax=None):
+          chosen: float | None = None, title: str = "", ax=None):
     """A result over each value of a choice, as the loss over the learning rate, with the best one marked.
 
     best: min or max. A result that is None, nan or infinite (the run failed or diverged) is a cross at the
     edge where bad results are. values that are no numbers stand side by side. joined: draw a line through.
+    chosen: the value that the recipe takes, as an upright line.
     """
     ax = _axes(ax, xlabel, ylabel, title)
     places = _places(ax, values, log)
@@ -97,6 +121,8 @@ def sweep(values: Sequence, results: Sequence[float | None], xlabel: str, *,
     if lost:
         ax.plot(lost, [0.97 if best is min else 0.03] * len(lost), color="black", marker="x", markersize=8,
                 linestyle="", transform=ax.get_xaxis_transform(), label="failed or diverged")
+    if chosen is not None:
+        ax.axvline(chosen, color="black", linestyle=":", linewidth=1.2, label=f"the recipe's: {chosen:g}")
     ax.legend()
     return ax
 

@@ -11,8 +11,8 @@ PACKAGE = Path(__file__).parents[1] / "lmlab"
 # a module may import its own layer and the layers below it
 LAYERS = [
     {"hardware", "gpt", "plots", "checkpoints", "ranks"},
-    {"recipes", "results", "data", "analysis", "miniworld", "shards", "loader", "generate"},
-    {"train", "pretraining", "finetune", "evaluate", "export"},
+    {"recipes", "results", "data", "analysis", "miniworld", "shards", "loader", "generate", "pairs"},
+    {"train", "pretraining", "finetune", "evaluate", "export", "translation", "cost"},
     {"runner", "report", "search", "doctor", "cli", "__main__"},
 ]
 MODULES = sorted(PACKAGE.rglob("*.py"))

@@ -18,6 +18,9 @@ def shares(*shape: int) -> numpy.ndarray:
 DRAWN = {
     "loss_curve": lambda ax=None: plots.loss_curve([1, 2, 3], [3, 2, 1], [2, 1.5], floor=0.9,
                                                    val_steps=[1, 3], baseline=3, ax=ax),
+    "fine_tuning_curve": lambda ax=None: plots.fine_tuning_curve(
+        [0, 1, 2], {"train": [3, 2, 1], "validation": [3, 2, 2.5]}, 1, each_step=([0.1, 0.2], [3, 2.9]),
+        steps_per_epoch=30, ax=ax),
     "learning_rate": lambda ax=None: plots.learning_rate([1, 2], [0.0, 1e-3], ax=ax),
     "histogram": lambda ax=None: plots.histogram([1, 2, 2], "words", ax=ax),
     "length_histogram": lambda ax=None: plots.length_histogram([5, 9, 9, 30], [8, 16], ax=ax),
@@ -32,7 +35,8 @@ DRAWN = {
                                                             "token": [(0.2, 0.4), (0.3, 0.5)]}, ax=ax),
     "attention_map": lambda ax=None: plots.attention_map(shares(3), ["a", "b", "c"], ax=ax),
     "attention_grid": lambda ax=None: plots.attention_grid(shares(2, 3, 4, 4), ax=ax),
-    "sweep": lambda ax=None: plots.sweep([1e-4, 1e-3], [2.0, float("nan")], "learning rate", ax=ax),
+    "sweep": lambda ax=None: plots.sweep([1e-4, 1e-3], [2.0, float("nan")], "learning rate", chosen=1e-3,
+                                             ax=ax),
     "search_history": lambda ax=None: plots.search_history([0, 1], [3, 2.5], [False, True], ax=ax),
     "fine_tuning_curve": lambda ax=None: plots.fine_tuning_curve(
         [0, 1], {"train": [2, 1], "validation": [2, 1.5]}, best=1, floor=0.9, ax=ax),

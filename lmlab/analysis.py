@@ -1,5 +1,6 @@
 """What a dataset is made of: lengths, duplicates, leakage, rare words, packing, and a verdict on pairs."""
 
+import random
 import re
 import zlib
 from bisect import bisect_left, insort
@@ -192,6 +193,71 @@ def _candidates(signatures: np.ndarray, threshold: float, band: int = 4) -> list
     return [(i, j) for i, j in sorted(found) if (signatures[i] == signatures[j]).sum() >= agree]
 
 
+class TextIndex:
+    """Texts by their MinHash, to ask one by one whether a new one repeats any of them.
+
+    A question takes no longer when there are many. Finds what ``exact_duplicates`` and ``near_duplicates``
+    find.
+    """
+
+    def __init__(self, texts: Iterable[str] = (), threshold: float = 0.7):
+        self.threshold = threshold
+        self.exact: set[str] = set()
+        self.buckets: dict[tuple, list[frozenset[str]]] = defaultdict(list)
+        for text in texts:
+            self.add(text)
+
+    def add(self, text: str) -> None:
+        grams = shingles(text)
+        self.exact.add(normalised(text))
+        for key in self._keys(grams):
+            self.buckets[key].append(grams)
+
+    def repeats(self, text: str) -> str | None:
+        """ "repeats another", "nearly repeats another", or None for a new one."""
+        if normalised(text) in self.exact:
+            return "repeats another"
+        grams = shingles(text)
+        near = any(jaccard(grams, other) >= self.threshold
+                   for key in self._keys(grams) for other in self.buckets.get(key, ()))
+        return "nearly repeats another" if near else None
+
+    @staticmethod
+    def _keys(grams: frozenset[str], band: int = 4) -> list[tuple]:
+        signature = minhash([grams])[0]
+        return [(start, signature[start:start + band].tobytes()) for start in range(0, len(signature), band)]
+
+
+def split_apart(texts: Sequence[str], n_validation: int, seed: int = 0,
+                threshold: float = 0.6) -> tuple[list[int], list[int]]:
+    """Indices for training, and ``n_validation`` for validation, drawn by ``seed``; like texts stay together.
+
+    Alike are texts with a Jaccard similarity of at least ``threshold``, and whatever they chain together.
+    Raises ValueError when the groups do not come to ``n_validation``, or nothing is left to train on.
+    """
+    draw = random.Random(seed).random  # the one method whose stream Python promises to keep
+    groups = sorted(_alike(texts, threshold), key=lambda _: draw())
+    validation: list[int] = []
+    for group in groups:
+        if len(validation) + len(group) <= n_validation:
+            validation += group
+    if len(validation) < n_validation or len(texts) == n_validation:
+        raise ValueError(f"n_validation got {n_validation} of {len(texts)} texts in {len(groups)} groups of "
+                         "like ones; give fewer, or more texts")
+    return sorted(set(range(len(texts))) - set(validation)), sorted(validation)
+
+
+def _alike(texts: Sequence[str], threshold: float) -> list[list[int]]:
+    """All indices in groups: who is joined to whom by (near) duplicates."""
+    group = {i: [i] for i in range(len(texts))}
+    links = [pair for same in exact_duplicates(texts) for pair in zip(same, same[1:], strict=False)]
+    for i, j, *_ in [*links, *near_duplicates(texts, threshold)]:
+        if group[i] is not group[j]:
+            group[i] += group[j]
+            group.update(dict.fromkeys(group[j], group[i]))
+    return list({id(members): members for members in group.values()}.values())
+
+
 class Leakage(NamedTuple):
     """Shares of the validation texts."""
 
@@ -236,6 +302,48 @@ def rare_words(texts: Sequence[str]) -> RareWords:
     once = {word for word, count in counts.items() if count == 1}
     touched = sum(bool(once & word_counts([text]).keys()) for text in texts)
     return RareWords(len(counts), len(once) / len(counts), touched / len(texts))
+
+
+# --- repetition and copying ------------------------------------------------------------------------
+
+def ngrams(text: str, n: int) -> list[tuple[str, ...]]:
+    """All runs of ``n`` words of the normalised text, in order."""
+    words = normalised(text).split()
+    return list(zip(*(words[i:] for i in range(n)), strict=False))
+
+
+def distinct_n(texts: Sequence[str], n: int) -> float:
+    """Different runs of ``n`` words by all of them: 1 when none comes twice. It falls with more texts.
+
+    Source: Li et al. 2016, "A diversity-promoting objective function for neural conversation models".
+    """
+    found = [gram for text in texts for gram in ngrams(text, n)]
+    return len(set(found)) / len(found)
+
+
+def copied_ngrams(texts: Sequence[str], training: Sequence[str], n: int) -> tuple[np.ndarray, np.ndarray]:
+    """Of each text, how many of its runs of ``n`` words stand in a training text, and how many there are.
+
+    Both (n_texts,); the share of all texts is the quotient of their sums.
+    """
+    known = {gram for text in training for gram in ngrams(text, n)}
+    runs = [ngrams(text, n) for text in texts]
+    return (np.array([sum(gram in known for gram in grams) for grams in runs]),
+            np.array([len(grams) for grams in runs]))
+
+
+def longest_copies(texts: Sequence[str], training: Sequence[str]) -> list[str]:
+    """Of each text, the longest run of its words that stands in one training text (the first, of several)."""
+    corpus = "\n".join(f" {normalised(text)} " for text in training)
+    return [_longest_copy(normalised(text).split(), corpus) for text in texts]
+
+
+def _longest_copy(words: list[str], corpus: str) -> str:
+    best = begin = 0
+    for start in range(len(words)):
+        while start + best < len(words) and f" {' '.join(words[start:start + best + 1])} " in corpus:
+            best, begin = best + 1, start
+    return " ".join(words[begin:begin + best])
 
 
 # --- a verdict on pairs ----------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""The command line: ``lmlab run | pretrain | recipes | report | doctor`` (also ``python -m lmlab``)."""
+"""The command line: ``lmlab run``, ``search``, ``pretrain``, ``generate-data``, ... (also ``python -m lmlab``)."""
 
 import argparse
 import difflib
@@ -32,7 +32,7 @@ def build_parser() -> argparse.ArgumentParser:
         prog="lmlab", description="Run the course, see its recipes, read its report.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     run = commands.add_parser("run", help="run notebooks in batch")
-    run.add_argument("lessons", nargs="+", help="01 to 07, a full name, or all")
+    run.add_argument("lessons", nargs="+", help="01 to 08, a full name, or all")
     run.add_argument("--recipe", default="tiny", help="tiny (default), t4, gpu, local, ...")
     run.add_argument("--set", action="append", default=[], metavar="KEY=VALUE",
                      help="replace one value of the recipe; may be given again")
@@ -51,8 +51,31 @@ def build_parser() -> argparse.ArgumentParser:
                           help="begin again where a finished or another run is; that one goes to OUT/previous")
     pretrain.add_argument("--data-only", action="store_true", help="prepare the shards, and stop")
     pretrain.set_defaults(command=pretrain_command)
+    search = commands.add_parser("search", help="try many values of a recipe, and find the best")
+    search.add_argument("lesson", help="01 to 08, or a full name")
+    search.add_argument("--recipe", default="tiny", help="the recipe to begin with: tiny (default), t4, ...")
+    search.add_argument("--space", action="append", required=True, metavar="KEY=RANGE",
+                        help="a key of the recipe and its values; may be given again. RANGE is LOW:HIGH, "
+                        "log:LOW:HIGH, int:LOW:HIGH, one:A,B,C (drawn) or grid:A,B,C (each in turn)")
+    search.add_argument("--metric", required=True, help="what is judged: a name in the lesson's metrics.json")
+    search.add_argument("--direction", default="minimize", choices=("minimize", "maximize"),
+                        help="whether the least (default) or the most is the best")
+    search.add_argument("--trials", type=int, help="how many the study shall have, with those that it has "
+                        "already (default 12; with grids alone, all of their combinations)")
+    search.add_argument("--set", action="append", default=[], metavar="KEY=VALUE",
+                        help="replace one value of the recipe; may be given again")
+    search.add_argument("--name", help="of the study, which goes on if it exists (default: from the others)")
+    search.add_argument("--storage", metavar="URL", help="a database, shared by several processes "
+                        "(default sqlite, in the study's folder)")
+    search.add_argument("--timeout", type=float, metavar="SECONDS", help="begin no trial after so many")
+    search.add_argument("--no-pruning", action="store_true", help="let every trial come to its end")
+    search.add_argument("--save-recipe", metavar="NAME", help="write the best values as a recipe")
+    search.add_argument("--output-dir", type=Path, default=PROJECT / "runs" / "search",
+                        help="where studies go (default runs/search/)")
+    search.set_defaults(command=search_command)
+    _add_generate(commands)
     recipes = commands.add_parser("recipes", help="list the recipes of every lesson, or show one")
-    recipes.add_argument("lesson", nargs="?", help="01 to 07, or a full name")
+    recipes.add_argument("lesson", nargs="?", help="01 to 08, or a full name")
     recipes.add_argument("name", nargs="?", default="tiny", help="tiny (default), t4, gpu, local, ...")
     recipes.set_defaults(command=recipes_command)
     report = commands.add_parser("report", help="render executed notebooks as a static site")
@@ -63,6 +86,26 @@ def build_parser() -> argparse.ArgumentParser:
     doctor = commands.add_parser("doctor", help="what this machine can run, and why")
     doctor.set_defaults(command=doctor_command)
     return parser
+
+
+def _add_generate(commands) -> None:
+    generate = commands.add_parser(
+        "generate-data", help="have a model behind an OpenAI-compatible endpoint write lesson 08's texts",
+        description="The key comes from LMLAB_API_KEY, else OPENAI_API_KEY, and is neither shown nor saved. "
+                    "Stopped, the same command goes on.")
+    generate.add_argument("--base-url", required=True, help="such as http://localhost:8080/v1")
+    generate.add_argument("--model", required=True, help="its name at the endpoint")
+    generate.add_argument("--n", type=int, default=1000, help="descriptions in the file (default 1000)")
+    generate.add_argument("--output", type=Path, required=True, help="a .jsonl file; it only grows")
+    generate.add_argument("--concurrency", type=int, default=8, help="requests at the same time (default 8)")
+    generate.add_argument("--temperature", type=float, default=1.0, help="of the sampling (default 1.0)")
+    generate.add_argument("--max-tokens", type=int, default=600,
+                          help="longest answer (default 600); a model that thinks first needs more")
+    generate.add_argument("--seed", type=int, default=0, help="another one asks other questions (default 0)")
+    generate.add_argument("--price-input", type=float, metavar="P", help="of a million tokens, to know the cost")
+    generate.add_argument("--price-output", type=float, metavar="P", help="of a million tokens")
+    generate.add_argument("--yes", action="store_true", help="begin without asking back")
+    generate.set_defaults(command=generate_command)
 
 
 def run_command(args) -> int:
@@ -183,6 +226,89 @@ def pretrain_command(args) -> int:
     out = (args.out or PROJECT / "runs" / "pretrain" / args.recipe).expanduser().resolve()
     run_recipe(cfg, out, args.replace, args.data_only, report=lambda line: print(line, flush=True))
     return 0
+
+
+def search_command(args) -> int:
+    from lmlab.search import check_new_recipe, save_recipe, search
+
+    lesson = find_lesson(args.lesson)
+    if args.save_recipe:
+        check_new_recipe(lesson, args.save_recipe)
+    settings = shared_overrides([lesson], [parse_setting(text) for text in args.set])[lesson]
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends the notebook as Ctrl-C does
+    found = search(lesson, args.space, args.metric, recipe=args.recipe, direction=args.direction,
+                   overrides=settings, trials=args.trials, name=args.name, storage=args.storage,
+                   timeout=args.timeout, pruning=not args.no_pruning, root=args.output_dir,
+                   report=lambda line: print(line, flush=True))
+    print(f"\n{found}\n{found.folder}")
+    if args.save_recipe and any(trial.state == "running" for trial in found.trials):
+        print("not saved: another process is at a trial; call again with --save-recipe when it is done")
+    elif args.save_recipe:
+        print(f"saved: {save_recipe(found, args.save_recipe)}")
+    return 0 if found.best else 1
+
+
+def generate_command(args) -> int:
+    from lmlab.generate import DataFile, Endpoint, check_counts, find_key, generate
+
+    check_counts(args.n, args.concurrency)
+    prices = checked_prices(args.price_input, args.price_output)
+    variable, key = find_key()
+    endpoint = Endpoint(args.base_url, args.model, key, args.temperature, args.max_tokens)
+    with DataFile(args.output) as file:
+        there = len(file.rows)
+    if there >= args.n:
+        print(f"{args.output} holds {there:,} descriptions already; nothing to do")
+        return 0
+    print(generation_plan(endpoint, variable, args.n - there, there, args.seed, prices))
+    if not args.yes and not confirmed():
+        print("nothing was asked")
+        return 0
+    try:
+        tally = generate(endpoint, args.output, args.n, seed=args.seed, concurrency=args.concurrency,
+                         report=lambda line: print(line, flush=True))
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(f"stopped; {args.output} keeps its rows, the same command goes on") from None
+    print(f"{args.output}: {tally}; {tally.asked:,} answers, {tally.tokens_in:,} tokens in, "
+          f"{tally.tokens_out:,} out, as the endpoint counts them{shown_cost(tally, prices)}")
+    return 0
+
+
+def checked_prices(price_input: float | None, price_output: float | None) -> tuple[float, float] | None:
+    """Both prices or none. Raises ValueError for one alone, or one that is no price."""
+    if price_input is None and price_output is None:
+        return None
+    if None in (price_input, price_output) or not (0 <= price_input < 1e9 and 0 <= price_output < 1e9):
+        raise ValueError(f"got --price-input {price_input}, --price-output {price_output}; give both as "
+                         "numbers from 0, per million tokens, or none")
+    return price_input, price_output
+
+
+def generation_plan(endpoint, variable: str, n: int, there: int, seed: int, prices) -> str:
+    """What will be asked of whom, with which key, and what it may cost."""
+    from lmlab.generate import estimate
+
+    plan = estimate(n, endpoint.max_tokens, seed)
+    key = f"with the key in {variable}" if variable else "without a key"
+    clear = "\nthe key will travel unencrypted: the URL begins with http://" if endpoint.in_the_clear else ""
+    return (f"{n:,} requests to {endpoint.host} for {endpoint.model}, {key}; {there:,} rows are there\n"
+            f"about {plan.tokens_in:,} tokens in, at most {plan.tokens_out:,} out{shown_cost(plan, prices)}, "
+            f"if no answer has to be left out{clear}")
+
+
+def shown_cost(used, prices) -> str:
+    """What tokens cost at the given prices; nothing where none were given."""
+    if prices is None:
+        return ""
+    cost = (used.tokens_in * prices[0] + used.tokens_out * prices[1]) / 1e6
+    return f": {cost:,.2f} in the prices' currency"
+
+
+def confirmed() -> bool:
+    """Whether the reader agrees. Raises ValueError where nobody can answer."""
+    if not sys.stdin.isatty():
+        raise ValueError("nobody is at the terminal to agree to the cost; give --yes")
+    return input("begin? [y/N] ").strip().lower() in ("y", "yes")
 
 
 def recipes_command(args) -> int:

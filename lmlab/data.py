@@ -109,7 +109,15 @@ def _json_rows(path: Path):
     text = path.read_text(encoding="utf-8")
     rows = json.loads(text) if text.lstrip().startswith("[") else list(_json_lines(text.split("\n"), path))
     keys = dict.fromkeys(key for row in rows for key in row)  # a key may be missing in the first row
-    return Dataset.from_dict({key: [row.get(key) for row in rows] for key in keys})
+    return Dataset.from_dict({key: _one_kind([row.get(key) for row in rows]) for key in keys})
+
+
+def _one_kind(values: list) -> list:
+    """A column as a Dataset can hold it: where some values are text, those that are not become None."""
+    is_text = [isinstance(value, str) for value in values]
+    if not any(is_text) or all(is_text):
+        return values
+    return [value if text else None for value, text in zip(values, is_text, strict=True)]
 
 
 def _json_lines(lines: Iterable[str], path: Path) -> Iterator[dict]:

@@ -1,27 +1,22 @@
 """Fine-tuning: what the notebooks need around the trainers of transformers and TRL, which they call."""
 
 import hashlib
+import json
 import math
-from collections.abc import Mapping, Sequence
+import shutil
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from lmlab.data import load_rows, split_indices
+from lmlab.results import report_progress
+from lmlab.pairs import BadRow, leave_out, usable_pairs
 
 # --- full fine-tuning on pairs ---------------------------------------------------------------------
 
 PROMPT = "Convert to Shakespearean: {modern}\nShakespearean:"
 IGNORED = -100  # the label that PyTorch's cross-entropy skips
-_PAIR_KEYS = (("modern", "shakespearean"), ("input", "output"))
-
-
-def as_pair(row: Mapping) -> dict[str, str]:
-    """{"modern", "shakespearean"} of a row with these keys, or with "input" and "output"."""
-    for question, answer in _PAIR_KEYS:
-        if question in row and answer in row:
-            return {"modern": row[question].strip(), "shakespearean": row[answer].strip()}
-    raise ValueError(f"a pair got the keys {', '.join(sorted(row))}; "
-                     "give rows with modern and shakespearean, or with input and output")
 
 
 def pair_sets(cfg) -> dict[str, list[dict[str, str]]]:
@@ -29,14 +24,17 @@ def pair_sets(cfg) -> dict[str, list[dict[str, str]]]:
     "validation", which shares no modern sentence with any of the others.
 
     Where ``small_data`` and ``data`` are one source, its first rows are the small set, the rest is shuffled.
-    Raises ValueError when a source has too few rows.
+    Rows that cannot be used are left out (``lmlab.pairs.usable_pairs``). Raises ValueError when more than
+    ``max_bad_share`` of a source are such, and when a source has too few rows.
     """
-    small = [as_pair(row) for row in load_rows(cfg.small_data, "all")]
-    small = small[:cfg.small_train + cfg.small_validation]
-    parts = _remaining_pairs(cfg, len(small)) if cfg.small_data == cfg.data else {
+    n_small = cfg.small_train + cfg.small_validation
+    rows = load_rows(cfg.small_data, "all")
+    small = usable_pairs(rows.select(range(min(n_small, len(rows)))), cfg.small_data, cfg.max_bad_share)
+    parts = _remaining_pairs(cfg, n_small) if cfg.small_data == cfg.data else {
         "train": load_rows(cfg.data, "train", cfg.n_train, cfg.seed),
         "validation": load_rows(cfg.data, "validation", cfg.n_validation, cfg.seed)}
-    train, validation = ([as_pair(row) for row in parts[part]] for part in ("train", "validation"))
+    train, validation = (usable_pairs(parts[part], f"{part} of {cfg.data}", cfg.max_bad_share)
+                         for part in ("train", "validation"))
     validation = _unseen(validation, small)[:cfg.n_validation]
     sets = {"small": small[:cfg.small_train], "small_validation": small[cfg.small_train:],
             "train": _unseen(train, validation)[:cfg.n_train], "validation": validation}
@@ -59,13 +57,15 @@ def _unseen(rows: list[dict], others: list[dict]) -> list[dict]:
     return [row for row in rows if row["modern"].lower() not in seen]
 
 
-def pair_examples(rows: Sequence[Mapping], tokenizer, max_length: int):
+def pair_examples(rows: Sequence[Mapping], tokenizer, max_length: int, *, prompt_loss: bool = False,
+                  max_bad_share: float = 1.0):
     """Pairs as token ids with labels: a ``datasets.Dataset`` of input_ids and labels, both (T,), unpadded.
 
     Prompt and answer are cut into tokens apart, so that the line between them is where the mask ends: labels
-    of the prompt are -100, those of the answer and of the EOS after it are the tokens. Pairs of more than
-    ``max_length`` tokens are left out, not cut: a cut answer would have no EOS. Says how many.
-    Raises ValueError when none is left, or when the tokenizer has no EOS.
+    of the prompt are -100, those of the answer and of the EOS after it are the tokens. prompt_loss: every
+    token is a label, but the first, before which there is nothing. Pairs of more than ``max_length`` tokens
+    are left out, not cut: a cut answer would have no EOS. Says how many. Raises ValueError when they are more
+    than ``max_bad_share`` of all, when none is left, or when the tokenizer has no EOS.
     """
     from datasets import Dataset
 
@@ -73,15 +73,19 @@ def pair_examples(rows: Sequence[Mapping], tokenizer, max_length: int):
         raise ValueError("the tokenizer got no eos_token, with which an answer ends; set one")
     prompts = [PROMPT.format(modern=row["modern"]) for row in rows]
     answers = [" " + row["shakespearean"] for row in rows]
-    ids = [tokenizer(texts, add_special_tokens=False)["input_ids"] for texts in (prompts, answers)]
-    pairs = [(prompt, answer + [tokenizer.eos_token_id]) for prompt, answer in zip(*ids, strict=True)
-             if len(prompt) + len(answer) < max_length]
-    if len(pairs) < len(rows):
-        print(f"left out {len(rows) - len(pairs)} of {len(rows)} pairs: longer than {max_length} tokens")
-    if not pairs:
+    ids = [tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"] for texts in (prompts, answers)]
+    pairs = [(prompt, [*answer, tokenizer.eos_token_id]) for prompt, answer in zip(*ids, strict=True)]
+    why = f"longer than {max_length} tokens"
+    long = [BadRow(i, why, prompts[i]) for i, (prompt, answer) in enumerate(pairs)
+            if len(prompt) + len(answer) > max_length]
+    if len(long) == len(pairs):
         raise ValueError(f"max_length got {max_length}, and no pair is that short; raise it")
-    return Dataset.from_dict({"input_ids": [prompt + answer for prompt, answer in pairs],
-                              "labels": [[IGNORED] * len(prompt) + answer for prompt, answer in pairs]})
+    leave_out(long, len(pairs), "the pairs", max_bad_share)
+    kept = [pairs[i] for i in sorted(set(range(len(pairs))) - {row.row for row in long})]
+    n_masked = [1 if prompt_loss else len(prompt) for prompt, _ in kept]
+    ids = [prompt + answer for prompt, answer in kept]
+    return Dataset.from_dict({"input_ids": ids, "labels": [
+        [IGNORED] * n + row[n:] for n, row in zip(n_masked, ids, strict=True)]})
 
 
 def _pad_id(tokenizer) -> int:
@@ -131,14 +135,18 @@ def answer_loss(model, examples, batch_tokens: int = 4096) -> dict:
 
 
 def training_arguments(folder: str | Path, machine, *, epochs: float, batch_size: int, learning_rate: float,
-                       grad_accumulation: int = 1, seed: int = 0, **others):
+                       grad_accumulation: int = 1, seed: int = 0, checkpoint_every: int | None = None,
+                       **others):
     """``TrainingArguments`` whose number format is the machine's, and whose logs go to TensorBoard.
 
     Weights stay float32 and the forward pass runs in bf16 or fp16 where the machine has it. Warm-up over the
-    first twentieth of the steps, then a straight line down to 0. others: any further TrainingArguments.
+    first twentieth of the steps, then a straight line down to 0. checkpoint_every: optimizer steps between two
+    checkpoints, of which the last two are kept. others: any further TrainingArguments.
     """
     from transformers import TrainingArguments
 
+    if checkpoint_every is not None:
+        others = {"save_strategy": "steps", "save_steps": checkpoint_every, "save_total_limit": 2} | others
     choices = {"lr_scheduler_type": "linear", "warmup_steps": 0.05, "weight_decay": 0.01, "logging_steps": 10,
                "save_strategy": "no", "report_to": "tensorboard", "disable_tqdm": True} | others
     return TrainingArguments(
@@ -147,21 +155,37 @@ def training_arguments(folder: str | Path, machine, *, epochs: float, batch_size
         bf16=machine.bf16, fp16=machine.fp16, use_cpu=machine.use_cpu, **choices)
 
 
+def stopping_point(losses: Sequence[float], patience: int | None) -> int | None:
+    """The measurement after which training stops: ``patience`` in a row brought no new lowest loss. Or None."""
+    best = 0
+    for i, loss in enumerate(losses):
+        best = i if loss < losses[best] else best
+        if patience is not None and i - best >= patience:
+            return i
+    return None
+
+
 @dataclass
 class History:
     """Losses on fixed sets of examples in the course of a training, all measured at the same moments.
 
     sets: name -> examples; "validation" must be among them. every: optimizer steps between two measurements
-    (the first is before training, the last at its end). folder: where the model with the lowest validation
-    loss is kept, if given.
+    (the first is before training, the last at its end). folder: where the model is kept, if given: that with
+    the lowest validation loss, or the last where ``keep_best`` is false. patience: training stops after so many
+    measurements without a new lowest validation loss. progress: called with each step and validation loss, if
+    given. seconds: what measuring took.
     """
 
     sets: Mapping
     every: int
     folder: Path | None = None
+    progress: Callable[[int, float], None] | None = None
+    patience: int | None = None
+    keep_best: bool = True
     steps: list[int] = field(default_factory=list)
     epochs: list[float] = field(default_factory=list)
     losses: dict[str, list[float]] = field(default_factory=dict)
+    seconds: float = 0.0
 
     @property
     def best(self) -> int:
@@ -169,6 +193,7 @@ class History:
         return self.losses["validation"].index(min(self.losses["validation"]))
 
     def measure(self, model, step: int, epoch: float) -> None:
+        begun = time.perf_counter()
         now = {name: answer_loss(model, examples)["loss"] for name, examples in self.sets.items()}
         for name, loss in now.items():
             self.losses.setdefault(name, []).append(loss)
@@ -176,31 +201,155 @@ class History:
         self.epochs.append(epoch)
         shown = "  ".join(f"{name} {loss:.3f}" for name, loss in now.items())
         print(f"epoch {epoch:5.2f}  {shown}", flush=True)
-        if self.folder is not None and self.best == len(self.steps) - 1:
+        if self.progress is not None:
+            self.progress(step, now["validation"])
+        if self.folder is not None and (not self.keep_best or self.best == len(self.steps) - 1):
             model.save_pretrained(str(self.folder))
+        self.seconds += time.perf_counter() - begun
+
+    def save(self, folder: Path) -> None:
+        """Writes the measurements beside the Trainer's own state; a checkpoint that has them is whole."""
+        state = {name: getattr(self, name) for name in ("steps", "epochs", "losses", "seconds")}
+        (folder / _MEASURED).write_text(json.dumps(state), encoding="utf-8")
+
+    def load(self, folder: Path) -> None:
+        for name, value in json.loads((folder / _MEASURED).read_text(encoding="utf-8")).items():
+            setattr(self, name, value)
 
     def callback(self):
-        """A TrainerCallback that measures."""
+        """A TrainerCallback that measures, stops in time, and takes up the measurements of a resumed run."""
         from transformers import TrainerCallback
 
         history = self
 
         class Measure(TrainerCallback):
             def on_train_begin(self, args, state, control, model=None, **_):
-                history.measure(model, 0, 0.0)
+                if state.global_step:
+                    history.load(_checkpoint(args, state))
+                else:
+                    history.measure(model, 0, 0.0)
 
             def on_step_end(self, args, state, control, model=None, **_):
                 if state.global_step % history.every == 0 or state.global_step == state.max_steps:
                     history.measure(model, state.global_step, state.epoch)
+                    stop = stopping_point(history.losses["validation"], history.patience) is not None
+                    control.should_training_stop |= stop
+
+            def on_save(self, args, state, control, **_):
+                history.save(_checkpoint(args, state))
 
         return Measure()
 
 
-def exact_matches(model, tokenizer, rows: Sequence[Mapping], max_new_tokens: int = 64) -> list[bool]:
-    """Whether the greedy translation of each pair is its reference, letter by letter."""
+def progress_callback(out: Path, metric: str):
+    """A TrainerCallback that notes each eval_loss in out/progress.jsonl, as ``metric`` of metrics.json.
+
+    A search that looks for this metric can then end a trial that falls behind.
+    """
+    from transformers import TrainerCallback
+
+    class Progress(TrainerCallback):
+        def on_evaluate(self, args, state, control, metrics=None, **_):
+            if state.is_world_process_zero and "eval_loss" in (metrics or {}):
+                report_progress(out, state.global_step, **{metric: metrics["eval_loss"]})
+
+    return Progress()
+
+
+_MEASURED = "history.json"
+
+
+def _checkpoint(args, state) -> Path:
+    return Path(args.output_dir) / f"checkpoint-{state.global_step}"
+
+
+def unfinished(folder: Path, choices: Mapping) -> str | None:
+    """The newest whole checkpoint that a run with the same choices left in ``folder``; None if there is none.
+
+    It is what ``trainer.train(resume_from_checkpoint=...)`` takes. Checkpoints of other choices are removed:
+    going on from them would give a run that no recipe describes.
+    """
+    note, text = folder / "choices.json", json.dumps(dict(choices), sort_keys=True, default=str)
+    found = {int(path.name.split("-")[1]): path for path in folder.glob("checkpoint-*")}
+    if found and not (note.exists() and note.read_text(encoding="utf-8") == text):
+        remove_checkpoints(folder)
+        found = {}
+    folder.mkdir(parents=True, exist_ok=True)
+    note.write_text(text, encoding="utf-8")
+    whole = [step for step, path in found.items() if (path / _MEASURED).exists()]
+    if not whole:
+        return None
+    print(f"going on from step {max(whole)}")
+    return str(found[max(whole)])
+
+
+def remove_checkpoints(folder: Path) -> None:
+    """Removes the Trainer's checkpoints of a run that is done; each is three times the model."""
+    for path in folder.glob("checkpoint-*"):
+        shutil.rmtree(path)
+
+
+def freeze_layers(model, n: int) -> int:
+    """Freezes the embeddings and the first ``n`` blocks of a GPT-2; 0: nothing. Returns the weights that train.
+
+    The output head is the token embedding, so it is frozen with it. Raises ValueError for more blocks than
+    there are, which would leave nothing but the last norm.
+    """
+    blocks = model.transformer.h
+    if not 0 <= n < len(blocks):
+        raise ValueError(f"frozen_layers got {n}; give 0 to {len(blocks) - 1}, "
+                         f"the model has {len(blocks)} blocks")
+    frozen = [model.transformer.wte, model.transformer.wpe, *blocks[:n]] if n else []
+    for module in frozen:
+        module.requires_grad_(False)
+    return sum(p.numel() for p in model.parameters() if p.requires_grad)
+
+
+def translate(model, tokenizer, rows: Sequence[Mapping], max_new_tokens: int = 64) -> list[str]:
+    """The greedy translation of each pair's modern side, without blanks at its ends."""
     prompts = [PROMPT.format(modern=row["modern"]) for row in rows]
-    answers = generate_greedy(model, tokenizer, prompts, max_new_tokens)
-    return [answer.strip() == row["shakespearean"] for answer, row in zip(answers, rows, strict=True)]
+    return [text.strip() for text in generate_greedy(model, tokenizer, prompts, max_new_tokens)]
+
+
+# --- full fine-tuning on plain text ----------------------------------------------------------------
+
+
+def plain_texts(source: str, split: str, seed: int = 0) -> list[str]:
+    """The texts (column "text") of a source; the paragraphs of a .txt file are one text again."""
+    texts = [row["text"] for row in load_rows(source, split, seed=seed)]
+    return ["\n\n".join(texts)] if source.endswith(".txt") else texts
+
+
+def packed_windows(texts: Sequence[str], tokenizer, block_size: int):
+    """Texts end to end, each after an EOS, cut into windows: a Dataset of input_ids and labels, both (T,).
+
+    T is ``block_size``; what remains at the end is left out. Nothing is padded, and every token bears loss but
+    the first of a window, before which there is nothing. ``answer_loss`` takes the windows as examples.
+    Raises ValueError for less text than two windows.
+    """
+    from datasets import Dataset
+
+    eos = tokenizer.eos_token_id
+    rows = tokenizer(list(texts), add_special_tokens=False, verbose=False)["input_ids"]
+    tokens = [token for row in rows for token in (eos, *row)] + [eos]
+    windows = [tokens[i:i + block_size] for i in range(0, len(tokens) - block_size + 1, block_size)]
+    if len(windows) < 2:
+        raise ValueError(f"style_block_size got {block_size}, and the text has {len(tokens)} tokens; "
+                         "lower it or give more text")
+    return Dataset.from_dict({"input_ids": windows, "labels": [[IGNORED, *window[1:]] for window in windows]})
+
+
+def optimizer_name(choice: str, machine) -> str:
+    """What TrainingArguments calls an optimizer: "adamw_torch", or "adamw_8bit", whose moments take a byte each.
+
+    Source: Dettmers et al. 2022. Raises ValueError where the machine cannot: bitsandbytes' needs a CUDA GPU.
+    """
+    if choice not in ("adamw_torch", "adamw_8bit"):
+        raise ValueError(f"optimizer got {choice!r}; give adamw_torch or adamw_8bit")
+    if choice == "adamw_8bit" and machine.device != "cuda":
+        raise ValueError(f"optimizer adamw_8bit got device {machine.device!r}; it needs a CUDA GPU: "
+                         "give adamw_torch")
+    return {"adamw_torch": "adamw_torch_fused", "adamw_8bit": "adamw_bnb_8bit"}[choice]
 
 
 # --- 4-bit bases and adapters ----------------------------------------------------------------------

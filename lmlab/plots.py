@@ -4,7 +4,9 @@ House style: axes named with units, and series told apart by line style, marker 
 grey still reads. Colours are Okabe and Ito's (2008), which colour-blind readers can tell apart too.
 """
 
-from collections.abc import Mapping, Sequence
+import itertools
+import math
+from collections.abc import Callable, Mapping, Sequence
 
 BLUE, ORANGE, GREEN, PINK, GREY = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#666666"
 _COLOURS = (BLUE, ORANGE, GREEN, PINK, GREY)
@@ -50,17 +52,42 @@ def _above_floor(ax, steps: Sequence[float], gaps: Sequence[float]) -> None:
 
 
 def fine_tuning_curve(epochs: Sequence[float], losses: Mapping[str, Sequence[float]], best: int | None = None,
-                      *, title: str = "", ax=None):
-    """Losses over epochs, a line per set (name -> losses), and an upright one at measurement ``best``."""
+                      *, floor: float | None = None,
+                      each_step: tuple[Sequence[float], Sequence[float]] | None = None,
+                      steps_per_epoch: float | None = None, title: str = "", ax=None):
+    """Losses over epochs, a line per set (name -> losses), the floor, an upright line at measurement ``best``.
+
+    The axis of losses is logarithmic: training losses fall by factors. each_step: (epochs, losses) of the single
+    optimizer steps, as a thin line behind. steps_per_epoch: gives a second axis, in steps, at the top.
+    """
     ax = _axes(ax, "epoch", "loss (nats per token)", title)
+    if each_step is not None:
+        ax.plot(*each_step, color=GREY, linewidth=0.7, alpha=0.7, label="each step's batch")
     for i, (name, values) in enumerate(losses.items()):
         ax.plot(epochs, values, color=_COLOURS[i], linestyle=_LINES[i], marker=_MARKERS[i], markersize=4,
                 label=name)
     if best is not None:
         ax.axvline(epochs[best], color="black", linestyle=":", linewidth=1.2,
                    label=f"best: epoch {epochs[best]:.3g}")
+    if floor is not None:
+        _level(ax, floor, f"entropy floor {floor:.2f}", "--")
+    if steps_per_epoch is not None:
+        top = ax.secondary_xaxis("top", functions=(lambda epoch: epoch * steps_per_epoch,
+                                                   lambda step: step / steps_per_epoch))
+        top.set_xlabel("optimizer step")
+    _log_losses(ax)
     ax.legend()
     return ax
+
+
+def _log_losses(ax) -> None:
+    """A logarithmic loss axis with plain numbers: 1, 2, 5, ..."""
+    from matplotlib.ticker import LogLocator, NullFormatter
+
+    ax.set_yscale("log")
+    ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    ax.yaxis.set_major_formatter("{x:g}")
+    ax.yaxis.set_minor_formatter(NullFormatter())
 
 
 def learning_rate(steps: Sequence[float], rates: Sequence[float], *, title: str = "", ax=None):
@@ -69,6 +96,60 @@ def learning_rate(steps: Sequence[float], rates: Sequence[float], *, title: str 
     ax.plot(steps, rates, color=BLUE)
     ax.set_ylim(bottom=0)
     ax.ticklabel_format(axis="y", style="sci", scilimits=(0, 0))
+    return ax
+
+
+def sweep(values: Sequence, results: Sequence[float | None], xlabel: str, *,
+          ylabel: str = "loss (nats per token)", best: Callable = min, log: bool = True, joined: bool = True,
+          chosen: float | None = None, title: str = "", ax=None):
+    """A result over each value of a choice, as the loss over the learning rate, with the best one marked.
+
+    best: min or max. A result that is None, nan or infinite (the run failed or diverged) is a cross at the
+    edge where bad results are. values that are no numbers stand side by side. joined: draw a line through.
+    chosen: the value that the recipe takes, as an upright line.
+    """
+    ax = _axes(ax, xlabel, ylabel, title)
+    places = _places(ax, values, log)
+    good = sorted((x, y) for x, y in zip(places, results, strict=True) if y is not None and math.isfinite(y))
+    lost = [x for x, y in zip(places, results, strict=True) if y is None or not math.isfinite(y)]
+    if good:
+        ax.plot(*zip(*good, strict=True), color=BLUE, marker="o", linestyle="-" if joined else "")
+        x, y = best(good, key=lambda point: point[1])
+        name = values[places.index(x)]
+        ax.plot(x, y, color=ORANGE, marker="*", markersize=14, linestyle="",
+                label=f"best: {y:.4g} at {f'{name:.3g}' if isinstance(name, float) else name}")
+    if lost:
+        ax.plot(lost, [0.97 if best is min else 0.03] * len(lost), color="black", marker="x", markersize=8,
+                linestyle="", transform=ax.get_xaxis_transform(), label="failed or diverged")
+    if chosen is not None:
+        ax.axvline(chosen, color="black", linestyle=":", linewidth=1.2, label=f"the recipe's: {chosen:g}")
+    ax.legend()
+    return ax
+
+
+def _places(ax, values: Sequence, log: bool) -> list[float]:
+    """Where values stand on the x axis: themselves, or their place among the different ones."""
+    if all(type(value) in (int, float) for value in values):
+        ax.set_xscale("log" if log else "linear")
+        return list(values)
+    names = list(dict.fromkeys(map(str, values)))
+    ax.set_xticks(range(len(names)), names)
+    return [names.index(str(value)) for value in values]
+
+
+def search_history(trials: Sequence[int], results: Sequence[float], pruned: Sequence[bool], *,
+                   ylabel: str = "loss (nats per token)", best: Callable = min, title: str = "", ax=None):
+    """The result of each trial of a search, the last one of those that were pruned, and the best so far."""
+    ax = _axes(ax, "trial", ylabel, title)
+    ended = [(x, y) for x, y, early in zip(trials, results, pruned, strict=True) if not early]
+    early = [(x, y) for x, y, early in zip(trials, results, pruned, strict=True) if early]
+    ax.plot(*zip(*ended, strict=True), color=BLUE, marker="o", markersize=5, linestyle="", label="finished")
+    if early:
+        ax.plot(*zip(*early, strict=True), color=GREY, marker="x", linestyle="", label="pruned")
+    ax.step([x for x, _ in ended], list(itertools.accumulate((y for _, y in ended), best)), where="post",
+            color=ORANGE, linestyle="--", label="best so far")
+    ax.xaxis.get_major_locator().set_params(integer=True)
+    ax.legend()
     return ax
 
 

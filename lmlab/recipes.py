@@ -22,6 +22,7 @@ Fraction = typing.Annotated[float, "fraction"]
 Count = typing.Annotated[int, "zero or more"]
 Rate = typing.Annotated[float, "zero or more"]
 Schedule = typing.Annotated[str, "schedule"]  # of the learning rate, as transformers names it
+Optimizer = typing.Annotated[str, "optimizer"]  # adamw_8bit keeps Adam's averages in a byte each
 Bands = dict[str, list]
 
 _RULES = {
@@ -29,6 +30,7 @@ _RULES = {
     "zero or more": (lambda v: v >= 0, "zero or a positive number"),
     "fraction": (lambda v: 0 <= v <= 1, "a number from 0 to 1"),
     "schedule": (lambda v: v in ("linear", "cosine", "constant"), "linear, cosine or constant"),
+    "optimizer": (lambda v: v in ("adamw_torch", "adamw_8bit"), "adamw_torch or adamw_8bit"),
 }
 _WANTED = {int: "a whole number", float: "a number (write 1.0e-3, not 1e-3)", str: "text",
            bool: "true or false", list: "a list with at least one entry"}
@@ -145,13 +147,39 @@ class FullFinetune(Recipe):
     epochs: Positive
     small_epochs: Positive
     small_schedule: Schedule = "linear"
+    frozen_layers: Count = 0  # of the first blocks, and with them the embeddings; 0: every weight trains
+    early_stopping_patience: Positive | None = None  # measurements without a new best; None: to the end
+    restore_best: bool = True  # keep the weights with the lowest validation loss, not the last
+    checkpoint_every: Positive | None = None  # steps; an interrupted run goes on from there. None: it cannot
+    max_bad_share: Fraction = 0.05  # of rows that cannot be used; more stop the run
     n_memorised: Positive = 100  # pairs of the memorisation test, seen and unseen
+    study_sizes: list[Positive]  # pairs to train on, for the same number of steps
+    study_steps: Positive
+    sweep_rates: list[PositiveFloat] = field(
+        default_factory=lambda: [1e-4, 2.3e-4, 5.5e-4, 1.3e-3, 3e-3, 7e-3])
+    sweep_steps: Positive
     other_data: str  # text that has no part in the training, to see what is forgotten
+    hellaswag: str  # items, for the same purpose
+    hellaswag_items: Positive = 200
     prompts: list[str]
     max_new_tokens: Positive = 50
     temperature: PositiveFloat = 0.7
     top_p: Fraction = 0.9
     repetition_penalty: PositiveFloat = 1.1
+    style_model: str  # part B: plain text in windows, at a constant rate
+    style_data: str
+    style_steps: Positive = 20
+    style_block_size: Positive = 1024  # tokens in one window
+    style_batch_size: Positive = 1
+    style_grad_accumulation: Positive = 32
+    style_learning_rate: PositiveFloat = 3e-5
+    style_optimizer: Optimizer = "adamw_torch"
+    style_checkpointing: bool = False  # recompute activations: less memory, a third more time
+    style_prompt: str = "\n"
+
+    def contradictions(self) -> list[str]:
+        largest, there = max(self.study_sizes), self.n_train
+        return [f"study_sizes has {largest}, more than n_train {there}"] if largest > there else []
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -209,6 +237,37 @@ class MergeExport(Recipe):
     max_new_tokens: Positive = 24
 
 
+@dataclass(frozen=True, kw_only=True)
+class FantasyLocations(Recipe):
+    model: str  # where lesson 02 has left none
+    data: str
+    n_train: Positive
+    n_validation: Positive
+    near_duplicate: Fraction = 0.6  # texts more alike than this stay on one side of the split
+    other_data: str  # text that has no part in the training, to see what is forgotten
+    n_other: Positive = 100
+    block_size: Positive  # a window; at most the model's context
+    batch_size: Positive
+    grad_accumulation: Positive = 1
+    learning_rates: list[float]  # the candidates of the search
+    search_epochs: Positive = 1  # of each candidate
+    epochs: Positive = 7
+    warmup_steps: Count = 0
+    weight_decay: Rate = 0.1
+    beta2: Fraction = 0.99
+    grad_clip: PositiveFloat = 1.0
+    log_every: Positive = 10
+    keep_checkpoints: Positive | None = None  # the newest so many and the best; None: all
+    n_samples: Positive
+    max_new_tokens: Positive = 300
+    temperature: PositiveFloat = 0.9
+    top_k: Positive = 50
+
+    def contradictions(self) -> list[str]:
+        wrong = [rate for rate in self.learning_rates if rate <= 0]
+        return [f"learning_rates has {wrong}, and a rate is above zero"] if wrong else []
+
+
 LESSONS: dict[str, type[Recipe]] = {
     "01_data_analysis": DataAnalysis,
     "02_gpt2_from_scratch": FromScratch,
@@ -217,6 +276,7 @@ LESSONS: dict[str, type[Recipe]] = {
     "05_llama_lora_4bit": LoraFinetune,
     "06_deepseek_qlora_think": ThinkFinetune,
     "07_merge_export": MergeExport,
+    "08_fantasy_locations": FantasyLocations,
 }
 
 
@@ -235,8 +295,24 @@ def load_recipe(lesson: str, name: str = "tiny", **overrides) -> Recipe:
         raise RecipeError(f"{path}: not valid YAML: {error}") from None
     if not isinstance(values, dict):
         raise RecipeError(f"{path}: expected keys and values, got {type(values).__name__}")
+    values = _with_like(values, lesson, path)
     origin = dict.fromkeys(values, str(path)) | dict.fromkeys(overrides, "override")
     return _build(cls, {**values, **overrides}, origin, lesson, name, path)
+
+
+def _with_like(values: dict, lesson: str, path: Path) -> dict:
+    """The values of a recipe that says ``like: other``: those of the other recipe, then its own."""
+    import yaml
+
+    values = dict(values)
+    like = values.pop("like", None)
+    if like is None:
+        return values
+    other = RECIPES / lesson / f"{_known(like, list_recipes(lesson), f'recipe of {lesson}', str(path))}.yaml"
+    base = yaml.safe_load(other.read_text(encoding="utf-8"))
+    if "like" in base:
+        raise RecipeError(f"{path}: like got {like!r}, which is like {base['like']!r} itself; name that one")
+    return {**base, **values}
 
 
 def list_recipes(lesson: str) -> list[str]:

@@ -64,6 +64,24 @@ def write_metrics(out: Path, cfg: Recipe, metrics: dict, started: float | None =
     return expectation_table(plain, cfg.expected)
 
 
+def report_progress(out: Path, step: int, **metrics: float) -> None:
+    """Notes in out/progress.jsonl what metrics, by their names in metrics.json, are at an optimizer step.
+
+    A search reads it while the notebook runs, and ends a trial that falls behind the others.
+    """
+    row = {"step": step, **{name: float(value) for name, value in metrics.items()}}
+    out.mkdir(parents=True, exist_ok=True)
+    with open(out / "progress.jsonl", "a", encoding="utf-8") as file:
+        file.write(json.dumps(row) + "\n")
+
+
+def read_progress(out: Path) -> list[dict]:
+    """What was noted so far; a line that is still being written is left for later."""
+    path = out / "progress.jsonl"
+    lines = path.read_text(encoding="utf-8").split("\n")[:-1] if path.exists() else []
+    return [json.loads(line) for line in lines]
+
+
 def expectation_table(metrics: dict, expected: dict) -> Expectations:
     """One row per metric; those with an expectation first."""
     rows = [(name, _band(band), _shown(metrics[name]), "yes" if inside(metrics[name], band) else "NO")

@@ -21,7 +21,8 @@ from lmlab.recipes import PROJECT
 NOTEBOOKS = PROJECT / "notebooks"
 # a lesson waits for those whose results it uses
 NEEDS = {"03_hellaswag": ("02_gpt2_from_scratch",),
-         "07_merge_export": ("05_llama_lora_4bit", "06_deepseek_qlora_think")}
+         "07_merge_export": ("05_llama_lora_4bit", "06_deepseek_qlora_think"),
+         "08_fantasy_locations": ("02_gpt2_from_scratch",)}
 CELL_FAILED, KERNEL_DIED = 1, 138  # papermill's own exit codes
 _ANSI = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 _PROGRESS = re.compile(r"(\d+)/(\d+)")
@@ -76,20 +77,32 @@ def run_jobs(jobs: list[Job], run_dir: Path, parallel: int = 1) -> list[Outcome]
                 write_record(run_dir, [outcomes[job.lesson] for job in jobs if job.lesson in outcomes])
         except BaseException:
             for process in list(live):
-                _end_family(process)
+                end_family(process)
             raise
     return [outcomes[job.lesson] for job in jobs]
 
 
 def run_job(job: Job, run_dir: Path, live: set, row: int = 0, parallel: int = 1) -> Outcome:
-    """Runs one notebook in its own process, shows its progress and watches its memory."""
+    """Runs one notebook and says how it went."""
+    outcome = run_notebook(job, run_dir, live, row, parallel)
+    _say(f"{job.lesson}: {outcome.status}, {outcome.seconds:.0f} s, {outcome.peak_memory_gb:.1f} GiB"
+         + (f"\n{outcome.error}" if outcome.error else ""))
+    return outcome
+
+
+def run_notebook(job: Job, run_dir: Path, live: set, row: int = 0, parallel: int = 1) -> Outcome:
+    """Runs one notebook in its own process, shows its progress and watches its memory.
+
+    The process stands in ``live`` while it runs. It ends with this one, however this one ends.
+    """
     executed, log = run_dir / f"{job.lesson}.ipynb", run_dir / f"{job.lesson}.log"
     began = time.monotonic()
     with open(log, "w", encoding="utf-8") as errors:
         command = [sys.executable, "-m", "lmlab.runner", str(job.notebook), str(executed),
                    json.dumps(job.parameters)]
         process = subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=errors, text=True, cwd=job.notebook.parent,
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, text=True,
+            cwd=job.notebook.parent,
             # Ctrl-C comes to us alone, and we end the family
             env=_environment(parallel), start_new_session=True)
         live.add(process)
@@ -97,13 +110,12 @@ def run_job(job: Job, run_dir: Path, live: set, row: int = 0, parallel: int = 1)
         bar.start()
         peak = _watch(process)
         bar.join()
+    process.stdin.close()
     live.discard(process)
     status = {0: "ok", CELL_FAILED: "failed"}.get(process.returncode, "kernel died")
     error = "" if status == "ok" else _describe(executed, log, status, process.returncode)
-    outcome = Outcome(job.lesson, status, round(time.monotonic() - began, 1), peak,
-                      job.parameters.get("recipe", ""), error)
-    _say(f"{job.lesson}: {status}, {outcome.seconds:.0f} s, {peak:.1f} GiB" + (f"\n{error}" if error else ""))
-    return outcome
+    return Outcome(job.lesson, status, round(time.monotonic() - began, 1), peak,
+                   job.parameters.get("recipe", ""), error)
 
 
 def write_record(run_dir: Path, outcomes: list[Outcome]) -> None:
@@ -210,7 +222,7 @@ def _resident(member) -> int:
         return 0
 
 
-def _end_family(process: subprocess.Popen) -> None:
+def end_family(process: subprocess.Popen) -> None:
     import psutil
 
     for member in _family(process):
@@ -242,5 +254,16 @@ def execute(notebook: str, executed: str, parameters: dict) -> int:
     return 0
 
 
+def _end_with_parent() -> None:
+    """Waits until the process that started this one is gone (stdin then ends), and ends everything here."""
+    import psutil
+
+    os.read(0, 1)
+    for child in psutil.Process().children(recursive=True):
+        child.kill()
+    os._exit(KERNEL_DIED)
+
+
 if __name__ == "__main__":
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     sys.exit(execute(sys.argv[1], sys.argv[2], json.loads(sys.argv[3])))

@@ -22,6 +22,7 @@ from lmlab.checkpoints import newest_state, prune_checkpoints, save_checkpoint
 from lmlab.gpt import GPT, IGNORE
 from lmlab.hardware import fast_matmul, peak_flops
 from lmlab.ranks import Ranks, silent
+from lmlab.results import report_progress
 
 
 @dataclass(frozen=True)
@@ -497,6 +498,9 @@ class _Record:
         self.history.evaluations.append({"step": step, "loss": loss, **measured})
         floor = self.history.floor
         bounds = {} if floor is None else {"floor": floor, "above_floor": loss - floor}
+        if self.run.out and self.ranks.first:
+            gap = {} if floor is None else {"floor_gap": loss - floor}
+            report_progress(self.run.out, step, val_loss=loss, **gap)
         self._scalars("validation", {"step": step, "loss": loss, **bounds, **measured})
         above = "" if floor is None else f", {bounds['above_floor']:.3f} above the floor"
         others = "".join(f", {name} {value:.3f}" for name, value in measured.items())

@@ -8,19 +8,26 @@ import pytest
 
 from lmlab import miniworld
 from lmlab.analysis import (
+    TextIndex,
     best_fit,
+    copied_ngrams,
+    distinct_n,
     duplicate_share,
     exact_duplicates,
     jaccard,
     judge_pairs,
     leakage,
+    longest_copies,
     minhash,
     near_duplicates,
+    ngrams,
+    normalised,
     packing,
     rare_words,
     row_input,
     row_text,
     shingles,
+    split_apart,
     token_lengths,
     truncation,
     word_counts,
@@ -135,6 +142,54 @@ def test_rows_of_real_schemas_have_texts():
     assert row_text({"ctx": "c", "endings": list("wxyz"), "label": "2"}) == "c y"
     with pytest.raises(ValueError, match="keys foo"):
         row_text({"foo": 1})
+
+
+def test_an_index_finds_what_a_comparison_of_all_finds():
+    texts = with_twins() + with_twins(seed=1)[::7]
+    index, found = TextIndex(), []
+    for text in texts:
+        found.append(index.repeats(text))
+        index.add(text)
+    for i, text in enumerate(texts):
+        exact = normalised(text) in map(normalised, texts[:i])
+        near = any(jaccard(shingles(text), shingles(other)) >= 0.7 for other in texts[:i])
+        assert found[i] == ("repeats another" if exact else "nearly repeats another" if near else None)
+    assert {None, "repeats another", "nearly repeats another"} == set(found)
+    assert TextIndex(["A b!"]).repeats("a  B") == "repeats another"
+
+
+def test_a_split_keeps_like_texts_on_one_side():
+    texts = with_twins() + with_twins()[:5]
+    train, validation = split_apart(texts, 20, seed=3)
+    assert sorted(train + validation) == list(range(len(texts))) and len(validation) == 20
+    assert not any(jaccard(shingles(texts[i]), shingles(texts[j])) >= 0.6 for i in train for j in validation)
+    assert split_apart(texts, 20, seed=3) == (train, validation) != split_apart(texts, 20, seed=4)
+    chain = ["a b c d e f g h", "b c d e f g h i", "c d e f g h i j", "quite another text"]
+    assert split_apart(chain, 1, threshold=0.5)[1] == [3], "who is joined by a third is joined"
+    for n in (4, 2):
+        with pytest.raises(ValueError, match=f"n_validation got {n} of 4 texts in 2 groups"):
+            split_apart(chain, n, threshold=0.5)
+
+
+def test_runs_of_words():
+    assert ngrams("A b, c!", 2) == [("a", "b"), ("b", "c")] and ngrams("a b", 3) == []
+    assert distinct_n(["a b a b", "a b"], 2) == 2 / 4  # ab ba ab | ab
+    copied, there = copied_ngrams(["a b c", "x", "c d a"], ["a b", "b c d"], 2)
+    assert copied.tolist() == [2, 0, 1] and there.tolist() == [2, 0, 2]
+
+
+def test_longest_copies_against_brute_force():
+    draw = random.Random(0)
+    texts = [" ".join(draw.choices("a b c aa ab <".split(), k=draw.randint(0, 12))) for _ in range(300)]
+    training, asked = texts[:20], texts[20:]
+    for text, found in zip(asked, longest_copies(asked, training), strict=True):
+        words = normalised(text).split()
+        runs = [words[i:j] for i, j in combinations(range(len(words) + 1), 2)]
+        copies = [run for run in runs if any(
+            run == known.split()[i:i + len(run)] for known in training for i in range(len(known.split())))]
+        longest = max(map(len, copies), default=0)
+        assert len(found.split()) == longest
+        assert found.split() == next((run for run in copies if len(run) == longest), [])
 
 
 def test_verdict_on_pairs_sees_each_flaw():

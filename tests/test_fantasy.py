@@ -1,9 +1,14 @@
-"""Fantasy locations: form, number, splits."""
+"""Fantasy locations: form, number, splits, probability."""
 
+import math
 import re
+from collections import Counter
+from types import SimpleNamespace
+
+import pytest
 
 from lmlab.miniworld import fantasy
-from lmlab.miniworld.grammar import Draw, stream
+from lmlab.miniworld.grammar import Draw, enumerate_all, stream
 
 
 def test_form_and_number():
@@ -22,3 +27,29 @@ def test_splits_are_disjoint_and_repeatable():
     assert len(texts) == 630
     assert not texts & {row["text"] for row in validation}
     assert fantasy.rows("train", 630) == train
+
+
+def test_the_probability_counts_every_way_to_a_text(monkeypatch):
+    """With short lists: the paths to each text, summed by brute force."""
+    for name in ("_FIRST", "_SECOND", "_LOOKS", "_KINDS", "_SITES", "_DWELLERS", "_DEEDS", "_SOUNDS", "_LIGHTS"):
+        monkeypatch.setattr(fantasy, name, getattr(fantasy, name)[:1])
+    for name in ("_SMELLS", "_RULES", "_TREASURES", "PEOPLE"):
+        monkeypatch.setattr(fantasy, name, tuple(getattr(fantasy, name))[:2 if name == "_SMELLS" else 1])
+    monkeypatch.setattr(fantasy, "VILLAGE", SimpleNamespace(colours=("red",)))
+    exact, said = Counter(), {}
+    for (text, logprob), path_logprob in enumerate_all(fantasy.described):
+        exact[text] += math.exp(path_logprob)
+        assert said.setdefault(text, logprob) == pytest.approx(logprob, abs=1e-12)
+    assert exact.total() == pytest.approx(1) and len(exact) == 6 + 6 * 5 + 6 * 5 * 4
+    assert {text: math.exp(logprob) for text, logprob in said.items()} == pytest.approx(dict(exact))
+
+
+def test_two_names_are_never_one():
+    names = [first + second for first in fantasy._FIRST for second in fantasy._SECOND]
+    assert len(set(names)) == len(names)
+
+
+def test_rows_have_the_probability_of_their_text():
+    texts = dict(map(fantasy.described, [Draw(stream("test", i)) for i in range(50)]))
+    assert all(-45 < logprob < -12 for logprob in texts.values())
+    assert all(row.keys() == {"text", "logprob"} for row in fantasy.rows("train", 5))

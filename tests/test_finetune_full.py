@@ -11,7 +11,9 @@ from datasets import Dataset
 from lmlab import finetune
 from lmlab.data import load_model, load_tokenizer
 from lmlab.finetune import IGNORED
+from lmlab.results import read_progress
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 PAIRS = [{"modern": f"You know {name}.", "shakespearean": f"Thou knowest {name}{tail}."}
          for name, tail in zip(("Ada", "Bo", "Cy", "Dee", "Eve", "Flo"), ("", " well", "", " not", "", " so"),
                                strict=True)]
@@ -41,17 +43,12 @@ def config(folder, **choices):
     path.write_text("".join(json.dumps({"modern": f"Sentence {i % 380}", "shakespearean": f"Line {i}"}) + "\n"
                             for i in range(400)))
     return SimpleNamespace(**{"data": str(path), "small_data": str(path), "small_train": 40, "seed": 0,
-                              "small_validation": 20, "n_train": 200, "n_validation": 30} | choices)
+                              "small_validation": 20, "n_train": 200, "n_validation": 30,
+                              "max_bad_share": 0.05} | choices)
 
 
 def modern(rows):
     return {row["modern"].lower() for row in rows}
-
-
-def test_pairs_come_under_two_names():
-    assert finetune.as_pair({"input": " a ", "output": "b"}) == {"modern": "a", "shakespearean": "b"}
-    with pytest.raises(ValueError, match="question.*give rows with modern"):
-        finetune.as_pair({"question": "a", "answer": "b"})
 
 
 def test_one_source_is_divided_and_validation_is_unseen(tmp_path):
@@ -168,19 +165,192 @@ def test_training_is_recorded_and_the_best_model_kept(model, examples, tokenizer
     set_seed(0)
     strangers = [{"modern": "He sings.", "shakespearean": "He singeth."}]
     sets = {"train": examples, "validation": finetune.pair_examples(strangers, tokenizer, 128)}
-    history = finetune.History(sets, every=20, folder=tmp_path / "best")
+    noted = []
+    history = finetune.History(sets, every=20, folder=tmp_path / "best",
+                               progress=lambda *row: noted.append(row))
     args = finetune.training_arguments(tmp_path / "logs", machine(), epochs=70, batch_size=6,
                                        learning_rate=2e-2)
     Trainer(model=model, args=args, train_dataset=examples, callbacks=[history.callback()],
             data_collator=finetune.answer_only_collator(tokenizer)).train()
     assert history.steps == [0, 20, 40, 60, 70] and history.epochs[-1] == pytest.approx(70)
     assert history.losses["train"][-1] < 0.5 < history.losses["train"][0]
+    assert noted == list(zip(history.steps, history.losses["validation"], strict=True))
     kept = finetune.answer_loss(load_model(str(tmp_path / "best")), sets["validation"])["loss"]
     assert kept == pytest.approx(min(history.losses["validation"]), rel=1e-4)
     assert history.losses["validation"][history.best] == min(history.losses["validation"])
 
 
-def test_exact_match_is_letter_by_letter(monkeypatch):
-    said = [f" {PAIRS[0]['shakespearean']}", PAIRS[1]["shakespearean"].lower()]
-    monkeypatch.setattr(finetune, "generate_greedy", lambda *_: said)
-    assert finetune.exact_matches(None, None, PAIRS[:2]) == [True, False]
+def test_the_trainers_evaluations_are_noted(model, examples, tokenizer, tmp_path):
+    from transformers import Trainer
+
+    args = finetune.training_arguments(tmp_path / "logs", machine(), epochs=2, batch_size=6,
+                                       learning_rate=1e-3, eval_strategy="epoch")
+    trainer = Trainer(model=model, args=args, train_dataset=examples, eval_dataset=examples,
+                      data_collator=finetune.answer_only_collator(tokenizer),
+                      callbacks=[finetune.progress_callback(tmp_path, "loss_after")])
+    trainer.train()
+    evaluated = [row for row in trainer.state.log_history if "eval_loss" in row]
+    assert len(evaluated) == 2
+    assert read_progress(tmp_path) == [{"step": row["step"], "loss_after": row["eval_loss"]}
+                                       for row in evaluated]
+
+
+@pytest.mark.parametrize(("losses", "patience", "stop"), [
+    ([3, 2, 1], 1, None), ([3, 2, 2.5], 1, 2), ([3, 2, 2], 1, 2), ([3, 2, 2.5, 1, 2, 2], 2, 5),
+    ([3, 4, 5, 6], 3, 3), ([3, 4, 5, 6], None, None), ([], 1, None)])
+def test_patience_counts_measurements_without_a_new_best(losses, patience, stop):
+    assert finetune.stopping_point(losses, patience) == stop
+
+
+def training(model, examples, tokenizer, folder, history, callbacks=(), **choices):
+    """A Trainer of 12 steps, at a rate at which the loss on strangers turns up soon."""
+    from transformers import Trainer, set_seed
+
+    set_seed(0)
+    choices = {"max_steps": 12, "learning_rate": 2e-2, "logging_steps": 1, "lr_scheduler_type": "linear"} | choices
+    args = finetune.training_arguments(folder, machine(), epochs=1, batch_size=2, seed=1, **choices)
+    return Trainer(model=model, args=args, train_dataset=examples, callbacks=[history.callback(), *callbacks],
+                   data_collator=finetune.answer_only_collator(tokenizer))
+
+
+def scripted(losses, **choices):
+    """A History that "measures" given losses."""
+    left = iter(losses)
+    history = finetune.History({}, **choices)
+
+    def measure(model, step, epoch):
+        history.losses.setdefault("validation", []).append(next(left))
+        history.steps.append(step)
+
+    history.measure = measure
+    return history
+
+
+def test_training_stops_when_patience_ends(model, examples, tokenizer, tmp_path):
+    history = scripted([3, 2, 2.5, 2.4, 1, 1], every=2, patience=2)
+    trainer = training(model, examples, tokenizer, tmp_path, history)
+    trainer.train()
+    assert history.steps == [0, 2, 4, 6] and trainer.state.global_step == 6
+
+
+@pytest.mark.parametrize("keep_best", [True, False])
+def test_the_best_weights_are_kept_or_the_last(model, examples, tokenizer, tmp_path, keep_best):
+    strangers = finetune.pair_examples([{"modern": "He sings.", "shakespearean": "He singeth."}], tokenizer, 128)
+    history = finetune.History({"validation": strangers}, every=4, folder=tmp_path / "kept", keep_best=keep_best)
+    training(model, examples, tokenizer, tmp_path / "logs", history, max_steps=80, learning_rate=3e-2).train()
+    losses = history.losses["validation"]
+    assert history.best < len(losses) - 1, "it did not overfit; the test shows nothing"
+    kept = finetune.answer_loss(load_model(str(tmp_path / "kept")), strangers)["loss"]
+    assert kept == pytest.approx(min(losses) if keep_best else losses[-1], rel=1e-4)
+    assert history.seconds > 0
+
+
+def interruption(at_step):
+    """A callback that stops the process, as it were, in the middle of a run."""
+    from transformers import TrainerCallback
+
+    class Stop(TrainerCallback):
+        def on_step_end(self, args, state, control, **_):
+            if state.global_step == at_step:
+                raise KeyboardInterrupt
+    return Stop()
+
+
+def test_an_interrupted_run_has_the_losses_of_a_whole_one(gpt2_folder, examples, tokenizer, tmp_path, one_thread):
+    def run(folder, callbacks=(), resume=None):
+        model = load_model(str(gpt2_folder))
+        for module in model.modules():
+            if isinstance(module, torch.nn.Dropout):
+                module.p = 0.1  # so that the random numbers must go on, too
+        history = finetune.History({"validation": examples}, every=2, folder=folder / "kept")
+        trainer = training(model, examples, tokenizer, folder, history, callbacks, checkpoint_every=4)
+        trainer.train(resume_from_checkpoint=resume)
+        steps = [(row["step"], row["loss"]) for row in trainer.state.log_history if "loss" in row]
+        return history, steps, finetune.answer_loss(load_model(str(folder / "kept")), examples)["loss"]
+
+    whole = run(tmp_path / "whole")
+    cut = tmp_path / "cut"
+    assert finetune.unfinished(cut, {"rate": 1}) is None
+    with pytest.raises(KeyboardInterrupt):
+        run(cut, [interruption(7)])
+    (cut / "checkpoint-6").mkdir()  # one that was cut off while it was written
+    found = finetune.unfinished(cut, {"rate": 1})
+    assert found == str(cut / "checkpoint-4")
+    resumed = run(cut, resume=found)
+    assert (resumed[0].steps, resumed[0].losses, *resumed[1:]) == (whole[0].steps, whole[0].losses, *whole[1:])
+
+
+def test_checkpoints_of_other_choices_are_not_taken_up(tmp_path):
+    def leave():
+        (tmp_path / "checkpoint-8").mkdir(exist_ok=True)
+        (tmp_path / "checkpoint-8" / "history.json").write_text("{}")
+
+    assert finetune.unfinished(tmp_path, {"rate": 1}) is None
+    leave()
+    assert finetune.unfinished(tmp_path, {"rate": 1}) == str(tmp_path / "checkpoint-8")
+    assert finetune.unfinished(tmp_path, {"rate": 2}) is None and not (tmp_path / "checkpoint-8").exists()
+    leave()
+    finetune.remove_checkpoints(tmp_path)
+    assert finetune.unfinished(tmp_path, {"rate": 2}) is None
+
+
+def test_frozen_layers_do_not_move(model, examples, tokenizer, tmp_path):
+    n_weights = sum(p.numel() for p in model.parameters())
+    assert finetune.freeze_layers(model, 0) == n_weights
+    n_trained = finetune.freeze_layers(model, 1)
+    last = [p for module in (model.transformer.h[1], model.transformer.ln_f) for p in module.parameters()]
+    assert n_trained == sum(p.numel() for p in last)
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    training(model, examples, tokenizer, tmp_path, scripted([1] * 9, every=4), max_steps=2).train()
+    for name, parameter in model.named_parameters():
+        trains = name.startswith(("transformer.h.1.", "transformer.ln_f"))
+        assert torch.equal(parameter, before[name]) != trains, name
+    with pytest.raises(ValueError, match="frozen_layers got 2; give 0 to 1, the model has 2 blocks"):
+        finetune.freeze_layers(model, 2)
+
+
+def test_loss_on_everything_labels_all_but_the_first(examples, tokenizer):
+    rows = finetune.pair_examples(PAIRS, tokenizer, 128, prompt_loss=True)
+    assert rows["input_ids"] == examples["input_ids"]
+    assert all(row["labels"] == [IGNORED, *row["input_ids"][1:]] for row in rows)
+
+
+def test_windows_hold_the_texts_end_to_end(model, tokenizer):
+    texts = ["Enter Ada.", "Ada:\nHail, good sir. " * 3, "Exeunt."]
+    windows = finetune.packed_windows(texts, tokenizer, 8)
+    eos = tokenizer.eos_token_id
+    wanted = [t for text in texts for t in (eos, *tokenizer(text, add_special_tokens=False)["input_ids"])] + [eos]
+    flat = [t for row in windows["input_ids"] for t in row]
+    assert flat == wanted[:len(flat)] and 0 <= len(wanted) - len(flat) < 8
+    assert all(len(row["input_ids"]) == 8 and row["labels"] == [IGNORED, *row["input_ids"][1:]] for row in windows)
+    model.eval()
+    batch = finetune.answer_only_collator(tokenizer)(list(windows))
+    with torch.no_grad():
+        assert finetune.answer_loss(model, windows)["loss"] == pytest.approx(model(**batch).loss.item(), rel=1e-5)
+    with pytest.raises(ValueError, match="style_block_size got 512, and the text has"):
+        finetune.packed_windows(texts, tokenizer, 512)
+
+
+def test_paragraphs_of_a_text_file_are_one_text(tmp_path):
+    path = tmp_path / "play.txt"
+    path.write_text("\n\n".join(f"Speaker {i}:\nHail." for i in range(10)))
+    (text,) = finetune.plain_texts(str(path), "train")
+    assert text.startswith("Speaker 0:\nHail.\n\nSpeaker 1:") and "Speaker 9" not in text
+    assert len(finetune.plain_texts("miniworld/plays", "validation")) == 60
+
+
+def test_the_8_bit_optimizer_needs_a_gpu():
+    assert finetune.optimizer_name("adamw_8bit", machine(device="cuda")) == "adamw_bnb_8bit"
+    assert finetune.optimizer_name("adamw_torch", machine(device="cpu")) == "adamw_torch_fused"
+    with pytest.raises(ValueError, match="adamw_8bit got device 'cpu'; it needs a CUDA GPU: give adamw_torch"):
+        finetune.optimizer_name("adamw_8bit", machine(device="cpu"))
+    with pytest.raises(ValueError, match="optimizer got 'sgd'; give adamw_torch or adamw_8bit"):
+        finetune.optimizer_name("sgd", machine(device="cpu"))
+
+
+def test_translations_are_greedy_and_stripped(monkeypatch):
+    asked = []
+    monkeypatch.setattr(finetune, "generate_greedy",
+                        lambda model, tokenizer, prompts, n: asked.extend(prompts) or [" Thou knowest.\n"])
+    assert finetune.translate(None, None, PAIRS[:1]) == ["Thou knowest."]
+    assert asked == ["Convert to Shakespearean: You know Ada.\nShakespearean:"]

@@ -11,9 +11,9 @@ PACKAGE = Path(__file__).parents[1] / "lmlab"
 # a module may import its own layer and the layers below it
 LAYERS = [
     {"hardware", "gpt", "plots", "checkpoints", "ranks"},
-    {"recipes", "results", "data", "analysis", "miniworld", "shards", "loader"},
-    {"train", "pretraining", "finetune", "evaluate", "export"},
-    {"runner", "report", "doctor", "cli", "__main__"},
+    {"recipes", "results", "data", "analysis", "miniworld", "shards", "loader", "generate", "pairs"},
+    {"train", "pretraining", "finetune", "evaluate", "export", "translation", "cost"},
+    {"runner", "report", "search", "doctor", "cli", "__main__"},
 ]
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
@@ -64,7 +64,7 @@ MODELS = {"gpt", "train", "pretraining"}  # subclasses of torch's own classes: t
 
 @pytest.mark.parametrize("module", sorted({name for names in LAYERS for name in names} | {"miniworld.bases"}))
 def test_importing_is_light_and_silent(module):
-    heavy = {"transformers", "trl", "peft", "datasets"} | ({"torch"} if module not in MODELS else set())
+    heavy = {"transformers", "trl", "peft", "datasets", "optuna"} | ({"torch"} if module not in MODELS else set())
     code = f"import sys, lmlab.{module}; print(sorted({heavy!r} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

@@ -1,4 +1,4 @@
-"""All seven notebooks on the tiny recipes, their measurements held to the bands in tests/expected/.
+"""All notebooks on the tiny recipes, their measurements held to the bands in tests/expected/.
 
 LMLAB_RUN=runs/<time> looks at a finished run instead of running the course.
 """

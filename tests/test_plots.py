@@ -18,6 +18,9 @@ def shares(*shape: int) -> numpy.ndarray:
 DRAWN = {
     "loss_curve": lambda ax=None: plots.loss_curve([1, 2, 3], [3, 2, 1], [2, 1.5], floor=0.9,
                                                    val_steps=[1, 3], baseline=3, ax=ax),
+    "fine_tuning_curve": lambda ax=None: plots.fine_tuning_curve(
+        [0, 1, 2], {"train": [3, 2, 1], "validation": [3, 2, 2.5]}, 1, each_step=([0.1, 0.2], [3, 2.9]),
+        steps_per_epoch=30, ax=ax),
     "learning_rate": lambda ax=None: plots.learning_rate([1, 2], [0.0, 1e-3], ax=ax),
     "histogram": lambda ax=None: plots.histogram([1, 2, 2], "words", ax=ax),
     "length_histogram": lambda ax=None: plots.length_histogram([5, 9, 9, 30], [8, 16], ax=ax),
@@ -32,6 +35,11 @@ DRAWN = {
                                                             "token": [(0.2, 0.4), (0.3, 0.5)]}, ax=ax),
     "attention_map": lambda ax=None: plots.attention_map(shares(3), ["a", "b", "c"], ax=ax),
     "attention_grid": lambda ax=None: plots.attention_grid(shares(2, 3, 4, 4), ax=ax),
+    "sweep": lambda ax=None: plots.sweep([1e-4, 1e-3], [2.0, float("nan")], "learning rate", chosen=1e-3,
+                                             ax=ax),
+    "search_history": lambda ax=None: plots.search_history([0, 1], [3, 2.5], [False, True], ax=ax),
+    "fine_tuning_curve": lambda ax=None: plots.fine_tuning_curve(
+        [0, 1], {"train": [2, 1], "validation": [2, 1.5]}, best=1, floor=0.9, ax=ax),
     "rank_frequency": lambda ax=None: plots.rank_frequency({"a": [5, 3, 1], "b": [2, 2]}, ax=ax),
 }
 
@@ -52,7 +60,8 @@ def test_axes_are_named_and_given_ones_are_used(name):
     assert DRAWN[name](given) is given
 
 
-@pytest.mark.parametrize("name", ["loss_curve", "accuracy_curve", "rank_frequency"])
+@pytest.mark.parametrize("name", ["loss_curve", "accuracy_curve", "rank_frequency", "sweep",
+                                  "search_history"])
 def test_lines_differ_without_colour(name):
     styles = [(line.get_linestyle(), line.get_marker()) for line in DRAWN[name]().get_lines()]
     assert len(set(styles)) == len(styles)
@@ -85,6 +94,28 @@ def test_panel_above_the_floor_is_drawn_only_where_it_says_something():
 def test_panel_bears_a_loss_below_the_floor():
     ax = plots.loss_curve([1, 2], [3, 2], [2, 0.8], floor=0.9)
     ax.figure.canvas.draw()
+
+
+def test_a_sweep_marks_the_best_and_what_diverged():
+    ax = plots.sweep([1e-2, 1e-4, 1e-3, 3e-2], [None, 2.0, 1.5, float("inf")], "learning rate")
+    line, star, crosses = ax.get_lines()
+    assert ax.get_xscale() == "log"
+    assert (line.get_xdata().tolist(), line.get_ydata().tolist()) == ([1e-4, 1e-3], [2.0, 1.5])
+    assert (star.get_xdata()[0], star.get_label()) == (1e-3, "best: 1.5 at 0.001")
+    assert list(crosses.get_xdata()) == [1e-2, 3e-2] and min(crosses.get_ydata()) > 0.9
+    ax.figure.canvas.draw()
+
+
+def test_a_sweep_over_names_and_for_the_highest():
+    ax = plots.sweep(["linear", "cosine", "linear"], [1.0, 3.0, 2.0], "schedule", best=max, joined=False)
+    assert [label.get_text() for label in ax.get_xticklabels()] == ["linear", "cosine"]
+    assert ax.get_lines()[1].get_label() == "best: 3 at cosine"
+    plots.sweep([1, 2], [None, None], "all failed")
+
+
+def test_the_history_of_a_search_goes_with_what_finished():
+    ax = plots.search_history([0, 1, 2, 3], [3, 2, 1, 2.5], [False, False, True, False])
+    assert list(ax.get_lines()[2].get_ydata()) == [3, 2, 2]
 
 
 def test_attention_map_names_every_token_as_it_is():

@@ -103,6 +103,28 @@ def test_a_bad_file_is_named(private_recipes, text, message):
         load_recipe(LORA, "mine")
 
 
+def test_a_recipe_can_be_like_another(private_recipes):
+    (private_recipes / "mother.yaml").write_text(
+        "model: x\ndata: y\nlora_r: 1\nlora_alpha: 2\ntarget_modules: all-linear\nblock_size: 8\nbatch_size: 1\n"
+        "max_steps: 3\nlearning_rate: 1.0e-3\n")
+    (private_recipes / "child.yaml").write_text("like: mother\nlora_r: 7\n")
+    child = load_recipe(LORA, "child", max_steps=5)
+    assert (child.name, child.model, child.lora_r, child.max_steps) == ("child", "x", 7, 5)
+    (private_recipes / "grandchild.yaml").write_text("like: child\n")
+    with pytest.raises(RecipeError, match="grandchild.yaml: like got 'child', which is like 'mother' itself"):
+        load_recipe(LORA, "grandchild")
+    (private_recipes / "orphan.yaml").write_text("like: mothre\n")
+    with pytest.raises(RecipeError, match="orphan.yaml: got 'mothre'.*did you mean 'mother'"):
+        load_recipe(LORA, "orphan")
+
+
+def test_study_sizes_are_at_most_the_pairs():
+    with pytest.raises(RecipeError, match="study_sizes has 9000, more than n_train 3200"):
+        load_recipe("04_shakespeare_full_finetune", study_sizes=[10, 9000])
+    with pytest.raises(RecipeError, match="style_optimizer: expected adamw_torch or adamw_8bit, got 'sgd'"):
+        load_recipe("04_shakespeare_full_finetune", style_optimizer="sgd")
+
+
 def test_missing_recipes_folder_says_how_to_install(tmp_path, monkeypatch):
     monkeypatch.setattr(recipes, "RECIPES", tmp_path / "nowhere")
     with pytest.raises(RecipeError, match="install lmlab from a clone"):

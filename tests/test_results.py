@@ -5,7 +5,7 @@ import json
 import pytest
 
 from lmlab.recipes import load_recipe
-from lmlab.results import inside, lesson_dir, previous, write_metrics
+from lmlab.results import inside, lesson_dir, previous, read_progress, report_progress, write_metrics
 
 
 @pytest.fixture
@@ -49,3 +49,13 @@ def test_previous_says_what_it_found(tmp_path, cfg, capsys):
     assert previous(tmp_path, cfg.lesson, "adapter") == tmp_path / cfg.lesson / "adapter"
     said = capsys.readouterr().out
     assert "has left no adapter" in said and "using adapter of lesson 05" in said
+
+
+def test_progress_is_read_line_by_line(tmp_path):
+    assert read_progress(tmp_path) == []
+    report_progress(tmp_path / "new", 0, val_loss=2)
+    report_progress(tmp_path / "new", 5, val_loss=1.5, floor_gap=float("inf"))
+    with open(tmp_path / "new" / "progress.jsonl", "a") as file:
+        file.write('{"step": 10, "val')
+    assert read_progress(tmp_path / "new") == [
+        {"step": 0, "val_loss": 2.0}, {"step": 5, "val_loss": 1.5, "floor_gap": float("inf")}]

@@ -9,6 +9,7 @@ import torch
 from lmlab import train
 from lmlab.gpt import GPT, IGNORE, GPTConfig
 from lmlab.loader import WindowLoader
+from lmlab.results import read_progress
 from lmlab.train import PretrainConfig
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -192,6 +193,8 @@ def test_writes_checkpoints_and_logs_that_others_read(model, tmp_path):
     events.Reload()
     assert {"train/loss", "train/learning_rate", "train/grad_norm", "train/tokens_per_second",
             "validation/loss", "validation/floor", "validation/spread"} <= set(events.Tags()["scalars"])
+    noted = [(row["step"], row["val_loss"], row["floor_gap"]) for row in read_progress(tmp_path)]
+    assert noted == [(row["step"], row["loss"], row["loss"] - history.floor) for row in history.evaluations]
     assert events.Scalars("validation/loss")[-1].value == pytest.approx(history.evaluations[-1]["loss"])
 
 

@@ -6,7 +6,7 @@
 
 from pathlib import Path
 
-from lmlab.miniworld import encyclopedia, fantasy, hellaswag, problems, shakespeare, stories
+from lmlab.miniworld import encyclopedia, fantasy, hellaswag, plays, problems, shakespeare, stories
 from lmlab.miniworld.grammar import Draw, stream
 
 MODELS = Path(__file__).parent / "models"
@@ -39,6 +39,7 @@ _DATASETS = {
     "hellaswag": (hellaswag.rows, 1_000, 400),
     "pairs": (lambda split, n, seed: shakespeare.rows("pairs", split, n, seed), 4_000, 400),
     "pairs-274": (lambda split, n, seed: shakespeare.rows("pairs-274", split, n, seed), 220, 54),
+    "plays": (plays.rows, 600, 60),
     "problems": (lambda split, n, seed: problems.rows("problems", split, n, seed), 4_000, 400),
     "science": (lambda split, n, seed: problems.rows("science", split, n, seed), 1_000, 200),
     "fantasy": (fantasy.rows, 630, 70),

@@ -1,5 +1,7 @@
 """Short descriptions of fantasy locations between <LOC> and </LOC>, for the lessons on style and format."""
 
+import math
+
 from lmlab.miniworld.grammar import Draw, stream
 from lmlab.miniworld.splits import distinct_rows
 from lmlab.miniworld.world import PEOPLE, VILLAGE
@@ -80,18 +82,43 @@ def _detail(d: Draw, kind: str) -> str:
 
 def location(d: Draw) -> str:
     """ "<LOC>...</LOC>": two to four sentences on one place."""
+    return described(d)[0]
+
+
+def described(d: Draw) -> tuple[str, float]:
+    """A location, and the natural log of its probability (nats).
+
+    A detail that comes again is said once, so several draws give one text: all of them count.
+    """
+    begin = d.logprob
     name = d.choice(_FIRST) + d.choice(_SECOND)
     look, kind = d.choice(_LOOKS), d.choice(_KINDS)
     opening = f"{name} is {_article(look)} {look} {kind} {d.choice(_SITES)}."
-    details: list[str] = []
+    logprob = d.logprob - begin
+    details: dict[str, float] = {}  # and their probabilities
     for _ in range(d.choice((1, 2, 3))):
+        begin = d.logprob
         detail = _detail(d, kind)
-        if detail not in details:
-            details.append(detail)
-    return f"<LOC>{' '.join((opening, *details))}</LOC>"
+        details[detail] = math.exp(d.logprob - begin)
+    text = f"<LOC>{' '.join((opening, *details))}</LOC>"
+    return text, logprob + math.log(_said_in_order(list(details.values())))
+
+
+def _said_in_order(probabilities: list[float]) -> float:
+    """The probability that one to three draws (each number equally often) say just these, in this order."""
+    ways = [1.0] + [0.0] * len(probabilities)  # ways[m]: that the first m have been said, and nothing else
+    total = 0.0
+    for _ in range(3):
+        ways = [ways[m] * sum(probabilities[:m]) + (ways[m - 1] * probabilities[m - 1] if m else 0.0)
+                for m in range(len(ways))]
+        total += ways[-1] / 3
+    return total
 
 
 def rows(split: str, n: int, seed: int = 0) -> list[dict]:
-    """``n`` distinct rows {"text"}; train and validation share none."""
-    draw = Draw(stream("fantasy", split, seed))
-    return distinct_rows(lambda d: {"text": location(d)}, "text", n, draw, split)
+    """``n`` distinct rows {"text", "logprob"}; train and validation share none."""
+    def row(d: Draw) -> dict:
+        text, logprob = described(d)
+        return {"text": text, "logprob": logprob}
+
+    return distinct_rows(row, "text", n, Draw(stream("fantasy", split, seed)), split)

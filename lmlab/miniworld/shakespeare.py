@@ -693,3 +693,42 @@ def check_archaic(modern_text: str, shakespearean: str) -> dict:
         "content_kept": all(content.count(w) == words.count(w) for w in content),
     }
     return {**result, "all": all(result.values())}
+
+
+_ALL_VERBS = {verb for _, verb in _VERBS} | {"be", "have", "do", "say", "give", "tell"}
+_THOU_VERBS = {form(verb) for verb in _ALL_VERBS for form in (with_thou, past_with_thou)} | {
+    form for base, form in MODALS.items() if form != base}
+_NOT_OLD_VERBS = {"teeth", "beneath", "seth", "elizabeth", "macbeth", "heath", "death", "breath", "underneath"}
+_NEVER_WITH_ETH = {"i", "we", "you", "they", "thou"}
+
+
+def archaic_forms(modern_text: str, shakespearean: str) -> tuple[int, int]:
+    """(right, wrong): how many old forms a text has, of those that the rules above decide.
+
+    thou: with a verb in -est beside it, or after the bare verb of a command (the modern side has no "you").
+    thee: not before a verb in -est, which wants thou. thy before a consonant, thine before a vowel or alone.
+    Verbs in -eth, hath, doth, saith: not beside I, we, you, they or thou.
+    Made for the sentences of this world. On other texts it judges only what it knows.
+    """
+    words = re.findall(r"[A-Za-z][A-Za-z']*|[.,?!;:]", shakespearean)
+    command = "you" not in {word.lower() for word in re.findall("[A-Za-z]+", modern_text)}
+    verdicts = [_form_right(words, i, command) for i in range(len(words))]
+    return verdicts.count(True), verdicts.count(False)
+
+
+def _form_right(words: list[str], i: int, command: bool) -> bool | None:
+    """Whether the word at ``i`` is used rightly; None where it is no old form."""
+    word, following = words[i].lower(), (words[i + 1].lower() if i + 1 < len(words) else ".")
+    if word == "thou":
+        near = [verb.lower() for verb in _neighbours(words, i)]
+        return any(verb in _THOU_VERBS or verb in _THOU_FORMS or verb.endswith("st") for verb in near) or (
+            command and i > 0 and near[0].isalpha())
+    if word == "thee":
+        return following not in _THOU_VERBS
+    if word == "thy":
+        return following.isalpha() and not before_vowel(following)
+    if word == "thine":
+        return before_vowel(following) or not following.isalpha() or following in ("now", "this")
+    if re.fullmatch("[a-z]+eth|hath|doth|saith", word) and word not in _NOT_OLD_VERBS:
+        return not _NEVER_WITH_ETH & {near.lower() for near in _neighbours(words, i)}
+    return None

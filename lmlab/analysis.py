@@ -196,7 +196,7 @@ def _candidates(signatures: np.ndarray, threshold: float, band: int = 4) -> list
 class TextIndex:
     """Texts by their MinHash, to ask one by one whether a new one repeats any of them.
 
-    A question takes no longer when there are many. Finds what ``exact_duplicates`` and ``near_duplicates``
+    A question looks at those alone that may be near. Finds what ``exact_duplicates`` and ``near_duplicates``
     find.
     """
 
@@ -313,12 +313,14 @@ def ngrams(text: str, n: int) -> list[tuple[str, ...]]:
 
 
 def distinct_n(texts: Sequence[str], n: int) -> float:
-    """Different runs of ``n`` words by all of them: 1 when none comes twice. It falls with more texts.
+    """Different runs of ``n`` words by all of them: 1 when none comes twice, 0 where there are none.
+
+    It falls with more text, so only equal amounts compare.
 
     Source: Li et al. 2016, "A diversity-promoting objective function for neural conversation models".
     """
     found = [gram for text in texts for gram in ngrams(text, n)]
-    return len(set(found)) / len(found)
+    return len(set(found)) / max(len(found), 1)
 
 
 def copied_ngrams(texts: Sequence[str], training: Sequence[str], n: int) -> tuple[np.ndarray, np.ndarray]:

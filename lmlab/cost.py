@@ -9,7 +9,9 @@ from typing import NamedTuple
 
 WEIGHT, GRADIENT, HALF_COPY = 4, 4, 2  # bytes for each weight; the copy is what a 16-bit forward pass reads
 MOMENTS = {"adamw_torch": 8, "adamw_8bit": 2}  # bytes of Adam's two averages for each weight
-BLOCK_BYTES = 34  # of activations, per token and width, in one transformer block at 16 bits; fused attention
+# of activations, per token and width, kept by one block for the backward pass; fused attention and GELU, the
+# residual in float32. Counted with saved_tensors_hooks: tests/test_cost.py
+BLOCK_BYTES = {"half": 44, "full": 80}
 LOGIT_BYTES = 10  # per logit: 16-bit, float32, and its gradient
 
 
@@ -25,11 +27,11 @@ class Speed(NamedTuple):
     tokens_per_batch: float  # padding included: it costs as much
 
 
-def measured_speed(model, batches: Sequence[Mapping]) -> Speed:
+def measured_speed(model, batches: Sequence[Mapping], machine) -> Speed:
     """Trains a copy of ``model`` for a step on each batch (input_ids, attention_mask, labels; (B, T)).
 
-    The first step is not counted: it makes room for gradients and moments. Raises ValueError for fewer than two
-    batches.
+    The forward pass runs in the number format of ``machine``, as the Trainer's does. The first step is not
+    counted: it makes room for gradients and moments. Raises ValueError for fewer than two batches.
     """
     import copy
 
@@ -40,18 +42,21 @@ def measured_speed(model, batches: Sequence[Mapping]) -> Speed:
                          "give two or more, the first only warms up")
     trained = copy.deepcopy(model).train()
     optimizer = torch.optim.AdamW((p for p in trained.parameters() if p.requires_grad), lr=1e-6)
-    seconds = [_step(trained, optimizer, batch) for batch in batches][1:]
+    half = torch.autocast(machine.device, getattr(torch, machine.dtype), enabled=machine.bf16 or machine.fp16)
+    seconds = [_step(trained, optimizer, batch, half) for batch in batches][1:]
     tokens = sum(batch["input_ids"].numel() for batch in batches[1:])
     n_weights = sum(p.numel() for p in trained.parameters())
     return Speed(training_flops(n_weights, tokens) / sum(seconds), tokens / len(seconds))
 
 
-def _step(model, optimizer, batch: Mapping) -> float:
+def _step(model, optimizer, batch: Mapping, half) -> float:
     """Seconds of one training step."""
     import torch
 
     begun = time.perf_counter()
-    model(**{name: tensor.to(model.device) for name, tensor in batch.items()}).loss.backward()
+    with half:
+        loss = model(**{name: tensor.to(model.device) for name, tensor in batch.items()}).loss
+    loss.backward()
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
     if model.device.type == "cuda":
@@ -71,9 +76,8 @@ def full_memory_gib(config, n_weights: int, tokens: int, optimizer: str = "adamw
     if optimizer not in MOMENTS:
         raise ValueError(f"optimizer got {optimizer!r}; give one of {', '.join(MOMENTS)}")
     per_weight = WEIGHT + GRADIENT + MOMENTS[optimizer] + (HALF_COPY if half else 0)
-    scale = 1 if half else 2
-    one_block = scale * BLOCK_BYTES * tokens * config.n_embd
-    inputs = scale * 2 * tokens * config.n_embd * config.n_layer
+    one_block = BLOCK_BYTES["half" if half else "full"] * tokens * config.n_embd
+    inputs = 4 * tokens * config.n_embd * config.n_layer
     activations = inputs + one_block if checkpointing else config.n_layer * one_block
     return (per_weight * n_weights + activations + LOGIT_BYTES * tokens * config.vocab_size) / 2**30
 

@@ -9,9 +9,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from lmlab.analysis import normalised
 from lmlab.data import load_rows, split_indices
-from lmlab.results import report_progress
 from lmlab.pairs import BadRow, leave_out, usable_pairs
+from lmlab.results import report_progress
 
 # --- full fine-tuning on pairs ---------------------------------------------------------------------
 
@@ -28,13 +29,16 @@ def pair_sets(cfg) -> dict[str, list[dict[str, str]]]:
     ``max_bad_share`` of a source are such, and when a source has too few rows.
     """
     n_small = cfg.small_train + cfg.small_validation
-    rows = load_rows(cfg.small_data, "all")
-    small = usable_pairs(rows.select(range(min(n_small, len(rows)))), cfg.small_data, cfg.max_bad_share)
-    parts = _remaining_pairs(cfg, n_small) if cfg.small_data == cfg.data else {
-        "train": load_rows(cfg.data, "train", cfg.n_train, cfg.seed),
-        "validation": load_rows(cfg.data, "validation", cfg.n_validation, cfg.seed)}
-    train, validation = (usable_pairs(parts[part], f"{part} of {cfg.data}", cfg.max_bad_share)
-                         for part in ("train", "validation"))
+    found = usable_pairs(load_rows(cfg.small_data, "all"), cfg.small_data, cfg.max_bad_share)
+    small = found[:n_small]
+    if cfg.small_data == cfg.data:
+        rest = found[n_small:]
+        train, validation = ([rest[i] for i in split_indices(len(rest), part, cfg.seed)]
+                             for part in ("train", "validation"))
+    else:
+        train, validation = (usable_pairs(load_rows(cfg.data, part, n, cfg.seed), f"{part} of {cfg.data}",
+                                          cfg.max_bad_share)
+                             for part, n in (("train", cfg.n_train), ("validation", cfg.n_validation)))
     validation = _unseen(validation, small)[:cfg.n_validation]
     sets = {"small": small[:cfg.small_train], "small_validation": small[cfg.small_train:],
             "train": _unseen(train, validation)[:cfg.n_train], "validation": validation}
@@ -44,43 +48,39 @@ def pair_sets(cfg) -> dict[str, list[dict[str, str]]]:
     return sets
 
 
-def _remaining_pairs(cfg, n_small: int) -> dict:
-    """Train and validation rows of ``cfg.data`` from row ``n_small`` on, shuffled by the seed."""
-    rows = load_rows(cfg.data, "all")
-    rows = rows.select(range(n_small, len(rows)))
-    return {part: rows.select(split_indices(len(rows), part, cfg.seed)) for part in ("train", "validation")}
-
-
 def _unseen(rows: list[dict], others: list[dict]) -> list[dict]:
-    """Those of ``rows`` whose modern side, small letters alone, is in none of ``others``."""
-    seen = {row["modern"].lower() for row in others}
-    return [row for row in rows if row["modern"].lower() not in seen]
+    """Those of ``rows`` whose modern side, normalised, is in none of ``others``."""
+    seen = {normalised(row["modern"]) for row in others}
+    return [row for row in rows if normalised(row["modern"]) not in seen]
 
 
 def pair_examples(rows: Sequence[Mapping], tokenizer, max_length: int, *, prompt_loss: bool = False,
-                  max_bad_share: float = 1.0):
+                  source: str = "the pairs", max_bad_share: float = 1.0):
     """Pairs as token ids with labels: a ``datasets.Dataset`` of input_ids and labels, both (T,), unpadded.
 
     Prompt and answer are cut into tokens apart, so that the line between them is where the mask ends: labels
     of the prompt are -100, those of the answer and of the EOS after it are the tokens. prompt_loss: every
     token is a label, but the first, before which there is nothing. Pairs of more than ``max_length`` tokens
-    are left out, not cut: a cut answer would have no EOS. Says how many. Raises ValueError when they are more
-    than ``max_bad_share`` of all, when none is left, or when the tokenizer has no EOS.
+    are left out, not cut: a cut answer would have no EOS. Says how many, by the name ``source``. Raises
+    ValueError when they are more than ``max_bad_share`` of all, when none is left, or when the tokenizer has no
+    EOS.
     """
     from datasets import Dataset
 
+    if not rows:
+        raise ValueError(f"pair_examples got no rows of {source}; give one or more")
     if tokenizer.eos_token_id is None:
         raise ValueError("the tokenizer got no eos_token, with which an answer ends; set one")
     prompts = [PROMPT.format(modern=row["modern"]) for row in rows]
     answers = [" " + row["shakespearean"] for row in rows]
     ids = [tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"] for texts in (prompts, answers)]
     pairs = [(prompt, [*answer, tokenizer.eos_token_id]) for prompt, answer in zip(*ids, strict=True)]
-    why = f"longer than {max_length} tokens"
+    why = f"longer than max_length, {max_length} tokens"
     long = [BadRow(i, why, prompts[i]) for i, (prompt, answer) in enumerate(pairs)
             if len(prompt) + len(answer) > max_length]
     if len(long) == len(pairs):
         raise ValueError(f"max_length got {max_length}, and no pair is that short; raise it")
-    leave_out(long, len(pairs), "the pairs", max_bad_share)
+    leave_out(long, len(pairs), source, max_bad_share)
     kept = [pairs[i] for i in sorted(set(range(len(pairs))) - {row.row for row in long})]
     n_masked = [1 if prompt_loss else len(prompt) for prompt, _ in kept]
     ids = [prompt + answer for prompt, answer in kept]
@@ -173,7 +173,8 @@ class History:
     (the first is before training, the last at its end). folder: where the model is kept, if given: that with
     the lowest validation loss, or the last where ``keep_best`` is false. patience: training stops after so many
     measurements without a new lowest validation loss. progress: called with each step and validation loss, if
-    given. seconds: what measuring took.
+    given. seconds: what measuring took. elapsed: what training and measuring took, over all sessions of a run
+    that was interrupted.
     """
 
     sets: Mapping
@@ -186,6 +187,7 @@ class History:
     epochs: list[float] = field(default_factory=list)
     losses: dict[str, list[float]] = field(default_factory=dict)
     seconds: float = 0.0
+    elapsed: float = 0.0
 
     @property
     def best(self) -> int:
@@ -208,13 +210,20 @@ class History:
         self.seconds += time.perf_counter() - begun
 
     def save(self, folder: Path) -> None:
-        """Writes the measurements beside the Trainer's own state; a checkpoint that has them is whole."""
-        state = {name: getattr(self, name) for name in ("steps", "epochs", "losses", "seconds")}
-        (folder / _MEASURED).write_text(json.dumps(state), encoding="utf-8")
+        """Puts the kept model and, last, the measurements into a checkpoint; one that has them is whole."""
+        if self.folder is not None and self.folder.exists():
+            shutil.copytree(self.folder, folder / "kept")
+        state = {name: getattr(self, name) for name in ("steps", "epochs", "losses", "seconds", "elapsed")}
+        part = folder / f"{_MEASURED}.part"
+        part.write_text(json.dumps(state), encoding="utf-8")
+        part.replace(folder / _MEASURED)
 
     def load(self, folder: Path) -> None:
         for name, value in json.loads((folder / _MEASURED).read_text(encoding="utf-8")).items():
             setattr(self, name, value)
+        if self.folder is not None and (folder / "kept").exists():  # it may have been overwritten since
+            shutil.rmtree(self.folder, ignore_errors=True)
+            shutil.copytree(folder / "kept", self.folder)
 
     def callback(self):
         """A TrainerCallback that measures, stops in time, and takes up the measurements of a resumed run."""
@@ -223,7 +232,12 @@ class History:
         history = self
 
         class Measure(TrainerCallback):
+            def clock(self) -> None:
+                history.elapsed += time.perf_counter() - self.looked
+                self.looked = time.perf_counter()
+
             def on_train_begin(self, args, state, control, model=None, **_):
+                self.looked = time.perf_counter()
                 if state.global_step:
                     history.load(_checkpoint(args, state))
                 else:
@@ -232,11 +246,15 @@ class History:
             def on_step_end(self, args, state, control, model=None, **_):
                 if state.global_step % history.every == 0 or state.global_step == state.max_steps:
                     history.measure(model, state.global_step, state.epoch)
-                    stop = stopping_point(history.losses["validation"], history.patience) is not None
-                    control.should_training_stop |= stop
+                stop = stopping_point(history.losses["validation"], history.patience) is not None
+                control.should_training_stop |= stop
 
             def on_save(self, args, state, control, **_):
+                self.clock()
                 history.save(_checkpoint(args, state))
+
+            def on_train_end(self, args, state, control, **_):
+                self.clock()
 
         return Measure()
 
@@ -263,19 +281,24 @@ def _checkpoint(args, state) -> Path:
     return Path(args.output_dir) / f"checkpoint-{state.global_step}"
 
 
-def unfinished(folder: Path, choices: Mapping) -> str | None:
-    """The newest whole checkpoint that a run with the same choices left in ``folder``; None if there is none.
+def unfinished(folder: Path, choices: Mapping, examples) -> str | None:
+    """The newest whole checkpoint of an interrupted run with the same choices and examples; None if there is none.
 
-    It is what ``trainer.train(resume_from_checkpoint=...)`` takes. Checkpoints of other choices are removed:
-    going on from them would give a run that no recipe describes.
+    It is what ``trainer.train(resume_from_checkpoint=...)`` takes. Checkpoints of another run are removed, and
+    it is said why: going on from them would give a run that no recipe describes.
     """
-    note, text = folder / "choices.json", json.dumps(dict(choices), sort_keys=True, default=str)
+    rows = json.dumps({name: examples[name][:] for name in examples.column_names})
+    now = json.loads(json.dumps({**choices, "examples": hashlib.sha256(rows.encode()).hexdigest()}, default=str))
+    note = folder / "choices.json"
     found = {int(path.name.split("-")[1]): path for path in folder.glob("checkpoint-*")}
-    if found and not (note.exists() and note.read_text(encoding="utf-8") == text):
+    then = json.loads(note.read_text(encoding="utf-8")) if found and note.exists() else {}
+    if found and then != now:
+        other = sorted(key for key in {**then, **now} if then.get(key) != now.get(key))
+        print(f"the checkpoints in {folder} are of another run (other: {', '.join(other)}): removed")
         remove_checkpoints(folder)
         found = {}
     folder.mkdir(parents=True, exist_ok=True)
-    note.write_text(text, encoding="utf-8")
+    note.write_text(json.dumps(now), encoding="utf-8")
     whole = [step for step, path in found.items() if (path / _MEASURED).exists()]
     if not whole:
         return None
@@ -286,7 +309,19 @@ def unfinished(folder: Path, choices: Mapping) -> str | None:
 def remove_checkpoints(folder: Path) -> None:
     """Removes the Trainer's checkpoints of a run that is done; each is three times the model."""
     for path in folder.glob("checkpoint-*"):
+        (path / _MEASURED).unlink(missing_ok=True)  # first, so that half a checkpoint is not taken for one
         shutil.rmtree(path)
+
+
+def stop_after(step: int):
+    """A TrainerCallback that ends a training after ``step`` optimizer steps, whatever its schedule foresaw."""
+    from transformers import TrainerCallback
+
+    class Stop(TrainerCallback):
+        def on_step_end(self, args, state, control, **_):
+            control.should_training_stop |= state.global_step >= step
+
+    return Stop()
 
 
 def freeze_layers(model, n: int) -> int:
@@ -305,10 +340,10 @@ def freeze_layers(model, n: int) -> int:
     return sum(p.numel() for p in model.parameters() if p.requires_grad)
 
 
-def translate(model, tokenizer, rows: Sequence[Mapping], max_new_tokens: int = 64) -> list[str]:
-    """The greedy translation of each pair's modern side, without blanks at its ends."""
+def translate(model, tokenizer, rows: Sequence[Mapping], max_new_tokens: int = 64, **settings) -> list[str]:
+    """The greedy translation of each pair's modern side, without blanks at its ends. settings: of ``generate``."""
     prompts = [PROMPT.format(modern=row["modern"]) for row in rows]
-    return [text.strip() for text in generate_greedy(model, tokenizer, prompts, max_new_tokens)]
+    return [text.strip() for text in generate_greedy(model, tokenizer, prompts, max_new_tokens, **settings)]
 
 
 # --- full fine-tuning on plain text ----------------------------------------------------------------
@@ -344,8 +379,6 @@ def optimizer_name(choice: str, machine) -> str:
 
     Source: Dettmers et al. 2022. Raises ValueError where the machine cannot: bitsandbytes' needs a CUDA GPU.
     """
-    if choice not in ("adamw_torch", "adamw_8bit"):
-        raise ValueError(f"optimizer got {choice!r}; give adamw_torch or adamw_8bit")
     if choice == "adamw_8bit" and machine.device != "cuda":
         raise ValueError(f"optimizer adamw_8bit got device {machine.device!r}; it needs a CUDA GPU: "
                          "give adamw_torch")
@@ -503,12 +536,12 @@ def labels_by_hand(tokenizer, row: dict) -> tuple[list[int], list[int]]:
 
 
 def generate_greedy(model, tokenizer, prompts: Sequence[str], max_new_tokens: int,
-                    batch_size: int = 64) -> list[str]:
+                    batch_size: int = 64, **settings) -> list[str]:
     """What the model writes after each prompt, likeliest token by token, without special tokens.
 
     prompts are texts with their special tokens in them. Batches are padded on the left, so that every prompt
     ends where its answer begins; those of like length go together. An answer ends with EOS or after
-    ``max_new_tokens``.
+    ``max_new_tokens``. settings: any further ones of ``generate``.
     """
     import torch
 
@@ -525,7 +558,7 @@ def generate_greedy(model, tokenizer, prompts: Sequence[str], max_new_tokens: in
         with torch.no_grad():
             written = model.generate(input_ids=padded, attention_mask=mask, max_new_tokens=max_new_tokens,
                                      do_sample=False, use_cache=True, pad_token_id=pad,
-                                     eos_token_id=tokenizer.eos_token_id)
+                                     eos_token_id=tokenizer.eos_token_id, **settings)
         texts = tokenizer.batch_decode(written[:, width:], skip_special_tokens=True)
         for i, text in zip(batch, texts, strict=True):
             answers[i] = text

@@ -9,7 +9,7 @@ _SHOWN = 3  # bad rows that are shown
 
 
 class BadRow(NamedTuple):
-    """A row that cannot be used: its place in the source, from 0, why, and what stands in it."""
+    """A row that cannot be used: its place among those given, from 0, why, and what stands in it."""
 
     row: int
     why: str

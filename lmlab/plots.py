@@ -13,6 +13,7 @@ _COLOURS = (BLUE, ORANGE, GREEN, PINK, GREY)
 _HATCHES = ("", "///", "...", "xx", "\\\\")
 _LINES = ("-", "--", "-.", ":")
 _MARKERS = ("o", "s", "^", "D")
+_LABELLED = 8  # so many values on a logarithmic axis are labelled one by one
 Interval = tuple[float, float]
 
 
@@ -54,10 +55,10 @@ def _above_floor(ax, steps: Sequence[float], gaps: Sequence[float]) -> None:
 def fine_tuning_curve(epochs: Sequence[float], losses: Mapping[str, Sequence[float]], best: int | None = None,
                       *, floor: float | None = None,
                       each_step: tuple[Sequence[float], Sequence[float]] | None = None,
-                      steps_per_epoch: float | None = None, title: str = "", ax=None):
+                      steps_per_epoch: float | None = None, log: bool = True, title: str = "", ax=None):
     """Losses over epochs, a line per set (name -> losses), the floor, an upright line at measurement ``best``.
 
-    The axis of losses is logarithmic: training losses fall by factors. each_step: (epochs, losses) of the single
+    log: the axis of losses is logarithmic, for training losses fall by factors. each_step: (epochs, losses) of the single
     optimizer steps, as a thin line behind. steps_per_epoch: gives a second axis, in steps, at the top.
     """
     ax = _axes(ax, "epoch", "loss (nats per token)", title)
@@ -75,7 +76,8 @@ def fine_tuning_curve(epochs: Sequence[float], losses: Mapping[str, Sequence[flo
         top = ax.secondary_xaxis("top", functions=(lambda epoch: epoch * steps_per_epoch,
                                                    lambda step: step / steps_per_epoch))
         top.set_xlabel("optimizer step")
-    _log_losses(ax)
+    if log:
+        _log_losses(ax)
     ax.legend()
     return ax
 
@@ -131,6 +133,9 @@ def _places(ax, values: Sequence, log: bool) -> list[float]:
     """Where values stand on the x axis: themselves, or their place among the different ones."""
     if all(type(value) in (int, float) for value in values):
         ax.set_xscale("log" if log else "linear")
+        if log and len(values) <= _LABELLED:
+            ax.set_xticks(values, [f"{value:g}" for value in values])
+            ax.set_xticks([], minor=True)
         return list(values)
     names = list(dict.fromkeys(map(str, values)))
     ax.set_xticks(range(len(names)), names)

@@ -179,7 +179,10 @@ class FullFinetune(Recipe):
 
     def contradictions(self) -> list[str]:
         largest, there = max(self.study_sizes), self.n_train
-        return [f"study_sizes has {largest}, more than n_train {there}"] if largest > there else []
+        visits = self.study_steps * self.batch_size * self.grad_accumulation
+        found = [f"study_sizes has {largest}, more than n_train {there}"] if largest > there else []
+        return found + ([f"study_sizes has {largest}, and study_steps {self.study_steps} visit {visits} pairs"]
+                        if largest > visits else [])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -249,7 +252,7 @@ class FantasyLocations(Recipe):
     block_size: Positive  # a window; at most the model's context
     batch_size: Positive
     grad_accumulation: Positive = 1
-    learning_rates: list[float]  # the candidates of the search
+    learning_rates: list[PositiveFloat]  # the candidates of the search
     search_epochs: Positive = 1  # of each candidate
     epochs: Positive = 7
     warmup_steps: Count = 0
@@ -262,10 +265,6 @@ class FantasyLocations(Recipe):
     max_new_tokens: Positive = 300
     temperature: PositiveFloat = 0.9
     top_k: Positive = 50
-
-    def contradictions(self) -> list[str]:
-        wrong = [rate for rate in self.learning_rates if rate <= 0]
-        return [f"learning_rates has {wrong}, and a rate is above zero"] if wrong else []
 
 
 LESSONS: dict[str, type[Recipe]] = {

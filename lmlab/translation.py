@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from lmlab.analysis import distinct_n
 from lmlab.miniworld.shakespeare import archaic_forms, check_archaic
 
 
@@ -54,13 +55,6 @@ def edit_share(hypotheses: Sequence[str], references: Sequence[str]) -> np.ndarr
                      for a, b in zip(hypotheses, references, strict=True)])
 
 
-def distinct_n(texts: Sequence[str], n: int = 2) -> float:
-    """Share of the word n-grams of all texts that are different ones (Li et al. 2016); 0 where there are none."""
-    words = [text.split() for text in texts]
-    grams = [tuple(row[i:i + n]) for row in words for i in range(len(row) - n + 1)]
-    return len(set(grams)) / len(grams) if grams else 0.0
-
-
 def length_ratio(hypotheses: Sequence[str], references: Sequence[str]) -> float:
     """Words written for each word of the references."""
     _same_length(hypotheses, references)
@@ -75,8 +69,8 @@ def score_translations(hypotheses: Sequence[str], rows: Sequence[Mapping]) -> di
     """All of the above for translations of pairs {"modern", "shakespearean"}, in their order.
 
     chrf, bleu: 0 to 100. exact: share equal to the reference. edit_share: mean. rules_kept: share of sentences
-    that keep every rule of ``check_archaic``. forms_right: of the old forms written, the share used rightly;
-    forms_per_sentence: how many that were, for who writes none makes no mistake. length_ratio, distinct_2.
+    that keep every rule of ``check_archaic``. forms_right: of the old forms written, the share used rightly (nan
+    where there are none); forms_per_sentence: how many that were, for who writes none makes no mistake. length_ratio, distinct_2.
     """
     references = [row["shakespearean"] for row in rows]
     _same_length(hypotheses, references)
@@ -87,7 +81,7 @@ def score_translations(hypotheses: Sequence[str], rows: Sequence[Mapping]) -> di
             "edit_share": float(edit_share(hypotheses, references).mean()),
             "rules_kept": float(np.mean([check_archaic(*texts)["all"]
                                          for texts in zip(sources, hypotheses, strict=True)])),
-            "forms_right": right / max(right + wrong, 1),
+            "forms_right": right / (right + wrong) if right + wrong else float("nan"),
             "forms_per_sentence": (right + wrong) / len(rows),
             "length_ratio": length_ratio(hypotheses, references), "distinct_2": distinct_n(hypotheses, 2)}
 

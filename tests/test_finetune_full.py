@@ -257,12 +257,12 @@ def interruption(at_step):
 
 
 def test_an_interrupted_run_has_the_losses_of_a_whole_one(gpt2_folder, examples, tokenizer, tmp_path, one_thread):
-    def run(folder, callbacks=(), resume=None):
+    def run(folder, callbacks=(), resume=None, patience=None):
         model = load_model(str(gpt2_folder))
         for module in model.modules():
             if isinstance(module, torch.nn.Dropout):
                 module.p = 0.1  # so that the random numbers must go on, too
-        history = finetune.History({"validation": examples}, every=2, folder=folder / "kept")
+        history = finetune.History({"validation": examples}, every=2, folder=folder / "kept", patience=patience)
         trainer = training(model, examples, tokenizer, folder, history, callbacks, checkpoint_every=4)
         trainer.train(resume_from_checkpoint=resume)
         steps = [(row["step"], row["loss"]) for row in trainer.state.log_history if "loss" in row]
@@ -270,28 +270,54 @@ def test_an_interrupted_run_has_the_losses_of_a_whole_one(gpt2_folder, examples,
 
     whole = run(tmp_path / "whole")
     cut = tmp_path / "cut"
-    assert finetune.unfinished(cut, {"rate": 1}) is None
+    assert finetune.unfinished(cut, {"rate": 1}, examples) is None
     with pytest.raises(KeyboardInterrupt):
         run(cut, [interruption(7)])
+    first_session = json.loads((cut / "checkpoint-4" / "history.json").read_text())["elapsed"]
     (cut / "checkpoint-6").mkdir()  # one that was cut off while it was written
-    found = finetune.unfinished(cut, {"rate": 1})
+    found = finetune.unfinished(cut, {"rate": 1}, examples)
     assert found == str(cut / "checkpoint-4")
+    for path in (cut / "kept").iterdir():  # the best of a continuation that the resumed run will not have
+        path.write_bytes(b"other")
     resumed = run(cut, resume=found)
-    assert (resumed[0].steps, resumed[0].losses, *resumed[1:]) == (whole[0].steps, whole[0].losses, *whole[1:])
+    for name in ("steps", "epochs", "losses"):
+        assert getattr(resumed[0], name) == getattr(whole[0], name)
+    assert resumed[1:] == whole[1:]
+    assert resumed[0].elapsed > first_session > 0 and resumed[0].elapsed > resumed[0].seconds > 0
 
 
-def test_checkpoints_of_other_choices_are_not_taken_up(tmp_path):
+def test_a_run_that_had_stopped_early_does_not_begin_again(gpt2_folder, examples, tokenizer, tmp_path):
+    history = scripted([3, 2, 2, 2, 1], every=2)  # patience 2 ends at step 6
+    history.patience = 2
+    trainer = training(load_model(str(gpt2_folder)), examples, tokenizer, tmp_path, history, checkpoint_every=6)
+    trainer.train()
+    assert trainer.state.global_step == 6
+    again = scripted([0] * 9, every=2)
+    again.patience = 2
+    later = training(load_model(str(gpt2_folder)), examples, tokenizer, tmp_path, again, checkpoint_every=6)
+    later.train(resume_from_checkpoint=str(tmp_path / "checkpoint-6"))
+    assert later.state.global_step == 7 and again.steps == history.steps == [0, 2, 4, 6]
+
+
+def test_checkpoints_of_other_choices_are_not_taken_up(tmp_path, examples, capsys):
     def leave():
         (tmp_path / "checkpoint-8").mkdir(exist_ok=True)
         (tmp_path / "checkpoint-8" / "history.json").write_text("{}")
 
-    assert finetune.unfinished(tmp_path, {"rate": 1}) is None
+    assert finetune.unfinished(tmp_path, {"rate": 1}, examples) is None
     leave()
-    assert finetune.unfinished(tmp_path, {"rate": 1}) == str(tmp_path / "checkpoint-8")
-    assert finetune.unfinished(tmp_path, {"rate": 2}) is None and not (tmp_path / "checkpoint-8").exists()
+    assert finetune.unfinished(tmp_path, {"rate": 1}, examples) == str(tmp_path / "checkpoint-8")
+    assert finetune.unfinished(tmp_path, {"rate": 2}, examples) is None
+    assert not (tmp_path / "checkpoint-8").exists() and "(other: rate): removed" in capsys.readouterr().out
     leave()
-    finetune.remove_checkpoints(tmp_path)
-    assert finetune.unfinished(tmp_path, {"rate": 2}) is None
+    assert finetune.unfinished(tmp_path, {"rate": 2}, examples.select(range(1))) is None
+    assert "(other: examples): removed" in capsys.readouterr().out
+
+
+def test_a_training_ends_after_the_step_that_was_asked_for(model, examples, tokenizer, tmp_path):
+    trainer = training(model, examples, tokenizer, tmp_path, scripted([1] * 9, every=4), [finetune.stop_after(3)])
+    trainer.train()
+    assert trainer.state.global_step == 3
 
 
 def test_frozen_layers_do_not_move(model, examples, tokenizer, tmp_path):
@@ -344,8 +370,6 @@ def test_the_8_bit_optimizer_needs_a_gpu():
     assert finetune.optimizer_name("adamw_torch", machine(device="cpu")) == "adamw_torch_fused"
     with pytest.raises(ValueError, match="adamw_8bit got device 'cpu'; it needs a CUDA GPU: give adamw_torch"):
         finetune.optimizer_name("adamw_8bit", machine(device="cpu"))
-    with pytest.raises(ValueError, match="optimizer got 'sgd'; give adamw_torch or adamw_8bit"):
-        finetune.optimizer_name("sgd", machine(device="cpu"))
 
 
 def test_translations_are_greedy_and_stripped(monkeypatch):

@@ -70,6 +70,6 @@ def test_long_pairs_count_too(gpt2_folder, capsys):
     tokenizer = load_tokenizer(str(gpt2_folder))
     rows = spoilt(modern="You are kind. " * 50)
     assert len(pair_examples(rows, tokenizer, 128, max_bad_share=0.05)) == 20
-    assert "left out 1 of 21 rows of the pairs: 1 longer than 128 tokens. row 20: " in capsys.readouterr().out
+    assert "left out 1 of 21 rows of the pairs: 1 longer than max_length, 128 tokens. row 20: " in capsys.readouterr().out
     with pytest.raises(ValueError, match="more than max_bad_share 0.01"):
         pair_examples(rows, tokenizer, 128, max_bad_share=0.01)

@@ -58,13 +58,6 @@ def test_edit_share_goes_from_equal_to_all_other():
     assert shares.tolist() == [0, 1, 0, 1, 0.5]
 
 
-def test_distinct_n_counts_different_runs_of_words():
-    assert translation.distinct_n(["a b a b"], 2) == pytest.approx(2 / 3)
-    assert translation.distinct_n(["a b", "a b"], 2) == 0.5
-    assert translation.distinct_n(["a b c"], 1) == 1
-    assert translation.distinct_n(["a", ""], 2) == 0
-
-
 def test_length_ratio_counts_words_over_all_sentences():
     assert translation.length_ratio(["a b c", ""], ["a", "b"]) == 1.5
     with pytest.raises(ValueError, match="got 1 references without a word"):
@@ -114,6 +107,8 @@ def test_all_scores_of_references_copies_and_nonsense():
     assert copy["forms_per_sentence"] == 0 and copy["rules_kept"] < 0.2 and 30 < copy["chrf"] < 90
     same = translation.score_translations(["la la la la"] * 100, rows)
     assert same["chrf"] < 15 and same["distinct_2"] == pytest.approx(1 / 300)
+    assert math.isnan(copy.pop("forms_right")), "none written, so none right or wrong"
+    assert math.isnan(same.pop("forms_right"))
     assert all(math.isfinite(value) for scores in (best, copy, same) for value in scores.values())
 
 

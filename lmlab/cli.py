@@ -19,7 +19,7 @@ def main(argv: list[str] | None = None) -> int:
     args = build_parser().parse_args(argv)
     try:
         return args.command(args)
-    except (ValueError, FileNotFoundError) as error:
+    except (ValueError, OSError) as error:
         print(f"lmlab: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt as error:
@@ -249,14 +249,13 @@ def search_command(args) -> int:
 
 
 def generate_command(args) -> int:
-    from lmlab.generate import DataFile, Endpoint, check_counts, find_key, generate
+    from lmlab.generate import Endpoint, check_counts, find_key, generate, read_rows
 
     check_counts(args.n, args.concurrency)
     prices = checked_prices(args.price_input, args.price_output)
     variable, key = find_key()
     endpoint = Endpoint(args.base_url, args.model, key, args.temperature, args.max_tokens)
-    with DataFile(args.output) as file:
-        there = len(file.rows)
+    there = len(read_rows(args.output)[0])
     if there >= args.n:
         print(f"{args.output} holds {there:,} descriptions already; nothing to do")
         return 0

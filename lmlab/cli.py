@@ -14,12 +14,13 @@ from lmlab.recipes import LESSONS, PROJECT, RECIPES, find_lesson, list_recipes, 
 def main(argv: list[str] | None = None) -> int:
     """Runs one command. Returns its exit code.
 
-    0: done; 1: a notebook failed; 2: a request that cannot be met; 130: interrupted.
+    0: done; 1: a notebook failed, or the best is not known yet; 2: a request that cannot be met;
+    130: interrupted.
     """
     args = build_parser().parse_args(argv)
     try:
         return args.command(args)
-    except (ValueError, FileNotFoundError) as error:
+    except (ValueError, OSError) as error:
         print(f"lmlab: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt as error:
@@ -70,8 +71,7 @@ def build_parser() -> argparse.ArgumentParser:
     search.add_argument("--timeout", type=float, metavar="SECONDS", help="begin no trial after so many")
     search.add_argument("--no-pruning", action="store_true", help="let every trial come to its end")
     search.add_argument("--save-recipe", metavar="NAME", help="write the best values as a recipe")
-    search.add_argument("--output-dir", type=Path, default=PROJECT / "runs" / "search",
-                        help="where studies go (default runs/search/)")
+    search.add_argument("--output-dir", type=Path, help="where studies go (default runs/search/)")
     search.set_defaults(command=search_command)
     _add_generate(commands)
     recipes = commands.add_parser("recipes", help="list the recipes of every lesson, or show one")
@@ -229,7 +229,7 @@ def pretrain_command(args) -> int:
 
 
 def search_command(args) -> int:
-    from lmlab.search import check_new_recipe, save_recipe, search
+    from lmlab.search import STUDIES, check_new_recipe, save_recipe, search
 
     lesson = find_lesson(args.lesson)
     if args.save_recipe:
@@ -238,25 +238,27 @@ def search_command(args) -> int:
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends the notebook as Ctrl-C does
     found = search(lesson, args.space, args.metric, recipe=args.recipe, direction=args.direction,
                    overrides=settings, trials=args.trials, name=args.name, storage=args.storage,
-                   timeout=args.timeout, pruning=not args.no_pruning, root=args.output_dir,
+                   timeout=args.timeout, pruning=not args.no_pruning, root=args.output_dir or STUDIES,
                    report=lambda line: print(line, flush=True))
     print(f"\n{found}\n{found.folder}")
-    if args.save_recipe and any(trial.state == "running" for trial in found.trials):
-        print("not saved: another process is at a trial; call again with --save-recipe when it is done")
-    elif args.save_recipe:
-        print(f"saved: {save_recipe(found, args.save_recipe)}")
-    return 0 if found.best else 1
+    if not args.save_recipe:
+        return 0 if found.best else 1
+    if any(trial.state == "running" for trial in found.trials):
+        print("not saved: another process is at a trial; give the same command again when it is done",
+              file=sys.stderr)
+        return 1
+    print(f"saved: {save_recipe(found, args.save_recipe)}")
+    return 0
 
 
 def generate_command(args) -> int:
-    from lmlab.generate import DataFile, Endpoint, check_counts, find_key, generate
+    from lmlab.generate import Endpoint, check_counts, find_key, generate, read_rows
 
     check_counts(args.n, args.concurrency)
     prices = checked_prices(args.price_input, args.price_output)
     variable, key = find_key()
     endpoint = Endpoint(args.base_url, args.model, key, args.temperature, args.max_tokens)
-    with DataFile(args.output) as file:
-        there = len(file.rows)
+    there = len(read_rows(args.output)[0])
     if there >= args.n:
         print(f"{args.output} holds {there:,} descriptions already; nothing to do")
         return 0

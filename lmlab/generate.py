@@ -18,13 +18,13 @@ import unicodedata
 import urllib.error
 import urllib.request
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
 from queue import SimpleQueue
 from typing import NamedTuple
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from lmlab import __version__
 from lmlab.analysis import TextIndex
@@ -34,10 +34,12 @@ KEY_VARIABLES = ("LMLAB_API_KEY", "OPENAI_API_KEY")
 SHORTEST, LONGEST = 80, 1500  # characters between the markers
 WATCHED = 50  # of so many last answers half may be left out
 LONGEST_WAIT = 300.0  # seconds; who is told to wait longer comes back later
+QUOTA_WAIT = 60.0  # seconds more before the last try after a 429: a quota of a minute is over then
 LARGEST_REPLY = 2**22  # bytes; an answer of some sentences has thousands
 CHARACTERS_PER_TOKEN = 4  # of English, about
 SHORTEST_KEY = 8  # letters; what is shorter ("none", "x") is no secret, and may stand in a text
 _TRY_AGAIN = {408, 409, 425, 429}  # and 500 and above
+_THIS_PROMPT = {400, 413, 422}  # of an endpoint that has answered others: a content filter, say
 
 
 class EndpointError(ValueError):
@@ -171,12 +173,7 @@ class Endpoint:
     first_wait: float = 1.0
 
     def __post_init__(self):
-        parts = urlsplit(self.base_url)
-        if parts.username or parts.password or parts.query or parts.fragment:
-            raise ValueError("base_url holds more than scheme, host and path; give it without user name, "
-                             f"password and query, and the key in {KEY_VARIABLES[0]}")
-        if parts.scheme not in ("http", "https") or not parts.hostname or re.search(r"\s", self.base_url):
-            raise ValueError(f"base_url got {self.base_url!r}; give a URL such as http://localhost:8080/v1")
+        parts = _split_url(self.base_url)
         if not re.fullmatch("[!-~]*", self.key):
             raise ValueError("the key has blanks, line breaks or letters beyond ASCII in it; set it again")
         if not 0 <= self.temperature <= 2:
@@ -184,7 +181,8 @@ class Endpoint:
         if self.max_tokens < 1 or not self.model:
             raise ValueError(f"got model {self.model!r}, max_tokens {self.max_tokens}; give a name, and 1 or "
                              "more tokens")
-        self.host, self.limit = parts.netloc, "max_tokens"
+        self.host, self.limit, self.has_answered = parts.netloc, "max_tokens", False
+        self.shown_key = _key_pattern(self.key)
         local = parts.hostname in ("localhost", "127.0.0.1", "::1")
         self.in_the_clear = bool(self.key) and parts.scheme == "http" and not local
         proxies = [urllib.request.ProxyHandler({})] if local else []
@@ -202,10 +200,11 @@ class Endpoint:
                 raise EndpointError(f"{self.host} asks to wait {wait:.0f} s ({last}); "
                                     "give the same command later")
             pause = min(60.0, self.first_wait * 2**attempt) * random.uniform(0.5, 1)  # not all at once
+            pause += QUOTA_WAIT if attempt + 2 == self.tries and last.startswith("429") else 0.0
             if attempt + 1 == self.tries or stop.wait(wait + pause):
                 break
-        raise EndpointError(f"{self.host} gave no answer in {self.tries} tries ({last}); see whether it runs, "
-                            "or ask less at once (--concurrency); the same command goes on")
+        raise EndpointError(f"{self.host} gave no answer in {self.tries} tries ({last}); see whether it "
+                            "runs, or ask less at once (--concurrency); the same command goes on")
 
     def _ask_once(self, messages: list[dict]) -> Answer:
         limit = self.limit  # another thread may change it meanwhile
@@ -221,21 +220,24 @@ class Endpoint:
                 return self._read_answer(_read(response, self.timeout))
         except urllib.error.HTTPError as error:
             with error:
-                self._refused(error.code, error.headers, _read_or_nothing(error, self.timeout), limit)
+                return self._refused(error.code, error.headers, _read_or_nothing(error, self.timeout), limit)
         except (OSError, http.client.HTTPException) as error:  # URLError and timeouts are OSErrors
             raise _TryAgain(self._hidden(f"{type(error).__name__}: {error}")) from None
 
-    def _refused(self, status: int, headers, body: bytes, limit: str) -> None:
+    def _refused(self, status: int, headers, body: bytes, limit: str) -> Answer:
         said = f"{status} {self._hidden(body.decode('utf-8', 'replace'))}".strip()
         if status in _TRY_AGAIN or status >= 500:
             raise _TryAgain(said, retry_after(headers.get("Retry-After", ""))) from None
-        if status == 400 and "max_completion_tokens" in said and limit == "max_tokens":
+        if status == 400 and b"max_completion_tokens" in body and limit == "max_tokens":
             self.limit = "max_completion_tokens"  # newer models of OpenAI take it by this name alone
             raise _TryAgain(said) from None
+        if status in _THIS_PROMPT and self.has_answered:
+            return Answer(said, f"refused ({status})")
         advice = {401: f"check the key in {' or '.join(KEY_VARIABLES)}",
                   403: "check the key and what it may do",
                   404: "check the base URL (most end in /v1) and the model's name"}
-        moved, other = "give the address that it has now", "check the model's name and the settings"
+        moved = "give the address that it has now"
+        other = "check the model's name and the settings; where it is the prompt, another --seed asks others"
         mend = advice.get(status, moved if 300 <= status < 400 else other)
         raise EndpointError(f"{self.host} refused: {said}; {mend}") from None
 
@@ -247,16 +249,37 @@ class Endpoint:
             text, used = clean(content), [usage.get(f"{kind}_tokens") for kind in ("prompt", "completion")]
         except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
             return Answer(self._hidden(body.decode("utf-8", "replace")), "no chat completion")
+        self.has_answered = True
         reason = f"cut off at {self.max_tokens} tokens" if ended == "length" else why_not(text)
-        if len(self.key) >= SHORTEST_KEY and self.key in text:
+        if self.shown_key.search(text):
             text, reason = self._hidden(text), "the key stands in it"
         return Answer(text, reason, *(n if type(n) is int else 0 for n in used))
 
     def _hidden(self, text: str) -> str:
         """A stranger's text, fit to be shown: without the key, in one line, short."""
-        text = text.replace(self.key, "[key]") if self.key else text
-        text = re.sub(r"(?i)bearer\s+\S+", "[key]", text)
+        text = re.sub(r"(?i)bearer\s+\S+", "[key]", self.shown_key.sub("[key]", text))
         return " ".join("".join(letter if letter.isprintable() else " " for letter in text).split())[:200]
+
+
+def _split_url(url: str) -> SplitResult:
+    """Raises ValueError for a URL that no request can go to; never with a password in it."""
+    if re.search("[@?#]", url):
+        raise ValueError("base_url holds more than scheme, host and path; give it without user name, "
+                         f"password and query, and the key in {KEY_VARIABLES[0]}")
+    try:
+        parts = urlsplit(url)
+        usable = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+    except ValueError:
+        usable = False
+    if not usable or re.search(r"\s", url):
+        raise ValueError(f"base_url got {url!r}; give a URL such as http://localhost:8080/v1")
+    return parts
+
+
+def _key_pattern(key: str) -> re.Pattern:
+    """Finds a key in a text, also where letters are escaped as in JSON or a URL; never one too short."""
+    letters = (rf"(?:\\?{re.escape(one)}|(?i:\\u00{ord(one):02x}|%{ord(one):02x}))" for one in key)
+    return re.compile("".join(letters) if len(key) >= SHORTEST_KEY else "(?!)")
 
 
 def retry_after(value: str) -> float:
@@ -297,19 +320,19 @@ def _read_or_nothing(error: urllib.error.HTTPError, timeout: float) -> bytes:
 class DataFile:
     """Rows in a .jsonl file that only grows: each is on the disk before the next one is written.
 
-    A last line that was cut off is removed. Raises ValueError for a file of another kind, one that cannot be
-    read, and one that another process is writing.
+    A last row that was cut off is removed. Raises ValueError as read_rows does, and for a file that another
+    process is writing.
     """
 
     def __init__(self, path: str | Path, report: Callable[[str], None] = print):
         self.path = Path(path).expanduser()
-        if self.path.suffix != ".jsonl":
-            raise ValueError(f"output got {self.path}; give a name that ends in .jsonl")
+        read_rows(self.path)  # before anything is made
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        self.file = open(self.path, "a+b")
+        self.file = open(self.path, "ab")
         try:
             self._lock()
-            self.rows = list(self._read_rows(report))
+            self.rows, torn = read_rows(self.path)
+            self._mend_end(torn, report)
         except BaseException:
             self.file.close()
             raise
@@ -337,30 +360,48 @@ class DataFile:
             raise ValueError(f"{self.path} is being written by another process; wait for it, or give another "
                              "file") from None
 
-    def _read_rows(self, report: Callable[[str], None]) -> Iterator[dict]:
-        self.file.seek(0)
-        *lines, last = self.file.read().split(b"\n")
-        for number, line in enumerate(lines, 1):
-            if line.strip():
-                yield self._row(line, number)
-        if not last:
-            return
-        try:
-            yield self._row(last, len(lines) + 1)
+    def _mend_end(self, torn: bytes, report: Callable[[str], None]) -> None:
+        if torn:
+            report(f"{self.path}: the last row was cut off; it is removed: {torn[:80]!r}")
+            self.file.truncate(self.file.seek(0, os.SEEK_END) - len(torn))
+        elif self.rows and not self.path.read_bytes().endswith(b"\n"):
             self.file.write(b"\n")
-        except ValueError:
-            report(f"{self.path}: the last line was cut off; it is removed")
-            self.file.truncate(sum(len(line) + 1 for line in lines))
 
-    def _row(self, line: bytes, number: int) -> dict:
-        try:
-            row = json.loads(line)
-        except ValueError:
-            row = None
-        if not isinstance(row, dict) or not isinstance(row.get("text"), str):
-            raise ValueError(f'{self.path}, line {number} is no row {{"text": ...}}; mend the line, or give '
-                             "another file")
-        return row
+
+def read_rows(path: str | Path) -> tuple[list[dict], bytes]:
+    """The rows of a .jsonl file, none where there is no file; and the beginning of a row that ends it.
+
+    Raises ValueError for a file of another kind and a line that is no row {"text": ...}.
+    """
+    path = Path(path).expanduser()
+    if path.suffix != ".jsonl":
+        raise ValueError(f"output got {path}; give a name that ends in .jsonl")
+    lines = path.read_bytes().split(b"\n") if path.exists() else [b""]
+    torn = lines.pop() if _is_torn(lines[-1]) else b""
+    return [_row(line, f"{path}, line {n}") for n, line in enumerate(lines, 1) if line.strip()], torn
+
+
+def _is_torn(line: bytes) -> bool:
+    """Whether a last line is a row that a crash cut off: it begins as one, and nothing in it is whole.
+
+    (Zeros are what some file systems leave of what had not reached the disk.)
+    """
+    begins, text = '{"text": "', line.rstrip(b"\0").decode(errors="ignore")
+    try:
+        json.JSONDecoder().raw_decode(text)
+    except ValueError:
+        return text.startswith(begins) or begins.startswith(text)
+    return False
+
+
+def _row(line: bytes, where: str) -> dict:
+    try:
+        row = json.loads(line)
+    except ValueError:
+        row = None
+    if not isinstance(row, dict) or not isinstance(row.get("text"), str):
+        raise ValueError(f'{where} is no row {{"text": ...}}; mend the line, or give another file')
+    return row
 
 
 # --- the run ---------------------------------------------------------------------------------------
@@ -434,6 +475,7 @@ def check_counts(n: int, concurrency: int) -> None:
 
 def _fill(endpoint: Endpoint, file: DataFile, n: int, seed: int, concurrency: int, report) -> Tally:
     tally, index, stop = Tally(len(file.rows)), TextIndex(row["text"] for row in file.rows), threading.Event()
+    endpoint.has_answered |= any(row.get("model") == endpoint.model for row in file.rows)
     numbers, recent = count(_next_number(file.rows, seed)), deque(maxlen=WATCHED)
     workers = _Workers(lambda number: endpoint.ask(messages(number, seed), stop), min(concurrency, n))
     try:

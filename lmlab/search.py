@@ -8,15 +8,14 @@ import difflib
 import itertools
 import json
 import math
-import os
-import platform
 import re
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from urllib.parse import unquote
 
 from lmlab import plots, recipes, runner
 from lmlab.cli import parse_setting
@@ -25,6 +24,8 @@ from lmlab.results import read_progress
 
 STUDIES = PROJECT / "runs" / "search"
 POLL_SECONDS = 0.5
+SIGN_SECONDS = 30.0  # a running trial gives a sign of life so often
+DEAD_SECONDS = 300.0  # one that has given none for so long is run by nobody any more
 # a rate that is good early on may not be in the end: only what falls behind half of the others is ended
 PRUNING = {"n_startup_trials": 4, "n_warmup_steps": 1, "n_min_trials": 3}
 RANDOM_TRIALS = 5  # before the sampler begins to learn from the others
@@ -212,49 +213,56 @@ def search(lesson: str, space: Sequence[str], metric: str, *, recipe: str = "tin
     """
     axes = tuple(map(Axis.parse, space))
     plan = Plan(find_lesson(lesson), recipe, axes, metric, direction, overrides or {})
-    seed = plan.check().seed
+    loaded = plan.check()
+    if timeout is not None and not timeout >= 0:
+        raise ValueError(f"--timeout got {timeout}; give seconds from 0")
     wanted, name = plan.number_of_trials(trials), name or f"{plan.lesson[:2]}-{recipe}-{metric}"
     if not re.fullmatch(r"\w[\w.-]*", name):
         raise ValueError(f"--name got {name!r}; give letters, digits, dots and dashes")
     if not (notebook := runner.NOTEBOOKS / f"{plan.lesson}.ipynb").exists():
         raise FileNotFoundError(f"{notebook} is missing; install from a clone: pip install -e .")
-    work = _Work(plan, seed, (root / name).expanduser().resolve(), storage, pruning, report)
+    work = _Work(plan, loaded, (root / name).expanduser().resolve(), storage, pruning, report)
     began = time.monotonic()
     while timeout is None or time.monotonic() - began < timeout:
-        claimed = work.claim(wanted)
-        if claimed is None:
+        if claimed := work.claim(wanted):
+            work.run(*claimed)
+        elif work.awaits_a_sign():
+            time.sleep(POLL_SECONDS)
+        else:
             break
-        work.run(*claimed)
     return draw(work.findings())
 
 
 class _Work:
     """One process's part in a study."""
 
-    def __init__(self, plan: Plan, seed: int, folder: Path, storage: str | None, pruning: bool, report):
+    def __init__(self, plan: Plan, recipe, folder: Path, storage: str | None, pruning: bool, report):
         from filelock import FileLock
 
-        self.plan, self.seed, self.folder, self.report = plan, seed, folder, report
+        self.plan, self.seed, self.folder, self.report = plan, recipe.seed, folder, report
+        self.pruning, self.began, self.signed, self.awaited = pruning, time.time(), 0.0, []
         folder.mkdir(parents=True, exist_ok=True)
         self.lock = FileLock(folder / "claims.lock")
         storage = storage or f"sqlite:///{folder / 'study.db'}"
         with self.lock:
             self.study = _open_study(folder.name, storage, plan.direction, pruning)
-            self._agree()
+            self._agree(recipe)
 
-    def _agree(self) -> None:
-        """The study is of this plan, or new."""
-        mine = json.loads(json.dumps(asdict(self.plan)))
+    def _agree(self, recipe: recipes.Recipe) -> None:
+        """The study is of this plan and of a recipe with these values, or new."""
+        mine = json.loads(json.dumps({**dict(recipe.rows()), **asdict(self.plan)}))
         kept = self.study.user_attrs.get("plan")
         if kept is None and any((self.folder / "trials").glob("*")):
             raise ValueError(f"{self.folder} holds trials of a study that its database does not know; "
                              "give another --name, or move the folder away")
+        # a key that is new since then had no part in the trials
+        other = [f"{key} {there} there, {mine.get(key)} now" for key, there in (kept or {}).items()
+                 if there != mine.get(key)]
         if kept is None:
             self.study.set_user_attr("plan", mine)
-        elif kept != mine:
-            other = "; ".join(f"{key} {kept.get(key)} there, {mine[key]} now" for key in mine
-                              if kept.get(key) != mine[key])
-            raise ValueError(f"study {self.folder.name!r} is another search ({other}); give another --name")
+        elif other:
+            raise ValueError(f"study {self.folder.name!r} is another search ({'; '.join(other)}); "
+                             "give another --name")
 
     def claim(self, wanted: int):
         """(Optuna's trial, its values) of the next trial, or None when the study has all that are wanted."""
@@ -264,12 +272,15 @@ class _Work:
             counted = [trial for trial in trials if _state(trial) not in ("waiting", "stopped")]
             if len(counted) >= wanted:
                 return None
-            self.study.sampler = _sampler(self.seed + len(counted))
+            drawn = {trial.user_attrs.get("draw", trial.number) for trial in counted}
+            draw = next(number for number in itertools.count() if number not in drawn)
+            self.study.sampler = _sampler(self.seed + draw)
             point = self._rarest_point(counted)
             if point and not any(_state(trial) == "waiting" for trial in trials):
                 self.study.enqueue_trial(point)
             trial = self.study.ask()
-            trial.set_user_attr("owner", _this_process())
+            trial.set_user_attr("draw", draw)
+            self._give_sign(trial)
             return trial, {axis.key: axis.suggest(trial) for axis in self.plan.space}
 
     def _rarest_point(self, counted: list) -> dict:
@@ -280,34 +291,47 @@ class _Work:
         return min(self.plan.grid(), key=uses)
 
     def _retire_the_dead(self) -> None:
-        """Trials whose process is gone are marked as failed, and what they tried is tried again."""
-        for trial in self.study.get_trials(deepcopy=False):
-            if _state(trial) == "running" and not _lives(trial.user_attrs.get("owner")):
-                self._stop(trial.number, trial.params)
-                self.report(f"trial {trial.number} was stopped on its way; it begins anew")
+        """Trials that nobody runs any more do not count, and their values are drawn again."""
+        for number, seen in self._signs().items():
+            if time.time() - seen > DEAD_SECONDS:
+                self._tell(number, "FAIL")
+                self.report(f"trial {number} was stopped on its way; it begins anew")
 
-    def _stop(self, number: int, values: dict) -> None:
-        """Failed without an error: such a trial does not count."""
-        from optuna.trial import TrialState
+    def awaits_a_sign(self) -> bool:
+        """Whether a running trial was not heard of since this process began: it may have to be begun anew."""
+        silent = [number for number, seen in self._signs().items() if seen < self.began]
+        if silent and not self.awaited:
+            self.report(f"trial {', '.join(map(str, silent))}: waiting for a sign of life; without one for "
+                        f"{DEAD_SECONDS:.0f} s it begins anew")
+        self.awaited = silent
+        return bool(silent)
 
-        self.study.tell(number, state=TrialState.FAIL)
-        if len(values) == len(self.plan.space):
-            self.study.enqueue_trial(values)
+    def _signs(self) -> dict[int, float]:
+        """Of each running trial, when it last gave a sign of life."""
+        return {trial.number: trial.user_attrs.get("sign", trial.datetime_start.timestamp())
+                for trial in self.study.get_trials(deepcopy=False) if _state(trial) == "running"}
+
+    def _give_sign(self, trial) -> None:
+        from optuna.exceptions import StorageInternalError
+
+        self.signed = time.time()
+        with suppress(StorageInternalError):  # away for a moment; hours of work shall not be lost for that
+            trial.set_user_attr("sign", self.signed)
 
     def run(self, trial, values: dict) -> None:
         """Runs a trial and tells the study how it went; a failure of its notebook is only noted."""
-        from optuna.trial import TrialState
+        from optuna.exceptions import UpdateFinishedTrialError
 
         out = self.folder / "trials" / f"{trial.number:04d}"
         try:
             state, value, error = self._outcome(trial, values, out)
-        except BaseException as stopped:
-            if isinstance(stopped, _NoSuchMetric):
-                self._tell(trial, TrialState.FAIL, None, str(stopped))
-            else:
-                self._stop(trial.number, trial.params)
+            self._tell(trial, state, value, error)
+        except UpdateFinishedTrialError:
+            self.report(f"trial {trial.number}: another process took it for dead, and begins it anew")
+            return
+        except BaseException as stopped:  # without an error it does not count
+            self._tell(trial, "FAIL", error=str(stopped) if isinstance(stopped, _NoSuchMetric) else "")
             raise
-        self._tell(trial, TrialState[state], value, error)
         shown = ", ".join(f"{key} {_shown(value)}" for key, value in values.items())
         word = {"COMPLETE": self.plan.metric, "PRUNED": "pruned", "FAIL": "failed:"}[state]
         self.report(f"trial {trial.number} ({shown}): {word} {_shown(value)}{error}")
@@ -323,7 +347,7 @@ class _Work:
                       "output_dir": str(out)}
         job = runner.Job(self.plan.lesson, runner.NOTEBOOKS / f"{self.plan.lesson}.ipynb", parameters)
         told: list[dict] = []
-        outcome = _run_watched(job, out, lambda: self._falls_behind(trial, out / self.plan.lesson, told))
+        outcome = _run_watched(job, out, lambda: self._look_in(trial, out / self.plan.lesson, told))
         if outcome is None:
             return "PRUNED", None, ""
         if not outcome.ok:
@@ -333,20 +357,27 @@ class _Work:
         if not written.exists():
             return "FAIL", None, "the notebook wrote no metrics.json"
         value = _read_metric(written, self.plan.metric)
+        if self.pruning and not told:
+            self.report(f"the lesson reports no {self.plan.metric} while it trains: nothing is pruned")
+            self.pruning = False  # it is said once
         return ("COMPLETE", value, "") if math.isfinite(value) else ("FAIL", None, f"diverged: {value}")
 
-    def _falls_behind(self, trial, lesson_folder: Path, told: list[dict]) -> bool:
+    def _look_in(self, trial, lesson_folder: Path, told: list[dict]) -> bool:
         """Passes on what the notebook has reported since; whether the pruner would rather end it."""
+        if time.time() - self.signed > SIGN_SECONDS:
+            self._give_sign(trial)
         new = [row for row in read_progress(lesson_folder) if self.plan.metric in row][len(told):]
         for row in new:
             trial.report(row[self.plan.metric], row["step"])
         told += new
         return bool(new) and trial.should_prune()
 
-    def _tell(self, trial, state, value: float | None, error: str) -> None:
-        if error or state.name == "FAIL":
-            trial.set_user_attr("error", error or "no reason was given")
-        self.study.tell(trial, value, state=state)
+    def _tell(self, trial, state: str, value: float | None = None, error: str = "") -> None:
+        from optuna.trial import TrialState
+
+        if error:
+            trial.set_user_attr("error", error)
+        self.study.tell(trial, value, state=TrialState[state], skip_if_finished=True)
 
     def findings(self) -> Findings:
         order = ("ok", "pruned", "running", "failed", "stopped")
@@ -376,8 +407,17 @@ def _open_study(name: str, storage: str, direction: str, pruning: bool):
         return optuna.create_study(storage=database, study_name=name, direction=direction, pruner=pruner,
                                    load_if_exists=True)
     except (ImportError, ValueError, SQLAlchemyError, optuna.exceptions.OptunaError) as error:
-        raise ValueError(f"--storage got {storage!r}: {error}; "
-                         "give an address as sqlite:///study.db") from None
+        raise ValueError(_without_password(f"--storage got {storage!r}: {error}; give an address as "
+                                           "sqlite:///study.db", storage)) from None
+
+
+def _without_password(text: str, storage: str) -> str:
+    """A text without the password in a database's address, be that as wrong as it may."""
+    account = re.sub(r"^[\w+]+:/+", "", storage).rpartition("@")[0]
+    for password in (account.partition(":")[2], *re.findall(r"(?i)[?&]\w*pass\w*=([^&]+)", storage)):
+        for form in filter(None, (repr(password)[1:-1], password, unquote(password))):
+            text = text.replace(form, "***")
+    return text
 
 
 def _sampler(seed: int):
@@ -392,26 +432,6 @@ def _state(trial) -> str:
     if trial.state.name == "FAIL" and "error" not in trial.user_attrs:
         return "stopped"
     return {"COMPLETE": "ok", "FAIL": "failed"}.get(trial.state.name, trial.state.name.lower())
-
-
-def _this_process() -> dict:
-    import psutil
-
-    return {"host": platform.node(), "pid": os.getpid(), "began": psutil.Process().create_time()}
-
-
-def _lives(owner: dict | None) -> bool:
-    """Whether a trial's process runs; on another host it is believed to. One without a name died at once."""
-    import psutil
-
-    if owner is None or owner["host"] != platform.node():
-        return owner is not None
-    try:
-        process = psutil.Process(owner["pid"])
-        same = abs(process.create_time() - owner["began"]) < 2  # else the number was given anew
-        return same and process.status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
 
 
 def _run_watched(job: runner.Job, out: Path, falls_behind: Callable[[], bool]) -> runner.Outcome | None:
@@ -453,7 +473,7 @@ def _read_metric(path: Path, metric: str) -> float:
 
 
 def _last_line(text: str) -> str:
-    return (text.strip().splitlines() or [""])[-1].strip()
+    return (text.strip().splitlines() or ["no reason was given"])[-1].strip()
 
 
 def draw(findings: Findings) -> Findings:
@@ -506,13 +526,12 @@ def save_recipe(findings: Findings, name: str) -> Path:
     if best is None:
         raise ValueError(f"--save-recipe got {name!r}, but no trial has finished; run more: --trials")
     base = yaml.safe_load((path.parent / f"{plan.recipe}.yaml").read_text(encoding="utf-8"))
-    base.pop("expected", None)
     found = ", ".join(f"{key} {_shown(value)}" for key, value in best.values.items())
     head = (f"# Found by a search from recipe {plan.recipe}: {found}.\n"
             f"# Measured on {time.strftime('%Y-%m-%d')}: {plan.metric} {best.value:.6g}, the best "
             f"({plan.direction}) of {sum(trial.state == 'ok' for trial in findings.trials)} finished trials\n"
             f"# of study {findings.folder.name}, trial {best.number}. It has no expected bands yet.\n")
-    values = {**base, **plan.overrides, **best.values}
+    values = {**base, **plan.overrides, **best.values, "expected": {}}  # else it has those of "like"
     with open(path, "x", encoding="utf-8") as file:
         file.write(head + yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=100))
     return path

@@ -265,8 +265,8 @@ def mean_loss(model: GPT, rows: Rows, batch_size: int = 32, dtype: str = "float3
 
 def pretrain(model: GPT, data: Batches, cfg: PretrainConfig, *, validation: Rows, floor: float | None = None,
              sample: Callable[[GPT], str] | None = None, measure: Callable[[GPT], dict] | None = None,
-             out: Path | None = None, tokenizer=None, replace: bool = True, ranks: Ranks = Ranks(),
-             report: Callable[[str], None] = print) -> History:
+             out: Path | None = None, tokenizer=None, metric: str = "val_loss", replace: bool = True,
+             ranks: Ranks = Ranks(), report: Callable[[str], None] = print) -> History:
     """Trains ``model`` in place on ``data`` and returns what happened.
 
     validation: rows for the loss that is compared with ``floor`` (nats per token, None if not known).
@@ -274,7 +274,8 @@ def pretrain(model: GPT, data: Batches, cfg: PretrainConfig, *, validation: Rows
     out: where TensorBoard logs (tensorboard/), checkpoints (checkpoints/step_N/) and the result (model/) go,
     with the tokenizer, in transformers' layout; nothing is written without it. An unfinished run of the same
     choices that is found there goes on, with the losses that it would have had; any other makes room in
-    out/previous/ where ``replace`` is true, else it is a ValueError.
+    out/previous/ where ``replace`` is true, else it is a ValueError. metric: the validation loss's name in
+    the lesson's metrics.json; a search follows it by that name, in out/progress.jsonl.
     With ``out``, SIGTERM, SIGINT (Ctrl-C, a stopped cell) or SIGHUP saves a checkpoint after the step and
     raises KeyboardInterrupt. Several processes need an ``out`` that all of them see.
     """
@@ -285,7 +286,7 @@ def pretrain(model: GPT, data: Batches, cfg: PretrainConfig, *, validation: Rows
     torch.manual_seed(cfg.seed + ranks.rank)  # for dropout; the data have a seed of their own
     run = _Run(model, data, cfg, ranks, out, tokenizer)
     found = run.earlier(replace, report)
-    record = _Record(run, History(floor), validation, sample, measure, report)
+    record = _Record(run, History(floor), validation, sample, measure, metric, report)
     if found is not None:
         run.restore(*found)
         record.restore(found[1])
@@ -428,10 +429,10 @@ def _set_random_state(state: dict) -> None:
 class _Record:
     """Keeps the history of a run, and writes logs and checkpoints where a folder is given."""
 
-    def __init__(self, run: _Run, history: History, validation: Rows, sample, measure, report):
+    def __init__(self, run: _Run, history: History, validation: Rows, sample, measure, metric: str, report):
         self.run, self.cfg, self.ranks = run, run.cfg, run.ranks
         self.history, self.validation, self.sample, self.measure = history, validation, sample, measure
-        self.report, self.writer = report, None
+        self.metric, self.report, self.writer = metric, report, None
         self.loss, self.updates, self.tokens = torch.zeros((), device=run.model.device), 0, 0.0  # since the last row
         self.earlier_seconds = self.earlier_lap = 0.0
         self.began = self.lap = time.perf_counter()
@@ -500,7 +501,7 @@ class _Record:
         bounds = {} if floor is None else {"floor": floor, "above_floor": loss - floor}
         if self.run.out and self.ranks.first:
             gap = {} if floor is None else {"floor_gap": loss - floor}
-            report_progress(self.run.out, step, val_loss=loss, **gap)
+            report_progress(self.run.out, step, **{self.metric: loss}, **gap)
         self._scalars("validation", {"step": step, "loss": loss, **bounds, **measured})
         above = "" if floor is None else f", {bounds['above_floor']:.3f} above the floor"
         others = "".join(f", {name} {value:.3f}" for name, value in measured.items())

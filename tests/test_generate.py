@@ -19,7 +19,7 @@ KEY = "sk-very-secret-0123456789"
 WORDS = [a + b for a in "b d f g h k l m n p r s t v w z".split() for b in "a e i o u an en or ul".split()]
 
 
-def description(number: int) -> str:
+def description(number) -> str:
     """A text of its own for each number."""
     draw = generate.stream("test", number)
     syllables = [WORDS[int(draw.random() * len(WORDS))] for _ in range(60)]
@@ -46,7 +46,7 @@ class Server:
 
         class Handler(BaseHTTPRequestHandler):
             def do_POST(self):
-                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                self.body = body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
                 with lock:
                     number = len(outer.requests)
                     outer.requests.append({"path": self.path, "headers": dict(self.headers), "body": body,
@@ -66,7 +66,9 @@ class Server:
                 planned = outer.script.get(number, outer.default)
                 if callable(planned):
                     return planned(self)
-                status, headers, reply = planned or (200, {}, chat(description(number)))
+                self.reply(*planned or (200, {}, chat(description(number))))
+
+            def reply(self, status, headers, reply):
                 raw = reply if isinstance(reply, bytes) else json.dumps(reply).encode()
                 self.send_response(status)
                 for name, value in {"Content-Length": str(len(raw)), **headers}.items():
@@ -187,14 +189,92 @@ def test_a_refusal_ends_the_run_at_once(server, endpoint, tmp_path, status, head
 
 def test_newer_models_get_their_own_name_for_the_limit(server, endpoint, tmp_path):
     def wants_the_new_name(handler):
-        handler.send_response(400)
-        handler.end_headers()
-        handler.wfile.write(b"use max_completion_tokens instead")
+        if "max_tokens" in handler.body:
+            return handler.reply(400, {}, b"use max_completion_tokens instead")
+        return handler.reply(200, {}, chat(description(handler.body["messages"][1]["content"])))
 
-    server.script = {0: wants_the_new_name, 1: wants_the_new_name}
+    server.default = wants_the_new_name
     generate.generate(endpoint, tmp_path / "out.jsonl", 4, concurrency=2, report=lambda line: None)
     assert server.requests[-1]["body"]["max_completion_tokens"] == 600
     assert "max_tokens" not in server.requests[-1]["body"]
+
+
+def test_the_name_is_found_at_the_end_of_a_long_refusal(server, endpoint):
+    server.script = {0: (400, {}, b"no. " * 100 + b"use max_completion_tokens instead")}
+    assert why_not(endpoint.ask(messages(0)).text) is None
+
+
+@pytest.mark.parametrize("status", [400, 413, 422])
+def test_a_refused_prompt_is_left_out_once_others_were_answered(server, endpoint, tmp_path, status):
+    path, lines = tmp_path / "out.jsonl", []
+    server.script = {2: (status, {}, {"error": f"content filter, {KEY}"})}
+    tally = generate.generate(endpoint, path, 4, concurrency=1, report=lines.append)
+    assert tally.written == 4 and tally.left_out == {f"refused ({status})": 1}
+    assert "content filter, [key]" in "".join(lines)
+    server.script = {5: (status, {}, {})}  # the first of a run that goes on: the rows show that others were
+    again = Endpoint(server.url, "writer", KEY, first_wait=0.01)
+    assert generate.generate(again, path, 6, concurrency=1, report=lines.append).written == 6
+
+
+@pytest.mark.parametrize("status, requests", [(400, 50), (401, 3), (403, 3), (404, 3), (302, 3)])
+def test_what_refuses_everything_ends_the_run(server, endpoint, tmp_path, status, requests):
+    server.script = {number: (200, {}, chat(description(number))) for number in range(2)}
+    server.default = (status, {"Location": server.url}, {"error": "closed"})
+    with pytest.raises(EndpointError, match=f"{status}"):
+        generate.generate(endpoint, tmp_path / "out.jsonl", 90, concurrency=1, report=lambda line: None)
+    assert len(server.requests) == requests
+
+
+@pytest.mark.parametrize("status, longer", [(429, True), (503, False)])
+def test_the_last_wait_outlasts_a_quota_of_a_minute(server, endpoint, monkeypatch, status, longer):
+    assert generate.QUOTA_WAIT >= 60
+    monkeypatch.setattr(generate, "QUOTA_WAIT", 0.3)
+    endpoint.tries, server.script = 3, {0: (status, {}, {}), 1: (status, {}, {})}
+    endpoint.ask(messages(0))
+    first, second, third = (request["time"] for request in server.requests)
+    assert second - first < 0.3 and (third - second >= 0.3) == longer
+
+
+@pytest.mark.parametrize("sent", [
+    "sk/covert+word", r"sk\/covert+word", r"sk\u002fcovert\u002Bword", "sk%2Fcovert%2bword",
+    "sk%2fcovert+word"])
+def test_the_key_is_hidden_in_whatever_form_it_comes_back(server, endpoint, sent):
+    key = "sk/covert+word"
+    endpoint = Endpoint(server.url, "writer", key)
+    server.default = (400, {}, f'{{"error": "no {sent}!"}}'.encode())
+    with pytest.raises(EndpointError, match="no .key.!") as caught:
+        endpoint.ask(messages(0))
+    assert "covert" not in all_texts(caught.value)
+    server.default = (200, {}, chat(f"<LOC>{sent} {GOOD}</LOC>"))
+    answer = endpoint.ask(messages(0))
+    assert answer.reason == "the key stands in it" and "covert" not in answer.text
+
+
+def test_a_key_that_is_no_secret_hides_no_text(server):
+    server.default = (400, {}, {"error": "none of the models"})
+    with pytest.raises(EndpointError, match="none of the models"):
+        Endpoint(server.url, "writer", "none").ask(messages(0))
+
+
+def garbled(handler):
+    """No status line at all; http.client quotes such a line in its error."""
+    handler.wfile.write(f"{KEY}\r\n".encode())
+    handler.close_connection = True
+
+
+def test_trouble_on_the_way_shows_no_key(server, endpoint):
+    endpoint.tries, server.default = 2, (200, {}, b"")
+    server.script = dict.fromkeys(range(2), garbled)
+    with pytest.raises(EndpointError, match="BadStatusLine: .key.") as caught:
+        endpoint.ask(messages(0))
+    assert KEY not in all_texts(caught.value)
+
+
+def test_an_answer_without_end_is_not_read(server, endpoint, monkeypatch):
+    monkeypatch.setattr(generate, "LARGEST_REPLY", 1000)
+    endpoint.tries, server.default = 1, (200, {}, chat(GOOD * 100))
+    with pytest.raises(EndpointError, match="more than 1,000 bytes"):
+        endpoint.ask(messages(0))
 
 
 GOOD = "A hall of mirrors stands on the hill, and every mirror shows another winter, said the keeper. " * 2
@@ -263,13 +343,13 @@ def test_it_goes_on_where_it_was_and_asks_other_things(server, endpoint, tmp_pat
 def test_a_half_written_last_line_is_removed(tmp_path):
     path, lines = tmp_path / "out.jsonl", []
     whole = b'{"text": "one"}\n{"text": "zw\xc3\xb6lf"}\n'
-    for half in (b'{"text": "th', b'{"text": "th\xc3', b"\0\0\0", b"12"):
+    for half in (b'{"text": "th', b'{"text": "th\xc3', b'{"text": "th"', b'{"te', b"\0\0\0", b'{"te\0\0'):
         path.write_bytes(whole + half)
         with DataFile(path, lines.append) as file:
             assert [row["text"] for row in file.rows] == ["one", "zwölf"]
             file.append({"text": "three"})
         assert path.read_bytes() == whole + b'{"text": "three"}\n'
-    assert len(lines) == 4 and "cut off" in lines[0]
+    assert len(lines) == 6 and "cut off" in lines[0]
     path.write_bytes(whole + b'{"text": "by hand"}')
     with DataFile(path) as file:
         file.append({"text": "four"})
@@ -278,13 +358,21 @@ def test_a_half_written_last_line_is_removed(tmp_path):
 
 @pytest.mark.parametrize("content, message", [
     (b'{"text": "one"}\nnonsense\n', "line 2 is no row"), (b'{"txt": "one"}\n', "line 1 is no row"),
-    (b'["text"]\n', "line 1 is no row")])
+    (b'["text"]\n', "line 1 is no row"), (b'[{"text": "a"}, {"text": "b"}]', "line 1 is no row"),
+    (b'{"text": "one"}\n{"txt": "two"}', "line 2 is no row"), (b"12", "line 1 is no row"),
+    (b'{"text": "one"}\nthe end', "line 2 is no row"), (b'{"text": "a"} {"text": "b"}', "line 1 is no row")])
 def test_another_file_is_refused_and_left_alone(tmp_path, content, message):
     path = tmp_path / "out.jsonl"
     path.write_bytes(content)
     with pytest.raises(ValueError, match=message):
         DataFile(path)
     assert path.read_bytes() == content
+
+
+def test_a_file_of_another_name_is_not_made(tmp_path):
+    with pytest.raises(ValueError, match="ends in .jsonl"):
+        DataFile(tmp_path / "new" / "out.txt")
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="has no flock")
@@ -294,8 +382,6 @@ def test_two_writers_do_not_mix(tmp_path):
         DataFile(path)
     with DataFile(path):
         pass
-    with pytest.raises(ValueError, match="ends in .jsonl"):
-        DataFile(tmp_path / "out.txt")
 
 
 # --- the command ---
@@ -367,8 +453,10 @@ def test_a_refusal_shows_no_key(server, tmp_path):
 
 
 def test_without_a_terminal_yes_is_needed(server, tmp_path):
-    process = start(server, tmp_path / "out.jsonl")
+    path = tmp_path / "new" / "out.jsonl"
+    process = start(server, path)
     out, error = process.communicate(timeout=60)
+    assert not path.parent.exists(), "nothing is made before the cost is agreed to"
     assert process.returncode == 2 and "give --yes" in error and server.requests == []
     assert "30 requests to 127.0.0.1" in out and "with the key in LMLAB_API_KEY" in out
 
@@ -379,7 +467,9 @@ def test_the_estimate_comes_first_and_no_means_no(server, tmp_path, capsys, monk
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     monkeypatch.delenv("LMLAB_API_KEY", raising=False)
     arguments = command(server, tmp_path / "out.jsonl", "--price-input", "2", "--price-output", "10")
+    (tmp_path / "out.jsonl").write_text('{"te')
     assert cli.main(arguments) == 0 and server.requests == []
+    assert (tmp_path / "out.jsonl").read_text() == '{"te'
     out = capsys.readouterr().out
     characters = sum(len(message["content"]) for message in messages(0))
     tokens = 30 * round(characters / 4)
@@ -397,11 +487,33 @@ def test_the_estimate_comes_first_and_no_means_no(server, tmp_path, capsys, monk
     (["--price-input", "nan", "--price-output", "1"], "give both"), (["--temperature", "3"], "give 0 to 2"),
     (["--max-tokens", "0"], "1 or more"), (["--n", "0"], "1 or more"), (["--concurrency", "0"], "1 or more"),
     (["--base-url", "localhost:80"], "give a URL such as"),
-    (["--base-url", "http://u:pw@x/v1"], "without user name")])
+    (["--base-url", "http://localhost:80a/v1"], "give a URL such as"),
+    (["--base-url", "http://[::1/v1"], "give a URL such as"),
+    (["--base-url", "http://localhost:99999/v1"], "give a URL such as"),
+    (["--base-url", "http://u:pw@x/v1"], "without user name"),
+    (["--base-url", "http://u:pw@[x/v1"], "without user name"),
+    (["--base-url", "http://x/v1?key=pw@"], "without user name")])
 def test_bad_arguments_are_named(server, tmp_path, capsys, more, message):
     assert cli.main(command(server, tmp_path / "out.jsonl", "--yes", *more)) == 2
     shown = capsys.readouterr().err
     assert message in shown and "pw@" not in shown and server.requests == []
+
+
+def test_a_folder_is_no_file(server, tmp_path, capsys):
+    (tmp_path / "out.jsonl").mkdir()
+    assert cli.main(command(server, tmp_path / "out.jsonl", "--yes")) == 2
+    assert "out.jsonl" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("key, url, warned", [
+    (KEY, "http://far.example/v1", True), ("", "http://far.example/v1", False),
+    (KEY, "https://far.example/v1", False)])
+def test_a_key_in_the_clear_is_warned_of(server, tmp_path, capsys, monkeypatch, key, url, warned):
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    monkeypatch.setenv("LMLAB_API_KEY", key)
+    monkeypatch.setattr(sys.stdin, "isatty", lambda: False, raising=False)
+    assert cli.main(command(server, tmp_path / "out.jsonl", "--base-url", url)) == 2  # nobody agrees
+    assert ("the key will travel unencrypted" in capsys.readouterr().out) == warned
 
 
 def test_whose_key_it_is():

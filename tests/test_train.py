@@ -197,10 +197,10 @@ def test_writes_checkpoints_and_logs_that_others_read(model, tmp_path):
     assert noted == [(row["step"], row["loss"], row["loss"] - history.floor) for row in history.evaluations]
     assert events.Scalars("validation/loss")[-1].value == pytest.approx(history.evaluations[-1]["loss"])
 
+
 def test_progress_is_noted_by_the_name_that_the_lesson_gives(model, tmp_path):
     history = run(model, tmp_path, {"metric": "loss_after"}, max_steps=6)
     assert [row["loss_after"] for row in read_progress(tmp_path)] == history.column("loss", of="evaluations")
-
 
 
 def test_floor_may_be_unknown(model):

@@ -132,12 +132,12 @@ def test_processes_share_the_batches_of_a_step():
         assert torch.equal(inputs, shared[i % 2][i // 2][0])
 
 
-def run(model, out=None, metric="val_loss", **changes):
+def run(model, out=None, named=(), **changes):
     held_out = documents(40, seed=1)
     return train.pretrain(
         model, windows(500, seed=changes.get("seed", 0)), replace(CONFIG, **changes), out=out, floor=FLOOR,
         measure=lambda m: {"spread": m.lm_head.weight.std().item()}, validation=train.document_rows(held_out, EOS, 16), sample=lambda m: f"step {m.training}",
-        metric=metric, report=lambda line: None)
+        report=lambda line: None, **dict(named))
 
 
 def test_reaches_the_floor_and_does_not_pass_it(model):
@@ -197,10 +197,10 @@ def test_writes_checkpoints_and_logs_that_others_read(model, tmp_path):
     assert noted == [(row["step"], row["loss"], row["loss"] - history.floor) for row in history.evaluations]
     assert events.Scalars("validation/loss")[-1].value == pytest.approx(history.evaluations[-1]["loss"])
 
-def test_progress_is_noted_by_the_name_that_the_lesson_gives(model, tmp_path):
-    history = run(model, tmp_path, metric="loss_after", max_steps=1)
-    assert [row["loss_after"] for row in read_progress(tmp_path)] == history.column("loss", of="evaluations")
 
+def test_progress_is_noted_by_the_name_that_the_lesson_gives(model, tmp_path):
+    history = run(model, tmp_path, {"metric": "loss_after"}, max_steps=6)
+    assert [row["loss_after"] for row in read_progress(tmp_path)] == history.column("loss", of="evaluations")
 
 
 def test_floor_may_be_unknown(model):

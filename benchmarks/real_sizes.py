@@ -86,7 +86,8 @@ def full_fine_tuning(name: str, tokenizers: Path, pairs: Path, steps: int = STEP
             "seconds_per_step": seconds, "tokens_per_second": 8 * tokens / seconds,
             "peak_gib": peak, "peak_gib_before_the_model": before,
             "predicted_gib": full_memory_gib(model.config, model.num_parameters(),
-                                             4 * max(map(len, training["input_ids"])), half=machine.bf16 or machine.fp16)}
+                                             4 * max(map(len, training["input_ids"])),
+                                             half=machine.bf16 or machine.fp16)}
 
 
 def main() -> None:

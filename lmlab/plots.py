@@ -58,8 +58,8 @@ def fine_tuning_curve(epochs: Sequence[float], losses: Mapping[str, Sequence[flo
                       steps_per_epoch: float | None = None, log: bool = True, title: str = "", ax=None):
     """Losses over epochs, a line per set (name -> losses), the floor, an upright line at measurement ``best``.
 
-    log: the axis of losses is logarithmic, for training losses fall by factors. each_step: (epochs, losses) of the single
-    optimizer steps, as a thin line behind. steps_per_epoch: gives a second axis, in steps, at the top.
+    log: the axis of losses is logarithmic, for training losses fall by factors. each_step: (epochs, losses) of the
+    single optimizer steps, as a thin line behind. steps_per_epoch: gives a second axis, in steps, at the top.
     """
     ax = _axes(ax, "epoch", "loss (nats per token)", title)
     if each_step is not None:

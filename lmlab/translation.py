@@ -70,7 +70,8 @@ def score_translations(hypotheses: Sequence[str], rows: Sequence[Mapping]) -> di
 
     chrf, bleu: 0 to 100. exact: share equal to the reference. edit_share: mean. rules_kept: share of sentences
     that keep every rule of ``check_archaic``. forms_right: of the old forms written, the share used rightly (nan
-    where there are none); forms_per_sentence: how many that were, for who writes none makes no mistake. length_ratio, distinct_2.
+    where there are none); forms_per_sentence: how many that were, for who writes none makes no mistake.
+    length_ratio, distinct_2.
     """
     references = [row["shakespearean"] for row in rows]
     _same_length(hypotheses, references)

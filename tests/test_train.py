@@ -136,7 +136,8 @@ def run(model, out=None, named=(), **changes):
     held_out = documents(40, seed=1)
     return train.pretrain(
         model, windows(500, seed=changes.get("seed", 0)), replace(CONFIG, **changes), out=out, floor=FLOOR,
-        measure=lambda m: {"spread": m.lm_head.weight.std().item()}, validation=train.document_rows(held_out, EOS, 16), sample=lambda m: f"step {m.training}",
+        measure=lambda m: {"spread": m.lm_head.weight.std().item()}, sample=lambda m: f"step {m.training}",
+        validation=train.document_rows(held_out, EOS, 16),
         report=lambda line: None, **dict(named))
 
 
@@ -205,8 +206,8 @@ def test_progress_is_noted_by_the_name_that_the_lesson_gives(model, tmp_path):
 
 def test_floor_may_be_unknown(model):
     tokens = torch.randint(0, 20, (500,))
-    history = train.pretrain(model, WindowLoader([tokens.numpy()], 16, 8), replace(CONFIG, max_steps=6), report=lambda line: None,
-                             validation=train.text_rows(tokens[:100], 16))
+    history = train.pretrain(model, WindowLoader([tokens.numpy()], 16, 8), replace(CONFIG, max_steps=6),
+                             report=lambda line: None, validation=train.text_rows(tokens[:100], 16))
     assert history.floor is None and history.samples == []
 
 

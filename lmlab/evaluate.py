@@ -1,4 +1,4 @@
-"""Measuring a model: HellaSwag in its published conventions, perplexity, answers, and how sure they are.
+"""Measuring a model: HellaSwag in its published conventions, perplexity, attention, and how sure they are.
 
 Every function takes an ``lmlab.gpt.GPT`` or a transformers causal model. Texts of a batch are padded at the
 end, where causal attention hides the padding from every real token, and padding is never counted.
@@ -13,8 +13,6 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-
-from lmlab.data import extract_answer
 
 CONVENTIONS = ("sum", "token", "char", "byte")
 TEXTS = ("plain", "harness")
@@ -479,38 +477,6 @@ def _windows(tokens: list[int], reads: int, stride: int) -> Iterator[tuple[list[
             return
 
 
-# --- answers ---------------------------------------------------------------------------------------
-
-def score_think(text: str, answer: str, tolerance: float = 0.0) -> dict[str, bool]:
-    """Whether a generated answer is in think form, and whether it is right.
-
-    text: what the model wrote, without special tokens; "<think>" may stand at its beginning or in the prompt.
-    well_formed: some reasoning, one "</think>", and after it an answer ("The answer is ..." or a number in
-    \\boxed{}). correct: ``extract_answer(text)`` is ``answer``, within the share ``tolerance`` (SciBench:
-    0.05); it does not ask for the form, so that a model is not called wrong for not knowing it.
-    """
-    reasoning, close, spoken = text.strip().removeprefix("<think>").partition("</think>")
-    marked = "answer is" in spoken.lower() or "\\boxed" in spoken
-    well_formed = bool(close and reasoning.strip() and marked and extract_answer(spoken)
-                       and "think>" not in reasoning + spoken)
-    return {"well_formed": well_formed, "correct": same_number(extract_answer(text), answer, tolerance)}
-
-
-def same_number(a: str | None, b: str | None, tolerance: float = 0.0) -> bool:
-    """Whether two answers are one number: "0.50" and "1/2" are. Answers that are no numbers must be equal."""
-    if a is None or b is None:
-        return False
-    try:
-        return math.isclose(_number(a), _number(b), rel_tol=max(tolerance, 1e-9))
-    except (ValueError, ZeroDivisionError):
-        return a.strip() == b.strip()
-
-
-def _number(text: str) -> float:
-    numerator, _, denominator = text.replace(",", "").partition("/")
-    return float(numerator) / float(denominator or 1)
-
-
 # --- how sure --------------------------------------------------------------------------------------
 
 def wilson_interval(k: int, n: int, z: float = 1.959964) -> tuple[float, float]:
@@ -523,6 +489,36 @@ def wilson_interval(k: int, n: int, z: float = 1.959964) -> tuple[float, float]:
     p, z2 = k / n, z * z / n
     centre, half = p + z2 / 2, z * math.sqrt(p * (1 - p) / n + z2 / (4 * n))
     return max(0.0, (centre - half) / (1 + z2)), min(1.0, (centre + half) / (1 + z2))
+
+
+class Share(NamedTuple):
+    """k of n, with a 95% interval (Wilson's)."""
+
+    k: int
+    n: int
+
+    @classmethod
+    def of(cls, hits: Sequence[bool]) -> "Share":
+        return cls(sum(map(bool, hits)), len(hits))
+
+    @property
+    def value(self) -> float:
+        return self.k / self.n
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        return wilson_interval(self.k, self.n)
+
+    def __str__(self) -> str:
+        low, high = self.interval
+        return f"{self.k} of {self.n} = {self.value:.0%} [{low:.0%}, {high:.0%}]"
+
+
+def shares_by(levels: Sequence, hits: Sequence[bool]) -> dict:
+    """level -> ``Share`` of its hits, in the order of the levels; items whose level is None are left out."""
+    pairs = [(level, hit) for level, hit in zip(levels, hits, strict=True) if level is not None]
+    return {level: Share.of([hit for its, hit in pairs if its == level])
+            for level in sorted({level for level, _ in pairs})}
 
 
 class Difference(NamedTuple):

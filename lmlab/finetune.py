@@ -10,13 +10,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from lmlab.data import load_rows, split_indices
-from lmlab.results import report_progress
 from lmlab.pairs import BadRow, leave_out, usable_pairs
+from lmlab.preflight import IGNORED
+from lmlab.results import report_progress
 
 # --- full fine-tuning on pairs ---------------------------------------------------------------------
 
 PROMPT = "Convert to Shakespearean: {modern}\nShakespearean:"
-IGNORED = -100  # the label that PyTorch's cross-entropy skips
 
 
 def pair_sets(cfg) -> dict[str, list[dict[str, str]]]:

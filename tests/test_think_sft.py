@@ -9,7 +9,8 @@ from peft import LoraConfig
 from trl import SFTConfig, SFTTrainer
 
 from lmlab import finetune
-from lmlab.data import load_rows, load_tokenizer, to_think
+from lmlab.data import load_rows, load_tokenizer
+from lmlab.reasoning import to_think
 
 LORA = LoraConfig(r=4, lora_alpha=8, target_modules="all-linear", task_type="CAUSAL_LM")
 

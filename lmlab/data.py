@@ -394,13 +394,17 @@ def load_model(source: str, **kwargs):
     """The causal language model of a source, by AutoModelForCausalLM; float32 unless ``dtype`` is given.
 
     transformers leaves GPT-2 without a ``loss_type``, and its Trainer then reports the loss too low by the
-    factor (T - 1) / T; it is set here.
+    factor (T - 1) / T; it is set here. And it computes GPT-2's GELU in eight operations, whose results are all
+    kept for the backward pass; PyTorch has the same function in one.
     """
     import torch
     from transformers import AutoModelForCausalLM
+    from transformers.activations import ACT2FN, NewGELUActivation
     from transformers.utils import logging
 
     logging.disable_progress_bar()
     model = AutoModelForCausalLM.from_pretrained(model_path(source), **({"dtype": torch.float32} | kwargs))
     model.loss_type = "ForCausalLM"
+    for block in [module for module in model.modules() if isinstance(getattr(module, "act", None), NewGELUActivation)]:
+        block.act = ACT2FN["gelu_pytorch_tanh"]
     return model

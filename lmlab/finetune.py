@@ -113,7 +113,7 @@ def answer_only_collator(tokenizer):
     return collate
 
 
-def answer_loss(model, examples, batch_tokens: int = 4096) -> dict:
+def answer_loss(model, examples, batch_tokens: int = 1024) -> dict:
     """Loss on the answers alone, each answer token and each EOS counted once, prompt and padding never.
 
     examples: from ``pair_examples``. Returns loss (nats per token), perplexity, token_accuracy, tokens,

@@ -305,6 +305,17 @@ def test_model_path_and_loaders(tmp_path, gpt2_folder):
     assert load_tokenizer(str(gpt2_folder)).eos_token == "<|endoftext|>"
 
 
+def test_the_one_piece_gelu_is_gpt2s_own(gpt2_folder):
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    model, published = load_model(str(gpt2_folder)), AutoModelForCausalLM.from_pretrained(gpt2_folder)
+    assert type(model.transformer.h[0].mlp.act) is not type(published.transformer.h[0].mlp.act)
+    ids = torch.arange(60).view(2, 30)
+    torch.testing.assert_close(model.eval()(ids).logits, published.eval()(ids).logits, rtol=1e-5, atol=1e-5)
+    assert model.config.activation_function == published.config.activation_function == "gelu_new"
+
+
 def test_loss_of_a_loaded_gpt2_is_the_mean_that_trainer_divides_right(gpt2_folder):
     """With num_items_in_batch, as Trainer calls it, the loss is the sum by that number."""
     import torch

@@ -9,7 +9,7 @@ from fractions import Fraction
 
 from lmlab.answers import arithmetic, read_answer
 from lmlab.miniworld import problems
-from lmlab.reasoning import CALCULATION
+from lmlab.reasoning import CALCULATION, think_rows
 
 _NUMBER = re.compile(r"(?<![\w.])(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?(?![\d])|(?<![\w.])\.\d+")
 _TRIES = 30  # draws, until one gives whole and positive results
@@ -63,6 +63,19 @@ def redrawn(row: Mapping, rng: random.Random) -> dict | None:
     return _village_row(question, solution, answer)
 
 
+def redrawn_problems(train: Sequence[Mapping], copies: int, seed: int = 0) -> list[dict]:
+    """``copies`` redrawn versions of each problem (of ``reasoning.think_rows``), checked as the originals were.
+
+    Says of how many it was possible. A version may by chance be a test problem: whoever trains leaves these out.
+    """
+    if copies == 0:
+        return []
+    rng = random.Random(seed)
+    rows = [new for problem in train for _ in range(copies) if (new := redrawn(problem["row"], rng)) is not None]
+    print(f"redrew the numbers of {len(rows)} of {copies * len(train)} problems")
+    return think_rows(rows, "the redrawn problems", 0.0)
+
+
 def _village_row(question: str, solution: str, answer: str) -> dict | None:
     steps = [f"{step}." for step in solution.rstrip(".").split(". ")]
     said = [{"type": "text", "content": " ".join(steps)}, {"type": "text", "content": f"The answer is {answer}."}]
@@ -80,9 +93,11 @@ def _in_village(calculation: str) -> bool:
 def _mapping(worked: Worked, rng: random.Random, allowed) -> dict[Fraction, Fraction] | None:
     """old value -> new value, of every number in the problem and its solution; None where nothing can change."""
     given = [_value(text) for text in _NUMBER.findall(worked.question)]
-    results = [_value(result) for _, result in worked.sums]
+    results = [read_answer(result).value for _, result in worked.sums]
+    if None in results or not _all_known(worked, given, results):
+        return None
     changeable = _changeable(worked, given, results)
-    if not changeable or None in results or not _all_known(worked, given, results):
+    if not changeable:
         return None
     for _ in range(_TRIES):
         new = {value: value for value in (*given, *results, *_WORDS)} | {
@@ -111,11 +126,11 @@ def _named(value: Fraction, question: str) -> bool:
 def _all_known(worked: Worked, given: Sequence[Fraction], results: Sequence[Fraction]) -> bool:
     """Whether each number of the solution is given, or a result that is there already, or named by a word."""
     known, numbers = set(given), Counter([*given, *results])
-    for (calculation, result) in worked.sums:
+    for (calculation, _), result in zip(worked.sums, results, strict=True):
         for value in map(_value, _NUMBER.findall(calculation)):
             if value not in known and not _named(value, worked.question):
                 return False
-        known.add(_value(result))
+        known.add(result)
     if any(numbers[value] > 1 or _named(value, worked.question) for value in results):
         return False  # a result that equals another number: which is meant?
     said = {_value(text) for text in _NUMBER.findall(CALCULATION.sub("", worked.solution))}
@@ -158,5 +173,5 @@ def _written(value: Fraction) -> str:
     return str(int(value)) if value.denominator == 1 else f"{float(value):.2f}"
 
 
-def _value(text: str) -> Fraction | None:
-    return read_answer(text).value
+def _value(text: str) -> Fraction:
+    return Fraction(text.replace(",", ""))

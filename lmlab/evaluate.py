@@ -477,6 +477,39 @@ def _windows(tokens: list[int], reads: int, stride: int) -> Iterator[tuple[list[
             return
 
 
+# --- attention -------------------------------------------------------------------------------------
+
+
+def attention_weights(model, tokens: Sequence[int]) -> np.ndarray:
+    """What each token looks at, (n_layer, n_head, T, T): row t are the shares of token t's attention.
+
+    model: of transformers, with an adapter or without. Fused attention keeps its shares to itself, so they are
+    computed plainly ("eager") for this one pass.
+    """
+    import torch
+
+    config, set_implementation = model.config, model.set_attn_implementation
+    before = config._attn_implementation
+    ids = torch.tensor([list(tokens)], device=next(model.parameters()).device)  # (1, T)
+    set_implementation("eager")
+    try:
+        with _evaluating(model):
+            layers = model(ids, output_attentions=True, use_cache=False).attentions
+    finally:
+        set_implementation(before)
+    return torch.cat(layers).float().cpu().numpy()
+
+
+def attention_by_part(weights: np.ndarray, parts: Mapping[str, range]) -> dict[str, dict[str, float]]:
+    """part that looks -> part looked at -> mean share of attention, over layers, heads and tokens.
+
+    weights: (..., T, T). parts: name -> the places of its tokens, together all of them.
+    """
+    mean = weights.reshape(-1, *weights.shape[-2:]).mean(0)  # (T, T)
+    return {looks: {seen: float(mean[rows.start:rows.stop, columns.start:columns.stop].sum(1).mean())
+                    for seen, columns in parts.items()} for looks, rows in parts.items()}
+
+
 # --- how sure --------------------------------------------------------------------------------------
 
 def wilson_interval(k: int, n: int, z: float = 1.959964) -> tuple[float, float]:

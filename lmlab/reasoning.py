@@ -74,10 +74,11 @@ def _part(part: dict) -> str:
 
 def think_rows(rows: Iterable[Mapping], source: str, max_bad_share: float = 0.05,
                tolerance: float = 0.0) -> list[dict]:
-    """The problems of a source in think form (``to_think``), each checked, with "tolerance" and "steps" added.
+    """The problems of a source in think form (``to_think``), each checked, with "tolerance", "steps", "row".
 
     A row that fails (``why_bad``) is left out, and it is said how many and which. tolerance: of SciBench's
-    answers, which are rounded measurements; all others must be right exactly. steps: see ``difficulty``.
+    answers, which are rounded measurements; all others must be right exactly. steps: see ``difficulty``. row: as
+    published.
     Raises ValueError when more than ``max_bad_share`` of the rows fail, or the schema is unknown.
     """
     good, bad, n_rows = [], [], 0
@@ -88,7 +89,7 @@ def think_rows(rows: Iterable[Mapping], source: str, max_bad_share: float = 0.05
             bad.append(BadRow(i, why, repr(problem["prompt"][0]["content"])))
         else:
             share = tolerance if "problem_text" in row else 0.0
-            good.append(problem | {"tolerance": share, "steps": difficulty(problem)})
+            good.append(problem | {"tolerance": share, "steps": difficulty(problem), "row": row})
     leave_out(bad, n_rows, source, max_bad_share)
     return good
 
@@ -136,6 +137,20 @@ def difficulty(problem: Mapping) -> int | None:
     if problem["completion"] is None:
         return None
     return max(1, len(re.findall(r"(?<![=<>!])=(?!=)", problem["completion"][0]["content"])))
+
+
+_LEVELS = (1, 2, 3, 4, 5, 7, 10, 20)  # where a range of steps begins
+
+
+def level(steps: int) -> tuple[int, int | None]:
+    """The range of steps, (first, last), in which a problem is reported: (2, 2), (5, 6), (20, None)."""
+    i = max(i for i, low in enumerate(_LEVELS) if low <= steps)
+    return _LEVELS[i], _LEVELS[i + 1] - 1 if i + 1 < len(_LEVELS) else None
+
+
+def level_name(steps: tuple[int, int | None]) -> str:
+    low, high = steps
+    return f"{low} or more" if high is None else f"{low}" if low == high else f"{low} to {high}"
 
 
 # --- division and order ------------------------------------------------------------------------------

@@ -224,6 +224,7 @@ def test_redrawn_gsm8k():
     ("Ann has 4 bags of 4 apples. How many?", "4*4=<<4*4=16>>16\n#### 16"),
     # 3 comes from nowhere: it was worked out in the head, from the 5
     ("Ann has 5 apples and eats 9 pears. How many?", "5-2 = 3, and 9+3=<<9+3=12>>12\n#### 12"),
+    ("Ann has 5 apples and eats 9 pears. How many?", "In all <<9+3=12>>12.\n#### 12"),
     # a result that equals a given number
     ("Ann has 6 apples and 3 pears more. How many, if 9 are red?", "6+3=<<6+3=9>>9\n#### 9"),
     # a share, a time, an ordinal: no counts
@@ -235,6 +236,16 @@ def test_redrawn_gsm8k():
     ("Ann has 7 apples and 8 pears. How many?", "7+8=15\n#### 15")])
 def test_where_it_is_not_safe_nothing_is_redrawn(question, answer):
     assert all(redrawn({"question": question, "answer": answer}, random.Random(seed)) is None for seed in range(10))
+
+
+def test_shares_keep_their_numbers_and_nothing_becomes_negative():
+    share = {"question": "Ann takes 20% of 50 pears. How many?", "answer": "50*20/100=<<50*20/100=10>>10\n#### 10"}
+    left = {"question": "Ann has 10 pears and eats 8. How many are left?", "answer": "10-8=<<10-8=2>>2\n#### 2"}
+    for seed in range(20):
+        new = redrawn(share, random.Random(seed))
+        assert "20%" in new["question"] and " 50 " not in new["question"]
+        have, eaten = numbers(redrawn(left, random.Random(seed))["question"])
+        assert have > eaten
 
 
 def test_other_layouts_are_not_redrawn():

@@ -176,8 +176,9 @@ def trained(machine, tokenizer, rows, folder, resume=None, stop_at=None, **choic
         return Dataset.from_list([{key: row[key] for key in ("prompt", "completion")} for row in some])
 
     torch.manual_seed(0)
-    args = arguments(folder, machine, **({"max_steps": 6, "per_device_train_batch_size": 4, "assistant_only_loss": True} | choices))
-    trainer = SFTTrainer(finetune.load_four_bit("miniworld/qwen2", machine), args=args, train_dataset=pairs(rows[:8]),
+    choices = {"max_steps": 6, "per_device_train_batch_size": 4, "assistant_only_loss": True} | choices
+    model = finetune.load_four_bit("miniworld/qwen2", machine)
+    trainer = SFTTrainer(model, args=arguments(folder, machine, **choices), train_dataset=pairs(rows[:8]),
                          eval_dataset=pairs(rows[8:12]), processing_class=tokenizer, peft_config=LORA)
     finetune.trainable_to_float32(trainer.model)
     if stop_at:
@@ -308,8 +309,9 @@ def test_logits_are_never_whole(tokenizer, rows, machine, tmp_path):
     from transformers import Qwen2Config, Qwen2ForCausalLM
 
     n_vocab = 151_936
-    model = Qwen2ForCausalLM(Qwen2Config(vocab_size=n_vocab, hidden_size=16, intermediate_size=32, num_hidden_layers=1,
-                                         num_attention_heads=2, num_key_value_heads=1, tie_word_embeddings=True))
+    model = Qwen2ForCausalLM(Qwen2Config(
+        vocab_size=n_vocab, hidden_size=16, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2,
+        num_key_value_heads=1, tie_word_embeddings=True))
     model.model.embed_tokens.weight.requires_grad_(False)
     data = Dataset.from_list([{key: row[key] for key in ("prompt", "completion")} for row in rows[:2]])
     args = arguments(tmp_path, machine, max_steps=1, assistant_only_loss=True)
@@ -330,12 +332,14 @@ def test_adapter_of_r1_distill_and_its_checkpoints_by_the_numbers():
     from transformers import Qwen2Config, Qwen2ForCausalLM
 
     cfg = load_recipe("06_deepseek_qlora_think", "t4")
-    assert (cfg.batch_size, cfg.grad_accumulation, cfg.learning_rate, cfg.epochs, cfg.max_length) == (2, 8, 2e-4, 3, 2048)
+    assert (cfg.batch_size, cfg.grad_accumulation, cfg.learning_rate) == (2, 8, 2e-4)
+    assert (cfg.epochs, cfg.max_length) == (3, 2048)
     with torch.device("meta"):
         model = Qwen2ForCausalLM(Qwen2Config(
             hidden_size=1536, intermediate_size=8960, num_hidden_layers=28, num_attention_heads=12,
             num_key_value_heads=2, vocab_size=151_936, tie_word_embeddings=False))
-        model = get_peft_model(model, LoraConfig(r=cfg.lora_r, target_modules=cfg.target_modules, task_type="CAUSAL_LM"))
+        model = get_peft_model(model, LoraConfig(r=cfg.lora_r, target_modules=cfg.target_modules,
+                                                 task_type="CAUSAL_LM"))
     n_trainable, n_all = model.get_nb_trainable_parameters()
     assert n_trainable == 28 * 16 * (2 * (1536 + 1536) + 2 * (1536 + 256) + 3 * (1536 + 8960)) == 18_464_768
     assert n_all - n_trainable == 1_777_088_000
@@ -361,6 +365,7 @@ def base():
 
 def test_samples_are_the_seeds_and_cold_ones_are_greedy(base, tokenizer, rows):
     prompts = [finetune.prompt_text(tokenizer, row["prompt"]) for row in rows[:4]]
+
     def drawn(temperature, seed):
         return finetune.generate_sampled(base, tokenizer, prompts, 12, 3, temperature, seed=seed)
 
@@ -376,7 +381,8 @@ def test_samples_are_the_seeds_and_cold_ones_are_greedy(base, tokenizer, rows):
 def test_problems_are_tried_and_scored(base, tokenizer, cfg, monkeypatch):
     rows = finetune.think_sets(cfg, tokenizer)["test"][:3]
     monkeypatch.setattr(finetune, "generate_greedy", lambda *_: [
-        f"1 + 1 = 2.\n</think>\n\nThe answer is {rows[0]['answer']}.", f"The answer is {rows[1]['answer']}.", "So 99."])
+        f"1 + 1 = 2.\n</think>\n\nThe answer is {rows[0]['answer']}.", f"The answer is {rows[1]['answer']}.",
+        "So 99."])
     tried = finetune.try_problems(base, tokenizer, rows, 64)
     assert tried.well_formed == [True, False, False] and tried.correct == [True, True, False]
     assert tried.lengths[0] > tried.lengths[1] > tried.lengths[2] > 0

@@ -1,4 +1,4 @@
-"""Rows and models by source name, and problems in think form.
+"""Rows and models by source name.
 
 A source is "miniworld/<name>" (shipped), a local file or folder in its publisher's layout, or a hub id
 ("openai/gsm8k:main" names a config after a colon). One loader serves the three.
@@ -408,72 +408,3 @@ def load_model(source: str, **kwargs):
     for block in [module for module in model.modules() if isinstance(getattr(module, "act", None), NewGELUActivation)]:
         block.act = ACT2FN["gelu_pytorch_tanh"]
     return model
-
-
-# --- problems in think form -----------------------------------------------------------------------
-
-def to_think(row: dict) -> dict:
-    """A problem as a conversation whose answer is thought out first, in DeepSeek-R1's form.
-
-    row: MathCodeInstruct (messages), SciBench (problem_text, answer_number, unit, maybe solution), GSM8K
-    (question, answer) or a miniworld problem in one of these schemas.
-    Returns {"prompt": [user], "completion": [assistant], "answer"}, where the assistant says
-    "<think>\\n...\\n</think>\\n\\nThe answer is 12." A row without a worked solution (most of SciBench) has
-    completion None: it serves to measure, not to train. Where no final answer can be found, answer and
-    completion are None.
-    Raises ValueError for a row of another schema.
-    """
-    if "messages" in row:
-        question, reasoning, answer = _math_code_instruct(row["messages"])
-    elif "problem_text" in row:
-        question, reasoning, answer = _scibench(row)
-    elif "question" in row and "answer" in row:
-        question, reasoning, answer = _gsm8k(row)
-    else:
-        raise ValueError(f"to_think got a row with keys {', '.join(sorted(row))}; it knows MathCodeInstruct "
-                         "(messages), SciBench (problem_text) and GSM8K (question, answer)")
-    spoken = f"<think>\n{reasoning}\n</think>\n\nThe answer is {answer}."
-    completion = [{"role": "assistant", "content": spoken}] if reasoning and answer else None
-    return {"prompt": [{"role": "user", "content": question}], "completion": completion, "answer": answer}
-
-
-def _gsm8k(row: dict) -> tuple[str, str, str]:
-    reasoning, _, answer = row["answer"].partition("####")
-    return row["question"].strip(), re.sub(r"<<.*?>>", "", reasoning).strip(), answer.strip().replace(",", "")
-
-
-def _scibench(row: dict) -> tuple[str, str, str]:
-    question, unit = row["problem_text"].strip(), (row.get("unit") or "").strip()
-    if unit and unit not in question:
-        question += f" Give the answer in {unit}."
-    answer = extract_answer(str(row["answer_number"])) or str(row["answer_number"]).strip()
-    return question, (row.get("solution") or "").strip(), answer
-
-
-def _math_code_instruct(messages: list[dict]) -> tuple[str, str, str | None]:
-    """The last part of the assistant's message holds the answer, those before it the reasoning."""
-    spoken = {message["role"]: message["content"] for message in messages}
-    parts = [_part(part) for part in spoken["assistant"]]
-    question = "\n".join(part["content"] for part in spoken["user"]).strip()
-    return question, "\n".join(parts[:-1] or parts).strip(), extract_answer(parts[-1])
-
-
-def _part(part: dict) -> str:
-    fence = {"code": "python", "execution": "output"}.get(part["type"])
-    return part["content"].strip() if fence is None else f"```{fence}\n{part['content'].strip()}\n```"
-
-
-_NUMBER = r"(?:(?<![\w.)])[-+])?\$?(?:\d[\d,]*(?:\.\d+)?|\.\d+)(?:[eE][-+]?\d+)?(?:\s*/\s*\d+)?"
-_MARKED = re.compile(r"(?:answer is:?|####|\\boxed\{)\s*\$?\s*(" + _NUMBER + ")", re.IGNORECASE)
-
-
-def extract_answer(text: str) -> str | None:
-    """The number that a text gives as its answer, without thousands separators, dollar sign or plus; or None.
-
-    What follows ``</think>`` counts, where there is one. There the first number marked as the answer ("The
-    answer is 12", "#### 12", "\\boxed{12}") is taken, else the last number.
-    """
-    text = text.rsplit("</think>", 1)[-1]
-    marked = _MARKED.search(text)
-    numbers = [marked.group(1)] if marked else re.findall(_NUMBER, text)
-    return re.sub(r"[,$\s+]", "", numbers[-1]) if numbers else None

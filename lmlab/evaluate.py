@@ -1,4 +1,4 @@
-"""Measuring a model: HellaSwag in its published conventions, perplexity, answers, and how sure they are.
+"""Measuring a model: HellaSwag in its published conventions, perplexity, attention, and how sure they are.
 
 Every function takes an ``lmlab.gpt.GPT`` or a transformers causal model. Texts of a batch are padded at the
 end, where causal attention hides the padding from every real token, and padding is never counted.
@@ -13,8 +13,6 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-
-from lmlab.data import extract_answer
 
 CONVENTIONS = ("sum", "token", "char", "byte")
 TEXTS = ("plain", "harness")
@@ -479,36 +477,37 @@ def _windows(tokens: list[int], reads: int, stride: int) -> Iterator[tuple[list[
             return
 
 
-# --- answers ---------------------------------------------------------------------------------------
+# --- attention -------------------------------------------------------------------------------------
 
-def score_think(text: str, answer: str, tolerance: float = 0.0) -> dict[str, bool]:
-    """Whether a generated answer is in think form, and whether it is right.
 
-    text: what the model wrote, without special tokens; "<think>" may stand at its beginning or in the prompt.
-    well_formed: some reasoning, one "</think>", and after it an answer ("The answer is ..." or a number in
-    \\boxed{}). correct: ``extract_answer(text)`` is ``answer``, within the share ``tolerance`` (SciBench:
-    0.05); it does not ask for the form, so that a model is not called wrong for not knowing it.
+def attention_weights(model, tokens: Sequence[int]) -> np.ndarray:
+    """What each token looks at, (n_layer, n_head, T, T): row t are the shares of token t's attention.
+
+    model: of transformers, with an adapter or without. Fused attention keeps its shares to itself, so they are
+    computed plainly ("eager") for this one pass.
     """
-    reasoning, close, spoken = text.strip().removeprefix("<think>").partition("</think>")
-    marked = "answer is" in spoken.lower() or "\\boxed" in spoken
-    well_formed = bool(close and reasoning.strip() and marked and extract_answer(spoken)
-                       and "think>" not in reasoning + spoken)
-    return {"well_formed": well_formed, "correct": same_number(extract_answer(text), answer, tolerance)}
+    import torch
 
-
-def same_number(a: str | None, b: str | None, tolerance: float = 0.0) -> bool:
-    """Whether two answers are one number: "0.50" and "1/2" are. Answers that are no numbers must be equal."""
-    if a is None or b is None:
-        return False
+    config, set_implementation = model.config, model.set_attn_implementation
+    before = config._attn_implementation
+    ids = torch.tensor([list(tokens)], device=next(model.parameters()).device)  # (1, T)
+    set_implementation("eager")
     try:
-        return math.isclose(_number(a), _number(b), rel_tol=max(tolerance, 1e-9))
-    except (ValueError, ZeroDivisionError):
-        return a.strip() == b.strip()
+        with _evaluating(model):
+            layers = model(ids, output_attentions=True, use_cache=False).attentions
+    finally:
+        set_implementation(before)
+    return torch.cat(layers).float().cpu().numpy()
 
 
-def _number(text: str) -> float:
-    numerator, _, denominator = text.replace(",", "").partition("/")
-    return float(numerator) / float(denominator or 1)
+def attention_by_part(weights: np.ndarray, parts: Mapping[str, range]) -> dict[str, dict[str, float]]:
+    """part that looks -> part looked at -> mean share of attention, over layers, heads and tokens.
+
+    weights: (..., T, T). parts: name -> the places of its tokens, together all of them.
+    """
+    mean = weights.reshape(-1, *weights.shape[-2:]).mean(0)  # (T, T)
+    return {looks: {seen: float(mean[rows.start:rows.stop, columns.start:columns.stop].sum(1).mean())
+                    for seen, columns in parts.items()} for looks, rows in parts.items()}
 
 
 # --- how sure --------------------------------------------------------------------------------------
@@ -523,6 +522,36 @@ def wilson_interval(k: int, n: int, z: float = 1.959964) -> tuple[float, float]:
     p, z2 = k / n, z * z / n
     centre, half = p + z2 / 2, z * math.sqrt(p * (1 - p) / n + z2 / (4 * n))
     return max(0.0, (centre - half) / (1 + z2)), min(1.0, (centre + half) / (1 + z2))
+
+
+class Share(NamedTuple):
+    """k of n, with a 95% interval (Wilson's)."""
+
+    k: int
+    n: int
+
+    @classmethod
+    def of(cls, hits: Sequence[bool]) -> "Share":
+        return cls(sum(map(bool, hits)), len(hits))
+
+    @property
+    def value(self) -> float:
+        return self.k / self.n
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        return wilson_interval(self.k, self.n)
+
+    def __str__(self) -> str:
+        low, high = self.interval
+        return f"{self.k} of {self.n} = {self.value:.0%} [{low:.0%}, {high:.0%}]"
+
+
+def shares_by(levels: Sequence, hits: Sequence[bool]) -> dict:
+    """level -> ``Share`` of its hits, in the order of the levels; items whose level is None are left out."""
+    pairs = [(level, hit) for level, hit in zip(levels, hits, strict=True) if level is not None]
+    return {level: Share.of([hit for its, hit in pairs if its == level])
+            for level in sorted({level for level, _ in pairs})}
 
 
 class Difference(NamedTuple):

@@ -9,15 +9,18 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from lmlab import augmentation
 from lmlab.analysis import normalised
+from lmlab.answers import score_think
 from lmlab.data import load_rows, split_indices
 from lmlab.pairs import BadRow, leave_out, usable_pairs
+from lmlab.preflight import IGNORED
+from lmlab.reasoning import question_of, split_by_problem, think_rows
 from lmlab.results import report_progress
 
 # --- full fine-tuning on pairs ---------------------------------------------------------------------
 
 PROMPT = "Convert to Shakespearean: {modern}\nShakespearean:"
-IGNORED = -100  # the label that PyTorch's cross-entropy skips
 
 
 def pair_sets(cfg) -> dict[str, list[dict[str, str]]]:
@@ -259,6 +262,9 @@ class History:
         return Measure()
 
 
+_MEASURED = "history.json"
+
+
 def progress_callback(out: Path, metric: str):
     """A TrainerCallback that notes each eval_loss in out/progress.jsonl, as ``metric`` of metrics.json.
 
@@ -274,18 +280,16 @@ def progress_callback(out: Path, metric: str):
     return Progress()
 
 
-_MEASURED = "history.json"
-
-
 def _checkpoint(args, state) -> Path:
     return Path(args.output_dir) / f"checkpoint-{state.global_step}"
 
 
-def unfinished(folder: Path, choices: Mapping, examples) -> str | None:
+def unfinished(folder: Path, choices: Mapping, examples, last_file: str = _MEASURED) -> str | None:
     """The newest whole checkpoint of an interrupted run with the same choices and examples; None if there is none.
 
     It is what ``trainer.train(resume_from_checkpoint=...)`` takes. Checkpoints of another run are removed, and
-    it is said why: going on from them would give a run that no recipe describes.
+    it is said why: going on from them would give a run that no recipe describes. last_file: what is written last
+    into a checkpoint; without ``History`` it is "trainer_state.json".
     """
     rows = json.dumps({name: examples[name][:] for name in examples.column_names})
     now = json.loads(json.dumps({**choices, "examples": hashlib.sha256(rows.encode()).hexdigest()}, default=str))
@@ -299,7 +303,7 @@ def unfinished(folder: Path, choices: Mapping, examples) -> str | None:
         found = {}
     folder.mkdir(parents=True, exist_ok=True)
     note.write_text(json.dumps(now), encoding="utf-8")
-    whole = [step for step, path in found.items() if (path / _MEASURED).exists()]
+    whole = [step for step, path in found.items() if (path / last_file).exists()]
     if not whole:
         return None
     print(f"going on from step {max(whole)}")
@@ -309,7 +313,8 @@ def unfinished(folder: Path, choices: Mapping, examples) -> str | None:
 def remove_checkpoints(folder: Path) -> None:
     """Removes the Trainer's checkpoints of a run that is done; each is three times the model."""
     for path in folder.glob("checkpoint-*"):
-        (path / _MEASURED).unlink(missing_ok=True)  # first, so that half a checkpoint is not taken for one
+        for last in (_MEASURED, "trainer_state.json"):  # first, so that half a checkpoint is not taken for one
+            (path / last).unlink(missing_ok=True)
         shutil.rmtree(path)
 
 
@@ -514,6 +519,106 @@ def optimizer_bytes(optimizer) -> int:
                for value in state.values() if torch.is_tensor(value))
 
 
+# --- problems to think about -----------------------------------------------------------------------
+
+
+def think_sets(cfg, tokenizer) -> dict[str, list[dict]]:
+    """The problems of lesson 06 in think form, each checked: "train", "validation", "test" and "harder".
+
+    No problem of train, in any version, is in one of the others. "validation" chooses the best model, "test"
+    and "harder" measure it. harder: held-out problems of more than ``trained_steps`` steps; train has none of
+    these. Problems whose conversation is longer than ``max_length`` serve to test alone. With ``redrawn``,
+    train has so many versions more of each problem, with other numbers, as far as that is safe. Says what is
+    left out.
+    Raises ValueError when a set is empty.
+    """
+    train, held_out = [], []
+    for source in cfg.data:
+        for side, rows in zip((train, held_out), _divided(cfg, source), strict=True):
+            side += rows
+    held_out = [held_out[i] for part in ("train", "validation")
+                for i in split_indices(len(held_out), part, cfg.seed)]
+    easy = [row for row in held_out if not _is_harder(cfg, row)]
+    validation = _short_enough(easy, tokenizer, cfg.max_length)[:cfg.n_validation]
+    sets = {"train": [row for row in train if not _is_harder(cfg, row)], "validation": validation,
+            "test": _not_in(easy, validation)[:cfg.n_eval],
+            "harder": [row for row in held_out if _is_harder(cfg, row)][:cfg.n_harder]}
+    sets["train"] = _short_enough(_not_in(sets["train"], easy + sets["harder"]), tokenizer,
+                                  cfg.max_length)[:cfg.n_train]
+    copies = augmentation.redrawn_problems(sets["train"], cfg.redrawn, cfg.seed)
+    sets["train"] += _short_enough(_not_in(copies, sets["train"] + held_out), tokenizer, cfg.max_length)
+    empty = [name for name in ("train", "validation", "test") if not sets[name]]
+    if empty:
+        raise ValueError(f"{', '.join(empty)} got no problem from {', '.join(cfg.data)}; give more data, or a "
+                         f"larger max_length than {cfg.max_length}")
+    return sets
+
+
+def _divided(cfg, source: str) -> tuple[list[dict], list[dict]]:
+    """(train, held out) of one source. A miniworld comes divided: its bases have read none of the held-out."""
+    checks = {"max_bad_share": cfg.max_bad_share, "tolerance": cfg.answer_tolerance}
+    if source.startswith("miniworld/"):
+        sizes = {"train": cfg.n_train, "validation": cfg.n_eval + cfg.n_validation}
+        train, held_out = (think_rows(load_rows(source, part, n, cfg.seed), f"{part} of {source}", **checks)
+                           for part, n in sizes.items())
+        return train, held_out
+    rows = think_rows(load_rows(source, "all", cfg.n_rows), source, **checks)
+    return split_by_problem(rows, seed=cfg.seed, near=cfg.near_duplicate)
+
+
+def _is_harder(cfg, row: Mapping) -> bool:
+    return cfg.trained_steps is not None and row["steps"] is not None and row["steps"] > cfg.trained_steps
+
+
+def _short_enough(rows: Sequence[dict], tokenizer, max_length: int) -> list[dict]:
+    """Those with a solution whose conversation fits; a cut one would lack its end, and teach not to stop."""
+    solved = [row for row in rows if row["completion"] is not None]
+    return [row for row in solved if len(labels_by_hand(tokenizer, row)[0]) <= max_length]
+
+
+def _not_in(rows: Sequence[dict], others: Sequence[dict]) -> list[dict]:
+    """Those of ``rows`` whose question, to a reader, is in none of ``others``."""
+    seen = {normalised(question_of(row)) for row in others}
+    return [row for row in rows if normalised(question_of(row)) not in seen]
+
+
+@dataclass(frozen=True)
+class Tried:
+    """What a model wrote for some problems; all (n_problems,)."""
+
+    texts: list[str]
+    well_formed: list[bool]
+    correct: list[bool]
+    lengths: list[int]  # tokens written, the end not counted
+
+
+def try_problems(model, tokenizer, rows: Sequence[Mapping], max_new_tokens: int,
+                 batch_size: int = 64) -> Tried:
+    """Lets the model answer problems (of ``think_sets``), likeliest token by token, and scores the answers."""
+    prompts = [prompt_text(tokenizer, row["prompt"]) for row in rows]
+    texts = generate_greedy(model, tokenizer, prompts, max_new_tokens, batch_size)
+    scores = [score_think(text, row["answer"], row["tolerance"], row["unit"])
+              for text, row in zip(texts, rows, strict=True)]
+    return Tried(texts, [score["well_formed"] for score in scores], [score["correct"] for score in scores],
+                 [len(ids) for ids in tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]])
+
+
+def best_optimizer(machine) -> str:
+    """QLoRA's: AdamW with averages of a byte each in pages that may leave the GPU; elsewhere plain AdamW.
+
+    Source: Dettmers et al. 2023, section 3. Says which and why.
+    """
+    name = "paged_adamw_8bit" if machine.device == "cuda" else "adamw_torch_fused"
+    why = "a CUDA GPU" if machine.device == "cuda" else f"paging needs a CUDA GPU, and this is {machine.device}"
+    print(f"{name}: {why}")
+    return name
+
+
+def folder_bytes(folder: Path) -> int:
+    """What all files of a folder take on disk."""
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
 # --- conversations ---------------------------------------------------------------------------------
 
 
@@ -531,7 +636,8 @@ def labels_by_hand(tokenizer, row: dict) -> tuple[list[int], list[int]]:
     """
     prompt = prompt_text(tokenizer, row["prompt"])
     answer = row["completion"][0]["content"].removeprefix("<think>\n") + tokenizer.eos_token
-    prompt_ids, answer_ids = (tokenizer(text, add_special_tokens=False)["input_ids"] for text in (prompt, answer))
+    prompt_ids, answer_ids = (tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+                              for text in (prompt, answer))
     return prompt_ids + answer_ids, [IGNORED] * len(prompt_ids) + answer_ids
 
 
@@ -543,6 +649,25 @@ def generate_greedy(model, tokenizer, prompts: Sequence[str], max_new_tokens: in
     ends where its answer begins; those of like length go together. An answer ends with EOS or after
     ``max_new_tokens``. settings: any further ones of ``generate``.
     """
+    return _generate(model, tokenizer, prompts, max_new_tokens, batch_size, do_sample=False, **settings)
+
+
+def generate_sampled(model, tokenizer, prompts: Sequence[str], max_new_tokens: int, k: int, temperature: float,
+                     batch_size: int = 64, seed: int = 0) -> list[list[str]]:
+    """``k`` answers to each prompt, drawn token by token from the softmax of logits / temperature."""
+    import torch
+
+    state = torch.get_rng_state()
+    torch.manual_seed(seed)
+    repeated = [prompt for prompt in prompts for _ in range(k)]
+    texts = _generate(model, tokenizer, repeated, max_new_tokens, batch_size, do_sample=True,
+                      temperature=temperature, top_k=0, top_p=1.0)
+    torch.set_rng_state(state)
+    return [texts[i:i + k] for i in range(0, len(texts), k)]
+
+
+def _generate(model, tokenizer, prompts: Sequence[str], max_new_tokens: int, batch_size: int,
+              **choices) -> list[str]:
     import torch
 
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
@@ -557,8 +682,8 @@ def generate_greedy(model, tokenizer, prompts: Sequence[str], max_new_tokens: in
         mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in ids], device=model.device)
         with torch.no_grad():
             written = model.generate(input_ids=padded, attention_mask=mask, max_new_tokens=max_new_tokens,
-                                     do_sample=False, use_cache=True, pad_token_id=pad,
-                                     eos_token_id=tokenizer.eos_token_id, **settings)
+                                     use_cache=True, pad_token_id=pad, eos_token_id=tokenizer.eos_token_id,
+                                     **choices)
         texts = tokenizer.batch_decode(written[:, width:], skip_special_tokens=True)
         for i, text in zip(batch, texts, strict=True):
             answers[i] = text

@@ -253,18 +253,22 @@ def rank_frequency(series: Mapping[str, Sequence[int]], *, title: str = "", ax=N
     return ax
 
 
-def attention_map(weights, tokens: Sequence[str], *, title: str = "", ax=None):
+def attention_map(weights, tokens: Sequence[str], *, edges: Sequence[int] = (), title: str = "", ax=None):
     """One head's attention over one text: row t is what token t looks at. weights: (T, T); tokens: their T texts.
 
-    Ink grows with the root of the share, so that small shares can be seen, too.
+    Ink grows with the root of the share, so that small shares can be seen, too. edges: tokens before which a
+    part of the text begins, marked by lines.
     """
     side = 2 + 0.12 * len(tokens)  # inches: room for a label per token
     ax = _axes(ax, "token looked at", "token that looks", title, size=(side + 0.7, side))
     _shares(ax, weights)
-    labels = [token.strip(" ").replace("\n", "\\n") for token in tokens]
+    labels = [token.strip(" ").replace("\n", "\\n").replace("｜", "|") for token in tokens]  # as the font has it
     style = {"fontsize": 7, "parse_math": False}  # a dollar is a dollar
     ax.set_xticks(range(len(labels)), labels, rotation=90, **style)
     ax.set_yticks(range(len(labels)), labels, **style)
+    for edge in edges:
+        ax.axvline(edge - 0.5, color=BLUE, linestyle="--", linewidth=0.8)
+        ax.axhline(edge - 0.5, color=BLUE, linestyle="--", linewidth=0.8)
     return ax
 
 

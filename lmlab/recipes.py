@@ -23,6 +23,7 @@ Count = typing.Annotated[int, "zero or more"]
 Rate = typing.Annotated[float, "zero or more"]
 Schedule = typing.Annotated[str, "schedule"]  # of the learning rate, as transformers names it
 Optimizer = typing.Annotated[str, "optimizer"]  # adamw_8bit keeps Adam's averages in a byte each
+Order = typing.Annotated[str, "order"]  # of the training problems
 Bands = dict[str, list]
 
 _RULES = {
@@ -30,6 +31,7 @@ _RULES = {
     "zero or more": (lambda v: v >= 0, "zero or a positive number"),
     "fraction": (lambda v: 0 <= v <= 1, "a number from 0 to 1"),
     "schedule": (lambda v: v in ("linear", "cosine", "constant"), "linear, cosine or constant"),
+    "order": (lambda v: v in ("shuffled", "easy_first"), "shuffled or easy_first"),
     "optimizer": (lambda v: v in ("adamw_torch", "adamw_8bit"), "adamw_torch or adamw_8bit"),
 }
 _WANTED = {int: "a whole number", float: "a number (write 1.0e-3, not 1e-3)", str: "text",
@@ -207,21 +209,43 @@ class LoraFinetune(Recipe):
 class ThinkFinetune(Recipe):
     model: str
     data: list[str]
+    n_rows: Positive | None = None  # read of each source; None: all. A miniworld draws as many as are needed
+    n_train: Positive | None = None  # problems to train on, without the redrawn ones; None: all that there are
+    n_validation: Positive  # choose the best model
+    n_eval: Positive  # measure it
+    n_harder: Count = 0  # measure it on problems that are harder than those of the training
+    trained_steps: Positive | None = None  # steps of the hardest problem to train on; None: none is too hard
+    near_duplicate: Fraction | None = None  # questions more alike than this stay on one side of the split
+    max_bad_share: Fraction = 0.05  # of rows that cannot be used; more stop the run
+    redrawn: Count = 0  # versions of each training problem with other numbers
+    order: Order = "shuffled"
     lora_r: Positive
     lora_alpha: Positive
     lora_dropout: Fraction = 0.0
     target_modules: list[str] | str  # names of layers, or "all-linear"
     max_length: Positive  # tokens; longer conversations are left out
+    packing: bool = False  # several conversations in one row of max_length
     batch_size: Positive
     grad_accumulation: Positive = 1
-    gradient_checkpointing: bool = False
-    max_steps: Positive
+    activation_checkpointing: bool = False  # recompute activations: less memory, a third more time
+    epochs: Positive = 3
     learning_rate: PositiveFloat
-    n_train: Positive
-    n_eval: Positive
+    evaluations: Positive = 4  # in the course of training, evenly; each leaves a checkpoint
     max_new_tokens: Positive
     eval_batch_size: Positive = 64
     answer_tolerance: Fraction = 0.0  # relative; SciBench's is 0.05
+    votes: Positive = 5  # samples of each problem for the majority vote
+    n_votes: Positive = 50  # problems that are voted on
+    temperature: PositiveFloat = 0.6  # of the samples
+
+    def contradictions(self) -> list[str]:
+        packed = self.packing and self.order == "easy_first"
+        found = ["packing sorts by length, and order is easy_first"] if packed else []
+        if self.evaluations < 2:
+            found.append("evaluations is 1, and the best of one model is no choice")
+        if self.n_harder and self.trained_steps is None:
+            found.append(f"n_harder is {self.n_harder}, and trained_steps does not say what is harder")
+        return found
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""Sources, splits, and problems in think form."""
+"""Sources and splits."""
 
 import json
 
@@ -7,7 +7,6 @@ from datasets import Dataset
 
 from lmlab import data
 from lmlab.data import (
-    extract_answer,
     load_model,
     load_rows,
     load_tokenizer,
@@ -15,7 +14,6 @@ from lmlab.data import (
     paragraphs,
     split_indices,
     stream_texts,
-    to_think,
 )
 
 
@@ -328,67 +326,6 @@ def test_loss_of_a_loaded_gpt2_is_the_mean_that_trainer_divides_right(gpt2_folde
         plain = model(ids, labels=ids).loss
         counted = model(ids, labels=ids, num_items_in_batch=torch.tensor(11)).loss
     assert counted == pytest.approx(plain.item(), rel=1e-6)
-
-
-# --- think form --------------------------------------------------------------------------------------
-
-def test_gsm8k_row():
-    row = {"question": "How many?", "answer": "He has 48/2 = <<48/2=24>>24 clips.\nSo 1,024.\n#### 1,024"}
-    assert to_think(row) == {
-        "prompt": [{"role": "user", "content": "How many?"}],
-        "completion": [{"role": "assistant", "content":
-                        "<think>\nHe has 48/2 = 24 clips.\nSo 1,024.\n</think>\n\nThe answer is 1024."}],
-        "answer": "1024"}
-
-
-def test_scibench_row_without_solution_can_only_be_measured():
-    row = {"problem_text": "Find the pressure.", "answer_number": "+7.3", "unit": "$\\mathrm{atm}$ "}
-    assert to_think(row) == {
-        "prompt": [{"role": "user", "content": "Find the pressure. Give the answer in $\\mathrm{atm}$."}],
-        "completion": None, "answer": "7.3"}
-    solved = to_think({**row, "solution": "7 + 0.3 = 7.3"})
-    assert solved["completion"][0]["content"] == "<think>\n7 + 0.3 = 7.3\n</think>\n\nThe answer is 7.3."
-
-
-def test_math_code_instruct_row_keeps_code_and_output_in_the_reasoning():
-    def part(kind, content):
-        return {"type": kind, "content": content}
-
-    row = {"messages": [
-        {"role": "system", "content": [part("text", "")]},
-        {"role": "user", "content": [part("text", "What is 6 times 7?")]},
-        {"role": "assistant", "content": [part("text", "Compute."), part("code", "print(6*7)"),
-                                          part("execution", "42"), part("text", "It is \\boxed{42}.")]}]}
-    result = to_think(row)
-    assert result["answer"] == "42"
-    assert result["completion"][0]["content"] == (
-        "<think>\nCompute.\n```python\nprint(6*7)\n```\n```output\n42\n```\n</think>\n\nThe answer is 42.")
-
-
-@pytest.mark.parametrize("source", ["miniworld/problems", "miniworld/science"])
-def test_miniworld_problems_agree_with_their_own_answers(source):
-    for row in load_rows(source, limit=50):
-        result = to_think(row)
-        said = result["completion"][0]["content"]
-        assert said.startswith("<think>\n")
-        assert said.endswith(f"</think>\n\nThe answer is {result['answer']}.")
-        assert result["answer"] == row.get("answer", row.get("answer_number"))
-        assert extract_answer(said) == result["answer"]
-
-
-def test_row_of_another_schema_is_refused():
-    with pytest.raises(ValueError, match="keys text; it knows"):
-        to_think({"text": "x"})
-
-
-@pytest.mark.parametrize("text, answer", [
-    ("The answer is 12.", "12"), ("The answer is $1,200.50.", "1200.50"), ("#### 72", "72"),
-    ("so \\boxed{-3} it is", "-3"), ("13 - 5 = 8. So 8 books", "8"), ("13-5", "5"), ("from 3 to -4", "-4"),
-    ("it takes 1.5e-3 s", "1.5e-3"), ("the answer is 1/2", "1/2"), ("+7.3", "7.3"), (".5", ".5"),
-    ("The answer is 5. The answer is 6.", "5"), ("3 + 4 = 7.\n</think>\n\nThe answer is 8.", "8"),
-    ("The answer is 7.\n</think>\n\nWell.", None), ("nothing", None)])
-def test_extract_answer(text, answer):
-    assert extract_answer(text) == answer
 
 
 def test_importing_data_loads_no_heavy_library():

@@ -1,4 +1,4 @@
-"""Scores against plain one-at-a-time references, intervals against known values, answers."""
+"""Scores against plain one-at-a-time references, intervals against known values."""
 
 import math
 
@@ -16,9 +16,7 @@ from lmlab.evaluate import (
     mcnemar,
     paired_bootstrap,
     perplexity,
-    same_number,
     score_hellaswag,
-    score_think,
     score_tokens,
     wilson_interval,
 )
@@ -190,28 +188,6 @@ def test_impossible_requests_are_refused(gpt2_folder):
         score_tokens(model, [[1] * 300], [1])
     with pytest.raises(ValueError, match="starts got 0"):
         score_tokens(model, [[1, 2]], [0])
-
-
-# --- answers -----------------------------------------------------------------------------------------
-
-@pytest.mark.parametrize("text, well_formed, correct", [
-    ("3 + 4 = 7.\n</think>\n\nThe answer is 7.", True, True),
-    ("<think>\n3 + 4 = 7.\n</think>\n\nThe answer is 7.", True, True),
-    ("3 + 4 = 8.\n</think>\n\nThe answer is 8.", True, False),
-    ("3 + 4 = 7. So 7 books", False, True),
-    ("</think>\n\nThe answer is 7.", False, True),
-    ("a</think>The answer is 7.</think>", False, False),
-    ("a\n</think>\n\nThe answer is unknown.", False, False),
-    ("a <think> b\n</think>\n\nThe answer is 7.", False, True),
-    ("", False, False)])
-def test_score_think(text, well_formed, correct):
-    assert score_think(text, "7") == {"well_formed": well_formed, "correct": correct}
-
-
-def test_same_number():
-    assert same_number("0.50", "1/2") and same_number("1e3", "1,000") and same_number("7", "7.0")
-    assert not same_number("7", "8") and not same_number(None, "7") and not same_number("1/0", "1")
-    assert same_number("102", "100", tolerance=0.05) and not same_number("106", "100", tolerance=0.05)
 
 
 # --- intervals ---------------------------------------------------------------------------------------

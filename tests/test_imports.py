@@ -11,7 +11,8 @@ PACKAGE = Path(__file__).parents[1] / "lmlab"
 # a module may import its own layer and the layers below it
 LAYERS = [
     {"hardware", "gpt", "plots", "checkpoints", "ranks"},
-    {"recipes", "results", "data", "analysis", "miniworld", "shards", "loader", "generate", "pairs"},
+    {"recipes", "results", "data", "analysis", "miniworld", "shards", "loader", "generate", "pairs", "answers", "reasoning",
+     "augmentation", "preflight"},
     {"train", "pretraining", "finetune", "evaluate", "export", "translation", "cost"},
     {"runner", "report", "search", "doctor", "cli", "__main__"},
 ]

@@ -41,6 +41,7 @@ _DATASETS = {
     "pairs-274": (lambda split, n, seed: shakespeare.rows("pairs-274", split, n, seed), 220, 54),
     "plays": (plays.rows, 600, 60),
     "problems": (lambda split, n, seed: problems.rows("problems", split, n, seed), 4_000, 400),
+    "harder-problems": (lambda split, n, seed: problems.rows("harder-problems", split, n, seed), 1_000, 200),
     "science": (lambda split, n, seed: problems.rows("science", split, n, seed), 1_000, 200),
     "fantasy": (fantasy.rows, 630, 70),
 }

@@ -2,7 +2,8 @@
 
 ``problem`` stands in for MathCodeInstruct (Wang et al. 2023), ``science`` for SciBench (Wang et al. 2023),
 ``textbook`` is pretraining text of the same skills without question-and-answer format. Sums and differences
-stay within 0 to 40, times tables are 2..5 by 2..9. Two-step problems compose one-step ones.
+stay within 0 to 40, times tables are 2..5 by 2..9. Two-step problems compose one-step ones; three-step ones
+stand apart, for a test of what is harder than the training.
 """
 
 import re
@@ -278,6 +279,34 @@ ONE_STEP = (gain, lose, groups, more_or_fewer, together, difference, rate, price
 TWO_STEP = (two_changes, groups_then_change, compare_then_together, rate_then_change, change_money,
             two_prices)
 
+# ---------------------------------------------------------------- three steps: the same sentences, one more
+
+
+def three_changes(d: Draw) -> Task:
+    return _now(_change(d, _change(d, _change(d, _owns(d)))))
+
+
+def groups_then_two_changes(d: Draw) -> Task:
+    s = _groups(d)
+    return _now(_change(d, _change(d, s) if s.value <= LARGEST else _lose(d, s)))
+
+
+def two_prices_then_change(d: Draw) -> Task:
+    t = _trading(d, room=2)
+    other = d.choice([pair for pair in _THINGS[:-1] if pair != t.thing])
+    cost = _number(d, 2, min(20, LARGEST - t.total))
+    paid = t.total + cost
+    money = _number(d, paid, LARGEST)
+    name, he = t.hero.name, t.hero.he.capitalize()
+    facts = (f"{name} has {money} coins.",
+             f"{he} buys {t.n} {t.thing[1]} for {t.each} coins each and one {other[0]} for {cost} coins.")
+    steps = (t.step, step(t.total, "+", cost), step(money, "-", paid))
+    return Task(facts, f"How many coins does {name} have left?", steps, money - paid,
+                f"So {name} has {_count(money - paid, ('coin', 'coins'))} left.")
+
+
+THREE_STEP = (three_changes, groups_then_two_changes, two_prices_then_change)
+
 # ---------------------------------------------------------------- science
 
 
@@ -350,7 +379,15 @@ def a_task(d: Draw) -> Task:
 
 def problem(d: Draw) -> dict:
     """A row in MathCodeInstruct's layout, and beside it "problem", "steps" (list of str), "answer" (str)."""
-    task = a_task(d)
+    return _chat_row(a_task(d))
+
+
+def harder_problem(d: Draw) -> dict:
+    """A row like ``problem``'s, of three steps: one more than anything that the bases have read."""
+    return _chat_row(d.choice(THREE_STEP)(d))
+
+
+def _chat_row(task: Task) -> dict:
     text, answer = problem_text(task), str(task.answer)
     solution = [{"type": "text", "content": " ".join(task.steps)},
                 {"type": "text", "content": f"The answer is {answer}."}]
@@ -431,6 +468,13 @@ def _true(a: int, sign: str, b: int, c: int) -> bool:
     return exact and _OPERATIONS[sign](a, b) == c
 
 
+def allowed(a: int, sign: str, b: int) -> bool:
+    """Whether a sum is one that the generator draws: within 0 to ``LARGEST``, products from the tables."""
+    if sign == "x":
+        return (a, b) in _TABLES
+    return sign in "+-" and max(a, b) <= LARGEST and 0 <= _OPERATIONS[sign](a, b) <= LARGEST
+
+
 def _messages_agree(row: dict) -> bool:
     if "messages" not in row:
         return True
@@ -446,10 +490,12 @@ def problems(n: int, seed: int = 0, split: str = "train") -> list[dict]:
 
 
 def rows(name: str, split: str, n: int, seed: int = 0) -> list[dict]:
-    """Rows of "problems" or "science"."""
+    """Rows of "problems", "harder-problems" or "science"."""
     if name == "problems":
         return problems(n, seed, split)
+    if name == "harder-problems":
+        return distinct_rows(harder_problem, "problem", n, Draw(stream(name, split, seed)), split)
     if name != "science":
-        raise ValueError(f"got problems named {name!r}; expected 'problems' or 'science'")
+        raise ValueError(f"got problems named {name!r}; expected 'problems', 'harder-problems' or 'science'")
     found = distinct_rows(science, "problem_text", n, Draw(stream("science", split, seed)), split)
     return [{**row, "problemid": f"{split}-{i}"} for i, row in enumerate(found)]

@@ -1,0 +1,194 @@
+"""A look at what a trainer would learn from, before it does: tokens, labels, and what is wrong with them."""
+
+import html
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+IGNORED = -100  # the label that PyTorch's cross-entropy skips
+OPENING, CLOSING = "<think>", "</think>"
+_BATCH = 8  # rows that are collated together, so that some are padded
+_SHOWN = 120  # tokens of a long row, at its beginning and at its end
+_PAD, _MASKED, _LABELLED = "pad", "masked", "labelled"
+# each kind looks different without colour, too
+_STYLES = {_LABELLED: "background:#cfe8d5;border-bottom:3px solid #009E73;font-weight:bold",
+           _MASKED: "color:#555;border-bottom:3px dotted #bbb",
+           _PAD: "color:#999;text-decoration:line-through"}
+_SIGNS = {_LABELLED: "█", _MASKED: "·", _PAD: "░"}
+
+
+class Conversation(NamedTuple):
+    """One conversation as the model gets it; all of one length, padding left out."""
+
+    ids: list[int]
+    labels: list[int]
+
+
+class Check(NamedTuple):
+    """One thing that must hold of every conversation."""
+
+    name: str
+    passed: bool
+    found: str
+
+
+@dataclass(frozen=True, repr=False)
+class Preflight:
+    """What was found. It shows itself in a notebook, and as text."""
+
+    checks: tuple[Check, ...]
+    rows: tuple[tuple[tuple[str, str, int], ...], ...]  # a few rows: (kind, token, label) of each place
+    supervised_share: float  # of all tokens but the first of each conversation and padding
+    cut_share: float  # of the conversations, that lost their end
+    answers_lost: int  # of the conversations, that lost all of their answer
+    n_conversations: int
+
+    @property
+    def passed(self) -> bool:
+        return all(check.passed for check in self.checks)
+
+    def require(self) -> None:
+        """Raises ValueError that names every check that failed."""
+        failed = [f"{check.name}: {check.found}" for check in self.checks if not check.passed]
+        if failed:
+            raise ValueError(f"preflight: {len(failed)} of {len(self.checks)} checks failed; mend the data, the "
+                             f"template or the collator before training. {'; '.join(failed)}")
+
+    def __repr__(self) -> str:
+        lines = [f"{'ok  ' if check.passed else 'FAIL'} {check.name:<34} {check.found}" for check in self.checks]
+        lines.append(f"\n{_SIGNS[_LABELLED]} bears loss   {_SIGNS[_MASKED]} does not   {_SIGNS[_PAD]} padding")
+        lines += ["  ".join(f"{_SIGNS[kind]}{_visible(token)}" for kind, token, _ in row) for row in self.rows]
+        return "\n".join(lines)
+
+    def _repr_html_(self) -> str:
+        checks = "".join(f"<tr><td>{'&#10003;' if check.passed else '<b>FAIL</b>'}</td>"
+                         f"<td>{html.escape(check.name)}</td><td>{html.escape(check.found)}</td></tr>"
+                         for check in self.checks)
+        legend = " ".join(f"<span style='{style}'>{text}</span>" for style, text in zip(
+            _STYLES.values(), ("bears loss, label below", "no loss", "padding"), strict=True))
+        rows = "".join(f"<p style='line-height:2.6em'>{''.join(map(_span, row))}</p>" for row in self.rows)
+        return f"<table>{checks}</table><p>{legend}</p>{rows}"
+
+
+def _span(place: tuple[str, str, int]) -> str:
+    kind, token, label = place
+    below = label if label != IGNORED else "&nbsp;"
+    return (f"<span style='display:inline-block;text-align:center;line-height:1.2em;margin:1px'>"
+            f"<span style='{_STYLES[kind]};padding:0 2px'>{html.escape(_visible(token))}</span><br>"
+            f"<small style='color:#777'>{below}</small></span>")
+
+
+def _visible(token: str) -> str:
+    return token.replace("\n", "⏎").replace(" ", "␣") or "∅"
+
+
+def preflight(dataset: Sequence[Mapping], tokenizer, collator: Callable, *, n_conversations: int | None = None,
+              max_length: int | None = None, opening: str = f"{OPENING}\n", n_shown: int = 3,
+              max_cut_share: float = 0.0) -> Preflight:
+    """Checks a tokenised dataset as a trainer would see it, through its collator.
+
+    dataset: rows with input_ids, maybe labels and, if packed, seq_lengths, as ``SFTTrainer.train_dataset``. The
+    checks read what comes out of ``collator``, since that is what the model learns from. n_conversations: how
+    many went in, so that those that the trainer dropped are missed. max_length: where it cut. opening: with what
+    the part that bears no loss must end. max_cut_share: how many conversations may lose their end.
+    """
+    conversations, padded = _collated(dataset, collator)
+    dropped = max(0, (n_conversations or 0) - len(conversations))
+    texts = [tokenizer.decode(_supervised(each)) for each in conversations]
+    cut = [each for each in conversations if not _ends(each, tokenizer) and (
+        max_length is None or len(each.ids) >= max_length)]
+    lost = dropped + sum(CLOSING not in tokenizer.decode(each.ids) for each in cut)
+    n_tokens = sum(len(each.ids) - 1 for each in conversations)
+    share = sum(len(_supervised(each)) for each in conversations) / n_tokens
+    n_all = len(conversations) + dropped
+    checks = (*_structure(conversations, texts, tokenizer, opening),
+              _padding_check(padded, tokenizer),
+              Check("some tokens bear loss, not all", 0 < share < 1, f"{share:.1%} of {n_tokens:,} tokens"),
+              Check("nothing is cut off", (len(cut) + dropped) <= max_cut_share * n_all and not lost,
+                    f"{(len(cut) + dropped) / n_all:.1%} of {n_all} lost their end, {lost} all of their answer"))
+    return Preflight(checks, tuple(_places(row, tokenizer) for row in padded[:n_shown]), share,
+                     (len(cut) + dropped) / n_all, lost, n_all)
+
+
+class _Padded(NamedTuple):
+    """A row of a batch with its padding; ``n`` tokens are real."""
+
+    ids: list[int]
+    labels: list[int]
+    n: int
+
+
+def _collated(dataset: Sequence[Mapping], collator: Callable) -> tuple[list[Conversation], list[_Padded]]:
+    """Every conversation after the collator, and the rows of the batches with their padding."""
+    conversations, padded = [], []
+    columns = ("input_ids", "labels", "seq_lengths")
+    for start in range(0, len(dataset), _BATCH):
+        rows = [dataset[i] for i in range(start, min(start + _BATCH, len(dataset)))]
+        rows = [{name: row[name] for name in columns if name in row} for row in rows]
+        batch = collator(rows)
+        ids, labels = batch["input_ids"].tolist(), batch["labels"].tolist()
+        lengths = [row.get("seq_lengths", [len(row["input_ids"])]) for row in rows]
+        if len(ids) < len(rows):  # without padding: all rows in one
+            lengths = [[n for row in lengths for n in row]]
+        for row_ids, row_labels, parts in zip(ids, labels, lengths, strict=True):
+            padded.append(_Padded(row_ids, row_labels, sum(parts)))
+            begin = 0
+            for n in parts:
+                conversations.append(Conversation(row_ids[begin:begin + n], row_labels[begin:begin + n]))
+                begin += n
+    return conversations, padded
+
+
+def _supervised(each: Conversation) -> list[int]:
+    """The labels that bear loss. The first token has nothing before it, and no trainer counts it."""
+    return [label for label in each.labels[1:] if label != IGNORED]
+
+
+def _ends(each: Conversation, tokenizer) -> bool:
+    return each.ids[-1] == tokenizer.eos_token_id
+
+
+def _structure(conversations: Sequence[Conversation], texts: Sequence[str], tokenizer,
+               opening: str) -> list[Check]:
+    """The checks of single conversations. texts: what of each bears loss."""
+    bos, eos = tokenizer.bos_token_id, tokenizer.eos_token_id
+    whole = [tokenizer.decode(each.ids) for each in conversations]
+    prefix = [tokenizer.decode(each.ids[:_first_label(each)]) for each in conversations]
+    found = [
+        ("one beginning (BOS)", [bos is None or bos == eos or (each.ids.count(bos) == 1 and each.ids[0] == bos)
+                                 for each in conversations], "more or less than one BOS"),
+        (f"one {OPENING}, one {CLOSING}", [text.count(OPENING) == text.count(CLOSING) == 1 for text in whole],
+         f"{OPENING} or {CLOSING} doubled or missing"),
+        ("the question bears no loss", [text.endswith(opening) for text in prefix],
+         f"loss before {opening!r}: nothing is masked, or the wrong part"),
+        ("the reasoning bears loss", [CLOSING in text and bool(
+            text.partition(CLOSING)[0].rpartition(OPENING)[2].strip()) for text in texts],
+         f"no reasoning before {CLOSING} among the labels: dropped by the template, or masked"),
+        ("the end (EOS) bears loss", [each.labels[-1] == eos and _ends(each, tokenizer)
+                                      for each in conversations], "EOS is missing or masked: no end is learnt"),
+    ]
+    return [Check(name, all(good), "all" if all(good) else f"{good.count(False)} of {len(good)}: {wrong}, first "
+                  f"in conversation {good.index(False)}") for name, good, wrong in found]
+
+
+def _first_label(each: Conversation) -> int:
+    """Where loss begins; the whole length where there is none."""
+    return next((i for i, label in enumerate(each.labels) if label != IGNORED), len(each.labels))
+
+
+def _padding_check(padded: Sequence[_Padded], tokenizer) -> Check:
+    """Padding is known from the lengths, not from the token: a pad token equal to EOS is no fault by itself."""
+    n_pads = sum(len(row.ids) - row.n for row in padded)
+    wrong = sum(label != IGNORED for row in padded for label in row.labels[row.n:])
+    return Check("padding bears no loss", wrong == 0,
+                 f"{wrong} of {n_pads} paddings ({tokenizer.pad_token}) bear loss")
+
+
+def _places(row: _Padded, tokenizer) -> tuple[tuple[str, str, int], ...]:
+    tokens = [tokenizer.decode([token]) for token in row.ids]
+    kinds = [_PAD if i >= row.n else _MASKED if label == IGNORED else _LABELLED
+             for i, label in enumerate(row.labels)]
+    places = tuple(zip(kinds, tokens, row.labels, strict=True))
+    if len(places) <= 2 * _SHOWN:
+        return places
+    return *places[:_SHOWN], (_MASKED, " ... ", IGNORED), *places[-_SHOWN:]

@@ -1,0 +1,201 @@
+"""Problems in think form: conversion from their publishers' layouts, every row checked; division; order."""
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from fractions import Fraction
+
+from lmlab.analysis import near_duplicates, normalised
+from lmlab.answers import arithmetic, extract_answer, read_answer, same_answer
+from lmlab.data import VALIDATION_SHARE, split_indices
+from lmlab.pairs import BadRow, leave_out
+
+# --- conversion --------------------------------------------------------------------------------------
+
+CALCULATION = re.compile(r"<<([^<>]*)=([^<>=]*)>>")  # GSM8K's notes for a calculator: <<48/2=24>>
+_MARKS = re.compile(r"</?think>|<[｜|][^>]*[｜|]>")  # of the chat template; in a text they would end it
+_ROUNDING = Fraction(1, 100)  # GSM8K writes cents
+
+
+def to_think(row: Mapping) -> dict:
+    """A problem as a conversation whose answer is thought out first, in DeepSeek-R1's form.
+
+    row: MathCodeInstruct (messages), SciBench (problem_text, answer_number, unit, maybe solution), GSM8K
+    (question, answer) or a miniworld problem in one of these schemas.
+    Returns {"prompt": [user], "completion": [assistant], "answer", "unit"}, where the assistant says
+    "<think>\\n...\\n</think>\\n\\nThe answer is 12." A row without a worked solution (most of SciBench) has
+    completion None: it serves to measure, not to train. Where no final answer can be found, answer and
+    completion are None. unit: in which the answer is asked for, SciBench alone.
+    Raises ValueError for a row of another schema.
+    """
+    unit = ""
+    if "messages" in row:
+        question, reasoning, answer = _math_code_instruct(row["messages"])
+    elif "problem_text" in row:
+        question, reasoning, answer, unit = _scibench(row)
+    elif "question" in row and "answer" in row:
+        question, reasoning, answer = _gsm8k(row)
+    else:
+        raise ValueError(f"to_think got a row with keys {', '.join(sorted(row))}; it knows MathCodeInstruct "
+                         "(messages), SciBench (problem_text) and GSM8K (question, answer)")
+    spoken = f"<think>\n{reasoning}\n</think>\n\nThe answer is {answer}."
+    completion = [{"role": "assistant", "content": spoken}] if reasoning and answer else None
+    return {"prompt": [{"role": "user", "content": question}], "completion": completion, "answer": answer,
+            "unit": unit}
+
+
+def _gsm8k(row: Mapping) -> tuple[str, str, str | None]:
+    reasoning, _, answer = row["answer"].partition("####")
+    return row["question"].strip(), re.sub(r"<<.*?>>", "", reasoning).strip(), extract_answer(answer)
+
+
+def _scibench(row: Mapping) -> tuple[str, str, str, str]:
+    question, unit = row["problem_text"].strip(), (row.get("unit") or "").strip()
+    if unit and unit not in question:
+        question += f" Give the answer in {unit}."
+    answer = extract_answer(str(row["answer_number"])) or str(row["answer_number"]).strip()
+    return question, (row.get("solution") or "").strip(), answer, unit
+
+
+def _math_code_instruct(messages: list[dict]) -> tuple[str, str, str | None]:
+    """The last part of the assistant's message holds the answer, those before it the reasoning.
+
+    Code and what it printed are kept, fenced, as part of the thought.
+    """
+    spoken = {message["role"]: message["content"] for message in messages}
+    parts = [_part(part) for part in spoken["assistant"]]
+    question = "\n".join(part["content"] for part in spoken["user"]).strip()
+    return question, "\n".join(parts[:-1] or parts).strip(), extract_answer(parts[-1])
+
+
+def _part(part: dict) -> str:
+    fence = {"code": "python", "execution": "output"}.get(part["type"])
+    return part["content"].strip() if fence is None else f"```{fence}\n{part['content'].strip()}\n```"
+
+
+def think_rows(rows: Iterable[Mapping], source: str, max_bad_share: float = 0.05,
+               tolerance: float = 0.0) -> list[dict]:
+    """The problems of a source in think form (``to_think``), each checked, with "tolerance", "steps", "row".
+
+    A row that fails (``why_bad``) is left out, and it is said how many and which. tolerance: of SciBench's
+    answers, which are rounded measurements; all others must be right exactly. steps: see ``difficulty``. row: as
+    published.
+    Raises ValueError when more than ``max_bad_share`` of the rows fail, or the schema is unknown.
+    """
+    good, bad, n_rows = [], [], 0
+    for i, row in enumerate(rows):
+        n_rows += 1
+        problem = to_think(row)
+        if why := why_bad(row, problem):
+            bad.append(BadRow(i, why, repr(problem["prompt"][0]["content"])))
+        else:
+            share = tolerance if "problem_text" in row else 0.0
+            good.append(problem | {"tolerance": share, "steps": difficulty(problem), "row": row})
+    leave_out(bad, n_rows, source, max_bad_share)
+    return good
+
+
+def why_bad(row: Mapping, problem: Mapping) -> str:
+    """Why a row cannot be used; empty if it can. row: as published; problem: what ``to_think`` made of it."""
+    question, answer = problem["prompt"][0]["content"], problem["answer"]
+    if not question:
+        return "no question"
+    if answer is None:
+        return "no final answer"
+    if problem["completion"] is None:
+        return "" if "problem_text" in row else "no solution"  # SciBench without one serves to measure
+    spoken = problem["completion"][0]["content"]
+    reasoning = spoken.removeprefix("<think>\n").partition("\n</think>")[0]
+    if _MARKS.search(question + reasoning):
+        return "a mark of the chat template in the text"
+    if not same_answer(extract_answer(spoken), answer):
+        return "the answer is not read back"
+    return _why_wrong(row)
+
+
+def _why_wrong(row: Mapping) -> str:
+    """Why a solution cannot be believed, as far as its layout lets one see."""
+    if "messages" in row:
+        printed = [part["content"] for message in row["messages"] for part in message["content"]
+                   if part["type"] == "execution"]
+        return "its code failed" if printed and "Error" in printed[-1] else ""
+    if "question" in row:
+        wrong = [note for note, value in CALCULATION.findall(row["answer"]) if not _is_true(note, value)]
+        return f"a calculation that is wrong: {wrong[0]}" if wrong else ""
+    return ""
+
+
+def _is_true(calculation: str, value: str) -> bool:
+    result, said = arithmetic(calculation), read_answer(value).value
+    return result is not None and said is not None and abs(result - said) <= _ROUNDING
+
+
+def difficulty(problem: Mapping) -> int | None:
+    """How hard a problem is: the equals signs of its solution, each of which is a step; at least 1.
+
+    It counts sums in a text and assignments in code alike. None for a problem without a solution.
+    """
+    if problem["completion"] is None:
+        return None
+    return max(1, len(re.findall(r"(?<![=<>!])=(?!=)", problem["completion"][0]["content"])))
+
+
+_LEVELS = (1, 2, 3, 4, 5, 7, 10, 20)  # where a range of steps begins
+
+
+def level(steps: int) -> tuple[int, int | None]:
+    """The range of steps, (first, last), in which a problem is reported: (2, 2), (5, 6), (20, None)."""
+    i = max(i for i, low in enumerate(_LEVELS) if low <= steps)
+    return _LEVELS[i], _LEVELS[i + 1] - 1 if i + 1 < len(_LEVELS) else None
+
+
+def level_name(steps: tuple[int, int | None]) -> str:
+    low, high = steps
+    return f"{low} or more" if high is None else f"{low}" if low == high else f"{low} to {high}"
+
+
+# --- division and order ------------------------------------------------------------------------------
+
+
+def question_of(problem: Mapping) -> str:
+    return problem["prompt"][0]["content"]
+
+
+def problem_groups(questions: Sequence[str], near: float | None = None) -> list[int]:
+    """The group of each question: those that are the same to a reader, or nearly, are in one.
+
+    near: the similarity (Jaccard, of runs of five characters) from which two questions are one problem; chains
+    of such pairs are one group. None: only the same texts are.
+    """
+    first: dict[str, int] = {}
+    leader = [first.setdefault(normalised(question), i) for i, question in enumerate(questions)]
+
+    def top(i: int) -> int:
+        while leader[i] != i:
+            i = leader[i]
+        return i
+
+    for pair in near_duplicates(questions, near) if near is not None else []:
+        a, b = sorted((top(pair.first), top(pair.second)))
+        leader[b] = a
+    return [top(i) for i in range(len(questions))]
+
+
+def split_by_problem(problems: Sequence[dict], share: float = VALIDATION_SHARE, seed: int = 0,
+                     near: float | None = None) -> tuple[list[dict], list[dict]]:
+    """(train, held out): no problem has a version on both sides (see ``problem_groups``).
+
+    share: of the groups that are held out. Both keep the order of a shuffle by ``seed``.
+    """
+    groups = problem_groups([question_of(problem) for problem in problems], near)
+    order = sorted(set(groups))
+    held_out = {order[i] for i in split_indices(len(order), "validation", seed, share)}
+    shuffled = [*split_indices(len(problems), "train", seed), *split_indices(len(problems), "validation", seed)]
+    sides: tuple[list[dict], list[dict]] = ([], [])
+    for i in shuffled:
+        sides[groups[i] in held_out].append(problems[i])
+    return sides
+
+
+def easy_first(problems: Iterable[dict]) -> list[dict]:
+    """From easy to hard: by the steps of the solution, then by its length. Source: Bengio et al. 2009."""
+    return sorted(problems, key=lambda row: (row["steps"], len(row["completion"][0]["content"])))

@@ -12,7 +12,8 @@ PACKAGE = Path(__file__).parents[1] / "lmlab"
 LAYERS = [
     {"hardware", "gpt", "plots", "checkpoints", "ranks"},
     {"recipes", "results", "data", "analysis", "miniworld", "shards", "loader", "generate", "pairs"},
-    {"train", "pretraining", "finetune", "evaluate", "export", "translation", "cost"},
+    {"train", "pretraining", "finetune", "evaluate", "export", "translation", "cost", "rehearsal"},
+    {"plan"},
     {"runner", "report", "search", "doctor", "cli", "__main__"},
 ]
 MODULES = sorted(PACKAGE.rglob("*.py"))
@@ -59,7 +60,7 @@ def test_the_layers_name_the_modules_that_there_are():
     assert sorted(name for names in LAYERS for name in names) == sorted(modules)
 
 
-MODELS = {"gpt", "train", "pretraining"}  # subclasses of torch's own classes: they import torch
+MODELS = {"gpt", "train", "pretraining", "rehearsal"}  # subclasses of torch's own classes: they import torch
 
 
 @pytest.mark.parametrize("module", sorted({name for names in LAYERS for name in names} | {"miniworld.bases"}))

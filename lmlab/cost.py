@@ -62,6 +62,19 @@ def _step(model, optimizer, batch: Mapping) -> float:
     return time.perf_counter() - begun
 
 
+def product_speed(size: int = 1024, seconds: float = 0.3) -> float:
+    """Operations a second of square float32 products on this CPU, as it is just now."""
+    import torch
+
+    a = torch.ones(size, size)
+    a @ a  # the first makes room
+    begun, products = time.perf_counter(), 0
+    while time.perf_counter() - begun < seconds:
+        a @ a
+        products += 1
+    return products * 2 * size**3 / (time.perf_counter() - begun)
+
+
 def four_bit_bytes(n: int) -> int:
     """Bytes of a layer of ``n`` weights in NF4 with double quantisation: 4.127 bits a weight, and a mean."""
     scales = math.ceil(n / FOUR_BIT_BLOCK)

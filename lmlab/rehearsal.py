@@ -5,6 +5,7 @@ step makes, from its birth to its end, and each matrix product. So a model of an
 any machine, and nothing is estimated but what a GPU's allocator adds (rounding, gaps, workspaces).
 """
 
+import warnings
 import weakref
 from contextlib import nullcontext
 from functools import partial
@@ -25,7 +26,7 @@ from lmlab.hardware import SHORT_WINDOW
 PIECE_TOKENS, PIECE_ENTRIES = 4096, 32768  # of the logits that TRL's loss has at a time: trl.kernels, trl 1.16
 
 
-PHASES = ("forward", "loss", "blocks", "embeddings")  # forward pass with the loss, then backward through each
+PHASES = ("forward", "loss", "blocks", "embeddings")  # forward, then backward through each
 
 
 class Step(NamedTuple):
@@ -35,6 +36,7 @@ class Step(NamedTuple):
     activations: int
     logits: int  # with their gradients; 0 where the fullest moment is in the backward pass, after they are gone
     flops: int  # of one micro-batch
+    operations: int  # calls of torch in one micro-batch: each takes its time, however small
     moments: tuple[int, ...]  # all three at the fullest moment of each of the PHASES
 
 
@@ -63,25 +65,24 @@ class _ChunkedLoss(torch.autograd.Function):
     def forward(ctx, hidden, weight, dtype):
         ctx.save_for_backward(hidden)
         ctx.weight, ctx.dtype = weight, dtype
-        _ChunkedLoss.products(hidden, weight, dtype)
+        _ChunkedLoss.products(hidden, weight, dtype, backward=False)
         return torch.empty(len(hidden), dtype=torch.float32, device=hidden.device)
 
     @staticmethod
     def backward(ctx, gradient):
         hidden, = ctx.saved_tensors
         summed = torch.empty_like(hidden, dtype=torch.float32)
-        _ChunkedLoss.products(hidden, ctx.weight, ctx.dtype, summed)
+        _ChunkedLoss.products(hidden, ctx.weight, ctx.dtype, backward=True)
         return summed.to(hidden.dtype), None, None
 
     @staticmethod
-    def products(hidden, weight, dtype, summed=None):
+    def products(hidden, weight, dtype, backward):
         tile = hidden.new_empty(min(len(hidden), PIECE_TOKENS), PIECE_ENTRIES, dtype=dtype)
-        for rows, sums in zip(hidden.split(PIECE_TOKENS), (hidden if summed is None else summed).split(PIECE_TOKENS),
-                              strict=True):
-            for entries in weight.split(PIECE_ENTRIES):
-                part = torch.mm(rows.to(dtype), entries.to(dtype).t(), out=tile[:len(rows), :len(entries)])
-                if summed is not None:  # a GPU sums in float32 in place
-                    torch.mm(part.float() if dtype == torch.float32 else part, entries.to(dtype), out=sums.to(dtype))
+        for rows in hidden.split(PIECE_TOKENS):
+            for entries in weight.to(dtype).split(PIECE_ENTRIES):
+                part = torch.mm(rows.to(dtype), entries.t(), out=tile[:len(rows), :len(entries)])
+                if backward:  # a GPU adds it to the sum in place; this one is freed at once
+                    torch.mm(part, entries)
 
 
 # --- models without weights ------------------------------------------------------------------------
@@ -120,8 +121,8 @@ def with_adapter(model, **lora):
 
     config = LoraConfig(task_type="CAUSAL_LM", **lora)
     config._register_custom_module({FourBit: Linear4bit})
-    with torch.device("meta"):
-        return get_peft_model(model, config)
+    with torch.device("meta"), warnings.catch_warnings(action="ignore", category=FutureWarning):
+        return get_peft_model(model, config)  # what would be warned of are names inside peft and transformers
 
 
 # --- counting --------------------------------------------------------------------------------------
@@ -131,25 +132,30 @@ class _Count(TorchDispatchMode):
     """The bytes of all storages made under it that still live, their parts at the fullest moment, and FLOPs.
 
     padded: how questions about values are answered, of which there are none: is the attention mask all ones?
+    keeps_gradients: those of an earlier micro-batch are there already.
     """
 
-    def __init__(self, model, padded: bool):
+    def __init__(self, model, padded: bool, keeps_gradients: bool):
         super().__init__()
-        self.padded, self.flops = padded, 0
-        self.known = {t.untyped_storage()._cdata for t in [*model.parameters(), *model.buffers()]}
-        self.live = self.gradients = 0
+        self.padded, self.keeps_gradients = padded, keeps_gradients
+        self.flops = self.operations = 0
+        trained = [p for p in model.parameters() if p.requires_grad]
+        for parameter in trained:
+            parameter.grad = torch.zeros_like(parameter) if keeps_gradients else None
+            parameter.register_post_accumulate_grad_hook(self._accumulated)
+        gradients = [p.grad for p in trained if keeps_gradients]
+        self.known = {t.untyped_storage()._cdata for t in [*model.parameters(), *model.buffers(), *gradients]}
+        self.live = self.gradients = sum(t.nbytes for t in gradients)
         self.before_loss: int | None = None
         self.phase = "forward"
         self.fullest = dict.fromkeys(PHASES, (0, 0, 0))  # live, gradients, logits
-        for parameter in model.parameters():
-            if parameter.requires_grad:
-                parameter.register_post_accumulate_grad_hook(self._accumulated)
 
     def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
         kwargs = kwargs or {}
         if operation is torch.ops.aten._local_scalar_dense.default:
             return not self.padded
         result = operation(*args, **kwargs)
+        self.operations += 1
         if operation._overloadpacket in flop_registry:
             self.flops += flop_registry[operation._overloadpacket](*args, **kwargs, out_val=result)
         for tensor in tree_leaves(result):
@@ -172,8 +178,7 @@ class _Count(TorchDispatchMode):
         self.live -= size
 
     def _accumulated(self, parameter) -> None:
-        if not hasattr(parameter, "_counted"):
-            parameter._counted = True
+        if not self.keeps_gradients:
             self.gradients += parameter.grad.nbytes
 
     def watch(self, embedding, last_norm) -> None:
@@ -257,14 +262,14 @@ def _full(value):
 def rehearse(model, batch_size: int, length: int, *, dtype: str = "float32", accumulation: int = 1,
              checkpointing: bool = False, chunked: bool = False, padded: bool = False, flash: bool = True,
              cpu: bool = False) -> Step:
-    """One training step of a model from ``model_on_meta``, as Trainer, SFTTrainer or ``lmlab.train`` makes it.
+    """One micro-batch of a model from ``model_on_meta``, as Trainer, SFTTrainer or ``lmlab.train`` has it trained.
 
-    dtype: of the products; with "float32" there is no autocast. accumulation: micro-batches in a step; from the
-    second on the gradients of those before are kept. chunked: TRL's loss, which never has all logits. padded:
+    dtype: of the products; with "float32" there is no autocast. accumulation: micro-batches in a step; where there
+    are several, it is the second that is played, beside the gradients of the first. chunked: TRL's loss, which never has all logits. padded:
     rows have padding, so attention needs a mask. flash: see ``_Autocast``.
     """
     half = None if dtype == "float32" else getattr(torch, dtype)
-    ids = torch.zeros(batch_size, length, dtype=torch.long, device="meta")
+    ids = torch.zeros(batch_size, length, dtype=torch.long, device=next(model.parameters()).device)
 
     def autocast(keeps_copies=False):
         return _Autocast(half, flash, cpu and length <= SHORT_WINDOW, keeps_copies)
@@ -272,24 +277,29 @@ def rehearse(model, batch_size: int, length: int, *, dtype: str = "float32", acc
     again = {"use_reentrant": False, "context_fn": lambda: (nullcontext(), autocast())}  # modes rest in backward
     model.train()
     if checkpointing:
-        model.enable_input_require_grads()
-        model.activation_checkpointing_enable(again)
-    count = _Count(model, padded)
+        with warnings.catch_warnings(action="ignore", category=FutureWarning):
+            model.enable_input_require_grads()
+            model.activation_checkpointing_enable(again)
+    count = _Count(model, padded, keeps_gradients=accumulation > 1)
     named = {name.rsplit(".", 1)[-1]: module for name, module in model.named_modules()}
     count.watch(named.get("wte", named.get("embed_tokens")), named.get("ln_f", named.get("norm")))
     asked = mock.patch.object(torch, "is_autocast_enabled", lambda *device: half is not None)
     pieces = mock.patch("lmlab.gpt.checkpoint", partial(checkpoint, context_fn=again["context_fn"]))
-    for _ in range(min(accumulation, 2)):
-        count.flops, count.before_loss, count.phase = 0, None, "forward"
-        with count, asked, pieces:
-            with autocast(keeps_copies=True):
-                loss = _loss(model, ids, half, chunked)
-            count.phase = "loss"
-            loss.backward()
-            del loss
+    with count, asked, pieces:
+        with autocast(keeps_copies=True):
+            loss = _loss(model, ids, half, chunked)
+        count.phase = "loss"
+        loss.backward()
     live, gradients, logits = max(count.fullest.values())
-    return Step(gradients, live - gradients - logits, logits, count.flops,
+    return Step(gradients, live - gradients - logits, logits, _flops(model, count, ids), count.operations,
                 tuple(count.fullest[phase][0] for phase in PHASES))
+
+
+def _flops(model, count: _Count, ids: Tensor) -> int:
+    """As counted; for ``lmlab.gpt`` by its own formula, to which its utilisation refers."""
+    from lmlab.gpt import GPT
+
+    return ids.numel() * model.flops_per_token(ids.shape[1]) if isinstance(model, GPT) else count.flops
 
 
 def _loss(model, ids: Tensor, half: torch.dtype | None, chunked: bool) -> Tensor:

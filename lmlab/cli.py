@@ -14,7 +14,7 @@ from lmlab.recipes import LESSONS, PROJECT, RECIPES, find_lesson, list_recipes, 
 def main(argv: list[str] | None = None) -> int:
     """Runs one command. Returns its exit code.
 
-    0: done; 1: a notebook failed; 2: a request that cannot be met; 130: interrupted.
+    0: done; 1: a notebook failed, or a plan does not fit; 2: a request that cannot be met; 130: interrupted.
     """
     args = build_parser().parse_args(argv)
     try:

@@ -14,8 +14,8 @@ from lmlab.recipes import LESSONS, PROJECT, RECIPES, find_lesson, list_recipes, 
 def main(argv: list[str] | None = None) -> int:
     """Runs one command. Returns its exit code.
 
-    0: done; 1: a notebook failed, or the best is not known yet; 2: a request that cannot be met;
-    130: interrupted.
+    0: done; 1: a notebook failed, a plan does not fit, or the best is not known yet; 2: a request that cannot be
+    met; 130: interrupted.
     """
     args = build_parser().parse_args(argv)
     try:
@@ -74,6 +74,13 @@ def build_parser() -> argparse.ArgumentParser:
     search.add_argument("--output-dir", type=Path, help="where studies go (default runs/search/)")
     search.set_defaults(command=search_command)
     _add_generate(commands)
+    forecast = commands.add_parser("plan", help="predict memory, disk, time and cost of a recipe; nothing is loaded")
+    forecast.add_argument("lesson", help="02, 04, 05, 06, 08, or a full name")
+    forecast.add_argument("--recipe", default="tiny", help="tiny (default), t4, gpu, local, ...")
+    forecast.add_argument("--gpu", help="T4, L4, A10G, A100, H100 or H200 (default: this machine)")
+    forecast.add_argument("--set", action="append", default=[], metavar="KEY=VALUE",
+                          help="replace one value of the recipe; may be given again")
+    forecast.set_defaults(command=plan_command)
     recipes = commands.add_parser("recipes", help="list the recipes of every lesson, or show one")
     recipes.add_argument("lesson", nargs="?", help="01 to 08, or a full name")
     recipes.add_argument("name", nargs="?", default="tiny", help="tiny (default), t4, gpu, local, ...")
@@ -311,6 +318,20 @@ def confirmed() -> bool:
     if not sys.stdin.isatty():
         raise ValueError("nobody is at the terminal to agree to the cost; give --yes")
     return input("begin? [y/N] ").strip().lower() in ("y", "yes")
+
+
+def plan_command(args) -> int:
+    from lmlab.hardware import describe_machine, gpu
+
+    lesson = find_lesson(args.lesson)
+    settings = shared_overrides([lesson], [parse_setting(text) for text in args.set])[lesson]
+    cfg = load_recipe(lesson, args.recipe, **{"data_dir": "DATA_DIR", **settings})
+    machine = gpu(args.gpu) if args.gpu else describe_machine()
+    from lmlab.plan import plan
+
+    made = plan(cfg, machine)
+    print(made)
+    return 0 if all(forecast.fits for forecast in made.forecasts.values()) else 1
 
 
 def recipes_command(args) -> int:

@@ -1,18 +1,19 @@
-"""What a training run will cost: operations, seconds and memory, before it is run.
+"""What a training run costs: operations, seconds and bytes. ``lmlab.plan`` makes forecasts of them.
 
-Sources: Kaplan et al. 2020 (6 operations per weight and token); Korthikanti et al. 2022 (bytes of activations).
+Sources: Kaplan et al. 2020 (6 operations per weight and token); Dettmers et al. 2022 and 2023 for Adam in 8 bits
+and weights in 4, with the numbers of bytes as bitsandbytes stores them.
 """
 
+import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
-WEIGHT, GRADIENT, HALF_COPY = 4, 4, 2  # bytes for each weight; the copy is what a 16-bit forward pass reads
-MOMENTS = {"adamw_torch": 8, "adamw_8bit": 2}  # bytes of Adam's two averages for each weight
-# of activations, per token and width, kept by one block for the backward pass; fused attention and GELU, the
-# residual in float32. Counted with saved_tensors_hooks: tests/test_cost.py
-BLOCK_BYTES = {"half": 44, "full": 80}
-LOGIT_BYTES = 10  # per logit: 16-bit, float32, and its gradient
+WEIGHT, GRADIENT, MOMENTS = 4, 4, 8  # bytes in float32; two averages of Adam
+OPTIMIZERS = ("adamw_torch", "adamw_8bit", "paged_adamw_8bit")
+STEP_BYTES = 4  # torch's Adam counts the steps of each tensor in a float32
+EIGHT_BIT_FROM, EIGHT_BIT_BLOCK = 4096, 256  # smaller tensors keep 32 bits; a float32 scale for each block
+FOUR_BIT_BLOCK, SCALE_BLOCK = 64, 256  # weights with one scale, a byte; scales with one float32 and, all, a mean
 
 
 def training_flops(n_weights: int, n_tokens: float) -> float:
@@ -64,28 +65,69 @@ def _step(model, optimizer, batch: Mapping, half) -> float:
     return time.perf_counter() - begun
 
 
+def product_speed(size: int = 1024, seconds: float = 0.3) -> float:
+    """Operations a second of square float32 products on this CPU, as it is just now."""
+    import torch
+
+    a = torch.ones(size, size)
+    a @ a  # the first makes room
+    begun, products = time.perf_counter(), 0
+    while time.perf_counter() - begun < seconds:
+        a @ a
+        products += 1
+    return products * 2 * size**3 / (time.perf_counter() - begun)
+
+
+def four_bit_bytes(n: int) -> int:
+    """Bytes of a layer of ``n`` weights in NF4 with double quantisation: 4.127 bits a weight, and a mean."""
+    scales = math.ceil(n / FOUR_BIT_BLOCK)
+    return math.ceil(n / 2) + scales + 4 * math.ceil(scales / SCALE_BLOCK) + 4
+
+
+def adam_bytes(sizes: Iterable[tuple[int, bool]], optimizer: str) -> int:
+    """Bytes of Adam's state for tensors, each given as (number of weights, whether it is an embedding).
+
+    In 8 bits the two averages take a byte each and a scale for each block; small tensors stay in 32 bits, and so
+    do embeddings, by transformers' choice. Paged state is counted as if it were on the GPU: it leaves only when
+    memory is short. Raises ValueError for another optimizer.
+    """
+    if optimizer not in OPTIMIZERS:
+        raise ValueError(f"optimizer got {optimizer!r}; give one of {', '.join(OPTIMIZERS)}")
+    if optimizer == "adamw_torch":
+        return sum(MOMENTS * n + STEP_BYTES for n, _ in sizes)
+    return sum(MOMENTS * n if embedding or n < EIGHT_BIT_FROM else 2 * (n + 4 * math.ceil(n / EIGHT_BIT_BLOCK))
+               for n, embedding in sizes)
+
+
 def full_memory_gib(config, n_weights: int, tokens: int, optimizer: str = "adamw_torch",
                     checkpointing: bool = False, half: bool = True) -> float:
     """GiB of full fine-tuning a GPT-2 in mixed precision: weights, gradients, Adam, activations, logits.
 
-    config: a GPT2Config. tokens: batch size x length. checkpointing: only the input of each block is kept, and
-    one block's activations at a time. half: the forward pass runs in 16 bits. It is a prediction: what the
-    allocator adds is not in it, nor that the 8-bit optimizer leaves embeddings in 32 bits. Raises ValueError for
-    another optimizer.
+    config: a GPT2Config. tokens: batch size x length; none: what is kept between steps. checkpointing: only the
+    input of each block is kept, and one block's activations at a time. half: the forward pass runs in 16 bits.
+    Two models of few blocks are rehearsed (``lmlab.rehearsal``): each further block adds the same. It is a
+    prediction: what the allocator adds is not in it. Raises ValueError for another optimizer.
     """
-    if optimizer not in MOMENTS:
-        raise ValueError(f"optimizer got {optimizer!r}; give one of {', '.join(MOMENTS)}")
-    per_weight = WEIGHT + GRADIENT + MOMENTS[optimizer] + (HALF_COPY if half else 0)
-    one_block = BLOCK_BYTES["half" if half else "full"] * tokens * config.n_embd
-    inputs = 4 * tokens * config.n_embd * config.n_layer
-    activations = inputs + one_block if checkpointing else config.n_layer * one_block
-    return (per_weight * n_weights + activations + LOGIT_BYTES * tokens * config.vocab_size) / 2**30
+    import copy
+
+    from lmlab.rehearsal import model_on_meta, rehearse
+
+    embeddings = (config.vocab_size + config.n_positions) * config.n_embd
+    kept = WEIGHT * n_weights + adam_bytes([(embeddings, True), (n_weights - embeddings, False)], optimizer)
+    if tokens == 0:
+        return (kept + GRADIENT * n_weights) / 2**30
+    moments = []
+    for n_layer in (2, 3):
+        small = copy.deepcopy(config)
+        small.n_layer = n_layer
+        moments.append(rehearse(model_on_meta(small), 1, tokens, dtype="bfloat16" if half else "float32",
+                                accumulation=2, checkpointing=checkpointing).moments)
+    more = config.n_layer - 2
+    return (kept + max(two + more * (three - two) for two, three in zip(*moments, strict=True))) / 2**30
 
 
 def n_weights_of(config) -> int:
     """Weights of a model of this config, tied ones once; nothing is allocated."""
-    import torch
-    from transformers import AutoModelForCausalLM
+    from lmlab.rehearsal import model_on_meta
 
-    with torch.device("meta"):
-        return sum(p.numel() for p in AutoModelForCausalLM.from_config(config).parameters())
+    return sum(p.numel() for p in model_on_meta(config).parameters())

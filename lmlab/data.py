@@ -394,17 +394,26 @@ def load_model(source: str, **kwargs):
     """The causal language model of a source, by AutoModelForCausalLM; float32 unless ``dtype`` is given.
 
     transformers leaves GPT-2 without a ``loss_type``, and its Trainer then reports the loss too low by the
-    factor (T - 1) / T; it is set here. And it computes GPT-2's GELU in eight operations, whose results are all
-    kept for the backward pass; PyTorch has the same function in one.
+    factor (T - 1) / T; it is set here. GPT-2's GELU is made one operation (``one_piece_gelu``).
     """
     import torch
     from transformers import AutoModelForCausalLM
-    from transformers.activations import ACT2FN, NewGELUActivation
     from transformers.utils import logging
 
     logging.disable_progress_bar()
     model = AutoModelForCausalLM.from_pretrained(model_path(source), **({"dtype": torch.float32} | kwargs))
     model.loss_type = "ForCausalLM"
-    for block in [module for module in model.modules() if isinstance(getattr(module, "act", None), NewGELUActivation)]:
-        block.act = ACT2FN["gelu_pytorch_tanh"]
+    return one_piece_gelu(model)
+
+
+def one_piece_gelu(model):
+    """The model, with GPT-2's GELU as PyTorch's one operation.
+
+    transformers computes the same function in eight, whose results are all kept for the backward pass.
+    """
+    from transformers.activations import ACT2FN, NewGELUActivation
+
+    for module in model.modules():
+        if isinstance(getattr(module, "act", None), NewGELUActivation):
+            module.act = ACT2FN["gelu_pytorch_tanh"]
     return model

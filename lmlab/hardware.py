@@ -3,12 +3,16 @@
 import html
 import os
 import re
+from collections.abc import Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, fields
 
 # tera operations a second in dense bfloat16 or float16 products, from NVIDIA's data sheets (without sparsity)
 PEAK_TFLOPS = {"H200": 989, "H100 PCIe": 756, "H100": 989, "A100": 312, "A10G": 70, "A10": 125, "L40S": 362,
                "L4": 121, "T4": 65, "V100": 125, "RTX 4090": 165, "RTX 3090": 71}
+# what one can rent: its memory in GiB as torch reports it, and its compute capability
+GPUS = {"T4": (14.7, (7, 5)), "L4": (22.0, (8, 9)), "A10G": (22.1, (8, 6)), "A100": (39.4, (8, 0)),
+        "H100": (79.1, (9, 0)), "H200": (139.8, (9, 0))}
 SHORT_WINDOW = 256  # tokens; up to here attention's own products are few enough to be made whole on a CPU
 
 
@@ -66,14 +70,26 @@ def describe_machine() -> Machine:
         gpu_memory_gb=gpu_memory and round(gpu_memory, 1), reasons=(reason, four_bit_reason))
 
 
+def gpu(name: str) -> Machine:
+    """The machine that a rented GPU would be, to plan for it. Raises ValueError for one that is not in GPUS."""
+    if name not in GPUS:
+        raise ValueError(f"gpu got {name!r}; give one of {', '.join(GPUS)}")
+    memory, capability = GPUS[name]
+    dtype, reason = _half(*capability)
+    return Machine("cuda", name, dtype, bf16=dtype == "bfloat16", fp16=dtype == "float16", use_cpu=False,
+                   four_bit=True, compute_dtype=dtype, n_cpu=available_cores(), memory_gb=0.0,
+                   gpu_memory_gb=memory, reasons=(reason, "from a table: no GPU was looked at"))
+
+
 def _cuda(torch) -> tuple[str, str, str, str]:
-    major, minor = torch.cuda.get_device_capability()
-    name = torch.cuda.get_device_name()
+    return "cuda", torch.cuda.get_device_name(), *_half(*torch.cuda.get_device_capability())
+
+
+def _half(major: int, minor: int) -> tuple[str, str]:
     # is_bf16_supported() says yes to emulation as well, so the capability decides
     if major >= 8:
-        return "cuda", name, "bfloat16", f"bfloat16: compute capability {major}.{minor} has it in hardware"
-    reason = f"float16: compute capability {major}.{minor} has no bfloat16 in hardware (8.0 has)"
-    return "cuda", name, "float16", reason
+        return "bfloat16", f"bfloat16: compute capability {major}.{minor} has it in hardware"
+    return "float16", f"float16: compute capability {major}.{minor} has no bfloat16 in hardware (8.0 has)"
 
 
 def _four_bit(device: str) -> tuple[bool, str]:
@@ -95,8 +111,13 @@ def peak_flops(device, dtype: str) -> float | None:
         return None
     import torch
 
-    name = torch.cuda.get_device_name(device)
-    return next((1e12 * peak for known, peak in PEAK_TFLOPS.items() if re.search(rf"\b{known}\b", name)), None)
+    peak = by_gpu_name(PEAK_TFLOPS, torch.cuda.get_device_name(device))
+    return peak and 1e12 * peak
+
+
+def by_gpu_name(table: Mapping[str, float], name: str) -> float | None:
+    """The value of the GPU that ``name`` speaks of, such as "NVIDIA A100-SXM4-40GB"; None where there is none."""
+    return next((value for known, value in table.items() if re.search(rf"\b{known}\b", name)), None)
 
 
 @contextmanager

@@ -11,9 +11,10 @@ PACKAGE = Path(__file__).parents[1] / "lmlab"
 # a module may import its own layer and the layers below it
 LAYERS = [
     {"hardware", "gpt", "plots", "checkpoints", "ranks"},
-    {"recipes", "results", "data", "analysis", "miniworld", "shards", "loader", "generate", "pairs", "answers", "reasoning",
-     "augmentation", "preflight"},
-    {"train", "pretraining", "finetune", "evaluate", "export", "translation", "cost"},
+    {"recipes", "results", "data", "analysis", "miniworld", "shards", "loader", "generate", "pairs", "answers",
+     "reasoning", "augmentation", "preflight"},
+    {"train", "pretraining", "finetune", "evaluate", "export", "translation", "cost", "rehearsal"},
+    {"plan"},
     {"runner", "report", "search", "doctor", "cli", "__main__"},
 ]
 MODULES = sorted(PACKAGE.rglob("*.py"))
@@ -60,7 +61,7 @@ def test_the_layers_name_the_modules_that_there_are():
     assert sorted(name for names in LAYERS for name in names) == sorted(modules)
 
 
-MODELS = {"gpt", "train", "pretraining"}  # subclasses of torch's own classes: they import torch
+MODELS = {"gpt", "train", "pretraining", "rehearsal"}  # subclasses of torch's own classes: they import torch
 
 
 @pytest.mark.parametrize("module", sorted({name for names in LAYERS for name in names} | {"miniworld.bases"}))

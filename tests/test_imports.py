@@ -12,7 +12,7 @@ PACKAGE = Path(__file__).parents[1] / "lmlab"
 LAYERS = [
     {"hardware", "gpt", "plots", "checkpoints", "ranks"},
     {"recipes", "results", "data", "analysis", "miniworld", "shards", "loader", "generate", "pairs"},
-    {"train", "pretraining", "finetune", "evaluate", "export", "translation", "cost"},
+    {"train", "pretraining", "finetune", "evaluate", "export", "translation", "cost", "blind"},
     {"runner", "report", "search", "doctor", "cli", "__main__"},
 ]
 MODULES = sorted(PACKAGE.rglob("*.py"))

@@ -79,6 +79,10 @@ class BlindTest:
     def __len__(self) -> int:
         return len(self._items)
 
+    @property
+    def n_rated(self) -> int:
+        return sum(digest in self._rated for digest in self._digests)
+
     def shown(self, i: int) -> tuple[str, str, str, str]:
         """Of the i-th pair: prompt, truth, the text on side A, the text on side B."""
         item = self._items[i]
@@ -120,7 +124,7 @@ class BlindTest:
     def summary(self) -> Summary:
         """Who was preferred, and the mean grades. Raises ValueError while a pair is without a rating."""
         if self.next() is not None:
-            raise ValueError(f"{len(self._rated)} of {len(self)} pairs are rated; rate all, then ask who is who")
+            raise ValueError(f"{self.n_rated} of {len(self)} pairs are rated; rate all, then ask who is who")
         rows = [(dict(zip(SIDES, sides, strict=True)), self._rated[digest])
                 for sides, digest in zip(self._sides, self._digests, strict=True)]
         preferred = [names.get(row["preferred"]) for names, row in rows]
@@ -202,8 +206,7 @@ class _Panel:
             return
         prompt, truth, *sides = self.test.shown(self.current)
         shown = Table(("prompt", *SIDES, "how it truly goes on"), [(prompt, *sides, truth)])
-        n_rated = sum(digest in self.test._rated for digest in self.test._digests)
-        self.text.value = f"{n_rated} of {len(self.test)} rated{shown._repr_html_()}"
+        self.text.value = f"{self.test.n_rated} of {len(self.test)} rated{shown._repr_html_()}"
         for question in (*self.grades.values(), self.preferred):
             question.value = None
 

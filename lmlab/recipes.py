@@ -198,7 +198,7 @@ class LoraFinetune(Recipe):
     learning_rate: PositiveFloat
     evaluations: Positive = 4  # in the course of training, evenly
     checkpoint_every: Positive | None = None  # steps; an interrupted run goes on from there. None: it cannot
-    study_steps: Positive  # of each short run that compares ranks, alphas, targets and dropouts
+    study_steps: Positive = 10  # of each short run that compares ranks, alphas, targets and dropouts
     n_train: Positive | None = None
     n_validation: Positive | None = None
     max_new_tokens: Positive = 40

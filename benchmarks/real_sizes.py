@@ -3,11 +3,11 @@
 python benchmarks/real_sizes.py gpt2|distilgpt2 --tokenizers FOLDER --pairs FILE.jsonl [--steps 20]
 python benchmarks/real_sizes.py llama-3.2-1b|r1-distill-1.5b --tokenizers FOLDER --pairs FILE.jsonl
 
-No weights are downloaded: a model built from its published config costs as much memory and time as the trained one.
-FOLDER holds gpt2/ and qwen2/, as the publishers lay them out; FILE has the keys modern and shakespearean. The small
-ones are fine-tuned fully (lesson 04), the large ones with LoRA in 4 bits for two steps (lessons 05 and 06). A first
-loss near ln V and finite gradients are asserted, of the small an equal loss after reloading, of the large that no
-frozen byte changed: a figure is only written when they hold.
+No weights are downloaded: a model built from its published config costs as much memory and time as the
+trained one. FOLDER holds gpt2/ and qwen2/, as the publishers lay them out; FILE has the keys modern and
+shakespearean. The small ones are fine-tuned fully (lesson 04), the large ones with LoRA in 4 bits for two steps
+(lessons 05 and 06). A first loss near ln V and finite gradients are asserted, of the small an equal loss after
+reloading, of the large that no frozen byte changed: a figure is only written when they hold.
 """
 
 import argparse
@@ -29,18 +29,22 @@ ATTENTION = ["q_proj", "k_proj", "v_proj", "o_proj"]
 LARGE = {
     "llama-3.2-1b": ({
         "model_type": "llama", "hidden_size": 2048, "num_hidden_layers": 16, "intermediate_size": 8192,
-        "num_attention_heads": 32, "num_key_value_heads": 8, "vocab_size": 128_256, "tie_word_embeddings": True,
+        "num_attention_heads": 32, "num_key_value_heads": 8, "vocab_size": 128_256,
+        "tie_word_embeddings": True,
         "max_position_embeddings": 131_072, "rms_norm_eps": 1e-5, "head_dim": 64, "bos_token_id": 128_000,
         "eos_token_id": 128_001, "rope_parameters": {
             "rope_type": "llama3", "rope_theta": 500_000.0, "factor": 32.0, "low_freq_factor": 1.0,
             "high_freq_factor": 4.0, "original_max_position_embeddings": 8192}},
-        {"r": 8, "lora_alpha": 32, "lora_dropout": 0.05, "target_modules": ATTENTION}, 1_235_814_400, 1_703_936),
+        {"r": 8, "lora_alpha": 32, "lora_dropout": 0.05, "target_modules": ATTENTION},
+        1_235_814_400, 1_703_936),
     "r1-distill-1.5b": ({
         "model_type": "qwen2", "hidden_size": 1536, "num_hidden_layers": 28, "intermediate_size": 8960,
-        "num_attention_heads": 12, "num_key_value_heads": 2, "vocab_size": 151_936, "tie_word_embeddings": False,
-        "max_position_embeddings": 131_072, "rms_norm_eps": 1e-6, "bos_token_id": 151_643, "eos_token_id": 151_643,
+        "num_attention_heads": 12, "num_key_value_heads": 2, "vocab_size": 151_936,
+        "tie_word_embeddings": False, "max_position_embeddings": 131_072, "rms_norm_eps": 1e-6,
+        "bos_token_id": 151_643, "eos_token_id": 151_643,
         "rope_parameters": {"rope_type": "default", "rope_theta": 10_000.0}},
-        {"r": 16, "lora_alpha": 32, "lora_dropout": 0.05, "target_modules": "all-linear"}, 1_777_088_000, 18_464_768),
+        {"r": 16, "lora_alpha": 32, "lora_dropout": 0.05, "target_modules": "all-linear"},
+        1_777_088_000, 18_464_768),
 }
 GPT2 = {"gpt2": {}, "distilgpt2": {"n_layer": 6}}  # what differs from GPT-2 small, in transformers' names
 
@@ -139,7 +143,7 @@ def write_random(config, folder: Path) -> int:
 
 
 def lora_in_four_bits(name: str, tokenizers: Path, pairs: Path) -> dict:
-    """Lessons 05 and 06 at full size: load in NF4 as they do, and take two steps of LoRA with transformers' Trainer."""
+    """Lessons 05 and 06 at full size: loaded in NF4 as they do, and two steps of LoRA."""
     import torch
     from datasets import Dataset
     from peft import LoraConfig, get_peft_model
@@ -184,7 +188,8 @@ def lora_in_four_bits(name: str, tokenizers: Path, pairs: Path) -> dict:
             activation_checkpointing=True, bf16=machine.bf16, fp16=machine.fp16, use_cpu=machine.use_cpu,
             logging_steps=1, save_strategy="no", report_to="none", disable_tqdm=True)
         data = Dataset.from_dict({"input_ids": rows, "labels": rows})
-        trainer = Trainer(model, args, train_dataset=data, data_collator=default_data_collator, callbacks=[Watch()])
+        trainer = Trainer(model, args, train_dataset=data, callbacks=[Watch()],
+                          data_collator=default_data_collator)
         with fast_matmul(machine.device, LORA_TOKENS):
             trainer.train()
     losses = [row["loss"] for row in trainer.state.log_history if "loss" in row]
@@ -194,10 +199,12 @@ def lora_in_four_bits(name: str, tokenizers: Path, pairs: Path) -> dict:
     assert finetune.frozen_digest(model) == digest
     assert all(p.abs().max() > 0 for name, p in model.named_parameters() if "lora_B" in name)
     sizes = finetune.weight_bytes(model)
-    return {"weights": n_weights, "trainable": n_adapter, "steps": LORA_STEPS, "ln_V": uniform, "losses": losses,
-            "gradient_norms": norms, "seconds_loading": seconds_loading, "seconds_per_step": times,
+    return {"weights": n_weights, "trainable": n_adapter, "steps": LORA_STEPS, "ln_V": uniform,
+            "losses": losses, "gradient_norms": norms, "seconds_loading": seconds_loading,
+            "seconds_per_step": times,
             "bits_per_weight": 8 * (sizes["four_bit"] + sizes["constants"]) / (2 * sizes["four_bit"]),
-            "weights_gib": (sum(sizes.values()) - sizes["float16"]) / 2**30, "float16_gib": sizes["float16"] / 2**30,
+            "weights_gib": (sum(sizes.values()) - sizes["float16"]) / 2**30,
+            "float16_gib": sizes["float16"] / 2**30,
             "peak_gib": peak_gib(), "peak_gib_after_loading": peak_loading,
             "peak_gib_after_writing": peak_writing, "peak_gib_before": before}
 
@@ -211,7 +218,7 @@ def main() -> None:
     args = parser.parse_args()
     if args.name in LARGE:
         measured = {"conditions": conditions(batch=f"{LORA_ROWS} x {LORA_TOKENS} tokens", rate=2e-4,
-                                             dtype="as lmlab.hardware chooses", activation_checkpointing=True),
+                                             activation_checkpointing=True),
                     args.name: lora_in_four_bits(args.name, args.tokenizers, args.pairs)}
     else:
         measured = {"conditions": conditions(batch="4 x 2", rate=5e-5, dtype="as lmlab.hardware chooses"),

@@ -1,4 +1,4 @@
-"""Which text is better? Two models side by side, a judge who does not see which is which, a file that remembers.
+"""Which text is better? Two models side by side, a judge who does not see which is which.
 
 Whoever knows which text is the tuned model's finds it better. So the sides are drawn by a seed, and names are
 told when every pair has been judged.
@@ -23,7 +23,7 @@ PREFERENCES = (*SIDES, "tie")
 
 
 class Item(NamedTuple):
-    """What is judged: a prompt, how its text truly goes on, and what each of two models wrote (name -> text)."""
+    """What is judged: a prompt, how its text truly goes on, and what two models wrote (name -> text)."""
 
     prompt: str
     truth: str
@@ -40,7 +40,7 @@ class Summary:
 
     @property
     def interval(self) -> tuple[float, float]:
-        """95% Wilson interval of the share in which the second name was preferred; (0, 1) if all were ties."""
+        """95% Wilson interval of the share in which the second was preferred; (0, 1) if all were ties."""
         decided = sum(self.wins.values())
         return wilson_interval(list(self.wins.values())[1], decided) if decided else (0.0, 1.0)
 
@@ -56,10 +56,10 @@ class Summary:
 
 
 class BlindTest:
-    """Pairs of texts in an order and on sides drawn by ``seed``, and the ratings of them in a JSON-lines file.
+    """Pairs of texts in an order and on sides drawn by ``seed``, and their ratings in a JSON-lines file.
 
     Each model stands on side A as often as on B, so that a liking for one side does no harm. The file takes a
-    line per rating as it is given and names no model; with the same texts and seed a test goes on where it was.
+    line per rating as it is given and names no model; with the same texts and seed a test goes on.
     Ratings of other texts in the file are left alone. Raises ValueError for items of other than two names.
     """
 
@@ -93,7 +93,7 @@ class BlindTest:
         return next((i for i, digest in enumerate(self._digests) if digest not in self._rated), None)
 
     def rate(self, i: int, grades: Mapping[str, Mapping[str, int]], preferred: str) -> None:
-        """Writes down the i-th pair's grades (side -> quality -> 1 to 5) and the preference ("A", "B", "tie").
+        """Writes down the i-th pair's grades (side -> quality -> 1 to 5) and which is preferred (or "tie").
 
         A later rating of a pair replaces an earlier one. Raises ValueError for one that is not whole.
         """
@@ -141,7 +141,7 @@ class BlindTest:
             (item.prompt, *item.texts.values(), item.truth) for item in self._items])
 
     def panel(self):
-        """An ipywidgets box that asks for the ratings one pair after the other, and tells the names at the end."""
+        """An ipywidgets box that asks for the ratings pair after pair, and tells the names at the end."""
         return _Panel(self).box
 
 
@@ -159,13 +159,14 @@ class Table:
     def _repr_html_(self) -> str:
         def line(tag: str, cells: Sequence[str]) -> str:
             style = "text-align:left;vertical-align:top;white-space:pre-wrap"
-            return "<tr>" + "".join(f'<{tag} style="{style}">{html.escape(cell)}</{tag}>' for cell in cells) + "</tr>"
+            inner = (f'<{tag} style="{style}">{html.escape(cell)}</{tag}>' for cell in cells)
+            return f"<tr>{''.join(inner)}</tr>"
 
         return f"<table>{line('th', self.header)}{''.join(line('td', row) for row in self.rows)}</table>"
 
 
 def someone_is_there() -> bool:
-    """Whether a reader sits at this notebook: batch runs (papermill, nbconvert) tell the kernel to ask nothing."""
+    """Whether a reader sits here: in a batch run (papermill, nbconvert) the kernel may ask nothing."""
     from IPython import get_ipython
 
     # Jupyter, VS Code and Colab send allow_stdin=True with every cell, nbclient sends False
@@ -214,6 +215,7 @@ class _Panel:
         self.button.disabled = any(q.value is None for q in (*self.grades.values(), self.preferred))
 
     def _save(self, _) -> None:
-        grades = {side: {quality: self.grades[side, quality].value for quality in QUALITIES} for side in SIDES}
+        grades = {side: {quality: self.grades[side, quality].value for quality in QUALITIES}
+                  for side in SIDES}
         self.test.rate(self.current, grades, self.preferred.value)
         self._show()

@@ -169,7 +169,8 @@ def histograms(series: Mapping[str, Sequence[float]], xlabel: str, *, ylabel: st
     ax = _axes(ax, xlabel, ylabel, title)
     edges = numpy.histogram_bin_edges(numpy.concatenate([numpy.asarray(v) for v in series.values()]), bins)
     for i, (name, values) in enumerate(series.items()):
-        ax.hist(values, bins=edges, histtype="step", color=_COLOURS[i], linestyle=_LINES[i], linewidth=1.5, label=name)
+        ax.hist(values, bins=edges, histtype="step", color=_COLOURS[i], linestyle=_LINES[i], linewidth=1.5,
+                label=name)
     ax.legend()
     return ax
 
@@ -226,7 +227,7 @@ def differences(labels: Sequence[str], values: Sequence[float], intervals: Seque
     ax = _axes(ax, xlabel, "", title, size=(7, 1.2 + 0.3 * len(labels)))
     for y, (value, interval) in enumerate(zip(values, intervals, strict=True)):
         low, high = interval
-        ax.errorbar(value, y, xerr=[[d[0]] for d in _errors([value], [interval])], fmt="o", color=BLUE, capsize=4,
+        ax.errorbar(value, y, xerr=_errors([value], [interval]), fmt="o", color=BLUE, capsize=4,
                     markerfacecolor=BLUE if low > 0 or high < 0 else "white")
     ax.axvline(0, color="black", linestyle=":", linewidth=1.2)
     ax.set_yticks(range(len(labels)), labels)

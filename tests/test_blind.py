@@ -9,7 +9,8 @@ import pytest
 from lmlab import blind
 from lmlab.blind import GRADES, QUALITIES, SIDES, BlindTest, Item
 
-ITEMS = [Item(f"begin {i}", f"truth {i}", {"base": f"wrote {i} x", "adapter": f"wrote {i} y"}) for i in range(10)]
+ITEMS = [Item(f"begin {i}", f"truth {i}", {"base": f"wrote {i} x", "adapter": f"wrote {i} y"})
+         for i in range(10)]
 
 
 def grades(a: int, b: int) -> dict:
@@ -63,7 +64,7 @@ def test_summary_names_the_right_model(tmp_path, mark, winner, loser):
     judge(test, mark)
     found = test.summary()
     assert found.wins == {winner: 10, loser: 0} and found.ties == 0
-    assert all(row[winner] == pytest.approx(5) and row[loser] == pytest.approx(2) for row in found.grades.values())
+    assert all(row == pytest.approx({winner: 5, loser: 2}) for row in found.grades.values())
     assert f"{winner} is better" in str(found) and set(found.grades) == set(QUALITIES)
 
 
@@ -118,7 +119,8 @@ def test_a_later_rating_replaces_an_earlier(tmp_path):
 
 @pytest.mark.parametrize(("given", "preferred", "said"), [
     (grades(0, 3), "A", "side A got no grade of 1 to 5 for fluency, relevance, correctness"),
-    ({"A": grades(1, 1)["A"]}, "A", "side B got no grade"), (grades(1, 1), "left", "preferred got 'left'; give A, B, tie")])
+    ({"A": grades(1, 1)["A"]}, "A", "side B got no grade"),
+    (grades(1, 1), "left", "preferred got 'left'; give A, B, tie")])
 def test_half_a_rating_is_refused(tmp_path, given, preferred, said):
     with pytest.raises(ValueError, match=said):
         BlindTest(ITEMS, tmp_path / "r.jsonl").rate(0, given, preferred)
@@ -149,9 +151,10 @@ def test_the_panel_asks_saves_and_tells(tmp_path):
         assert not panel.button.disabled
         panel.button.click()
         assert len((tmp_path / "r.jsonl").read_text().splitlines()) == n + 1
-    assert "base preferred 0 times, adapter 10 times" in panel.text.value and panel.questions.layout.display == "none"
+    told = "base preferred 0 times, adapter 10 times"
+    assert told in panel.text.value and panel.questions.layout.display == "none"
     assert test.summary().grades["fluency"] == pytest.approx({"base": 1, "adapter": 5})
-    assert "base preferred 0 times, adapter 10 times" in BlindTest(ITEMS, tmp_path / "r.jsonl").panel().children[0].value
+    assert told in BlindTest(ITEMS, tmp_path / "r.jsonl").panel().children[0].value
 
 
 def test_texts_are_shown_as_they_are(tmp_path):
@@ -170,11 +173,12 @@ from jupyter_client.manager import start_new_kernel
 manager, client = start_new_kernel(kernel_name="python3")
 for allow in (True, False):
     said = []
-    client.execute_interactive("from lmlab.blind import someone_is_there; print(someone_is_there())", timeout=60,
-                               allow_stdin=allow, output_hook=lambda m: said.append(m["content"].get("text", "")))
+    client.execute_interactive("from lmlab.blind import someone_is_there; print(someone_is_there())",
+                               timeout=60, allow_stdin=allow,
+                               output_hook=lambda m: said.append(m["content"].get("text", "")))
     print(allow, "".join(said).strip())
 client.stop_channels(); manager.shutdown_kernel(now=True)
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split("\n")[:2] == ["True True", "False False"], done.stdout
     assert not blind.someone_is_there(), "pytest is no notebook"

@@ -188,11 +188,11 @@ def trainer_of(machine, folder, callbacks=(), dropout=0.1, **choices):
     model = get_peft_model(finetune.load_four_bit("miniworld/llama", machine), LoraConfig(
         r=4, lora_alpha=16, lora_dropout=dropout, target_modules=ATTENTION, task_type="CAUSAL_LM"))
     args = TrainingArguments(str(folder), **{
-        "max_steps": 6, "per_device_train_batch_size": 4, "learning_rate": 1e-2, "logging_steps": 1, "seed": 3,
-        "bf16": machine.bf16, "fp16": machine.fp16, "use_cpu": machine.use_cpu, "report_to": "none",
+        "max_steps": 6, "per_device_train_batch_size": 4, "learning_rate": 1e-2, "logging_steps": 1,
+        "seed": 3, "bf16": machine.bf16, "fp16": machine.fp16, "use_cpu": machine.use_cpu, "report_to": "none",
         "disable_tqdm": True, "save_strategy": "no"} | choices)
-    return Trainer(model, args, train_dataset=rows(), eval_dataset=rows(8), data_collator=default_data_collator,
-                   callbacks=list(callbacks))
+    return Trainer(model, args, train_dataset=rows(), eval_dataset=rows(8), callbacks=list(callbacks),
+                   data_collator=default_data_collator)
 
 
 def course(trainer) -> tuple[list, dict]:
@@ -207,7 +207,7 @@ def assert_same_course(a: tuple, b: tuple) -> None:
 
 
 def test_evaluations_in_mid_training_change_nothing(machine, tmp_path, one_thread):
-    """The Trainer's own, before the first step and after each, and History's; the weights keep their bytes."""
+    """The Trainer's own, before the first step and after each; the weights keep their bytes."""
     plain = trainer_of(machine, tmp_path / "plain", dropout=0.0)
     plain.train()
     evaluated = trainer_of(machine, tmp_path / "eval", dropout=0.0, eval_strategy="steps", eval_steps=1,
@@ -240,8 +240,8 @@ def test_an_interrupted_run_on_four_bits_goes_on(machine, held_out, tmp_path, on
 
     def start(folder, *callbacks):
         history = finetune.History({"validation": held_out}, every=2)
-        return trainer_of(machine, folder, [history.callback(), *callbacks], save_strategy="steps", save_steps=2,
-                          save_total_limit=2), history
+        return trainer_of(machine, folder, [history.callback(), *callbacks], save_strategy="steps",
+                          save_steps=2, save_total_limit=2), history
 
     whole, history = start(tmp_path / "whole")
     whole.train()
@@ -288,7 +288,7 @@ def t4(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda *_, **__: True)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda *_: (7, 5))
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda *_: "Tesla T4")
-    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda *_: SimpleNamespace(total_memory=15 * 2**30))
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda *_: SimpleNamespace(total_memory=2**34))
     found = describe_machine()
     monkeypatch.undo()
     return found
@@ -315,7 +315,8 @@ def t4_model(t4, machine):
     """The 4-bit base and adapter as a T4 has them, on this machine's device."""
     model = finetune.load_four_bit("miniworld/llama", dataclasses.replace(t4, device=machine.device))
     torch.manual_seed(0)
-    return get_peft_model(model, LoraConfig(r=4, lora_alpha=16, target_modules=ATTENTION, task_type="CAUSAL_LM"))
+    lora = LoraConfig(r=4, lora_alpha=16, target_modules=ATTENTION, task_type="CAUSAL_LM")
+    return get_peft_model(model, lora)
 
 
 def test_on_a_t4_adapters_are_float32_beside_float16(t4_model):
@@ -328,13 +329,13 @@ def test_on_a_t4_adapters_are_float32_beside_float16(t4_model):
 
 
 def test_on_a_t4_the_trainer_trains_them(t4_model, t4, machine, tmp_path):
-    """The real Trainer in float16; on a CPU accelerate leaves the scaler out, so that has a test of its own."""
+    """The real Trainer in float16; on a CPU accelerate leaves the scaler out: it has its own test."""
     from transformers import Trainer, TrainingArguments, default_data_collator
 
     start = {name: p.detach().clone() for name, p in t4_model.named_parameters() if p.requires_grad}
     args = TrainingArguments(str(tmp_path), max_steps=3, per_device_train_batch_size=2, learning_rate=1e-2,
-                             fp16=t4.fp16, bf16=t4.bf16, use_cpu=machine.use_cpu, logging_steps=1, report_to="none",
-                             disable_tqdm=True, save_strategy="no", activation_checkpointing=True)
+                             fp16=t4.fp16, bf16=t4.bf16, use_cpu=machine.use_cpu, logging_steps=1,
+                             report_to="none", disable_tqdm=True, save_strategy="no", activation_checkpointing=True)
     trainer = Trainer(t4_model, args, train_dataset=rows(), data_collator=default_data_collator)
     trainer.train()
     assert trainer.accelerator.mixed_precision == "fp16"

@@ -145,8 +145,8 @@ def test_attention_grid_of_gpt2_small_stays_small():
 
 
 def test_a_difference_is_filled_where_its_interval_excludes_zero():
-    ax = plots.differences(["chance", "worse", "better"], [0.1, 0.2, -0.2], [(-0.1, 0.3), (0.1, 0.3), (-0.3, -0.1)],
-                           xlabel="loss (nats)")
+    ax = plots.differences(["chance", "worse", "better"], [0.1, 0.2, -0.2],
+                           [(-0.1, 0.3), (0.1, 0.3), (-0.3, -0.1)], xlabel="loss (nats)")
     points = [line for line in ax.get_lines() if line.get_marker() == "o"]
     assert [(p.get_xdata()[0], p.get_markerfacecolor() != "white") for p in points] == [
         (0.1, False), (0.2, True), (-0.2, True)]

@@ -379,6 +379,22 @@ def packed_windows(texts: Sequence[str], tokenizer, block_size: int):
     return Dataset.from_dict({"input_ids": windows, "labels": [[IGNORED, *window[1:]] for window in windows]})
 
 
+def document_windows(texts: Sequence[str], tokenizer, max_length: int):
+    """Each text as ``evaluate.perplexity`` reads it: bos, text, eos, in windows of ``max_length`` tokens.
+
+    A Dataset of input_ids and labels, both (T,). A window's first token is the last of the one before and
+    no label, so that ``answer_loss`` of the windows is the loss of ``perplexity``.
+    """
+    from datasets import Dataset
+
+    eos = tokenizer.eos_token_id
+    bos = eos if tokenizer.bos_token_id is None else tokenizer.bos_token_id
+    ids = tokenizer(list(texts), add_special_tokens=False, verbose=False)["input_ids"]
+    rows = [[bos, *row, eos] for row in ids]
+    windows = [row[i:i + max_length] for row in rows for i in range(0, len(row) - 1, max_length - 1)]
+    return Dataset.from_dict({"input_ids": windows, "labels": [[IGNORED, *window[1:]] for window in windows]})
+
+
 def optimizer_name(choice: str, machine) -> str:
     """What TrainingArguments calls an optimizer: "adamw_torch", or "adamw_8bit", whose moments take a byte each.
 

@@ -166,6 +166,20 @@ def histogram(values: Sequence[float], xlabel: str, *, ylabel: str = "count",
     return ax
 
 
+def histograms(series: Mapping[str, Sequence[float]], xlabel: str, *, ylabel: str = "count", bins: int = 60,
+               title: str = "", ax=None):
+    """How often each value comes in several series (name -> values), as outlines over the same bins."""
+    import numpy
+
+    ax = _axes(ax, xlabel, ylabel, title)
+    edges = numpy.histogram_bin_edges(numpy.concatenate([numpy.asarray(v) for v in series.values()]), bins)
+    for i, (name, values) in enumerate(series.items()):
+        ax.hist(values, bins=edges, histtype="step", color=_COLOURS[i], linestyle=_LINES[i], linewidth=1.5,
+                label=name)
+    ax.legend()
+    return ax
+
+
 def length_histogram(lengths: Sequence[int], limits: Sequence[int] = (), *, title: str = "", ax=None):
     """Token lengths, with a line at each max_length that says what share of the texts it would cut."""
     width = -(-(max(lengths) - min(lengths) + 1) // 40)  # whole, so that every bin holds as many lengths
@@ -206,6 +220,23 @@ def before_after(labels: Sequence[str], before: Sequence[float], after: Sequence
                hatch=("///", "")[side], label=name, yerr=errors, capsize=4)
     ax.set_xticks(range(len(labels)), labels)
     ax.legend()
+    return ax
+
+
+def differences(labels: Sequence[str], values: Sequence[float], intervals: Sequence[Interval], *, xlabel: str,
+                title: str = "", ax=None):
+    """A point per label with its interval (low, high), from top to bottom, and a line at zero.
+
+    A point is filled where its interval excludes zero.
+    """
+    ax = _axes(ax, xlabel, "", title, size=(7, 1.2 + 0.3 * len(labels)))
+    for y, (value, interval) in enumerate(zip(values, intervals, strict=True)):
+        low, high = interval
+        ax.errorbar(value, y, xerr=_errors([value], [interval]), fmt="o", color=BLUE, capsize=4,
+                    markerfacecolor=BLUE if low > 0 or high < 0 else "white")
+    ax.axvline(0, color="black", linestyle=":", linewidth=1.2)
+    ax.set_yticks(range(len(labels)), labels)
+    ax.invert_yaxis()
     return ax
 
 

@@ -193,16 +193,20 @@ class LoraFinetune(Recipe):
     data: str
     lora_r: Positive
     lora_alpha: Positive
-    lora_dropout: Fraction = 0.0
+    lora_dropout: Fraction = 0.05
     target_modules: list[str] | str  # names of layers, or "all-linear"
     block_size: Positive
     batch_size: Positive
     grad_accumulation: Positive = 1
-    gradient_checkpointing: bool = False
-    max_steps: Positive
+    activation_checkpointing: bool = False  # recompute activations: less memory, a third more time
+    epochs: Positive = 3
     learning_rate: PositiveFloat
+    evaluations: Positive = 4  # in the course of training, evenly
+    checkpoint_every: Positive | None = None  # steps; an interrupted run goes on from there. None: it cannot
+    study_steps: Positive = 10  # of each short run that compares ranks, alphas, targets and dropouts
     n_train: Positive | None = None
     n_validation: Positive | None = None
+    max_new_tokens: Positive = 40
 
 
 @dataclass(frozen=True, kw_only=True)

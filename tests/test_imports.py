@@ -13,7 +13,7 @@ LAYERS = [
     {"hardware", "gpt", "plots", "checkpoints", "ranks"},
     {"recipes", "results", "data", "analysis", "miniworld", "shards", "loader", "generate", "pairs", "answers",
      "reasoning", "augmentation", "preflight"},
-    {"train", "pretraining", "finetune", "evaluate", "export", "translation", "cost", "rehearsal"},
+    {"train", "pretraining", "finetune", "evaluate", "export", "translation", "cost", "rehearsal", "blind"},
     {"plan"},
     {"runner", "report", "search", "doctor", "cli", "__main__"},
 ]

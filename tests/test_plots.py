@@ -23,6 +23,9 @@ DRAWN = {
         steps_per_epoch=30, ax=ax),
     "learning_rate": lambda ax=None: plots.learning_rate([1, 2], [0.0, 1e-3], ax=ax),
     "histogram": lambda ax=None: plots.histogram([1, 2, 2], "words", ax=ax),
+    "histograms": lambda ax=None: plots.histograms({"a": [1, 2, 2], "b": [2, 3]}, "error", ax=ax),
+    "differences": lambda ax=None: plots.differences(["a", "b"], [0.1, -0.2], [(-0.1, 0.3), (-0.3, -0.1)],
+                                                     xlabel="loss (nats)", ax=ax),
     "length_histogram": lambda ax=None: plots.length_histogram([5, 9, 9, 30], [8, 16], ax=ax),
     "bar_with_interval": lambda ax=None: plots.bar_with_interval(["a"], [0.3], [(0.2, 0.4)],
                                                                  ylabel="accuracy", chance=0.25, ax=ax),
@@ -139,3 +142,11 @@ def test_attention_grid_puts_each_head_in_its_place():
 def test_attention_grid_of_gpt2_small_stays_small():
     width, height = plots.attention_grid(shares(12, 12, 8, 8)).figure.get_size_inches()
     assert width <= 8 and height <= 8
+
+
+def test_a_difference_is_filled_where_its_interval_excludes_zero():
+    ax = plots.differences(["chance", "worse", "better"], [0.1, 0.2, -0.2],
+                           [(-0.1, 0.3), (0.1, 0.3), (-0.3, -0.1)], xlabel="loss (nats)")
+    points = [line for line in ax.get_lines() if line.get_marker() == "o"]
+    assert [(p.get_xdata()[0], p.get_markerfacecolor() != "white") for p in points] == [
+        (0.1, False), (0.2, True), (-0.2, True)]

@@ -50,7 +50,7 @@ def test_recipes_are_frozen():
     ({"learning_rate": -1e-3}, "learning_rate: expected a positive number"),
     ({"learning_rate": "1e-3"}, "write 1.0e-3"),
     ({"lora_dropout": 1.5}, "lora_dropout: expected a number from 0 to 1"),
-    ({"gradient_checkpointing": 1}, "gradient_checkpointing: expected true or false"),
+    ({"activation_checkpointing": 1}, "activation_checkpointing: expected true or false"),
     ({"target_modules": []}, "target_modules: expected a list with at least one entry or text, got \\[\\]"),
     ({"target_modules": 3}, "target_modules: expected a list with at least one entry or text, got 3"),
     ({"n_train": "many"}, "n_train: expected a whole number"),
@@ -106,10 +106,10 @@ def test_a_bad_file_is_named(private_recipes, text, message):
 def test_a_recipe_can_be_like_another(private_recipes):
     (private_recipes / "mother.yaml").write_text(
         "model: x\ndata: y\nlora_r: 1\nlora_alpha: 2\ntarget_modules: all-linear\nblock_size: 8\nbatch_size: 1\n"
-        "max_steps: 3\nlearning_rate: 1.0e-3\n")
+        "epochs: 3\nlearning_rate: 1.0e-3\n")
     (private_recipes / "child.yaml").write_text("like: mother\nlora_r: 7\n")
-    child = load_recipe(LORA, "child", max_steps=5)
-    assert (child.name, child.model, child.lora_r, child.max_steps) == ("child", "x", 7, 5)
+    child = load_recipe(LORA, "child", epochs=5)
+    assert (child.name, child.model, child.lora_r, child.epochs) == ("child", "x", 7, 5)
     (private_recipes / "grandchild.yaml").write_text("like: child\n")
     with pytest.raises(RecipeError, match="grandchild.yaml: like got 'child', which is like 'mother' itself"):
         load_recipe(LORA, "grandchild")

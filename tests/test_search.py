@@ -216,7 +216,7 @@ def test_an_interrupted_trial_does_not_count(tmp_path, quick, monkeypatch):
 
 
 def test_kinds_of_values_reach_the_notebook(tmp_path, quick):
-    space = ["learning_rate=grid:1e-3,1e-2", "lora_r=int:2:8", "gradient_checkpointing=one:true,false",
+    space = ["learning_rate=grid:1e-3,1e-2", "lora_r=int:2:8", "activation_checkpointing=one:true,false",
              "target_modules=one:[q_proj, v_proj],all-linear", "n_train=grid:null,50"]
     found = search("05", space, "gain", direction="maximize", trials=6, name="s", root=tmp_path)
     rows = values_of(found)

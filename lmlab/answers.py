@@ -108,7 +108,7 @@ def _value(parts: dict[str, str | None]) -> tuple[Fraction | None, str]:
 
 
 def _is_unit(text: str) -> bool:
-    """Words of three letters or more, or short ones that are known: an unknown letter is rather a variable."""
+    """Words of three letters or more, or known short ones: an unknown letter is rather a variable."""
     if not re.fullmatch(r"[A-Za-zµΩ][A-Za-zµΩ .'\-/^{}\d()·]*", text) or re.search(r"(?<![\^{\-\d])\d", text):
         return False
     return all(len(word) > 2 or _unit(word) or word in _SHORT for word in re.findall(r"[A-Za-zµΩ]+", text))
@@ -142,9 +142,8 @@ def _boxed(text: str) -> str | None:
 def extract_answer(text: str) -> str | None:
     """The answer that a text gives, without thousands separators, dollar sign or plus; or None.
 
-    What follows ``</think>`` counts, where there is one. There the last \\boxed{} is taken (as is done for MATH,
-    Hendrycks et al. 2021), else the first that is marked as the answer ("The answer is 12", "#### 12"), else the
-    last number. A marked answer that is no number is taken if it begins as a formula does.
+    What follows ``</think>`` counts, where there is one. There the last \\boxed{} is taken (as for MATH, Hendrycks et
+    al. 2021), else the first that is marked as the answer ("The answer is 12", "#### 12"), else the last number. A marked answer that is no number is taken if it begins as a formula does.
     """
     text = text.rsplit("</think>", 1)[-1]
     boxed = _boxed(text)
@@ -211,7 +210,7 @@ def _close(a: Fraction, b: Fraction, tolerance: float) -> bool:
 
 
 def _ratio(given: str, expected: str) -> Fraction | None:
-    """By what to multiply a value to have it in the expected unit; None where the units measure different things."""
+    """By what to multiply a value to have it in the expected unit; None where the units are of different kinds."""
     a, b = _unit(_cleaned(given)), _unit(_cleaned(expected))
     if a is None or b is None:
         return Fraction(1)
@@ -252,7 +251,7 @@ _LONGEST_SUM = 200
 
 
 def arithmetic(text: str) -> Fraction | None:
-    """The value of a sum of plain numbers with + - * x / and brackets; None where it is none, or divides by 0."""
+    """The value of a sum of numbers with + - * x / and brackets; None where it is none, or divides by 0."""
     tokens, place = [], 0
     text = text.replace(",", "").strip()
     while place < len(text):
@@ -302,8 +301,8 @@ def score_think(text: str, answer: str, tolerance: float = 0.0, unit: str = "") 
 
     text: what the model wrote, without special tokens; "<think>" may stand at its beginning or in the prompt.
     well_formed: some reasoning, one "</think>", and after it an answer ("The answer is ..." or one in
-    \\boxed{}). correct: ``extract_answer(text)`` is ``answer`` (see ``same_answer`` for tolerance and unit; SciBench:
-    0.05); it does not ask for the form, so that a model is not called wrong for not knowing it.
+    \\boxed{}). correct: ``extract_answer(text)`` is ``answer`` (see ``same_answer`` for tolerance and unit); it
+    does not ask for the form, so that a model is not called wrong for not knowing it.
     """
     reasoning, close, spoken = text.strip().removeprefix("<think>").partition("</think>")
     marked = "answer is" in spoken.lower() or "\\boxed" in spoken
@@ -313,7 +312,7 @@ def score_think(text: str, answer: str, tolerance: float = 0.0, unit: str = "") 
 
 
 def majority_vote(answers: Sequence[str | None]) -> str | None:
-    """The answer that most of the samples give, the earlier one of two with equal votes; None when none gives any.
+    """The answer that most samples give, the earlier one of two with equal votes; None when none gives any.
 
     "1/2" and "0.5" are votes for one answer. Source: Wang et al. 2023, "Self-consistency".
     """

@@ -17,9 +17,9 @@ _TRIES = 30  # draws, until one gives whole and positive results
 _WORDS = {
     1: "one", 2: "two|twice|double|half|pair|couple|both", 3: "three|triple|third|thrice", 4: "four|quarter",
     5: "five|fifth", 6: "six", 7: "seven|week", 8: "eight", 9: "nine", 10: "ten|tenth|dime",
-    12: "twelve|dozen|year|foot|feet|month", 24: "day|hours", 25: "quarter", 52: "week|year", 60: "hour|minute",
-    100: "percent|cents?|%|meter|dollar", 365: "year|day", Fraction(1, 2): "half|half-"}
-_WORDS = {Fraction(value): re.compile(rf"\b(?:{words})|%" if value == 100 else rf"\b(?:{words})", re.IGNORECASE)
+    12: "twelve|dozen|year|foot|feet|month", 24: "day|hour", 25: "quarter", 52: "week|year", 60: "hour|minute",
+    100: "percent|cent|meter|dollar", 365: "year|day", Fraction(1, 2): "half"}
+_WORDS = {Fraction(value): re.compile(rf"\b(?:{words})s?\b" + "|%" * (value == 100), re.IGNORECASE)
           for value, words in _WORDS.items()}
 # years, parts, shares, times, ordinals: numbers that mean more than a count
 _FIXED = re.compile(r"\d\s*(?:[%/:]|-\s*\d|st\b|nd\b|rd\b|th\b|\.\d|percent)|[/:]\s*\d|[ap]\.?m\b")
@@ -46,7 +46,8 @@ def redrawn(row: Mapping, rng: random.Random) -> dict | None:
     """
     if "steps" in row and "messages" in row:
         sums = tuple(tuple(step.rstrip(".").split(" = ")) for step in row["steps"])
-        worked, allowed = Worked(row["problem"], " ".join(row["steps"]), sums, Fraction(row["answer"])), _in_village
+        worked = Worked(row["problem"], " ".join(row["steps"]), sums, Fraction(row["answer"]))
+        allowed = _in_village
     elif "question" in row and "####" in row.get("answer", ""):
         solution, _, answer = row["answer"].partition("####")
         value = read_answer(answer).value
@@ -71,14 +72,14 @@ def redrawn_problems(train: Sequence[Mapping], copies: int, seed: int = 0) -> li
     if copies == 0:
         return []
     rng = random.Random(seed)
-    rows = [new for problem in train for _ in range(copies) if (new := redrawn(problem["row"], rng)) is not None]
+    rows = [new for problem in train for _ in range(copies) if (new := redrawn(problem["row"], rng))]
     print(f"redrew the numbers of {len(rows)} of {copies * len(train)} problems")
     return think_rows(rows, "the redrawn problems", 0.0)
 
 
 def _village_row(question: str, solution: str, answer: str) -> dict | None:
     steps = [f"{step}." for step in solution.rstrip(".").split(". ")]
-    said = [{"type": "text", "content": " ".join(steps)}, {"type": "text", "content": f"The answer is {answer}."}]
+    said = [{"type": "text", "content": text} for text in (" ".join(steps), f"The answer is {answer}.")]
     row = {"messages": [{"role": "user", "content": [{"type": "text", "content": question}]},
                         {"role": "assistant", "content": said}],
            "problem": question, "steps": steps, "answer": answer}
@@ -91,7 +92,7 @@ def _in_village(calculation: str) -> bool:
 
 
 def _mapping(worked: Worked, rng: random.Random, allowed) -> dict[Fraction, Fraction] | None:
-    """old value -> new value, of every number in the problem and its solution; None where nothing can change."""
+    """old value -> new value, of every number in problem and solution; None where nothing can change."""
     given = [_value(text) for text in _NUMBER.findall(worked.question)]
     results = [read_answer(result).value for _, result in worked.sums]
     if None in results or not _all_known(worked, given, results):
@@ -102,7 +103,8 @@ def _mapping(worked: Worked, rng: random.Random, allowed) -> dict[Fraction, Frac
     for _ in range(_TRIES):
         new = {value: value for value in (*given, *results, *_WORDS)} | {
             value: _near(value, rng) for value in changeable}
-        if _compute(worked, results, new, allowed) and any(new[v] != v for v in results) and worked.answer in new:
+        sound = _compute(worked, results, new, allowed)
+        if sound and worked.answer in new and any(new[value] != value for value in results):
             return new
     return None
 
@@ -144,15 +146,16 @@ def _near(value: Fraction, rng: random.Random) -> Fraction:
 
 
 def _compute(worked: Worked, results: Sequence[Fraction], new: dict[Fraction, Fraction], allowed) -> bool:
-    """Computes the sums anew into ``new``; whether every result is sound, and no two numbers have become one."""
+    """Computes the sums anew into ``new``; whether each result is sound, and no two numbers have become one."""
     for (calculation, _), old in zip(worked.sums, results, strict=True):
         fresh = _rewritten(calculation, new)
         if allowed is not None and not allowed(fresh):
             return False
         value = arithmetic(fresh)
-        if value is None or (value <= 0 < old) or value.denominator > 1 and (old.denominator == 1 or
-                                                                             100 % value.denominator):
+        if value is None or value <= 0 < old:
             return False
+        if value.denominator > 1 and (old.denominator == 1 or 100 % value.denominator):
+            return False  # broken where it was whole, or more than two decimals
         new[old] = value
     changed = {old: value for old, value in new.items() if value != old}
     return len(set(changed.values())) == len(changed)

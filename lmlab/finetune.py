@@ -493,10 +493,11 @@ def optimizer_bytes(optimizer) -> int:
 def think_sets(cfg, tokenizer) -> dict[str, list[dict]]:
     """The problems of lesson 06 in think form, each checked: "train", "validation", "test" and "harder".
 
-    No problem of train, in any version, is in one of the others. "validation" chooses the best model, "test" and
-    "harder" measure it. harder: held-out problems of more than ``trained_steps`` steps; train has none of
-    these. Problems whose conversation is longer than ``max_length`` serve to test alone. With ``redrawn``, train
-    has so many versions more of each problem, with other numbers, as far as that is safe. Says what is left out.
+    No problem of train, in any version, is in one of the others. "validation" chooses the best model, "test"
+    and "harder" measure it. harder: held-out problems of more than ``trained_steps`` steps; train has none of
+    these. Problems whose conversation is longer than ``max_length`` serve to test alone. With ``redrawn``,
+    train has so many versions more of each problem, with other numbers, as far as that is safe. Says what is
+    left out.
     Raises ValueError when a set is empty.
     """
     train, held_out = [], []
@@ -559,7 +560,8 @@ class Tried:
     lengths: list[int]  # tokens written, the end not counted
 
 
-def try_problems(model, tokenizer, rows: Sequence[Mapping], max_new_tokens: int, batch_size: int = 64) -> Tried:
+def try_problems(model, tokenizer, rows: Sequence[Mapping], max_new_tokens: int,
+                 batch_size: int = 64) -> Tried:
     """Lets the model answer problems (of ``think_sets``), likeliest token by token, and scores the answers."""
     prompts = [prompt_text(tokenizer, row["prompt"]) for row in rows]
     texts = generate_greedy(model, tokenizer, prompts, max_new_tokens, batch_size)
@@ -575,7 +577,8 @@ def best_optimizer(machine) -> str:
     Source: Dettmers et al. 2023, section 3. Says which and why.
     """
     name = "paged_adamw_8bit" if machine.device == "cuda" else "adamw_torch_fused"
-    print(f"{name}: {'a CUDA GPU' if machine.device == 'cuda' else f'paging needs a CUDA GPU, not {machine.device}'}")
+    why = "a CUDA GPU" if machine.device == "cuda" else f"paging needs a CUDA GPU, and this is {machine.device}"
+    print(f"{name}: {why}")
     return name
 
 
@@ -601,7 +604,8 @@ def labels_by_hand(tokenizer, row: dict) -> tuple[list[int], list[int]]:
     """
     prompt = prompt_text(tokenizer, row["prompt"])
     answer = row["completion"][0]["content"].removeprefix("<think>\n") + tokenizer.eos_token
-    prompt_ids, answer_ids = (tokenizer(text, add_special_tokens=False)["input_ids"] for text in (prompt, answer))
+    prompt_ids, answer_ids = (tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+                              for text in (prompt, answer))
     return prompt_ids + answer_ids, [IGNORED] * len(prompt_ids) + answer_ids
 
 
@@ -623,13 +627,15 @@ def generate_sampled(model, tokenizer, prompts: Sequence[str], max_new_tokens: i
 
     state = torch.get_rng_state()
     torch.manual_seed(seed)
-    texts = _generate(model, tokenizer, [prompt for prompt in prompts for _ in range(k)], max_new_tokens, batch_size,
-                      do_sample=True, temperature=temperature, top_k=0, top_p=1.0)
+    repeated = [prompt for prompt in prompts for _ in range(k)]
+    texts = _generate(model, tokenizer, repeated, max_new_tokens, batch_size, do_sample=True,
+                      temperature=temperature, top_k=0, top_p=1.0)
     torch.set_rng_state(state)
     return [texts[i:i + k] for i in range(0, len(texts), k)]
 
 
-def _generate(model, tokenizer, prompts: Sequence[str], max_new_tokens: int, batch_size: int, **choices) -> list[str]:
+def _generate(model, tokenizer, prompts: Sequence[str], max_new_tokens: int, batch_size: int,
+              **choices) -> list[str]:
     import torch
 
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))

@@ -257,7 +257,7 @@ def attention_map(weights, tokens: Sequence[str], *, edges: Sequence[int] = (), 
     side = 2 + 0.12 * len(tokens)  # inches: room for a label per token
     ax = _axes(ax, "token looked at", "token that looks", title, size=(side + 0.7, side))
     _shares(ax, weights)
-    labels = [token.strip(" ").replace("\n", "\\n") for token in tokens]
+    labels = [token.strip(" ").replace("\n", "\\n").replace("｜", "|") for token in tokens]  # as the font has it
     style = {"fontsize": 7, "parse_math": False}  # a dollar is a dollar
     ax.set_xticks(range(len(labels)), labels, rotation=90, **style)
     ax.set_yticks(range(len(labels)), labels, **style)

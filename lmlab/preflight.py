@@ -8,6 +8,7 @@ from typing import NamedTuple
 IGNORED = -100  # the label that PyTorch's cross-entropy skips
 OPENING, CLOSING = "<think>", "</think>"
 _BATCH = 8  # rows that are collated together, so that some are padded
+_SHOWN = 120  # tokens of a long row, at its beginning and at its end
 _PAD, _MASKED, _LABELLED = "pad", "masked", "labelled"
 # each kind looks different without colour, too
 _STYLES = {_LABELLED: "background:#cfe8d5;border-bottom:3px solid #009E73;font-weight:bold",
@@ -31,7 +32,7 @@ class Check(NamedTuple):
     found: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Preflight:
     """What was found. It shows itself in a notebook, and as text."""
 
@@ -53,15 +54,16 @@ class Preflight:
             raise ValueError(f"preflight: {len(failed)} of {len(self.checks)} checks failed; mend the data, the "
                              f"template or the collator before training. {'; '.join(failed)}")
 
-    def __str__(self) -> str:
+    def __repr__(self) -> str:
         lines = [f"{'ok  ' if check.passed else 'FAIL'} {check.name:<34} {check.found}" for check in self.checks]
         lines.append(f"\n{_SIGNS[_LABELLED]} bears loss   {_SIGNS[_MASKED]} does not   {_SIGNS[_PAD]} padding")
         lines += ["  ".join(f"{_SIGNS[kind]}{_visible(token)}" for kind, token, _ in row) for row in self.rows]
         return "\n".join(lines)
 
     def _repr_html_(self) -> str:
-        checks = "".join(f"<tr><td>{'&#10003;' if check.passed else '<b>FAIL</b>'}</td><td>{html.escape(check.name)}"
-                         f"</td><td>{html.escape(check.found)}</td></tr>" for check in self.checks)
+        checks = "".join(f"<tr><td>{'&#10003;' if check.passed else '<b>FAIL</b>'}</td>"
+                         f"<td>{html.escape(check.name)}</td><td>{html.escape(check.found)}</td></tr>"
+                         for check in self.checks)
         legend = " ".join(f"<span style='{style}'>{text}</span>" for style, text in zip(
             _STYLES.values(), ("bears loss, label below", "no loss", "padding"), strict=True))
         rows = "".join(f"<p style='line-height:2.6em'>{''.join(map(_span, row))}</p>" for row in self.rows)
@@ -90,7 +92,7 @@ def preflight(dataset: Sequence[Mapping], tokenizer, collator: Callable, *, n_co
     many went in, so that those that the trainer dropped are missed. max_length: where it cut. opening: with what
     the part that bears no loss must end. max_cut_share: how many conversations may lose their end.
     """
-    conversations, padded = _collated(dataset, collator, tokenizer)
+    conversations, padded = _collated(dataset, collator)
     dropped = max(0, (n_conversations or 0) - len(conversations))
     texts = [tokenizer.decode(_supervised(each)) for each in conversations]
     cut = [each for each in conversations if not _ends(each, tokenizer) and (
@@ -116,7 +118,7 @@ class _Padded(NamedTuple):
     n: int
 
 
-def _collated(dataset: Sequence[Mapping], collator: Callable, tokenizer) -> tuple[list[Conversation], list[_Padded]]:
+def _collated(dataset: Sequence[Mapping], collator: Callable) -> tuple[list[Conversation], list[_Padded]]:
     """Every conversation after the collator, and the rows of the batches with their padding."""
     conversations, padded = [], []
     columns = ("input_ids", "labels", "seq_lengths")
@@ -165,8 +167,8 @@ def _structure(conversations: Sequence[Conversation], texts: Sequence[str], toke
         ("the end (EOS) bears loss", [each.labels[-1] == eos and _ends(each, tokenizer)
                                       for each in conversations], "EOS is missing or masked: no end is learnt"),
     ]
-    return [Check(name, all(good), "all" if all(good) else f"{good.count(False)} of {len(good)}: {wrong}, first in "
-                  f"conversation {good.index(False)}") for name, good, wrong in found]
+    return [Check(name, all(good), "all" if all(good) else f"{good.count(False)} of {len(good)}: {wrong}, first "
+                  f"in conversation {good.index(False)}") for name, good, wrong in found]
 
 
 def _first_label(each: Conversation) -> int:
@@ -178,11 +180,15 @@ def _padding_check(padded: Sequence[_Padded], tokenizer) -> Check:
     """Padding is known from the lengths, not from the token: a pad token equal to EOS is no fault by itself."""
     n_pads = sum(len(row.ids) - row.n for row in padded)
     wrong = sum(label != IGNORED for row in padded for label in row.labels[row.n:])
-    token = tokenizer.convert_ids_to_tokens(tokenizer.pad_token_id) if tokenizer.pad_token_id is not None else None
-    return Check("padding bears no loss", wrong == 0, f"{wrong} of {n_pads} paddings ({token}) bear loss")
+    return Check("padding bears no loss", wrong == 0,
+                 f"{wrong} of {n_pads} paddings ({tokenizer.pad_token}) bear loss")
 
 
 def _places(row: _Padded, tokenizer) -> tuple[tuple[str, str, int], ...]:
     tokens = [tokenizer.decode([token]) for token in row.ids]
-    kinds = [_PAD if i >= row.n else _MASKED if label == IGNORED else _LABELLED for i, label in enumerate(row.labels)]
-    return tuple(zip(kinds, tokens, row.labels, strict=True))
+    kinds = [_PAD if i >= row.n else _MASKED if label == IGNORED else _LABELLED
+             for i, label in enumerate(row.labels)]
+    places = tuple(zip(kinds, tokens, row.labels, strict=True))
+    if len(places) <= 2 * _SHOWN:
+        return places
+    return *places[:_SHOWN], (_MASKED, " ... ", IGNORED), *places[-_SHOWN:]

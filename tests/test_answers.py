@@ -1,0 +1,167 @@
+"""The answer checker: what it reads, what it holds to be the same, and that nothing it is given is run."""
+
+import threading
+
+import pytest
+
+from lmlab.answers import (
+    arithmetic,
+    extract_answer,
+    majority_vote,
+    read_answer,
+    same_answer,
+    score_think,
+)
+
+
+@pytest.mark.parametrize("text, value", [
+    ("12", "12"), ("-3", "-3"), ("+7.3", "7.3"), ("−1.5", "-1.5"), (".5", "1/2"), ("12.", "12"),
+    ("1,234.50", "1234.5"), ("1{,}000", "1000"), ("1,234,567", "1234567"),
+    ("3/4", "3/4"), ("-3 / 4", "-3/4"), ("2 1/2", "5/2"), ("-2 1/2", "-5/2"), ("0.5/2", "1/4"),
+    ("\\frac{3}{4}", "3/4"), ("\\dfrac{-3}{4}", "-3/4"), ("\\frac34", "3/4"), ("2\\frac{1}{2}", "5/2"),
+    ("1.5e-3", "0.0015"), ("1.5E3", "1500"), ("1.5 \\times 10^{-3}", "0.0015"), ("3x10^4", "30000"),
+    ("2 \\cdot 10^2", "200"), ("15%", "15"), ("15\\%", "15"), ("15 percent", "15"),
+    ("$12", "12"), ("\\$12.50", "12.5"), ("€3", "3"), ("12 dollars", "12"), ("5 km", "5"), ("5 km/h", "5"),
+    ("5 green apples", "5"), ("3.2\\text{ cm}^2", "3.2"), ("90^\\circ", "90"), ("20°", "20"),
+    ("9.8 \\mathrm{~m} / \\mathrm{s}^2", "9.8"), ("5\\,\\mathrm{kg}", "5"), ("**12**", "12"),
+    ("$\\boxed{\\frac{1}{2}}$.", "1/2"), ("\\(7\\)", "7")])
+def test_numbers_are_read(text, value):
+    from fractions import Fraction
+
+    assert read_answer(text).value == Fraction(value)
+
+
+@pytest.mark.parametrize("text", [
+    "", "abc", "2x", "3\\pi", "2i", "3 to 5", "3:2", "1/2/3", "1/0", "\\frac{1}{0}", "12,34", "2,5", "(1,2)",
+    "2\\sqrt{5}", "1e999", "1e99999999999", "9" * 80, "5+3", "__import__('os')"])
+def test_what_is_no_number_is_not_read_as_one(text):
+    assert read_answer(text).value is None
+
+
+@pytest.mark.parametrize("text, answer", [
+    ("The answer is 12.", "12"), ("The answer is $1,200.50.", "1200.50"), ("#### 72", "72"),
+    ("#### 1,080", "1080"), ("so \\boxed{-3} it is", "-3"), ("13 - 5 = 8. So 8 books", "8"), ("13-5", "5"),
+    ("from 3 to -4", "-4"), ("it takes 1.5e-3 s", "1.5e-3"), ("the answer is 1/2", "1/2"), ("+7.3", "7.3"),
+    (".5", ".5"), ("The answer is 5. The answer is 6.", "5"), ("\\boxed{3}, no, \\boxed{4}", "4"),
+    ("3 + 4 = 7.\n</think>\n\nThe answer is 8.", "8"), ("The answer is 7.\n</think>\n\nWell.", None),
+    ("\\boxed{\\frac{1}{\\frac{2}{3}}}", "\\frac{1}{\\frac{2}{3}}"), ("The answer is $2\\sqrt{5}$.", "2\\sqrt{5}"),
+    ("The answer is 2x.", "2x"), ("The answer is (1, 2).", "(1, 2)"), ("The answer is 5 km.", "5 km"),
+    ("The answer is 15%.", "15%"), ("Final answer: **7**", "7"), ("The answer is unknown.", None), ("nothing", None),
+    ("\\boxed{", None), ("", None)])
+def test_the_answer_is_found(text, answer):
+    assert extract_answer(text) == answer
+
+
+@pytest.mark.parametrize("given, expected", [
+    ("0.50", "1/2"), ("1e3", "1,000"), ("7", "7.0"), ("2.5", "2\\frac12"), ("-0", "0"), ("50%", "0.5"), ("50%", "50"),
+    ("0.5", "50%"), ("50", "50%"), ("5 km", "5000 m"), ("90 minutes", "1.5 hours"), ("250 cents", "2.50 dollars"),
+    ("5", "5 km"), ("5 apples", "5"), ("2\\sqrt{5}", "\\sqrt{20}"), ("x^2+1", "1+x^2"), ("(1,2)", "(1, 2)"),
+    ("\\frac{\\sqrt{3}}{3}", "\\frac{1}{\\sqrt{3}}"), ("Yes", "yes")])
+def test_the_same_answers(given, expected):
+    assert same_answer(given, expected)
+
+
+@pytest.mark.parametrize("given, expected", [
+    ("7", "8"), ("-3", "3"), ("1/3", "0.33"), ("5000%", "50%"), ("5 km", "5 kg"), ("5 km", "5 m"), ("1.200", "1,200"),
+    ("2\\sqrt{5}", "2\\sqrt{3}"), ("no", "yes"), (None, "7"), ("7", None), (None, None), ("1/0", "1"), ("2x", "2")])
+def test_different_answers(given, expected):
+    assert not same_answer(given, expected)
+
+
+def test_tolerance_is_relative_and_does_not_reach_over_the_sign():
+    assert same_answer("102", "100", 0.05) and not same_answer("106", "100", 0.05)
+    assert not same_answer("-100", "100", 0.05)
+    assert same_answer("0", "0", 0.05) and not same_answer("0.001", "0", 0.05)
+
+
+def test_units_that_stand_apart_as_in_scibench():
+    unit = "$10^{-4} \\mathrm{~cm}^3$"
+    assert same_answer("1.19", "1.19", unit=unit) and same_answer("1.19 \\times 10^{-4}", "1.19", unit=unit)
+    assert not same_answer("1.19e-3", "1.19", unit=unit)
+    assert same_answer("0.151", "15.1", unit="%") and same_answer("15.1%", "15.1", unit="%")
+    assert same_answer("300 cm", "3", unit="m") and not same_answer("3 kg", "3", unit="m")
+
+
+REFERENCE = ["12", "-3", "1,234", "3/4", "\\frac{3}{4}", "0.75", "2\\frac{1}{2}", "2.5", "-\\frac{1}{2}", "1000",
+             "1.5 \\times 10^{-3}", "0.0015", "12 \\text{ km}", "50\\%"]
+
+
+def test_numbers_against_math_verify():
+    """Each of the forms against each, as math-verify has it."""
+    from math_verify import LatexExtractionConfig, parse, verify
+
+    read = [parse(f"${text}$", [LatexExtractionConfig()], fallback_mode="no_fallback") for text in REFERENCE]
+    for a, theirs in zip(REFERENCE, read, strict=True):
+        for b, others in zip(REFERENCE, read, strict=True):
+            assert same_answer(a, b) == verify(others, theirs), (a, b)
+
+
+@pytest.mark.parametrize("text", ["9^{9^{9}}", "(9^{99})^{99}", "10000000!", "\\int_0^1 x^{99999} dx",
+                                  "2^{2^{2^{2^{9}}}}"])
+def test_what_would_take_for_ever_is_not_computed(text):
+    """In a thread, where math-verify's own time limit would not work."""
+    found = []
+    thread = threading.Thread(target=lambda: found.append(same_answer(text, "\\sqrt{2}")), daemon=True)
+    thread.start()
+    thread.join(timeout=20)
+    assert found == [False]
+
+
+def test_nothing_is_run(tmp_path):
+    trap = tmp_path / "made"
+    for text in (f"open({str(trap)!r}, 'w')", f"\\boxed{{open({str(trap)!r},'w')}}",
+                 f"$__import__('os').mkdir({str(trap)!r})$"):
+        same_answer(extract_answer(text), "1")
+        same_answer(text, "\\sqrt{2}")
+        arithmetic(text)
+    assert not trap.exists()
+
+
+@pytest.mark.parametrize("text, value", [
+    ("3+4*2", 11), ("(3+4)*2", 14), ("-3+5", 2), ("2--3", 5), ("10/4*2", 5), ("8-3-2", 3), ("1.5x2", 3),
+    ("560//10", 56),
+    ("1,000*2", 2000), ("+7", 7), ("1/0", None), ("1+", None), ("(1", None), ("2**3", None), ("", None), ("a+1", None),
+    ("((" * 150, None)])
+def test_arithmetic(text, value):
+    assert arithmetic(text) == value
+
+
+def test_arithmetic_against_python():
+    import random
+
+    rng = random.Random(0)
+    for _ in range(300):
+        text = "".join(f"{rng.randint(1, 20)}{rng.choice('+-*/')}" for _ in range(rng.randint(1, 6))) + "3"
+        text = f"({text})*2" if rng.random() < 0.3 else text
+        assert float(arithmetic(text)) == pytest.approx(eval(text))  # our own text
+
+
+@pytest.mark.parametrize("text, well_formed, correct", [
+    ("3 + 4 = 7.\n</think>\n\nThe answer is 7.", True, True),
+    ("<think>\n3 + 4 = 7.\n</think>\n\nThe answer is 7.", True, True),
+    ("3 + 4 = 7.\n</think>\n\nSo \\boxed{7}.", True, True),
+    ("3 + 4 = 8.\n</think>\n\nThe answer is 8.", True, False),
+    ("3 + 4 = 7. So 7 books", False, True),
+    ("</think>\n\nThe answer is 7.", False, True),
+    ("a</think>The answer is 7.</think>", False, False),
+    ("a\n</think>\n\nThe answer is unknown.", False, False),
+    ("a <think> b\n</think>\n\nThe answer is 7.", False, True),
+    ("", False, False)])
+def test_score_think(text, well_formed, correct):
+    assert score_think(text, "7") == {"well_formed": well_formed, "correct": correct}
+
+
+def test_majority_vote():
+    assert majority_vote(["3", "1/2", "0.5", None]) == "1/2"
+    assert majority_vote(["3", "4"]) == "3"
+    assert majority_vote([None, None]) is None and majority_vote([]) is None
+
+
+def test_numbers_need_no_math_verify():
+    """It takes a second to load: only formulas pay for it."""
+    import subprocess
+    import sys
+
+    code = "import sys; from lmlab.answers import same_answer; same_answer('1/2', '0.5'); print('sympy' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"

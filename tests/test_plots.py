@@ -21,6 +21,7 @@ DRAWN = {
     "fine_tuning_curve": lambda ax=None: plots.fine_tuning_curve(
         [0, 1, 2], {"train": [3, 2, 1], "validation": [3, 2, 2.5]}, 1, each_step=([0.1, 0.2], [3, 2.9]),
         steps_per_epoch=30, ax=ax),
+    "moving_mean": lambda ax=None: plots.moving_mean([1, 2, 3], [0, 3, 6], "reward", window=2, ax=ax),
     "learning_rate": lambda ax=None: plots.learning_rate([1, 2], [0.0, 1e-3], ax=ax),
     "histogram": lambda ax=None: plots.histogram([1, 2, 2], "words", ax=ax),
     "length_histogram": lambda ax=None: plots.length_histogram([5, 9, 9, 30], [8, 16], ax=ax),

@@ -140,3 +140,8 @@ def test_attention_grid_puts_each_head_in_its_place():
 def test_attention_grid_of_gpt2_small_stays_small():
     width, height = plots.attention_grid(shares(12, 12, 8, 8)).figure.get_size_inches()
     assert width <= 8 and height <= 8
+
+
+def test_moving_mean_looks_back_only():
+    each, mean = plots.moving_mean([1, 2, 3, 4], [0, 4, 8, 0], "reward", window=2).get_lines()
+    assert list(each.get_ydata()) == [0, 4, 8, 0] and list(mean.get_ydata()) == [0, 2, 6, 4]

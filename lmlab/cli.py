@@ -33,7 +33,7 @@ def build_parser() -> argparse.ArgumentParser:
         prog="lmlab", description="Run the course, see its recipes, read its report.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     run = commands.add_parser("run", help="run notebooks in batch")
-    run.add_argument("lessons", nargs="+", help="01 to 08, a full name, or all")
+    run.add_argument("lessons", nargs="+", help="01 to 09, a full name, or all")
     run.add_argument("--recipe", default="tiny", help="tiny (default), t4, gpu, local, ...")
     run.add_argument("--set", action="append", default=[], metavar="KEY=VALUE",
                      help="replace one value of the recipe; may be given again")
@@ -53,7 +53,7 @@ def build_parser() -> argparse.ArgumentParser:
     pretrain.add_argument("--data-only", action="store_true", help="prepare the shards, and stop")
     pretrain.set_defaults(command=pretrain_command)
     search = commands.add_parser("search", help="try many values of a recipe, and find the best")
-    search.add_argument("lesson", help="01 to 08, or a full name")
+    search.add_argument("lesson", help="01 to 09, or a full name")
     search.add_argument("--recipe", default="tiny", help="the recipe to begin with: tiny (default), t4, ...")
     search.add_argument("--space", action="append", required=True, metavar="KEY=RANGE",
                         help="a key of the recipe and its values; may be given again. RANGE is LOW:HIGH, "
@@ -82,7 +82,7 @@ def build_parser() -> argparse.ArgumentParser:
                           help="replace one value of the recipe; may be given again")
     forecast.set_defaults(command=plan_command)
     recipes = commands.add_parser("recipes", help="list the recipes of every lesson, or show one")
-    recipes.add_argument("lesson", nargs="?", help="01 to 08, or a full name")
+    recipes.add_argument("lesson", nargs="?", help="01 to 09, or a full name")
     recipes.add_argument("name", nargs="?", default="tiny", help="tiny (default), t4, gpu, local, ...")
     recipes.set_defaults(command=recipes_command)
     report = commands.add_parser("report", help="render executed notebooks as a static site")

@@ -52,6 +52,18 @@ def _above_floor(ax, steps: Sequence[float], gaps: Sequence[float]) -> None:
     ax.annotate(f"{gaps[-1]:.3f}", (steps[-1], gaps[-1]), xytext=(0, 8), textcoords="offset points", ha="right")
 
 
+def moving_mean(steps: Sequence[float], values: Sequence[float], ylabel: str, *, window: int = 8, title: str = "",
+                ax=None):
+    """A noisy value over optimizer steps, thin, and its mean over the last ``window`` steps, thick."""
+    ax = _axes(ax, "optimizer step", ylabel, title)
+    recent = [values[max(0, i + 1 - window):i + 1] for i in range(len(values))]
+    ax.plot(steps, values, color=GREY, linewidth=0.8, label="each step")
+    ax.plot(steps, [sum(part) / len(part) for part in recent], color=BLUE, linewidth=2.2, linestyle="--",
+            label=f"mean of the last {window}")
+    ax.legend()
+    return ax
+
+
 def fine_tuning_curve(epochs: Sequence[float], losses: Mapping[str, Sequence[float]], best: int | None = None,
                       *, floor: float | None = None,
                       each_step: tuple[Sequence[float], Sequence[float]] | None = None,

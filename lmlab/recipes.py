@@ -295,6 +295,49 @@ class FantasyLocations(Recipe):
     top_k: Positive = 50
 
 
+@dataclass(frozen=True, kw_only=True)
+class RewardFinetune(Recipe):
+    model: str  # where lesson 06 has left no adapter
+    data: str  # problems to learn from, and held-out ones of the same kind
+    other_data: str  # problems that have no part in the training, to see what is forgotten
+    n_train: Positive
+    n_eval: Positive
+    n_other: Positive = 100
+    n_probe: Positive = 60  # held-out problems that are answered num_generations times each
+    max_bad_share: Fraction = 0.05  # of rows that cannot be used; more stop the run
+    answer_tolerance: Fraction = 0.0  # relative; SciBench's is 0.05
+    lora_r: Positive  # of the adapter that is made where lesson 06 has left none
+    lora_alpha: Positive
+    form_problems: Count = 0  # on which that adapter learns the form; 0: the model knows it
+    form_learning_rate: PositiveFloat = 4e-3
+    num_generations: Positive = 8  # answers to one problem: a group
+    batch_size: Positive  # answers in one forward pass
+    grad_accumulation: Positive = 1
+    activation_checkpointing: bool = False  # recompute activations: less memory, a third more time
+    max_steps: Positive
+    learning_rate: PositiveFloat
+    temperature: PositiveFloat = 1.0
+    beta: Rate = 0.0  # weight of the distance to the model as it was; 0: none is kept
+    form_weight: Rate = 0.1  # of the reward for the form; that of a right answer is 1
+    max_new_tokens: Positive
+    eval_batch_size: Positive = 64
+
+    @property
+    def answers_per_step(self) -> int:
+        return self.batch_size * self.grad_accumulation
+
+    def contradictions(self) -> list[str]:
+        found = []
+        if self.num_generations < 2:
+            found.append("num_generations is 1, and an answer alone is neither better nor worse than its group")
+        elif self.answers_per_step % self.num_generations:
+            found.append(f"batch_size x grad_accumulation is {self.answers_per_step}, "
+                         f"not a multiple of num_generations {self.num_generations}")
+        if self.n_probe > self.n_eval:
+            found.append(f"n_probe is {self.n_probe}, more than n_eval {self.n_eval}")
+        return found
+
+
 LESSONS: dict[str, type[Recipe]] = {
     "01_data_analysis": DataAnalysis,
     "02_gpt2_from_scratch": FromScratch,
@@ -304,6 +347,7 @@ LESSONS: dict[str, type[Recipe]] = {
     "06_deepseek_qlora_think": ThinkFinetune,
     "07_merge_export": MergeExport,
     "08_fantasy_locations": FantasyLocations,
+    "09_grpo_reasoning": RewardFinetune,
 }
 
 

@@ -22,7 +22,8 @@ NOTEBOOKS = PROJECT / "notebooks"
 # a lesson waits for those whose results it uses
 NEEDS = {"03_hellaswag": ("02_gpt2_from_scratch",),
          "07_merge_export": ("05_llama_lora_4bit", "06_deepseek_qlora_think"),
-         "08_fantasy_locations": ("02_gpt2_from_scratch",)}
+         "08_fantasy_locations": ("02_gpt2_from_scratch",),
+         "09_grpo_reasoning": ("06_deepseek_qlora_think",)}
 CELL_FAILED, KERNEL_DIED = 1, 138  # papermill's own exit codes
 _ANSI = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 _PROGRESS = re.compile(r"(\d+)/(\d+)")

@@ -12,7 +12,7 @@ PACKAGE = Path(__file__).parents[1] / "lmlab"
 LAYERS = [
     {"hardware", "gpt", "plots", "checkpoints", "ranks"},
     {"recipes", "results", "data", "analysis", "miniworld", "shards", "loader", "generate", "pairs", "answers",
-     "reasoning", "augmentation", "preflight"},
+     "reasoning", "augmentation", "preflight", "rewards"},
     {"train", "pretraining", "finetune", "evaluate", "export", "translation", "cost", "rehearsal", "blind"},
     {"plan"},
     {"runner", "report", "search", "doctor", "cli", "__main__"},

@@ -21,6 +21,7 @@ DRAWN = {
     "fine_tuning_curve": lambda ax=None: plots.fine_tuning_curve(
         [0, 1, 2], {"train": [3, 2, 1], "validation": [3, 2, 2.5]}, 1, each_step=([0.1, 0.2], [3, 2.9]),
         steps_per_epoch=30, ax=ax),
+    "moving_mean": lambda ax=None: plots.moving_mean([1, 2, 3], [0, 3, 6], "reward", window=2, ax=ax),
     "learning_rate": lambda ax=None: plots.learning_rate([1, 2], [0.0, 1e-3], ax=ax),
     "histogram": lambda ax=None: plots.histogram([1, 2, 2], "words", ax=ax),
     "histograms": lambda ax=None: plots.histograms({"a": [1, 2, 2], "b": [2, 3]}, "error", ax=ax),
@@ -150,3 +151,8 @@ def test_a_difference_is_filled_where_its_interval_excludes_zero():
     points = [line for line in ax.get_lines() if line.get_marker() == "o"]
     assert [(p.get_xdata()[0], p.get_markerfacecolor() != "white") for p in points] == [
         (0.1, False), (0.2, True), (-0.2, True)]
+
+
+def test_moving_mean_looks_back_only():
+    each, mean = plots.moving_mean([1, 2, 3, 4], [0, 4, 8, 0], "reward", window=2).get_lines()
+    assert list(each.get_ydata()) == [0, 4, 8, 0] and list(mean.get_ydata()) == [0, 2, 6, 4]

@@ -139,3 +139,25 @@ def test_textbook_has_true_steps_but_neither_format_nor_validation_problems():
         assert "<think>" not in text
         assert "The answer is" not in text
         assert text.split("?")[0] + "?" not in validation
+
+
+def test_distracting_sentence_is_needed_for_nothing():
+    """The first or the last fact is somebody else's, and without it the steps still solve the problem."""
+    for row in drawn(p.distracting_problem, 500):
+        assert p.verify(row)
+        *facts, question = re.split(r"(?<=\.) ", row["problem"])
+        needless = [fact for fact, rest in ((facts[0], facts[1:]), (facts[-1], facts[:-1]))
+                    if re.fullmatch(r"\w+ has \d+ \w+\.", fact)
+                    and fact.split()[0] not in (text := " ".join((*rest, question))) and _solves(row, text)]
+        assert len(needless) == 1, row["problem"]
+
+
+def _solves(row: dict, text: str) -> bool:
+    steps = {key: value for key, value in row.items() if key != "messages"}
+    return p.verify({**steps, "problem": text})
+
+
+def test_distracting_splits_share_nothing():
+    train, validation = ({row["problem"] for row in p.rows("distracting-problems", split, 500)}
+                         for split in ("train", "validation"))
+    assert len(train) == len(validation) == 500 and not train & validation

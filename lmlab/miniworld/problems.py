@@ -8,7 +8,7 @@ stand apart, for a test of what is harder than the training.
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from lmlab.miniworld.grammar import Draw, stream
 from lmlab.miniworld.splits import distinct_rows, split_of
@@ -387,6 +387,21 @@ def harder_problem(d: Draw) -> dict:
     return _chat_row(d.choice(THREE_STEP)(d))
 
 
+def distracting_problem(d: Draw) -> dict:
+    """A row like ``problem``'s with one sentence more, of somebody else's things, which the answer does not need.
+
+    It stands first or last, so that "he" and "them" still mean what they meant. Source: GSM-NoOp (Mirzadeh et al.
+    2024).
+    """
+    task = a_task(d)
+    text = problem_text(task)
+    other = _owns(d)
+    while other.hero.name in text or other.thing[1] in text:
+        other = _owns(d)
+    facts = d.choice(((*other.facts, *task.facts), (*task.facts, *other.facts)))
+    return _chat_row(replace(task, facts=facts))
+
+
 def _chat_row(task: Task) -> dict:
     text, answer = problem_text(task), str(task.answer)
     solution = [{"type": "text", "content": " ".join(task.steps)},
@@ -489,13 +504,17 @@ def problems(n: int, seed: int = 0, split: str = "train") -> list[dict]:
     return distinct_rows(problem, "problem", n, Draw(stream("problems", split, seed)), split)
 
 
+_UNTRAINED = {"harder-problems": harder_problem, "distracting-problems": distracting_problem}
+
+
 def rows(name: str, split: str, n: int, seed: int = 0) -> list[dict]:
-    """Rows of "problems", "harder-problems" or "science"."""
+    """Rows of "problems", "harder-problems", "distracting-problems" or "science"."""
     if name == "problems":
         return problems(n, seed, split)
-    if name == "harder-problems":
-        return distinct_rows(harder_problem, "problem", n, Draw(stream(name, split, seed)), split)
+    if name in _UNTRAINED:
+        return distinct_rows(_UNTRAINED[name], "problem", n, Draw(stream(name, split, seed)), split)
     if name != "science":
-        raise ValueError(f"got problems named {name!r}; expected 'problems', 'harder-problems' or 'science'")
+        raise ValueError(f"got problems named {name!r}; expected 'problems', {', '.join(map(repr, _UNTRAINED))} "
+                         "or 'science'")
     found = distinct_rows(science, "problem_text", n, Draw(stream("science", split, seed)), split)
     return [{**row, "problemid": f"{split}-{i}"} for i, row in enumerate(found)]

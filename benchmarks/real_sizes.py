@@ -75,7 +75,6 @@ def full_fine_tuning(name: str, tokenizers: Path, pairs: Path, steps: int = STEP
     training = examples.select(range(n_held_out, n_held_out + 8 * steps))
     torch.manual_seed(0)
     before = peak_gib()
-    model = GPT2LMHeadModel(GPT2Config(**GPT2[name]))
 
     class StepTimes(TrainerCallback):
         times, norms = [], []
@@ -88,6 +87,8 @@ def full_fine_tuning(name: str, tokenizers: Path, pairs: Path, steps: int = STEP
 
     watch = StepTimes()
     with tempfile.TemporaryDirectory() as folder:
+        GPT2LMHeadModel(GPT2Config(**GPT2[name])).save_pretrained(f"{folder}/base")
+        model = load_model(f"{folder}/base").to(machine.device)
         args = training_arguments(folder, machine, epochs=1, max_steps=steps, batch_size=4, grad_accumulation=2,
                                   learning_rate=5e-5, logging_steps=1, report_to="none",
                                   checkpoint_every=max(1, steps // 2))

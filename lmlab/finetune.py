@@ -662,8 +662,9 @@ def generate_greedy(model, tokenizer, prompts: Sequence[str], max_new_tokens: in
     """What the model writes after each prompt, likeliest token by token, without special tokens.
 
     prompts are texts with their special tokens in them. Batches are padded on the left, so that every prompt
-    ends where its answer begins; those of like length go together. An answer ends with EOS or after
-    ``max_new_tokens``. settings: any further ones of ``generate``.
+    ends where its answer begins; those of like length go together. An answer ends with EOS, after
+    ``max_new_tokens``, or where the model's context does. settings: any further ones of ``generate``. Raises
+    ValueError for a prompt that fills the context.
     """
     return _generate(model, tokenizer, prompts, max_new_tokens, batch_size, do_sample=False, **settings)
 
@@ -686,6 +687,8 @@ def _generate(model, tokenizer, prompts: Sequence[str], max_new_tokens: int, bat
               **choices) -> list[str]:
     import torch
 
+    from lmlab.evaluate import context_length
+
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
     answers, was_training = [""] * len(prompts), model.training
     pad = _pad_id(tokenizer)
@@ -694,12 +697,15 @@ def _generate(model, tokenizer, prompts: Sequence[str], max_new_tokens: int, bat
         batch = order[start:start + batch_size]
         ids = tokenizer([prompts[i] for i in batch], add_special_tokens=False)["input_ids"]
         width = max(map(len, ids))
+        if (room := context_length(model) - width) < 1:
+            raise ValueError(f"a prompt has {width} tokens, the model's context {context_length(model)}; "
+                             "cut the text")
         padded = torch.tensor([[pad] * (width - len(row)) + row for row in ids], device=model.device)  # (B, T)
         mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in ids], device=model.device)
         with torch.no_grad():
-            written = model.generate(input_ids=padded, attention_mask=mask, max_new_tokens=max_new_tokens,
-                                     use_cache=True, pad_token_id=pad, eos_token_id=tokenizer.eos_token_id,
-                                     **choices)
+            written = model.generate(input_ids=padded, attention_mask=mask, use_cache=True,
+                                     max_new_tokens=min(max_new_tokens, room), pad_token_id=pad,
+                                     eos_token_id=tokenizer.eos_token_id, **choices)
         texts = tokenizer.batch_decode(written[:, width:], skip_special_tokens=True)
         for i, text in zip(batch, texts, strict=True):
             answers[i] = text

@@ -378,3 +378,17 @@ def test_translations_are_greedy_and_stripped(monkeypatch):
                         lambda model, tokenizer, prompts, n: asked.extend(prompts) or [" Thou knowest.\n"])
     assert finetune.translate(None, None, PAIRS[:1]) == ["Thou knowest."]
     assert asked == ["Convert to Shakespearean: You know Ada.\nShakespearean:"]
+
+
+def test_an_answer_ends_where_the_context_does(model, tokenizer):
+    context = model.config.n_positions
+    words = tokenizer("word " * context)["input_ids"]
+    for n, length in ((context - 3, 3), (context, None)):
+        prompt = tokenizer.decode(words[:n])
+        assert len(tokenizer(prompt)["input_ids"]) == n
+        if length is None:
+            with pytest.raises(ValueError, match=f"a prompt has {n} tokens, the model's context {context}; cut"):
+                finetune.generate_greedy(model, tokenizer, [prompt], 64)
+        else:
+            made = finetune.generate_greedy(model, tokenizer, [prompt], 64)
+            assert made == finetune.generate_greedy(model, tokenizer, [prompt], length) != [""]

@@ -37,14 +37,14 @@ def _spoken(completion: list[dict]) -> str:
 
 
 def group_advantages(rewards: Sequence[float], group: int, scale: bool = True) -> list[float]:
-    """How much better each answer is than its group: reward less mean, over the standard deviation (of n - 1).
+    """How much better each answer is than its group: reward less mean, over the standard deviation (n - 1).
 
-    rewards: those of ``group`` answers to one problem stand together. scale False leaves out the division, as Dr.
-    GRPO (Liu et al. 2025) does. Source: Shao et al. 2024, section 4.1; TRL adds 0.0001 to the deviation.
+    rewards: those of ``group`` answers to one problem stand together. scale False leaves out the division, as
+    Dr. GRPO (Liu et al. 2025) does. Source: Shao et al. 2024, section 4.1; TRL adds 0.0001 to the deviation.
     """
     if group < 2 or len(rewards) % group:
-        raise ValueError(f"group_advantages got {len(rewards)} rewards in groups of {group}; give a multiple of "
-                         "group, which is 2 or more")
+        raise ValueError(f"group_advantages got {len(rewards)} rewards in groups of {group}; give a multiple "
+                         "of group, which is 2 or more")
     advantages = []
     for start in range(0, len(rewards), group):
         members = rewards[start:start + group]
@@ -55,7 +55,7 @@ def group_advantages(rewards: Sequence[float], group: int, scale: bool = True) -
 
 
 def silent_share(hits: Sequence[Sequence[bool]]) -> float:
-    """The share of groups whose answers are all right or all wrong, (n_problems, group): they teach nothing."""
+    """The share of groups (n_problems, group) whose answers are all right or all wrong: they teach nothing."""
     return statistics.fmean(len(set(map(bool, group))) == 1 for group in hits)
 
 
@@ -76,8 +76,8 @@ def pass_at_k(hits: Sequence[Sequence[bool]], k: int) -> float:
 def sound(text: str) -> bool:
     """Whether the thought holds: it has sums, all are true (to 1%), and the last gives the final answer.
 
-    A right answer whose thought does not hold was guessed, or the reward was got by a trick. It says nothing of
-    whether the sums are the ones that the problem asks for.
+    A right answer whose thought does not hold was guessed, or the reward was got by a trick. Whether the sums
+    are those that the problem asks for, it does not see.
     """
     thought = text.partition("</think>")[0].replace("$", "")
     sums = [(arithmetic(left), same) for left, same in _SUM.findall(thought)]

@@ -65,7 +65,8 @@ def test_a_thought_is_sound_when_its_sums_are_true_and_lead_to_the_answer(text, 
 def test_advantages_by_hand():
     a = rewards.group_advantages([1, 0, 0, 1, 0, 0, 0, 0], 8)
     spread = (0.25 * 0.75 * 8 / 7) ** 0.5
-    assert a == pytest.approx([0.75 / spread if r else -0.25 / spread for r in (1, 0, 0, 1, 0, 0, 0, 0)], abs=1e-3)
+    up, down = 0.75 / spread, -0.25 / spread
+    assert a == pytest.approx([up, down, down, up, down, down, down, down], abs=1e-3)
     assert sum(a) == pytest.approx(0)
     assert rewards.group_advantages([1, 0, 5, 5], 2, scale=False) == [0.5, -0.5, 0, 0]
     for n, group in ((7, 2), (4, 1)):
@@ -79,7 +80,8 @@ def test_a_group_is_silent_as_often_as_its_pass_rate_says():
         hits = [[rng.random() < p for _ in range(GROUP)] for _ in range(4000)]
         assert rewards.silent_share(hits) == pytest.approx(p**GROUP + (1 - p) ** GROUP, abs=0.03)
         for group in hits[:200]:
-            assert (len(set(group)) == 1) == (set(rewards.group_advantages([float(hit) for hit in group], GROUP)) == {0.0})
+            advantages = rewards.group_advantages([float(hit) for hit in group], GROUP)
+            assert (len(set(group)) == 1) == (set(advantages) == {0.0})
 
 
 def test_pass_at_k_is_the_mean_over_all_choices_of_k():
@@ -106,16 +108,18 @@ def one_step(machine, tokenizer, folder, reward, **choices):
     torch.manual_seed(0)
     lora = LoraConfig(r=2, target_modules=["q_proj"], task_type="CAUSAL_LM", init_lora_weights=False)
     model = get_peft_model(finetune.load_four_bit("miniworld/qwen2", machine).dequantize(), lora)
-    args = GRPOConfig(output_dir=str(folder), max_steps=1, per_device_train_batch_size=2 * GROUP, num_generations=GROUP,
-                      max_completion_length=4, learning_rate=0.1, weight_decay=0.0, activation_checkpointing=False,
-                      bf16=machine.bf16, fp16=machine.fp16, use_cpu=machine.use_cpu, save_strategy="no",
-                      disable_tqdm=True, **choices)
-    data = Dataset.from_list([{"prompt": [{"role": "user", "content": f"What is {i} + 1?"}]} for i in range(4)])
-    trainer = GRPOTrainer(model, reward_funcs=reward, args=args, train_dataset=data, processing_class=tokenizer)
+    args = GRPOConfig(
+        output_dir=str(folder), max_steps=1, per_device_train_batch_size=2 * GROUP, num_generations=GROUP,
+        max_completion_length=4, learning_rate=0.1, weight_decay=0.0, activation_checkpointing=False,
+        bf16=machine.bf16, fp16=machine.fp16, use_cpu=machine.use_cpu, save_strategy="no", disable_tqdm=True,
+        **choices)
+    data = Dataset.from_list([{"prompt": [{"role": "user", "content": f"{i} + 1?"}]} for i in range(4)])
+    trainer = GRPOTrainer(model, reward, args=args, train_dataset=data, processing_class=tokenizer)
     cast = finetune.trainable_to_float32(trainer.model)
-    before = {name: p.detach().clone() for name, p in trainer.model.named_parameters() if p.requires_grad}
+    adapter = [p for p in trainer.model.parameters() if p.requires_grad]
+    before = [p.detach().clone() for p in adapter]
     trainer.train()
-    moved = any(not torch.equal(p, before[name]) for name, p in trainer.model.named_parameters() if name in before)
+    moved = any(not torch.equal(p, old) for p, old in zip(adapter, before, strict=True))
     return trainer, cast, moved
 
 
@@ -137,8 +141,9 @@ def test_groups_with_equal_rewards_move_nothing(machine, tokenizer, tmp_path):
 
 def test_trls_choices_are_those_that_the_lesson_explains():
     defaults = {field.name: field.default for field in dataclasses.fields(GRPOConfig)}
-    named = ("scale_rewards", "loss_type", "epsilon", "epsilon_high", "beta", "num_iterations", "multi_objective_aggregation")
-    assert [defaults[name] for name in named] == ["group", "dapo", 0.2, None, 0.0, 1, "sum_then_normalize"]
+    explained = {"scale_rewards": "group", "loss_type": "dapo", "epsilon": 0.2, "epsilon_high": None, "beta": 0.0,
+                 "num_iterations": 1, "multi_objective_aggregation": "sum_then_normalize"}
+    assert {name: defaults[name] for name in explained} == explained
 
 
 # --- recipe ------------------------------------------------------------------------------------------

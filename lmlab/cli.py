@@ -2,6 +2,7 @@
 
 import argparse
 import difflib
+import logging
 import re
 import signal
 import sys
@@ -329,6 +330,7 @@ def plan_command(args) -> int:
     machine = gpu(args.gpu) if args.gpu else describe_machine()
     from lmlab.plan import plan
 
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it warns of an optional kernel package
     made = plan(cfg, machine)
     print(made)
     return 0 if all(forecast.fits for forecast in made.forecasts.values()) else 1

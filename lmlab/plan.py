@@ -25,7 +25,8 @@ PUBLISHED = {
     "distilbert/distilgpt2": {"model_type": "gpt2", "n_layer": 6},
     "meta-llama/Llama-3.2-1B": {
         "model_type": "llama", "hidden_size": 2048, "intermediate_size": 8192, "num_hidden_layers": 16,
-        "head_dim": 64, "num_attention_heads": 32, "num_key_value_heads": 8, "vocab_size": 128256, "tie_word_embeddings": True},
+        "head_dim": 64, "num_attention_heads": 32, "num_key_value_heads": 8, "vocab_size": 128256,
+        "tie_word_embeddings": True},
     "deepseek-ai/DeepSeek-R1-Distill-Qwen-1.5B": {
         "model_type": "qwen2", "hidden_size": 1536, "intermediate_size": 8960, "num_hidden_layers": 28,
         "num_attention_heads": 12, "num_key_value_heads": 2, "vocab_size": 151936, "tie_word_embeddings": False},
@@ -42,7 +43,12 @@ CPU_SHARE = 0.6  # of what one large product reaches on the same core; measured 
 CALL_SECONDS = 1e-5  # that a call of torch takes at least, from Python; assumed
 SPARE_GIB, GAPS = 0.6, 0.05  # CUDA's own, and what an allocator loses between tensors, as a share
 PAIR_TOKENS, STORY_TOKENS = 64, 120  # of a sentence pair with padding, and of a description: assumed
+PROMPT_TOKENS = 128  # of a problem that is set in lesson 09: assumed; GSM8K's have 70 on average
 THINK_FILL = 0.5  # of max_length that a batch of problems fills, assumed
+# Tokens of a text on average, and of all texts: counted; WikiText-2's 2,088,628 words (Merity et al. 2017) times
+# the 1.28 tokens that Qwen2's tokenizer makes of a word of its validation part.
+TEXT_TOKENS = {"miniworld/encyclopedia": 55}
+ALL_TOKENS = {"Salesforce/wikitext:wikitext-2-raw-v1": 2_670_000}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,6 +67,8 @@ class Training:
     checkpointing: bool = False
     optimizer: str = "adamw_torch"
     lora: Mapping | None = None  # what LoraConfig takes
+    four_bit: bool = False
+    generated: int = 0  # answers that are written at once, before a step learns from them
     frozen_layers: int = 0
     chunked: bool = False  # TRL's loss
     padded: bool = False
@@ -85,17 +93,17 @@ def published_config(source: str):
 
 def trainings(cfg, machine: Machine) -> list[Training]:
     """The trainings of a recipe that cost something. Raises ValueError for a lesson that trains nothing."""
-    lesson = cfg.lesson[:2]
+    lesson = cfg.lesson.partition("_")[0]
     if lesson == "02":
         return [_pretraining(cfg)]
     if lesson == "04":
         return [_pairs(cfg), _style(cfg, machine)]
     if lesson == "08":
         return [_locations(cfg)]
-    if hasattr(cfg, "lora_r") and hasattr(cfg, "model"):
-        return [_adapter(cfg, machine)]
+    if lesson in ("05", "06", "09"):
+        return [{"05": _lora, "06": _think, "09": _rewarded}[lesson](cfg, machine)]
     raise ValueError(f"plan got lesson {cfg.lesson}, which trains nothing that needs a plan; "
-                     "give 02, 04, 05, 06 or 08")
+                     "give 02, 04, 05, 06, 08 or 09")
 
 
 def _pretraining(cfg) -> Training:
@@ -153,31 +161,50 @@ def _locations(cfg) -> Training:
         keys=_keys(cfg, "batch_size", length="block_size"))
 
 
-def _adapter(cfg, machine: Machine) -> Training:
-    """Lessons 05, 06 and 09: LoRA beside a base in 4 bits. 06 and 09 train by TRL."""
-    by_trl = cfg.lesson[:2] != "05"
-    length = _field(cfg, "block_size", "max_length")
-    checkpointing = _field(cfg, "activation_checkpointing", "gradient_checkpointing")
-    n_train, per_step = cfg.n_train or getattr(cfg, "n_rows", None), cfg.batch_size * cfg.grad_accumulation
-    n_train = n_train and n_train * (1 + getattr(cfg, "redrawn", 0))
-    steps = getattr(cfg, "max_steps", None) or (n_train and -(-n_train // per_step) * cfg.epochs)
-    saves = 3 if by_trl else 2 if getattr(cfg, "checkpoint_every", None) else 0
+def _lora(cfg, machine: Machine) -> Training:
+    """Lesson 05: texts joined and cut into blocks, so the steps depend on their tokens."""
+    n_tokens = ALL_TOKENS.get(cfg.data)
+    if cfg.n_train is not None and cfg.data in TEXT_TOKENS:
+        n_tokens = cfg.n_train * TEXT_TOKENS[cfg.data]
+    per_step = cfg.batch_size * cfg.grad_accumulation * cfg.block_size
     return Training(
-        name="adapter", method="qlora", source=cfg.model, config=published_config(cfg.model), steps=steps,
-        batch_size=cfg.batch_size, length=getattr(cfg, length), accumulation=cfg.grad_accumulation,
-        fill=THINK_FILL if by_trl else 1.0, checkpointing=getattr(cfg, checkpointing), padded=True, chunked=by_trl,
-        optimizer="paged_adamw_8bit" if by_trl and machine.device == "cuda" else "adamw_torch",
-        lora={"r": cfg.lora_r, "lora_alpha": cfg.lora_alpha, "lora_dropout": cfg.lora_dropout,
-              "target_modules": cfg.target_modules},
-        checkpoints=getattr(cfg, "save_total_limit", saves),
-        keys=_keys(cfg, "batch_size", length=length, checkpointing=checkpointing))
+        name="adapter", method="qlora", source=cfg.model, config=published_config(cfg.model),
+        steps=n_tokens and cfg.epochs * -(-n_tokens // per_step), batch_size=cfg.batch_size, length=cfg.block_size,
+        accumulation=cfg.grad_accumulation, checkpointing=cfg.activation_checkpointing, chunked=True,
+        lora=_lora_config(cfg), four_bit=True, checkpoints=2 if cfg.checkpoint_every else 0,
+        keys=_keys(cfg, "batch_size", length="block_size", checkpointing="activation_checkpointing"))
 
 
-def _field(cfg, *names: str) -> str:
-    found = [name for name in names if hasattr(cfg, name)]
-    if not found:
-        raise ValueError(f"plan got lesson {cfg.lesson}, whose recipe has none of {', '.join(names)}")
-    return found[0]
+def _think(cfg, machine: Machine) -> Training:
+    n_train = cfg.n_train or cfg.n_rows
+    epoch = n_train and -(-n_train * (1 + cfg.redrawn) // (cfg.batch_size * cfg.grad_accumulation))
+    return Training(
+        name="adapter", method="qlora", source=cfg.model, config=published_config(cfg.model),
+        steps=epoch and cfg.epochs * epoch, batch_size=cfg.batch_size, length=cfg.max_length, fill=THINK_FILL,
+        accumulation=cfg.grad_accumulation, checkpointing=cfg.activation_checkpointing, padded=True, chunked=True,
+        optimizer=_small_optimizer(machine), lora=_lora_config(cfg), four_bit=True, checkpoints=3,
+        keys=_keys(cfg, "batch_size", length="max_length", checkpointing="activation_checkpointing"))
+
+
+def _rewarded(cfg, machine: Machine) -> Training:
+    """Lesson 09: the base is unpacked, and all answers of a step are written before the first is learnt from."""
+    return Training(
+        name="adapter", method="qlora", source=cfg.model, config=published_config(cfg.model), steps=cfg.max_steps,
+        batch_size=cfg.batch_size, length=PROMPT_TOKENS + cfg.max_new_tokens, fill=THINK_FILL,
+        accumulation=cfg.grad_accumulation, checkpointing=cfg.activation_checkpointing, padded=True, chunked=True,
+        optimizer=_small_optimizer(machine), lora={"r": cfg.lora_r, "lora_alpha": cfg.lora_alpha,
+                                                 "target_modules": "all-linear"},
+        generated=cfg.answers_per_step, checkpoints=1,
+        keys=_keys(cfg, "batch_size", checkpointing="activation_checkpointing"))
+
+
+def _small_optimizer(machine: Machine) -> str:
+    return "paged_adamw_8bit" if machine.device == "cuda" else "adamw_torch"
+
+
+def _lora_config(cfg) -> dict:
+    return {"r": cfg.lora_r, "lora_alpha": cfg.lora_alpha, "lora_dropout": cfg.lora_dropout,
+            "target_modules": cfg.target_modules}
 
 
 def _keys(cfg, batch_size: str, **others: str) -> dict[str, str]:
@@ -287,14 +314,24 @@ def forecast(training: Training, machine: Machine) -> Forecast:
         flash=machine.bf16, cpu=machine.device != "cuda")
     kept = kept_bytes(model, training.optimizer)
     n_saved = model.num_parameters() if isinstance(model, GPT) else None  # files hold no rows of padding
-    kept_part = {name: kept[name] for name in ("weights", "adapter") if name in kept}
+    kept_part = {name: kept[name] for name in ("weights", "adapter", "optimizer") if name in kept}
+    learning = {"gradients": step.gradients, "activations": step.activations, "logits": step.logits}
+    writing = {"keys and values": _cache_bytes(training, machine)}
     return Forecast(
         training, machine, n_weights=n_saved or sum(p.numel() for p in parameters),
         n_trained=n_saved or sum(p.numel() for p in trained),
-        memory={**kept_part, "gradients": step.gradients, "optimizer": kept["optimizer"],
-                "activations": step.activations, "logits": step.logits},
-        kept=kept, disk=_disk(training, kept, sum(p.numel() for p in parameters if not p.requires_grad)),
+        memory=kept_part | max(learning, writing, key=lambda parts: sum(parts.values())), kept=kept, disk=_disk(training, kept, sum(p.numel() for p in parameters if not p.requires_grad)),
         seconds=_seconds(training, machine, step))
+
+
+def _cache_bytes(training: Training, machine: Machine) -> int:
+    """Of the keys and values of all answers that are written at once, at their full length."""
+    if not training.generated:
+        return 0
+    config = training.config
+    head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    entries = 2 * config.num_hidden_layers * config.num_key_value_heads * head
+    return training.generated * training.length * entries * machine.torch_dtype.itemsize
 
 
 def _without_weights(training: Training, machine: Machine):
@@ -307,7 +344,8 @@ def _without_weights(training: Training, machine: Machine):
             freeze_layers(model, training.frozen_layers)
         return model
     base = model_on_meta(training.config, machine.torch_dtype)  # what stays out of 4 bits: embeddings, norms
-    return with_adapter(in_four_bits(base), **training.lora)
+    frozen = in_four_bits(base) if training.four_bit else base.requires_grad_(False)
+    return with_adapter(frozen, **training.lora)
 
 
 def kept_bytes(model, optimizer: str) -> dict[str, int]:
@@ -324,7 +362,7 @@ def kept_bytes(model, optimizer: str) -> dict[str, int]:
     frozen = sum(packed.get(id(p), p.nbytes) for p in model.parameters() if not p.requires_grad)
     mine = sum(p.nbytes for p in trained)
     state = adam_bytes(((p.numel(), id(p) in embeddings) for p in trained), optimizer)
-    if packed:
+    if hasattr(model, "peft_config"):
         return {"weights": frozen, "adapter": mine, "optimizer": state, "checkpoint": mine + state}
     padding = _padding_bytes(model)
     return {"weights": frozen + mine, "optimizer": state, "checkpoint": frozen + mine - padding + state}
@@ -435,6 +473,8 @@ class Plan:
             shares = ", ".join(sorted({f"{UTILISATION[job.method]:.0%}" for job in jobs}))
             notes.append(f"Time assumes {shares} of the data sheet's operations. Rent is of May 2026.")
         notes += [f"{job.name}: batches are assumed to be {job.fill:.0%} full." for job in jobs if job.fill < 1]
+        if any(job.generated for job in jobs):
+            notes.append("Time is that of learning; writing the answers takes as long again, and on a GPU longer.")
         return notes
 
     def __str__(self) -> str:

@@ -18,7 +18,7 @@ from lmlab.rehearsal import in_four_bits, model_on_meta, with_adapter
 T4 = hardware.gpu("T4")
 CPU = dataclasses.replace(T4, device="cpu", device_name="a CPU", dtype="float32", bf16=False, fp16=False,
                           use_cpu=True, compute_dtype="float32", memory_gb=16.0, gpu_memory_gb=None)
-PLANNED = ["02", "04", "05", "06", "08"]
+PLANNED = ["02", "04", "05", "06", "08", "09"]
 
 
 def recipe(number: str, name: str = "tiny", **overrides):
@@ -41,7 +41,7 @@ def test_built_in_configs_have_the_published_number_of_weights(source, n):
 def test_every_hub_model_of_a_recipe_is_built_in():
     named = {getattr(load_recipe(lesson, name, data_dir="x"), key, None)
              for lesson in ("04_shakespeare_full_finetune", "05_llama_lora_4bit", "06_deepseek_qlora_think",
-                            "08_fantasy_locations")
+                            "08_fantasy_locations", "09_grpo_reasoning")
              for name in list_recipes(lesson) for key in ("model", "style_model")}
     assert {source for source in named if source and not source.startswith("miniworld/")} <= set(PUBLISHED)
 
@@ -221,4 +221,4 @@ def test_the_command(capsys):
     assert main(["plan", "05", "--gpu", "T4", "--set", "batch_size=4096"]) == 1
     shown = capsys.readouterr().out
     assert "DOES NOT FIT" in shown and "--set batch_size=1 --set grad_accumulation=4096" in shown
-    assert main(["plan", "03"]) == 2 and "give 02, 04, 05, 06 or 08" in capsys.readouterr().err
+    assert main(["plan", "03"]) == 2 and "give 02, 04, 05, 06, 08 or 09" in capsys.readouterr().err

@@ -138,7 +138,7 @@ def test_parameters_reach_the_notebook(command_line, tmp_path):
 
 
 @pytest.mark.parametrize("arguments, message", [
-    (["run", "09"], "expected a lesson"),
+    (["run", "10"], "expected a lesson"),
     (["run", "01", "--recipe", "big"], "expected a recipe of 01_data_analysis"),
     (["run", "01", "--set", "limit"], "expected key=value"),
     (["run", "01", "--set", "limits=3"], "did you mean 'limit'? lmlab recipes 01 shows them"),

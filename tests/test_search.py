@@ -383,8 +383,8 @@ def test_another_search_of_the_same_name_is_refused(tmp_path, quick, monkeypatch
         search("05", SPACE, "val_loss", trials=1, name="s", root=tmp_path, overrides={"lora_r": 4})
     monkeypatch.setattr(recipes, "RECIPES", shutil.copytree(recipes.RECIPES, tmp_path / "recipes"))
     tiny = recipes.RECIPES / LESSON / "tiny.yaml"
-    tiny.write_text(re.sub("max_steps: .*", "max_steps: 7", tiny.read_text()))
-    with pytest.raises(ValueError, match=r"another search \(max_steps \d+ there, 7 now\); give another --name"):
+    tiny.write_text(re.sub("study_steps: .*", "study_steps: 7", tiny.read_text()))
+    with pytest.raises(ValueError, match=r"another search \(study_steps \d+ there, 7 now\); give another --name"):
         search("05", SPACE, "val_loss", trials=1, name="s", root=tmp_path)
     (tmp_path / "s" / "study.db").unlink()
     with pytest.raises(ValueError, match="holds trials of a study that its database does not know"):

@@ -486,6 +486,8 @@ class Plan:
                           f"  as it is, it fits on: {', '.join(made.larger_gpus()) or 'none of the GPUs here'}"]
         return "\n".join([*lines, "", *self.notes()])
 
+    __repr__ = __str__
+
     def _repr_html_(self) -> str:
         parts = [f"<b>{html.escape(self.title)}</b>"]
         for name, made in self.forecasts.items():
@@ -535,6 +537,8 @@ class Comparison:
     def __str__(self) -> str:
         return "\n".join(f"{name:<22} {predicted:>18} {actual:>18} {difference:>10}"
                          for name, predicted, actual, difference in self.shown())
+
+    __repr__ = __str__
 
     def _repr_html_(self) -> str:
         return _table(self.shown())

@@ -47,12 +47,14 @@ class Summary:
     def __str__(self) -> str:
         (first, n_first), (second, n_second) = self.wins.items()
         low, high = self.interval
+        decided = n_first + n_second
+        share = f"{n_second / decided:.0%} (ties left out), " if decided else "all ties, nothing is known; "
         verdict = f"{second} is better" if low > 0.5 else f"{first} is better" if high < 0.5 else \
             "this could be chance: the interval has one half in it"
         grades = [f"{quality:<12}" + "".join(f"  {name} {grade:.1f}" for name, grade in row.items())
                   for quality, row in self.grades.items()]
         return "\n".join([f"{first} preferred {n_first} times, {second} {n_second} times, {self.ties} ties",
-                          f"share of {second}: 95% interval {low:.0%} to {high:.0%}; {verdict}", *grades])
+                          f"share of {second}: {share}95% interval {low:.0%} to {high:.0%}; {verdict}", *grades])
 
 
 class BlindTest:
@@ -66,7 +68,8 @@ class BlindTest:
     def __init__(self, items: Sequence[Item], path: Path, seed: int = 0):
         names = {tuple(item.texts) for item in items}
         if len(names) != 1 or len(next(iter(names))) != 2:
-            raise ValueError(f"a blind test got items of {sorted(names)}; give each the same two names")
+            raise ValueError(f"a blind test got {len(items)} items of {sorted(names)}; "
+                             "give one or more, each with the same two names")
         self.names = names.pop()
         self.path = path
         drawn = random.Random(seed)
@@ -193,9 +196,10 @@ class _Panel:
         for question in (*self.grades.values(), self.preferred):
             question.observe(self._answered, "value")
         self.button.on_click(self._save)
-        columns = [widgets.VBox([widgets.HTML(f"<b>{side}</b>"), *(
+        columns = [widgets.VBox([widgets.HTML(f"<b>text {side}</b>"), *(
             self.grades[side, quality] for quality in QUALITIES)]) for side in SIDES]
-        self.questions = widgets.VBox([widgets.HBox(columns), self.preferred, self.button])
+        apart = widgets.HBox(columns, layout=widgets.Layout(grid_gap="4em"))
+        self.questions = widgets.VBox([apart, self.preferred, self.button])
         self.box = widgets.VBox([self.text, self.questions])
         self._show()
 

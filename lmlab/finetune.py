@@ -478,14 +478,15 @@ def trainable_names(model) -> list[str]:
 
 
 def frozen_digest(model) -> str:
-    """SHA-256 over the bytes of all parameters that do not train, packed 4-bit weights among them."""
+    """SHA-256 over the bytes of all that does not train, packed 4-bit weights and their scales among it."""
     import torch
 
     digest = hashlib.sha256()
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             digest.update(name.encode())
-            digest.update(parameter.data.contiguous().view(torch.uint8).cpu().numpy().tobytes())
+            for tensor in (parameter.data, *_constants(getattr(parameter, "quant_state", None))):
+                digest.update(tensor.reshape(-1).contiguous().view(torch.uint8).cpu().numpy().tobytes())
     return digest.hexdigest()
 
 
@@ -506,7 +507,7 @@ def weight_bytes(model) -> dict[str, int]:
         n_bytes = parameter.numel() * parameter.element_size()
         if isinstance(parameter, bitsandbytes.nn.Params4bit):
             sizes["four_bit"] += n_bytes
-            sizes["constants"] += _constant_bytes(parameter.quant_state)
+            sizes["constants"] += sum(t.nbytes for t in _constants(parameter.quant_state))
             sizes["float16"] += 2 * parameter.quant_state.shape.numel()
         elif parameter.requires_grad:
             sizes["trainable"] += n_bytes
@@ -516,15 +517,14 @@ def weight_bytes(model) -> dict[str, int]:
     return sizes
 
 
-def _constant_bytes(state) -> int:
+def _constants(state) -> list:
     """Scales of the blocks; with double quantisation these are bytes with float32 scales and a mean.
 
-    The code books (16 and 256 numbers, the same for every layer) are left out.
+    The code books (16 and 256 numbers, the same for every layer) are left out. state None: not in 4 bits, none.
     """
-    tensors = [state.absmax]
-    if state.nested:
-        tensors += [state.state2.absmax, state.offset]
-    return sum(t.numel() * t.element_size() for t in tensors)
+    if state is None:
+        return []
+    return [state.absmax, *([state.state2.absmax, state.offset] if state.nested else [])]
 
 
 def optimizer_bytes(optimizer) -> int:

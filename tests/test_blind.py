@@ -128,7 +128,7 @@ def test_half_a_rating_is_refused(tmp_path, given, preferred, said):
 
 
 def test_two_names_are_wanted(tmp_path):
-    with pytest.raises(ValueError, match="give each the same two names"):
+    with pytest.raises(ValueError, match="each with the same two names"):
         BlindTest([*ITEMS, Item("", "", {"base": "", "other": ""})], tmp_path / "r.jsonl")
 
 

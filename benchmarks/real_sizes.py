@@ -50,8 +50,13 @@ GPT2 = {"gpt2": {}, "distilgpt2": {"n_layer": 6}}  # what differs from GPT-2 sma
 
 
 def peak_gib() -> float:
-    """The most memory that this process has held so far, in GiB."""
+    """The most memory that this process has held so far, or since ``forget_peak``, in GiB."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+
+
+def forget_peak() -> None:
+    """From now on the peak is what comes (Linux: man 5 proc, clear_refs)."""
+    Path("/proc/self/clear_refs").write_text("5")
 
 
 def full_fine_tuning(name: str, tokenizers: Path, pairs: Path, steps: int = STEPS) -> dict:
@@ -145,11 +150,12 @@ def write_random(config, folder: Path) -> int:
 
 
 def lora_in_four_bits(name: str, tokenizers: Path, pairs: Path) -> dict:
-    """Lessons 05 and 06 at full size: loaded in NF4 as they do, and two steps of LoRA."""
+    """Lessons 05 and 06 at full size: loaded in NF4 as they do, and two steps of LoRA, logits in pieces."""
     import torch
     from datasets import Dataset
     from peft import LoraConfig, get_peft_model
     from transformers import AutoConfig, Trainer, TrainerCallback, TrainingArguments, default_data_collator
+    from trl.trainer.utils import add_fused_lm_head
 
     from lmlab import finetune
     from lmlab.data import load_rows, load_tokenizer
@@ -169,6 +175,9 @@ def lora_in_four_bits(name: str, tokenizers: Path, pairs: Path) -> dict:
         peak_writing, began = peak_gib(), time.perf_counter()
         base = finetune.load_four_bit(folder, machine)
         seconds_loading, peak_loading = time.perf_counter() - began, peak_gib()
+    forget_peak()
+    held = peak_gib()
+    add_fused_lm_head(base)
     model = get_peft_model(base, LoraConfig(**adapter, task_type="CAUSAL_LM"))
     assert model.get_nb_trainable_parameters()[0] == n_adapter
     digest = finetune.frozen_digest(model)
@@ -191,7 +200,7 @@ def lora_in_four_bits(name: str, tokenizers: Path, pairs: Path) -> dict:
             logging_steps=1, save_strategy="no", report_to="none", disable_tqdm=True)
         data = Dataset.from_dict({"input_ids": rows, "labels": rows})
         trainer = Trainer(model, args, train_dataset=data, callbacks=[Watch()],
-                          data_collator=default_data_collator)
+                          data_collator=lambda found: default_data_collator(found) | {"fused_lm_head": True})
         with fast_matmul(machine.device, LORA_TOKENS):
             trainer.train()
     losses = [row["loss"] for row in trainer.state.log_history if "loss" in row]
@@ -207,8 +216,8 @@ def lora_in_four_bits(name: str, tokenizers: Path, pairs: Path) -> dict:
             "bits_per_weight": 8 * (sizes["four_bit"] + sizes["constants"]) / (2 * sizes["four_bit"]),
             "weights_gib": (sum(sizes.values()) - sizes["float16"]) / 2**30,
             "float16_gib": sizes["float16"] / 2**30,
-            "peak_gib": peak_gib(), "peak_gib_after_loading": peak_loading,
-            "peak_gib_after_writing": peak_writing, "peak_gib_before": before}
+            "peak_gib_training": peak_gib(), "held_gib_before_training": held, "peak_gib_loading": peak_loading,
+            "peak_gib_writing": peak_writing, "peak_gib_before": before}
 
 
 def main() -> None:

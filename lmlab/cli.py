@@ -76,7 +76,7 @@ def build_parser() -> argparse.ArgumentParser:
     search.set_defaults(command=search_command)
     _add_generate(commands)
     forecast = commands.add_parser("plan", help="predict memory, disk, time and cost of a recipe; nothing is loaded")
-    forecast.add_argument("lesson", help="02, 04, 05, 06, 08, or a full name")
+    forecast.add_argument("lesson", help="02, 04, 05, 06, 08, 09, or a full name")
     forecast.add_argument("--recipe", default="tiny", help="tiny (default), t4, gpu, local, ...")
     forecast.add_argument("--gpu", help="T4, L4, A10G, A100, H100 or H200 (default: this machine)")
     forecast.add_argument("--set", action="append", default=[], metavar="KEY=VALUE",
@@ -331,7 +331,11 @@ def plan_command(args) -> int:
     from lmlab.plan import plan
 
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it warns of an optional kernel package
-    made = plan(cfg, machine)
+    try:
+        made = plan(cfg, machine)
+    except ValueError as error:
+        raise ValueError(str(error).replace("DATA_DIR", "{data_dir}") + "; give --set data_dir=FOLDER"
+                         if "DATA_DIR" in str(error) else str(error)) from error
     print(made)
     return 0 if all(forecast.fits for forecast in made.forecasts.values()) else 1
 

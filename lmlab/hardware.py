@@ -12,7 +12,9 @@ PEAK_TFLOPS = {"H200": 989, "H100 PCIe": 756, "H100": 989, "A100": 312, "A10G": 
                "L4": 121, "T4": 65, "V100": 125, "RTX 4090": 165, "RTX 3090": 71}
 # what one can rent: its memory in GiB as torch reports it, and its compute capability
 GPUS = {"T4": (14.7, (7, 5)), "L4": (22.0, (8, 9)), "A10G": (22.1, (8, 6)), "A100": (39.4, (8, 0)),
-        "H100": (79.1, (9, 0)), "H200": (139.8, (9, 0))}
+        "A100-80GB": (79.2, (8, 0)), "H100": (79.1, (9, 0)), "H200": (139.8, (9, 0))}
+# 10^9 bytes a second between a GPU and its memory, by the data sheets (the A100's is that of 40 GB)
+BANDWIDTH = {"H200": 4800, "H100": 3350, "A100": 1555, "A10G": 600, "L4": 300, "T4": 320}
 SHORT_WINDOW = 256  # tokens; up to here attention's own products are few enough to be made whole on a CPU
 
 
@@ -72,6 +74,7 @@ def describe_machine() -> Machine:
 
 def gpu(name: str) -> Machine:
     """The machine that a rented GPU would be, to plan for it. Raises ValueError for one that is not in GPUS."""
+    name = next((known for known in GPUS if known.lower() == name.lower()), name)
     if name not in GPUS:
         raise ValueError(f"gpu got {name!r}; give one of {', '.join(GPUS)}")
     memory, capability = GPUS[name]

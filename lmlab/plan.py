@@ -5,14 +5,15 @@ and a share of it that is assumed. All is predicted. ``compare`` sets what was m
 """
 
 import html
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from pathlib import Path
 from typing import NamedTuple
 
 from lmlab.cost import WEIGHT, adam_bytes, four_bit_bytes, product_speed
-from lmlab.hardware import GPUS, PEAK_TFLOPS, Machine, by_gpu_name
+from lmlab.hardware import BANDWIDTH, GPUS, PEAK_TFLOPS, Machine, by_gpu_name
 
 GIB = 2**30
 
@@ -43,17 +44,20 @@ CPU_SHARE = 0.6  # of what one large product reaches on the same core; measured 
 CALL_SECONDS = 1e-5  # that a call of torch takes at least, from Python; assumed
 SPARE_GIB, GAPS = 0.6, 0.05  # CUDA's own, and what an allocator loses between tensors, as a share
 PAIR_TOKENS, STORY_TOKENS = 64, 120  # of a sentence pair with padding, and of a description: assumed
-PROMPT_TOKENS = 128  # of a problem that is set in lesson 09: assumed; GSM8K's have 70 on average
-THINK_FILL = 0.5  # of max_length that a batch of problems fills, assumed
+# Of a problem in lesson 09 and of one with its thought in lesson 06, at most and on average with padding: counted
+# in the miniworld; elsewhere assumed (GSM8K's have 70 and 150 on average, with Qwen2's tokenizer; solutions with
+# code and its output are longer).
+PROMPT_TOKENS, THINK_TOKENS = {"miniworld/distracting-problems": 65}, {"miniworld/problems": 80}
+SOME_PROMPT, SOME_THOUGHT = 128, 600
 # Tokens of a text on average, and of all texts: counted; WikiText-2's 2,088,628 words (Merity et al. 2017) times
-# the 1.28 tokens that Qwen2's tokenizer makes of a word of its validation part.
+# the 1.28 tokens that Qwen2's tokenizer makes of a word of its validation part, so about.
 TEXT_TOKENS = {"miniworld/encyclopedia": 55}
 ALL_TOKENS = {"Salesforce/wikitext:wikitext-2-raw-v1": 2_670_000}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Training:
-    """One training of a lesson, as far as its cost goes. keys: what can save memory, by its name in the recipe."""
+    """One training of a lesson, as far as its cost goes. savers: settings of the recipe that can save memory."""
 
     name: str
     method: str  # a key of UTILISATION
@@ -69,12 +73,13 @@ class Training:
     lora: Mapping | None = None  # what LoraConfig takes
     four_bit: bool = False
     generated: int = 0  # answers that are written at once, before a step learns from them
+    new_tokens: int = 0  # of each
     frozen_layers: int = 0
     chunked: bool = False  # TRL's loss
     padded: bool = False
     checkpoints: int = 0  # on disk at one time, at most
     data_bytes: int = 0
-    keys: Mapping[str, str] = field(default_factory=dict)
+    savers: Sequence[Mapping] = ()
 
 
 # --- from a recipe to its trainings ----------------------------------------------------------------
@@ -115,11 +120,11 @@ def _pretraining(cfg) -> Training:
     config = GPTConfig(n_layer=cfg.n_layer, n_head=cfg.n_head, n_embd=cfg.n_embd, block_size=cfg.block_size,
                        dropout=cfg.dropout, vocab_size=entries, vocab_multiple=cfg.vocab_multiple)
     saved = -(-cfg.max_steps // cfg.checkpoint_every)
-    kept = saved if cfg.keep_checkpoints is None else min(saved, cfg.keep_checkpoints + 1)
     return Training(
         name="pretraining", method="pretraining", source="a new GPT-2", config=config, steps=cfg.max_steps,
-        batch_size=cfg.batch_size, length=cfg.block_size, accumulation=cfg.grad_accumulation, checkpoints=kept,
-        data_bytes=2 * (cfg.data_tokens or 0), keys=_keys(cfg, "batch_size", length="block_size"))
+        batch_size=cfg.batch_size, length=cfg.block_size, accumulation=cfg.grad_accumulation,
+        checkpoints=_kept(saved, cfg.keep_checkpoints), data_bytes=2 * (cfg.data_tokens or 0),
+        savers=_savers(cfg, "block_size"))
 
 
 def _pairs(cfg) -> Training:
@@ -131,17 +136,20 @@ def _pairs(cfg) -> Training:
         name="pairs", method="full", source=cfg.model, config=published_config(cfg.model), steps=steps, padded=True,
         batch_size=cfg.batch_size, length=cfg.max_length, accumulation=cfg.grad_accumulation,
         fill=min(1.0, PAIR_TOKENS / cfg.max_length), frozen_layers=cfg.frozen_layers,
-        checkpoints=2 if cfg.checkpoint_every else 0, keys=_keys(cfg, "batch_size", length="max_length"))
+        checkpoints=3 if cfg.checkpoint_every else 0, savers=_savers(cfg, "max_length"))
 
 
 def _style(cfg, machine: Machine) -> Training:
+    from lmlab.finetune import optimizer_name
+
+    optimizer_name(cfg.style_optimizer, machine)  # refuses what the machine cannot
+    smaller = [{"style_optimizer": "adamw_8bit"}] if machine.device == "cuda" else []
     return Training(
         name="style", method="full", source=cfg.style_model, config=published_config(cfg.style_model),
         steps=cfg.style_steps, batch_size=cfg.style_batch_size, length=cfg.style_block_size,
         accumulation=cfg.style_grad_accumulation, checkpointing=cfg.style_checkpointing,
         optimizer=cfg.style_optimizer,
-        keys=_keys(cfg, "style_batch_size", length="style_block_size", checkpointing="style_checkpointing",
-                   **({"optimizer": "style_optimizer"} if machine.device == "cuda" else {})))
+        savers=_savers(cfg, "style_block_size", "style_checkpointing", "style_") + smaller)
 
 
 def _locations(cfg) -> Training:
@@ -153,12 +161,10 @@ def _locations(cfg) -> Training:
                        vocab_size=base.vocab_size, dropout=base.resid_pdrop)
     length = min(cfg.block_size, base.n_positions)
     epoch = max(1, round(cfg.n_train * STORY_TOKENS / (cfg.batch_size * cfg.grad_accumulation * length)))
-    kept = cfg.epochs if cfg.keep_checkpoints is None else min(cfg.epochs, cfg.keep_checkpoints + 1)
     return Training(
         name="locations", method="pretraining", source=cfg.model, config=config, batch_size=cfg.batch_size,
-        length=length, accumulation=cfg.grad_accumulation, checkpoints=kept,
-        steps=epoch * (cfg.epochs + len(cfg.learning_rates) * cfg.search_epochs),
-        keys=_keys(cfg, "batch_size", length="block_size"))
+        length=length, accumulation=cfg.grad_accumulation, checkpoints=_kept(cfg.epochs, cfg.keep_checkpoints),
+        steps=epoch * (cfg.epochs + len(cfg.learning_rates) * cfg.search_epochs), savers=_savers(cfg, "block_size"))
 
 
 def _lora(cfg, machine: Machine) -> Training:
@@ -171,31 +177,34 @@ def _lora(cfg, machine: Machine) -> Training:
         name="adapter", method="qlora", source=cfg.model, config=published_config(cfg.model),
         steps=n_tokens and cfg.epochs * -(-n_tokens // per_step), batch_size=cfg.batch_size, length=cfg.block_size,
         accumulation=cfg.grad_accumulation, checkpointing=cfg.activation_checkpointing, chunked=True,
-        lora=_lora_config(cfg), four_bit=True, checkpoints=2 if cfg.checkpoint_every else 0,
-        keys=_keys(cfg, "batch_size", length="block_size", checkpointing="activation_checkpointing"))
+        lora=_lora_config(cfg), four_bit=True, checkpoints=3 if cfg.checkpoint_every else 0,
+        savers=_savers(cfg, "block_size", "activation_checkpointing"))
 
 
 def _think(cfg, machine: Machine) -> Training:
     n_train = cfg.n_train or cfg.n_rows
     epoch = n_train and -(-n_train * (1 + cfg.redrawn) // (cfg.batch_size * cfg.grad_accumulation))
+    n_tokens = THINK_TOKENS.get(cfg.data[0], SOME_THOUGHT)
     return Training(
         name="adapter", method="qlora", source=cfg.model, config=published_config(cfg.model),
-        steps=epoch and cfg.epochs * epoch, batch_size=cfg.batch_size, length=cfg.max_length, fill=THINK_FILL,
+        steps=epoch and cfg.epochs * epoch, batch_size=cfg.batch_size, length=cfg.max_length,
+        fill=1.0 if cfg.packing else min(1.0, n_tokens / cfg.max_length),
         accumulation=cfg.grad_accumulation, checkpointing=cfg.activation_checkpointing, padded=True, chunked=True,
-        optimizer=_small_optimizer(machine), lora=_lora_config(cfg), four_bit=True, checkpoints=3,
-        keys=_keys(cfg, "batch_size", length="max_length", checkpointing="activation_checkpointing"))
+        optimizer=_small_optimizer(machine), lora=_lora_config(cfg), four_bit=True, checkpoints=4,
+        savers=_savers(cfg, "max_length", "activation_checkpointing"))
 
 
 def _rewarded(cfg, machine: Machine) -> Training:
     """Lesson 09: the base is unpacked, and all answers of a step are written before the first is learnt from."""
     return Training(
         name="adapter", method="qlora", source=cfg.model, config=published_config(cfg.model), steps=cfg.max_steps,
-        batch_size=cfg.batch_size, length=PROMPT_TOKENS + cfg.max_new_tokens, fill=THINK_FILL,
+        batch_size=cfg.batch_size, length=PROMPT_TOKENS.get(cfg.data, SOME_PROMPT) + cfg.max_new_tokens,
         accumulation=cfg.grad_accumulation, checkpointing=cfg.activation_checkpointing, padded=True, chunked=True,
         optimizer=_small_optimizer(machine), lora={"r": cfg.lora_r, "lora_alpha": cfg.lora_alpha,
                                                  "target_modules": "all-linear"},
-        generated=cfg.answers_per_step, checkpoints=1,
-        keys=_keys(cfg, "batch_size", checkpointing="activation_checkpointing"))
+        generated=cfg.answers_per_step, new_tokens=cfg.max_new_tokens, checkpoints=2,
+        savers=_savers(cfg, "max_new_tokens", "activation_checkpointing")
+        + ([{"grad_accumulation": cfg.grad_accumulation // 2}] if cfg.grad_accumulation > 1 else []))
 
 
 def _small_optimizer(machine: Machine) -> str:
@@ -207,8 +216,20 @@ def _lora_config(cfg) -> dict:
             "target_modules": cfg.target_modules}
 
 
-def _keys(cfg, batch_size: str, **others: str) -> dict[str, str]:
-    return {"batch_size": batch_size, "accumulation": batch_size.replace("batch_size", "grad_accumulation"), **others}
+def _kept(saved: int, newest: int | None) -> int:
+    """Checkpoints on disk at most: the newest so many, the best, and one that is written before one goes."""
+    return saved if newest is None else min(saved, newest + 2)
+
+
+def _savers(cfg, length: str, checkpointing: str | None = None, prefix: str = "") -> list[dict]:
+    """Half the length, single rows in as large a step, and activations that are recomputed."""
+    savers = [{length: getattr(cfg, length) // 2}]
+    batch_size, accumulation = f"{prefix}batch_size", f"{prefix}grad_accumulation"
+    if getattr(cfg, batch_size) > 1:
+        savers.append({batch_size: 1, accumulation: getattr(cfg, batch_size) * getattr(cfg, accumulation)})
+    if checkpointing and not getattr(cfg, checkpointing):
+        savers.append({checkpointing: True})
+    return savers
 
 
 # --- one training's forecast -----------------------------------------------------------------------
@@ -235,7 +256,7 @@ class Forecast:
     def room(self) -> float:
         """Bytes that may be used: a CPU's memory, or a GPU's less CUDA's own and gaps."""
         total = self.machine.gpu_memory_gb
-        return GIB * self.machine.memory_gb if total is None else _usable(total)
+        return GIB * (self.machine.memory_gb or math.inf) if total is None else _usable(total)
 
     def larger_gpus(self) -> list[str]:
         """Those in ``hardware.GPUS`` on which this fits as it is."""
@@ -262,6 +283,7 @@ class Forecast:
         return by_gpu_name(RENT, self.machine.device_name) if self.machine.device == "cuda" else None
 
     def rows(self) -> list[tuple[str, str]]:
+        """What there is to say, as (name, value)."""
         share = f" ({self.n_trained / self.n_weights:.4%})" if self.n_trained < self.n_weights else ""
         rows = [("model", f"{self.training.source}, {self.n_weights:,} weights"),
                 ("trained", f"{self.n_trained:,}{share}")]
@@ -284,6 +306,8 @@ class Forecast:
 
 def shown_bytes(size: float) -> str:
     """In the unit that reads best."""
+    if size == math.inf:
+        return "an unknown size"
     unit, name = next(((unit, name) for unit, name in ((2**30, "GiB"), (2**20, "MiB")) if size >= unit / 10),
                       (2**10, "KiB"))
     return f"{size / unit:.2f} {name}" if size else "0"
@@ -320,8 +344,9 @@ def forecast(training: Training, machine: Machine) -> Forecast:
     return Forecast(
         training, machine, n_weights=n_saved or sum(p.numel() for p in parameters),
         n_trained=n_saved or sum(p.numel() for p in trained),
-        memory=kept_part | max(learning, writing, key=lambda parts: sum(parts.values())), kept=kept, disk=_disk(training, kept, sum(p.numel() for p in parameters if not p.requires_grad)),
-        seconds=_seconds(training, machine, step))
+        memory=kept_part | max(learning, writing, key=lambda parts: sum(parts.values())), kept=kept,
+        disk=_disk(training, kept, sum(p.numel() for p in parameters if not p.requires_grad)),
+        seconds=_seconds(training, machine, step, kept["weights"]))
 
 
 def _cache_bytes(training: Training, machine: Machine) -> int:
@@ -385,19 +410,24 @@ def _disk(training: Training, kept: Mapping[str, int], n_frozen: int) -> dict[st
     return {name: size for name, size in disk.items() if size}
 
 
-def _seconds(training: Training, machine: Machine, step) -> float | None:
+def _seconds(training: Training, machine: Machine, step, n_bytes: int) -> float | None:
     """Of one optimizer step, by operations and the speed that is assumed; None where that is not known.
 
-    A GPU computes while Python calls, so the longer of the two counts; on a CPU both do.
+    A GPU computes while Python calls, so the longer of the two counts; on a CPU both do. Answers are written
+    token by token: each is a forward pass that reads all weights (n_bytes).
     """
-    calls = CALL_SECONDS * step.operations
-    if machine.device == "cpu":
-        return training.accumulation * (calls + training.fill * step.flops / (CPU_SHARE * _cpu_speed()))
+    on_cpu = machine.device == "cpu"
     peak = by_gpu_name(PEAK_TFLOPS, machine.device_name) if machine.device == "cuda" else None
-    if peak is None:
+    if not on_cpu and peak is None:
         return None
-    return training.accumulation * max(
-        calls, training.fill * step.flops / (1e12 * peak * UTILISATION[training.method]))
+    speed = CPU_SHARE * _cpu_speed() if on_cpu else 1e12 * peak * UTILISATION[training.method]
+    calls, both = CALL_SECONDS * step.operations, sum if on_cpu else max
+    learning = training.accumulation * both((calls, training.fill * step.flops / speed))
+    if not training.generated:
+        return learning
+    forward = step.flops / 3 / (training.batch_size * training.length) * training.generated / speed
+    reading = 0.0 if on_cpu else n_bytes / (1e9 * (by_gpu_name(BANDWIDTH, machine.device_name) or 300))
+    return learning + training.new_tokens * both((calls / 3, max(forward, reading)))
 
 
 _cpu_speed = cache(product_speed)
@@ -418,33 +448,24 @@ class Change:
         return f"{told:<62} {shown_bytes(self.forecast.peak):>10}{'  fits' if self.forecast.fits else ''}"
 
 
-def changes(made: Forecast) -> list[Change]:
-    """What would lower the peak, each change alone, the most effective first; then all of them together."""
-    job = made.training
-    offered = [values for values in _savers(job) if set(values) <= set(job.keys)]
-    tried = sorted((_changed(made, values) for values in offered), key=lambda change: change.forecast.peak)
+def changes(cfg, made: Forecast) -> list[Change]:
+    """What would lower the peak, each change alone, the most effective first; then all of them together.
+
+    cfg: the recipe that ``made`` is a training of.
+    """
+    tried = sorted((_changed(cfg, made, settings) for settings in made.training.savers),
+                   key=lambda change: change.forecast.peak)
     helpful = [change for change in tried if change.forecast.peak < made.peak]
     if len(helpful) > 1 and not helpful[0].forecast.fits:
-        every = {key: value for values in offered for key, value in values.items()}
-        helpful.append(_changed(made, every))
+        every = {key: value for settings in made.training.savers[::-1] for key, value in settings.items()}
+        helpful.append(_changed(cfg, made, every))
     return helpful
 
 
-def _savers(job: Training) -> list[dict]:
-    savers = [{"length": job.length // 2}]
-    if job.batch_size > 1:
-        savers.append({"batch_size": 1, "accumulation": job.batch_size * job.accumulation})
-    if not job.checkpointing:
-        savers.append({"checkpointing": True})
-    if job.optimizer == "adamw_torch":
-        savers.append({"optimizer": "adamw_8bit"})
-    return savers
-
-
-def _changed(made: Forecast, values: Mapping) -> Change:
-    job = made.training
-    settings = {job.keys[name]: value for name, value in values.items()}
-    return Change(settings, forecast(replace(job, **values), made.machine))
+def _changed(cfg, made: Forecast, settings: Mapping) -> Change:
+    again = trainings(replace(cfg, **settings), made.machine)
+    job = next(job for job in again if job.name == made.training.name)
+    return Change(settings, forecast(job, made.machine))
 
 
 # --- the plan --------------------------------------------------------------------------------------
@@ -455,26 +476,27 @@ class Plan:
     """The forecasts of a recipe's trainings, by name."""
 
     title: str
+    cfg: object
     machine: Machine
     forecasts: Mapping[str, Forecast]
 
     @cached_property
     def advice(self) -> dict[str, list[Change]]:
         """For each training that does not fit, what to change."""
-        return {name: changes(made) for name, made in self.forecasts.items() if not made.fits}
+        return {name: changes(self.cfg, made) for name, made in self.forecasts.items() if not made.fits}
 
     def notes(self) -> list[str]:
         """What the numbers assume."""
         jobs = [made.training for made in self.forecasts.values()]
-        notes = ["Predicted; nothing was run. Memory is for full batches; generating and measuring come on top."]
+        on_top = "measuring comes" if any(job.generated for job in jobs) else "generating and measuring come"
+        notes = [f"Predicted; nothing was run. Memory is for full batches; {on_top} on top. Its parts are those of "
+                 "the fullest moment: what is 0 there has its turn at another."]
         if self.machine.device == "cpu":
             notes.append(f"Time assumes {CPU_SHARE:.0%} of the speed of a large product, as it is just now.")
         if self.machine.device == "cuda":
             shares = ", ".join(sorted({f"{UTILISATION[job.method]:.0%}" for job in jobs}))
             notes.append(f"Time assumes {shares} of the data sheet's operations. Rent is of May 2026.")
         notes += [f"{job.name}: batches are assumed to be {job.fill:.0%} full." for job in jobs if job.fill < 1]
-        if any(job.generated for job in jobs):
-            notes.append("Time is that of learning; writing the answers takes as long again, and on a GPU longer.")
         return notes
 
     def __str__(self) -> str:
@@ -482,8 +504,10 @@ class Plan:
         for name, made in self.forecasts.items():
             lines += ["", f"{name}:", *(f"  {key:<30} {value}" for key, value in made.rows())]
             if name in self.advice:
-                lines += ["  what would help, the most first:", *(f"    {change}" for change in self.advice[name]),
-                          f"  as it is, it fits on: {', '.join(made.larger_gpus()) or 'none of the GPUs here'}"]
+                lines += ["  what would help, the most first:", *(f"    {change}" for change in self.advice[name])]
+                if not any(change.forecast.fits for change in self.advice[name]):
+                    lines.append("    nothing of this makes it fit: take a smaller model or a larger GPU")
+                lines.append(f"  as it is, it fits on: {', '.join(made.larger_gpus()) or 'none of the GPUs here'}")
         return "\n".join([*lines, "", *self.notes()])
 
     __repr__ = __str__
@@ -509,7 +533,7 @@ def plan(cfg, machine: Machine) -> Plan:
     made = {job.name: forecast(job, machine) for job in trainings(cfg, machine)}
     memory = machine.memory_gb if machine.gpu_memory_gb is None else machine.gpu_memory_gb
     title = f"{cfg.lesson}, recipe {cfg.name}, on {machine.device_name} ({memory:.1f} GiB, {machine.dtype})"
-    return Plan(title, machine, made)
+    return Plan(title, cfg, machine, made)
 
 
 # --- after the run ---------------------------------------------------------------------------------
@@ -544,12 +568,20 @@ class Comparison:
         return _table(self.shown())
 
 
+def forget_peak() -> None:
+    """To be called before a training whose peak ``measure`` shall tell; without a GPU it does nothing."""
+    import torch
+
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+
+
 def measure(model, optimizer=None, checkpoint: str | Path | None = None, seconds: float | None = None) -> dict:
     """What can be counted after a training, for ``compare``.
 
     model: trained by transformers, TRL or ``lmlab.train``, with or without an adapter. optimizer: after at least a
     step. checkpoint: a folder with the trained weights and the optimizer's state; its tensors are counted.
-    seconds: of training. On a GPU the most memory that tensors had is in it (``torch.cuda.max_memory_allocated``).
+    seconds: of training. On a GPU the most memory that tensors had since ``forget_peak`` is in it.
     """
     import torch
 

@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import re
 
 import pytest
 import torch
@@ -11,8 +12,8 @@ from lmlab import cost, finetune, hardware
 from lmlab.cli import main
 from lmlab.data import load_model
 from lmlab.gpt import GPT2_SIZES
-from lmlab.plan import PUBLISHED, changes, compare, forecast, measure, plan, published_config, trainings
-from lmlab.recipes import list_recipes, load_recipe
+from lmlab.plan import PUBLISHED, _cache_bytes, changes, compare, forecast, measure, plan, published_config, trainings
+from lmlab.recipes import PROJECT, list_recipes, load_recipe
 from lmlab.rehearsal import in_four_bits, model_on_meta, with_adapter
 
 T4 = hardware.gpu("T4")
@@ -75,6 +76,7 @@ def test_bytes_of_8_bit_adam_are_those_of_bitsandbytes(n):
 def test_a_t4_has_no_bfloat16():
     assert (T4.dtype, T4.fp16, T4.bf16) == ("float16", True, False)
     assert hardware.gpu("L4").dtype == "bfloat16"
+    assert hardware.gpu("a100-80gb").gpu_memory_gb > 70
     with pytest.raises(ValueError, match="gpu got 'T5'; give one of T4, L4"):
         hardware.gpu("T5")
 
@@ -120,7 +122,7 @@ def test_full_fine_tuning_is_predicted_to_the_byte(tmp_path, one_thread):
     found = measure(model, trainer.optimizer, tmp_path / "checkpoint-1")
     found.pop("peak memory", None)
     assert found == dict(made.forecasts["pairs"].kept)
-    assert made.forecasts["pairs"].disk["checkpoints"] == 2 * found["checkpoint"]
+    assert made.forecasts["pairs"].disk["checkpoints"] == 3 * found["checkpoint"]  # two, and one being written
 
 
 def test_a_run_of_lmlab_train_is_predicted_to_the_byte(tmp_path, one_thread):
@@ -178,8 +180,8 @@ def test_what_does_not_fit_is_told_what_would_help():
 
 
 def test_a_change_keeps_the_tokens_of_a_step():
-    job = trainings(recipe("06", batch_size=4, grad_accumulation=2), T4)[0]
-    for change in changes(forecast(job, T4)):
+    cfg = recipe("06", batch_size=4, grad_accumulation=2)
+    for change in changes(cfg, forecast(trainings(cfg, T4)[0], T4)):
         if "batch_size" in change.settings:
             assert change.settings["batch_size"] * change.settings["grad_accumulation"] == 8
 
@@ -209,6 +211,34 @@ def test_more_operations_take_longer_and_a_better_gpu_less():
     assert dataclasses.replace(on_t4, training=dataclasses.replace(job, steps=None)).hours is None
 
 
+def test_answers_of_a_step_are_written_before_it(one_thread):
+    """Keys and values as transformers keeps them; where they are the fullest, a change names what makes fewer."""
+    cfg = recipe("09", n_train=8)
+    job = trainings(cfg, CPU)[0]
+    model = load_model(cfg.model)
+    with torch.no_grad():
+        cache = model(torch.ones(3, 11, dtype=torch.long), use_cache=True).past_key_values
+    real = sum(layer.keys.nbytes + layer.values.nbytes for layer in cache.layers)
+    assert _cache_bytes(dataclasses.replace(job, generated=3, length=11), CPU) == real
+    tight = dataclasses.replace(T4, gpu_memory_gb=6.0)
+    made = plan(recipe("09", "t4", batch_size=1, grad_accumulation=512, max_new_tokens=1024), tight)
+    writing = made.forecasts["adapter"]
+    assert "keys and values" in writing.memory and not writing.fits
+    fewer = min(made.advice["adapter"], key=lambda change: change.forecast.peak)
+    assert {"max_new_tokens", "grad_accumulation"} & set(fewer.settings)
+    assert writing.seconds > forecast(dataclasses.replace(writing.training, generated=0), tight).seconds
+
+
+def test_what_nothing_mends_is_said():
+    made = plan(recipe("04", "style-gpt2-xl"), dataclasses.replace(T4, gpu_memory_gb=5.0))
+    assert "nothing of this makes it fit" in str(made)
+
+
+def test_memory_that_is_not_known_is_no_reason_to_refuse():
+    made = plan(recipe("05"), dataclasses.replace(CPU, memory_gb=0.0))
+    assert made.forecasts["adapter"].fits and "of an unknown size" in str(made)
+
+
 def test_a_folder_gives_the_config(gpt2_folder):
     made = plan(recipe("08", model=str(gpt2_folder)), T4)
     assert made.forecasts["locations"].training.config.n_embd == 32
@@ -221,4 +251,15 @@ def test_the_command(capsys):
     assert main(["plan", "05", "--gpu", "T4", "--set", "batch_size=4096"]) == 1
     shown = capsys.readouterr().out
     assert "DOES NOT FIT" in shown and "--set batch_size=1 --set grad_accumulation=4096" in shown
+    assert main(["plan", "02", "--recipe", "local"]) == 2 and "--set data_dir=FOLDER" in capsys.readouterr().err
     assert main(["plan", "03"]) == 2 and "give 02, 04, 05, 06, 08 or 09" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("page", ["README.md", "QUICK_START.md", "FINETUNING_GUIDE.md"])
+def test_commands_of_the_pages_run(page, capsys):
+    text = (PROJECT / page).read_text(encoding="utf-8")
+    commands = re.findall(r"python -m lmlab (plan .*?)\s*(?:#.*)?$", text, re.M)
+    assert commands
+    for command in commands:
+        assert main(command.split()) in (0, 1), command
+        assert "peak memory" in capsys.readouterr().out

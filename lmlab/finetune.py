@@ -720,5 +720,5 @@ def save_adapter(model, folder: str | Path, source: str) -> Path:
     """Saves the adapter of a PeftModel alone, with the source of its base ("miniworld/llama", a hub id)."""
     for config in model.peft_config.values():
         config.base_model_name_or_path = source
-    model.save_pretrained(str(folder), save_embedding_layers=False)
+    model.save_pretrained(str(folder), save_embedding_layers=False, selected_adapters=["default"])  # TRL may add one
     return Path(folder)

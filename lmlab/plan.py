@@ -425,9 +425,10 @@ def _seconds(training: Training, machine: Machine, step, n_bytes: int) -> float 
     learning = training.accumulation * both((calls, training.fill * step.flops / speed))
     if not training.generated:
         return learning
-    forward = step.flops / 3 / (training.batch_size * training.length) * training.generated / speed
+    passes = 4 if training.checkpointing else 3  # a step's work in forward passes: the backward pass is two
+    forward = step.flops / passes / (training.batch_size * training.length) * training.generated / speed
     reading = 0.0 if on_cpu else n_bytes / (1e9 * (by_gpu_name(BANDWIDTH, machine.device_name) or 300))
-    return learning + training.new_tokens * both((calls / 3, max(forward, reading)))
+    return learning + training.new_tokens * both((calls / passes, max(forward, reading)))
 
 
 _cpu_speed = cache(product_speed)

@@ -8,7 +8,9 @@ from math import comb
 from lmlab.answers import arithmetic, extract_answer, same_answer, score_think
 
 _EPSILON = 1e-4  # keeps the division of a group without spread from failing; TRL's
-_SUM = re.compile(r"(?<![\w.])([\d.,]+(?:\s*[-+*x/]\s*[\d.,]+)+)\s*=\s*(-?[\d.,]*\d)")
+_NUMBER = r"\(*-?\d[\d.,]*\)*"
+_SUM = re.compile(rf"(?<![\w.])({_NUMBER}(?:\s*[-+*x/]\s*{_NUMBER})+)\s*=\s*(-?[\d.,]*\d)")
+_SIGNS = str.maketrans({"×": "*", "·": "*", "÷": "/", "−": "-", "$": ""})
 
 # --- rewards, as TRL's GRPOTrainer calls them --------------------------------------------------------
 
@@ -77,9 +79,9 @@ def sound(text: str) -> bool:
     """Whether the thought holds: it has sums, all are true (to 1%), and the last gives the final answer.
 
     A right answer whose thought does not hold was guessed, or the reward was got by a trick. Whether the sums
-    are those that the problem asks for, it does not see.
+    are those that the problem asks for, it does not see, and sums in words ("half of 20 is 10") it does not read.
     """
-    thought = text.partition("</think>")[0].replace("$", "")
+    thought = re.sub(r"\\(times|cdot)\b", "*", text.partition("</think>")[0]).translate(_SIGNS)
     sums = [(arithmetic(left), same) for left, same in _SUM.findall(thought)]
     if not sums or any(value is None or not same_answer(said, str(value), 0.01) for value, said in sums):
         return False

@@ -51,6 +51,11 @@ def test_each_answer_is_compared_with_its_own_row():
     ("4 x 8 = 32. 38 - 32 = 6.\n</think>\n\nThe answer is 6.", True),
     ("Half of it is $48/2 = $24, so $24 in all.\n</think>\n\nThe answer is 24.", True),
     ("1,000 + 200 = 1,200\n</think>\n\nThe answer is 1200.", True),
+    ("3 × 4 = 12\n</think>\n\nThe answer is 12.", True),
+    ("3 \\times 4 = 12, and 12 ÷ 2 = 6\n</think>\n\nThe answer is 6.", True),
+    ("3 - 5 = -2. -2 + 9 = 7\n</think>\n\nThe answer is 7.", True),
+    ("2 * (3 + 4) = 14\n</think>\n\nThe answer is 14.", True),
+    ("2 * (3 + 4) = 10\n</think>\n\nThe answer is 10.", False),
     ("4 x 8 = 33. 38 - 33 = 5.\n</think>\n\nThe answer is 5.", False),  # a sum is wrong
     ("4 x 8 = 32.\n</think>\n\nThe answer is 6.", False),  # the answer comes from nowhere
     ("I am sure.\n</think>\n\nThe answer is 6.", False),

@@ -31,10 +31,14 @@ _SCALE = re.compile(r"\s*(hundred|thousand|million|billion|trillion|dozen)s?\b",
 _SCALES = {"hundred": 100, "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12, "dozen": 12}
 _WRITTEN = re.compile(rf"(?:(?<![\w.)])[-+])?\$?{_DECIMAL}(?:[eE][-+]?\d+)?(?:\s*/\s*\d+)?%?")
 _MARK = re.compile(r"(?:answer is:?|answer:|####)\s*(.*)", re.IGNORECASE)
-_SENTENCE = re.compile(r"(?:[^.;]|\.(?=\d))*")
-# what makes of a number a part of a formula, or one of several answers: "3 + 4", "3 or 5", "3, 5 or 7"
-_GOES_ON = re.compile(r"\s*[-+*/^\\=(·]|\s*[a-zA-Z]\b|\s*(?:[A-Za-z]+\s*)?(?:,?\s*\bor\b|(?:and|plus|minus|times|over)\s+"
-                      r"(?!\W)|squared|cubed|to\s+\d|\d)|\s*,\s*(?:and\s+)?\$?-?\d", re.IGNORECASE)
+_SENTENCE = re.compile(r"(?:[^.;]|[.;](?=\s*-?\d))*")
+# what makes of a number a part of a formula, or one of several answers: "3 + 4", "3 apples or 5", "3, 5 and 7"
+_ANOTHER = r"(?:\$?-?\d|half\b|a (?:half|third|quarter)\b|(?:one|two|three|four|five|six|seven|eight|nine|ten)\b)"
+_GOES_ON = re.compile(
+    r"\(|\s*(?:[-+*/^\\=·_]|:?\d|(?!a [a-z]{2})[a-z]\b|\((?![a-z]{2,}[^)]*\)))|\s*(?:squared|cubed)\b|"
+    rf"\s*(?:[a-z]+\s+){{0,3}}(?:(?:and|plus|minus|times|over|to|of)\s+{_ANOTHER}|or\b(?!\s+so\b))|"
+    rf"\s*[a-z ]*[,;]\s*(?:and\s+{_ANOTHER}|or\b|\$?-?\d)", re.IGNORECASE)
+_VARIABLE = re.compile(r"(?<![A-Za-z\\])[A-Za-z]{1,2}(?![A-Za-z])")
 _CLEANED = [(re.compile(pattern), by) for pattern, by in (
     ("[−–]", "-"), ("[×]", r"\\times "), ("[\u00a0\u2009~]|\\\\[,;: ]", " "), (r"\\!|\\left|\\right", ""),
     (r"\{,\}", ","), (r"\\[dtc]frac", r"\\frac"), (r"(?<!\\)\$\$?((?:[^$\\]|\\.)*)\$\$?", r"\1"), (r"\\\$", "$"),
@@ -152,18 +156,21 @@ def _shown(text: str) -> str | None:
     value, shown, rest = _leading_number(_cleaned(text))
     if value is None:
         return None
-    if _PERCENT.match(rest):
-        return shown + "%"
+    percent = _PERCENT.match(rest)
+    rest = rest[percent.end():] if percent else rest.removeprefix("$").rstrip(" $")
     unit = leading_unit(rest)
-    after = rest.strip().removeprefix(unit)
-    return None if _GOES_ON.match(after) else f"{shown} {unit}".strip()
+    if _GOES_ON.match(rest.replace(unit, "", 1)):
+        return None
+    return shown + "%" if percent else f"{shown} {unit}".strip()
 
 
 def _result(text: str) -> str | None:
-    """What follows the last equals sign, if it is a number and the only thing that is said."""
-    left, equals, right = text.rpartition("=")
-    several = re.search(r"[,;](?!\d{3})|\b(?:or|and)\b", left)
-    return _shown(right) if equals and not several else None
+    """What follows the last equals sign: of "3 + 4 = 7" and "x = 7", but not of "2x + y = 7" or "x = 3, y = 7"."""
+    *before, left, right = ["", "", *_cleaned(text).split("=")]
+    if not left or re.search(r"[,;](?!\d{3})|\b(?:or|and)\b", "".join([*before, left])):
+        return None
+    named = re.fullmatch(r"\s*[A-Za-z][\w\s{}]*(?:\([^()]*\))?\s*", left)
+    return _shown(right) if named or not _VARIABLE.search(left) else None
 
 
 # --- comparing ---------------------------------------------------------------------------------------

@@ -165,7 +165,8 @@ def _is_factor(token: str) -> bool:
 
 def _signed(tokens: list[str], point: int) -> Fraction | complex:
     if tokens[0] in ("+", "-"):
-        return _signed(tokens, point) * (1 if tokens.pop(0) == "+" else -1)
+        sign = 1 if tokens.pop(0) == "+" else -1
+        return sign * _signed(tokens, point)
     base = _atom(tokens, point)
     return _raised(base, _argument(tokens, point)) if _taken("^", tokens) else base
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
-from lmlab.formulas import same_formula
+from lmlab.formulas import formula_value, same_formula
 from lmlab.units import leading_unit, may_be_unit, read_unit
 
 # --- reading -----------------------------------------------------------------------------------------
@@ -28,21 +28,24 @@ _FORMS = [re.compile(form) for form in (  # the longest reading comes first
 _SIGN = re.compile(r"\s*([-+]?)\s*([€£$]?)\s*")
 _PERCENT = re.compile(r"\s*(%|percent\b)")
 _SCALE = re.compile(r"\s*(hundred|thousand|million|billion|trillion|dozen)s?\b", re.IGNORECASE)
-_SCALES = {"hundred": 100, "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12, "dozen": 12}
+_SCALES = {"hundred": 100, "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12,
+           "dozen": 12}
 _WRITTEN = re.compile(rf"(?:(?<![\w.)])[-+])?\$?{_DECIMAL}(?:[eE][-+]?\d+)?(?:\s*/\s*\d+)?%?")
 _MARK = re.compile(r"(?:answer is:?|answer:|####)\s*(.*)", re.IGNORECASE)
 _SENTENCE = re.compile(r"(?:[^.;]|[.;](?=\s*-?\d))*")
-# what makes of a number a part of a formula, or one of several answers: "3 + 4", "3 apples or 5", "3, 5 and 7"
-_ANOTHER = r"(?:\$?-?\d|half\b|a (?:half|third|quarter)\b|(?:one|two|three|four|five|six|seven|eight|nine|ten)\b)"
+# behind a number, what makes it part of a formula or one of several answers: "3 + 4", "3 apples or 5", "3, 5"
+_ANOTHER = (r"(?:\$?-?\d|half\b|a (?:half|third|quarter)\b|"
+            r"(?:one|two|three|four|five|six|seven|eight|nine|ten)\b)")
 _GOES_ON = re.compile(
     r"\(|\s*(?:[-+*/^\\=·_]|:?\d|(?!a [a-z]{2})[a-z]\b|\((?![a-z]{2,}[^)]*\)))|\s*(?:squared|cubed)\b|"
     rf"\s*(?:[a-z]+\s+){{0,3}}(?:(?:and|plus|minus|times|over|to|of)\s+{_ANOTHER}|or\b(?!\s+so\b))|"
     rf"\s*[a-z ]*[,;]\s*(?:and\s+{_ANOTHER}|or\b|\$?-?\d)", re.IGNORECASE)
-_VARIABLE = re.compile(r"(?<![A-Za-z\\])[A-Za-z]{1,2}(?![A-Za-z])")
+_VARIABLE = re.compile(r"(?<![A-Za-z\\])(?!of\b)[A-Za-z]{1,2}(?![A-Za-z])")
 _CLEANED = [(re.compile(pattern), by) for pattern, by in (
     ("[−–]", "-"), ("[×]", r"\\times "), ("[\u00a0\u2009~]|\\\\[,;: ]", " "), (r"\\!|\\left|\\right", ""),
-    (r"\{,\}", ","), (r"\\[dtc]frac", r"\\frac"), (r"(?<!\\)\$\$?((?:[^$\\]|\\.)*)\$\$?", r"\1"), (r"\\\$", "$"),
-    (r"\\[()\[\]]", ""), (r"\\%", "%"), (r"\\cdot\b", "·"), (r"\\Omega\b|\u2126", "Ω"),
+    (r"\{,\}", ","), (r"\\[dtc]frac", r"\\frac"), (r"\\[()\[\]]", ""), (r"\\%", "%"),
+    (r"(?<!\\)\$\$?((?:[^$\\]|\\.)*)\$\$?", r"\1"), (r"\\\$", "$"),  # what is left stands for dollars
+    (r"\\cdot\b", "·"), (r"\\Omega\b|\u2126", "Ω"),
     (r"\^\s*(?:\{\s*\\circ\s*\}|\\circ)|°", " degrees "),
     (r"\\(?:text|mathrm|textbf|mathbf|mbox)\s*\{([^{}]*)\}", r" \1 "), (r"(?:\\mu\b|[µμ])\s*", "µ"),
     (r"(?<![\w)])\*\*|\*\*(?![\w(])", ""))]
@@ -133,9 +136,10 @@ def _boxed(text: str) -> str | None:
 def extract_answer(text: str) -> str | None:
     """The answer that a text gives, without thousands separators, dollar sign or plus; or None.
 
-    What follows ``</think>`` counts, where there is one. There the last \\boxed{} is taken (as for MATH, Hendrycks
-    et al. 2021), else the first that is marked as the answer ("The answer is 12", "#### 12"), else the last number.
-    Of "3 + 4 = 7" it is the 7. A marked answer that is no number is taken if it begins as a formula does.
+    What follows ``</think>`` counts, where there is one. There the last \\boxed{} is taken (as for MATH,
+    Hendrycks et al. 2021), else the first that is marked as the answer ("The answer is 12", "#### 12"), else
+    the last number. Of "3 + 4 = 7" it is the 7. A marked answer that is no number is taken if it begins as a
+    formula does.
     """
     text = text.rsplit("</think>", 1)[-1].replace("−", "-").replace("–", "-")
     boxed = _boxed(text)
@@ -165,12 +169,12 @@ def _shown(text: str) -> str | None:
 
 
 def _result(text: str) -> str | None:
-    """What follows the last equals sign: of "3 + 4 = 7" and "x = 7", but not of "2x + y = 7" or "x = 3, y = 7"."""
-    *before, left, right = ["", "", *_cleaned(text).split("=")]
-    if not left or re.search(r"[,;](?!\d{3})|\b(?:or|and)\b", "".join([*before, left])):
+    """The 7 of "3 + 4 = 7" and of "x = 7", but not of "2x + y = 7" or "x = 3, y = 7"."""
+    *before, right = _cleaned(text).split("=")
+    if not before or re.search(r"[,;](?!\d{3})|\b(?:or|and)\b", "".join(before)):
         return None
-    named = re.fullmatch(r"\s*[A-Za-z][\w\s{}]*(?:\([^()]*\))?\s*", left)
-    return _shown(right) if named or not _VARIABLE.search(left) else None
+    named = re.fullmatch(r"\s*[A-Za-z][\w\s{}]*(?:\([^()]*\))?\s*", before[-1])
+    return _shown(right) if named or not _VARIABLE.search(before[-1]) else None
 
 
 # --- comparing ---------------------------------------------------------------------------------------
@@ -182,7 +186,7 @@ def same_answer(given: str | None, expected: str | None, tolerance: float = 0.0,
     tolerance: relative, of the expected value. unit: that of the expected value where it stands apart, as in
     SciBench; with a power of ten in it ("10^{-4} m") the number may be given with the power or without. A unit
     that is missing or unknown on either side is not held against the answer. What is no number must be the same
-    text, or the same formula (``formulas.same_formula``). Two units in one answer ("3 hours 30 minutes") are not read.
+    text, or the same formula (``formulas.same_formula``). "3 hours 30 minutes", two units, is not read.
     """
     if given is None or expected is None:
         return False
@@ -208,7 +212,7 @@ def _close(a: Fraction, b: Fraction, tolerance: float) -> bool:
 
 
 def _ratio(given: str, expected: str) -> Fraction | None:
-    """By what to multiply a value to have it in the expected unit; None where the units are of different kinds."""
+    """By what to multiply a value to have it in the expected unit; None where the two differ in kind."""
     a, b = (read_unit(_TEN_TO.sub("", _cleaned(unit))) for unit in (given, expected))
     if a is None or b is None:
         return Fraction(1)
@@ -222,51 +226,16 @@ def _plain(text: str) -> str:
 
 # --- sums --------------------------------------------------------------------------------------------
 
-_TOKEN = re.compile(r"\s*(\d+(?:\.\d*)?|\.\d+|[-+*x()]|//?)")
-_LONGEST_SUM = 200
+_SUM = re.compile(r"(?!.*\*\s*\*)[\d.+\-*x/() ]{1,200}")
 
 
 def arithmetic(text: str) -> Fraction | None:
     """The value of a sum of numbers with + - * x / and brackets; None where it is none, or divides by 0."""
-    tokens, place = [], 0
-    text = text.replace(",", "").strip()
-    while place < len(text):
-        found = _TOKEN.match(text, place)
-        if not found or len(text) > _LONGEST_SUM:
-            return None
-        tokens.append(found.group(1))
-        place = found.end()
+    text = text.replace(",", "").replace("//", "/").strip()
     try:
-        value = _sum(tokens)
-    except (IndexError, ValueError, ZeroDivisionError, RecursionError):
+        return formula_value(text.replace("x", "*")) if _SUM.fullmatch(text) else None
+    except (ValueError, ArithmeticError, RecursionError):
         return None
-    return None if tokens else value
-
-
-def _sum(tokens: list[str]) -> Fraction:
-    value = _product(tokens)
-    while tokens and tokens[0] in "+-":
-        value = value + _product(tokens) if tokens.pop(0) == "+" else value - _product(tokens)
-    return value
-
-
-def _product(tokens: list[str]) -> Fraction:
-    value = _factor(tokens)
-    while tokens and tokens[0] in ("*", "x", "/", "//"):
-        value = value * _factor(tokens) if tokens.pop(0) in "*x" else value / _factor(tokens)
-    return value
-
-
-def _factor(tokens: list[str]) -> Fraction:
-    token = tokens.pop(0)
-    if token in "+-":
-        return _factor(tokens) * (1 if token == "+" else -1)
-    if token != "(":
-        return Fraction(token)
-    value = _sum(tokens)
-    if tokens.pop(0) != ")":
-        raise ValueError("a bracket is not closed")
-    return value
 
 
 # --- what a model wrote ------------------------------------------------------------------------------

@@ -12,11 +12,12 @@ from lmlab.miniworld import problems
 from lmlab.reasoning import CALCULATION, think_rows
 
 _NUMBER = re.compile(r"(?<![\w.])(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?(?![\d])|(?<![\w.])\.\d+")
-_COMMON = 12  # up to it, a number that is used twice may be something else the second time: the days of a trip, a week
+_COMMON = 12  # a smaller number in two sums may mean another thing in the second: open 5 hours, 5 weekdays
 _TRIES = 30  # draws, until one gives whole and positive results
 # by the words of a question that can bring them in, numbers that a solution may use without being given them
 _WORDS = {
-    1: "one", 2: "two|twice|double|half|pair|couple|both", 3: "three|triple|third|thrice", 4: "four|fourth|quarter",
+    1: "one", 2: "two|twice|double|half|pair|couple|both", 3: "three|triple|third|thrice",
+    4: "four|fourth|quarter",
     5: "five|fifth", 6: "six|sixth", 7: "seven|seventh|week", 8: "eight|eighth", 9: "nine|ninth",
     10: "ten|tenth|dime", 11: "eleven", 12: "twelve|dozen|year|foot|feet|month", 15: "fifteen", 20: "twenty",
     24: "day|hour", 25: "quarter", 30: "thirty", 52: "week|year", 60: "hour|minute",
@@ -43,8 +44,8 @@ def redrawn(row: Mapping, rng: random.Random) -> dict | None:
     row: GSM8K, whose calculations are noted, or a miniworld problem, whose steps are sums. Every number of the
     solution must come from the question, from an earlier sum, or from a word ("twice", "week"), and it must be
     clear which: a number that stands for two things is not touched. The sums are then computed anew; a draw with
-    a result that is negative, or broken where it was whole, is drawn again. What the numbers mean is not read: a
-    small share of the new problems make no sense or have a wrong answer. Miniworld problems stay within their
+    a result that is negative, or broken where it was whole, is drawn again. What the numbers mean is not
+    read, so now and then a new problem makes no sense, or its answer is wrong. Miniworld problems stay within their
     generator's own rules. Other layouts, such as MathCodeInstruct with its code, give None.
     """
     if "steps" in row and "messages" in row:

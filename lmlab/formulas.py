@@ -1,8 +1,8 @@
 """Formulas in LaTeX: two are the same if they have the same values at a few points.
 
-Nothing is expanded or simplified, so the time is bounded by the length of the text, whatever a model may have
-written; a library of algebra has no such bound. Two rational formulas that differ agree at random points almost
-never (Schwartz 1980, Zippel 1979).
+Nothing is expanded or simplified, so the time is bounded by the length of the text, whatever a model may
+have written; a library of algebra has no such bound. Two rational formulas that differ agree at random points
+almost never (Schwartz 1980, Zippel 1979).
 """
 
 import cmath
@@ -14,25 +14,25 @@ _LONGEST = 120  # characters; brackets in brackets cost Python's stack
 _POINTS = 3  # the variables are positive at all but the last
 _LARGEST = 1000  # bits up to which a power is kept exactly
 _PRECISION = 1e-9
-_FUNCTIONS = {"\\sin": cmath.sin, "\\cos": cmath.cos, "\\tan": cmath.tan, "\\exp": cmath.exp, "\\ln": cmath.log,
-              "\\log": cmath.log10, "\\arcsin": cmath.asin, "\\arccos": cmath.acos, "\\arctan": cmath.atan}
+_FUNCTIONS = {"\\sin": cmath.sin, "\\cos": cmath.cos, "\\tan": cmath.tan, "\\ln": cmath.log,
+              "\\log": cmath.log10}
 _CONSTANTS = {"\\pi": complex(cmath.pi), "e": complex(cmath.e), "i": 1j}
 _LETTERS = {f"\\{name}" for name in "alpha beta gamma delta theta lambda mu phi omega infty".split()}
 _TIDIED = [(re.compile(pattern), by) for pattern, by in (
     (r"\\\{", "⟦"), (r"\\\}", "⟧"), (r"\\cup\b", "∪"), (r"\\in\b", "∈"), (r"\\pm\b", "±"), (r"\*\*", "^"),
     (r"\\(?:cdot|times)\b|[·×]", "*"), (r"\\div\b|÷", "/"), ("π", r"\\pi "), ("∞", r"\\infty "),
-    (r"(?<![\\A-Za-z])(sin|cos|tan|exp|ln|log|sqrt|pi)(?![A-Za-z])", r"\\\1"), (r"\b(?:or|and)\b", ","),
+    (r"(?<![\\A-Za-z])(sin|cos|tan|ln|log|sqrt|pi)(?![A-Za-z])", r"\\\1"), (r"\b(?:or|and)\b", ","),
     (r"\\frac\s*(\d)\s*(\d)", r"\\frac{\1}{\2}"),
     (r"(\d+)\s*\\frac\{(\d+)\}\{(\d+)\}", r"(\1+\2/\3)"))]  # a mixed number is no product
-_TOKEN = re.compile(r"\s*(\d+(?:\.\d+)?|\.\d+|\\[A-Za-z]+|[A-Za-z](?:_(?:\{\w+\}|\w))?|[-+*/^(){}\[\]|_])")
+_TOKEN = re.compile(r"\s*(\d+(?:\.\d*)?|\.\d+|\\[A-Za-z]+|[A-Za-z](?:_(?:\{\w+\}|\w))?|[-+*/^(){}\[\]|])")
 
 
 def same_formula(a: str, b: str, tolerance: float = 0.0) -> bool:
-    """Whether "2\\sqrt{5}" and "\\sqrt{20}", "x^2+1" and "1+x^2", "1, 2" and "\\{2, 1\\}"'s like are the same.
+    """Whether two formulas say the same: "2\\sqrt{5}" and "\\sqrt{20}", or "\\{1, 2\\}" and "\\{2, 1\\}".
 
-    Read are numbers, variables, + - * / ^ roots, logarithms, trigonometry, \\pi, e, i, \\pm; and lists, sets,
-    tuples, intervals, unions and equations of these. What is not read (words, matrices, integrals, factorials) is
-    the same as nothing. tolerance: relative, of the values of ``b``.
+    Read are numbers, variables, + - * / ^, roots, sin, cos, tan, ln, log, \\pi, e, i, \\pm; and lists, sets,
+    tuples, intervals, unions and equations of these. What is not read (words, matrices, integrals,
+    factorials) is the same as nothing. tolerance: relative, of the values of ``b``.
     """
     if max(len(a), len(b)) > _LONGEST:
         return False
@@ -71,14 +71,15 @@ def _same(a: str, b: str, tolerance: float) -> bool:
 
 
 def _members(text: str) -> tuple[str, list[str]]:
-    """(kind, members): a union's, those in brackets, which are the kind, or those of a bare list, often one."""
+    """(kind, members): of a union, of brackets, which are the kind, or of a bare list, often of one."""
     text = re.sub(r"^\s*[A-Za-z](?:\([A-Za-z]\))?\s*[=∈]", "", text).strip()
     if "∪" in text:
         return "∪", _split(text, "∪")
     inner = _split(text[1:-1], ",") if _in_brackets(text) else []
     if len(inner) > 1 or text[:1] == "⟦":
         return text[0] + text[-1], inner
-    return "", [part.replace("±", sign) for part in _split(text, ",") for sign in ("+-" if "±" in part else "+")]
+    return "", [part.replace("±", sign) for part in _split(text, ",")
+                for sign in ("+-" if "±" in part else "+")]
 
 
 def _split(text: str, separator: str) -> list[str]:
@@ -111,7 +112,8 @@ def _same_values(a: str, b: str, tolerance: float) -> bool:
     if len(others) != len(more) or len(more) > 1:
         return False
     if not more:
-        return all(_close(_value(a, point), _value(b, point), tolerance) for point in range(_POINTS))
+        return all(_close(formula_value(a, point), formula_value(b, point), tolerance)
+                   for point in range(_POINTS))
     a, b = f"({a})-({others[0]})", f"({b})-({more[0]})"
     return _same_values(a, b, tolerance) or _same_values(a, f"-({b})", tolerance)
 
@@ -123,23 +125,27 @@ def _close(x: Fraction | complex, y: Fraction | complex, tolerance: float) -> bo
     return cmath.isfinite(x) and cmath.isfinite(y) and abs(x - y) <= max(tolerance, _PRECISION) * abs(y)
 
 
-def _value(text: str, point: int) -> Fraction | complex:
-    tokens, place, text = [], 0, text.strip()
-    while place < len(text):
-        found = _TOKEN.match(text, place)
-        if not found:
-            raise ValueError(f"{text[place]!r} is not read")
-        tokens.append(found.group(1))
-        place = found.end()
-    value = _sum(tokens := [*tokens, ""], point)
+def formula_value(text: str, point: int = 0) -> Fraction | complex:
+    """The value of a formula at one of the points; exact as long as it is rational and not huge.
+
+    Raises ValueError, ArithmeticError or RecursionError where it has none, or is not read.
+    """
+    tokens = [found.group(1) for found in _TOKEN.finditer(text)]
+    if "".join(tokens) != re.sub(r"\s", "", text):
+        raise ValueError(f"a sign of {text!r} is not read")
+    tokens.append("")
+    result = _sum(tokens, point)
     _expect("", tokens)
-    return value
+    return result
 
 
 def _expect(token: str, tokens: list[str]) -> None:
-    if tokens[0] != token:
+    if not _taken(token, tokens):
         raise ValueError(f"{tokens[0]!r} where {token!r} should be")
-    tokens.pop(0)
+
+
+def _taken(token: str, tokens: list[str]) -> bool:
+    return tokens[0] == token and tokens.pop(0) == token
 
 
 def _sum(tokens: list[str], point: int) -> Fraction | complex:
@@ -171,13 +177,6 @@ def _signed(tokens: list[str], point: int) -> Fraction | complex:
     return _raised(base, _argument(tokens, point)) if _taken("^", tokens) else base
 
 
-def _taken(token: str, tokens: list[str]) -> bool:
-    if tokens[0] != token:
-        return False
-    tokens.pop(0)
-    return True
-
-
 def _argument(tokens: list[str], point: int) -> Fraction | complex:
     return -_atom(tokens, point) if _taken("-", tokens) else _atom(tokens, point)
 
@@ -193,7 +192,7 @@ def _atom(tokens: list[str], point: int) -> Fraction | complex:
     if token == "\\sqrt":
         return _root(tokens, point)
     if token in _FUNCTIONS:
-        return _called(token, tokens, point)
+        return _FUNCTIONS[token](_argument(tokens, point))
     if token in _CONSTANTS:
         return _CONSTANTS[token]
     if token in _LETTERS or token[:1].isalpha():
@@ -209,21 +208,9 @@ def _root(tokens: list[str], point: int) -> Fraction | complex:
         _expect("]", tokens)
     value = _argument(tokens, point)
     real = complex(value).imag == 0
-    if real and complex(value).real < 0 and index.denominator == 1 and index % 2:  # the third root of -8 is -2
+    if real and complex(value).real < 0 and index % 2 == 1:  # the third root of -8 is -2
         return -_raised(-value, 1 / index)
     return _raised(value, 1 / index)
-
-
-def _called(name: str, tokens: list[str], point: int) -> complex:
-    """\\sin x, \\sin 2x, \\sin(2x), \\sin^2 x, \\log_2 x."""
-    base = _argument(tokens, point) if _taken("_", tokens) else None
-    power = _argument(tokens, point) if _taken("^", tokens) else Fraction(1)
-    bracket = tokens[0] in ("(", "{")
-    value = _signed(tokens, point)
-    while not bracket and tokens[0] != "\\frac" and tokens[0] not in _FUNCTIONS and _is_factor(tokens[0]):
-        value = value * _signed(tokens, point)
-    result = _FUNCTIONS[name](value) if base is None else cmath.log(value) / cmath.log(base)
-    return _raised(result, power)
 
 
 def _raised(base: Fraction | complex, exponent: Fraction | complex) -> Fraction | complex:

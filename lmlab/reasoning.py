@@ -71,10 +71,10 @@ def _math_code_instruct(messages: list[dict]) -> tuple[str, str, str | None]:
 
 
 def _last_answers(parts: Sequence[Mapping]) -> tuple[str | None, str | None]:
-    """(the answer in the last \\boxed{}, that of the last text), None where there is none.
+    """(the answer in the last \\boxed{}, that of the last text); None where there is none.
 
-    Most rows have both: a text with "\\boxed{-8, 1}", and then one that is nothing but "-8,1". Such a bare one is
-    the answer as a whole; of a sentence it is what ``extract_answer`` finds, unless there is a box.
+    Most rows have both: a text with "\\boxed{-8, 1}", and then one with nothing but "-8,1". Such a bare one
+    is the answer as a whole; of a sentence it is what ``extract_answer`` finds, unless there is a box.
     """
     texts = [part["content"] for part in parts if part["type"] == "text" and part["content"].strip()]
     boxed = next((extract_answer(text) for text in reversed(texts) if "\\boxed" in text), None)
@@ -132,7 +132,7 @@ def why_bad(row: Mapping, problem: Mapping) -> str:
 def _why_wrong(row: Mapping) -> str:
     """Why a solution cannot be believed, as far as its layout lets one see."""
     if "messages" in row:
-        parts = [part for message in row["messages"] if message["role"] == "assistant" for part in message["content"]]
+        parts = {message["role"]: message["content"] for message in row["messages"]}["assistant"]
         printed = [part["content"] for part in parts if part["type"] == "execution"]
         if printed and re.search(r"Traceback|\b\w+Error:", printed[-1]):
             return "its code failed"

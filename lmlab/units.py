@@ -8,7 +8,7 @@ from fractions import Fraction
 
 @dataclass(frozen=True)
 class Unit:
-    """``powers``: of the basic units (m, g, s, A, K, mol, dollar) that it is made of; ``size``: how many of these."""
+    """``powers`` of the basic units (m, g, s, A, K, mol, dollar), ``size`` times."""
 
     size: Fraction
     powers: frozenset[tuple[str, int]]
@@ -22,8 +22,9 @@ _LONG_PREFIXES = {"kilo": 3, "mega": 6, "centi": -2, "milli": -3, "micro": -6, "
 _WITH_PREFIX = """N = 1000 g m/s^2; J = 1 N m; Pa = 1 N/m^2; W = 1 J/s; C = 1 A s; V = 1 J/C; Ω = 1 V/A;
 T = 1 N/A/m; Hz = 1 /s; L = 1/1000 m^3; l = 1 L; bar = 100000 Pa; M = 1 mol/L; cal = 4.184 J;
 eV = 1.602176634e-19 J"""
-_WORDS = "meter metre = m; gram = g; second = s; liter litre = L; joule = J; newton = N; watt = W; volt = V; pascal = Pa"
-_ALONE = """sec = 1 s; min minute = 60 s; h hr hour = 3600 s; day = 86400 s; week = 604800 s; $ dollar = 1 dollar;
+_WORDS = """meter metre = m; gram = g; second = s; liter litre = L; joule = J; newton = N; watt = W; volt = V;
+pascal = Pa"""
+_ALONE = """sec = 1 s; min minute = 60 s; h hr hour = 3600 s; day = 86400 s; week = 604800 s; $ = 1 dollar;
 cent = 1/100 dollar; inch inches = 0.0254 m; ft foot feet = 12 inch; yd yard = 3 ft; mi mile = 1760 yd;
 lb pound = 453.59237 g; oz ounce = 1/16 lb; atm = 101325 Pa"""
 _BASIC = ("m", "g", "s", "A", "K", "mol")
@@ -35,8 +36,8 @@ def _table() -> dict[str, Unit]:
         _add(known, name, Unit(Fraction(1), frozenset({(name, 1)})), _PREFIXES)
     for name, number, unit in _defined(_WITH_PREFIX):
         _add(known, name, _times(number, read_unit(unit, known)), _PREFIXES)
-    for line in _WORDS.split("; "):
-        names, symbol = line.split(" = ")
+    for line in _WORDS.split(";"):
+        names, symbol = line.strip().split(" = ")
         for name in names.split():
             _add(known, name, known[symbol], _LONG_PREFIXES)
     for names, number, unit in _defined(_ALONE):
@@ -60,9 +61,10 @@ def _add(known: dict[str, Unit], name: str, unit: Unit, prefixes: dict[str, int]
 
 
 def read_unit(text: str, known: dict[str, Unit] | None = None) -> Unit | None:
-    """"km/h", "N · m^{-1}", "square" of none: factors with powers; None where one of them is not known.
+    """"km/h" or "N · m^{-1}": factors with powers; None where one of them is not known.
 
-    Behind a slash only one factor is clear: "J/mol K" is not read.
+    Behind a slash only one factor is clear: "J/mol K" is not read. known: the units so far, while their table
+    is built.
     """
     size, powers, place, divided = Fraction(1), Counter(), 0, False
     text = text.strip()
@@ -87,7 +89,7 @@ def _named(name: str, known: dict[str, Unit]) -> Unit | None:
 
 
 def leading_unit(text: str) -> str:
-    """The known unit that a text begins with, as long as it goes; empty where there is none, or more follows."""
+    """The longest known unit that a text begins with; empty without one, or if it is part of another."""
     ends, found = [], _FACTOR.match(text)
     while found and len(ends) < 6:
         ends.append(found.end())
@@ -97,18 +99,20 @@ def leading_unit(text: str) -> str:
 
 
 # behind a number these say more than a unit: "5 plus three", "5 and a half", "5 squared"
-_NO_UNIT = re.compile(r"\b(?:and|or|plus|minus|over|not|to|half|halves|squared|cubed|divided|times(?!\W*$))\b",
-                      re.IGNORECASE)
+_NO_UNIT = re.compile(
+    r"\b(?:and|or|plus|minus|over|not|to|half|halves|squared|cubed|divided|times(?!\W*$))\b", re.IGNORECASE)
 # without a size here, but no variables either
 _SHORT = {"F", "in", "dB", "D", "AU", "yr", "of", "a", "an", "am", "AM", "PM", "mL", "KJ"}
 
 
 def may_be_unit(text: str) -> bool:
-    """Words of three letters or more ("apples"), or known short ones: an unknown letter is rather a variable."""
-    if not re.fullmatch(r"[A-Za-zµΩ/·$][A-Za-zµΩ .'\-/^{}\d()·]*", text) or re.search(r"(?<![\^{\-\d])\d", text):
+    """Words of three letters or more ("apples"), or known short ones: another letter is rather a variable."""
+    if not re.fullmatch(r"[A-Za-zµΩ/·$][A-Za-zµΩ .'\-/^{}\d()·]*", text) or _NO_UNIT.search(text):
         return False
-    words = re.findall(r"[A-Za-zµΩ]+", text)
-    return not _NO_UNIT.search(text) and all(len(word) > 2 or word in _SHORT or _named(word, _UNITS) for word in words)
+    if re.search(r"(?<![\^{\-\d])\d", text):  # a digit that is no power
+        return False
+    return all(len(word) > 2 or word in _SHORT or _named(word, _UNITS)
+               for word in re.findall(r"[A-Za-zµΩ]+", text))
 
 
 _UNITS = _table()

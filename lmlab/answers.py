@@ -46,7 +46,7 @@ _CLEANED = [(re.compile(pattern), by) for pattern, by in (
     (r"\{,\}", ","), (r"\\[dtc]frac", r"\\frac"), (r"\\[()\[\]]", ""), (r"\\%", "%"),
     (r"(?<!\\)\$\$?((?:[^$\\]|\\.)*)\$\$?", r"\1"), (r"\\\$", "$"),  # what is left stands for dollars
     (r"\\cdot\b", "·"), (r"\\Omega\b|\u2126", "Ω"),
-    (r"\^\s*(?:\{\s*\\circ\s*\}|\\circ)|°", " degrees "),
+    (r"\^\s*(?:\{\s*\\circ\s*\}|\\circ)|\{\\circ\}|°", " degrees "),
     (r"\\(?:text|mathrm|textbf|mathbf|mbox)\s*\{([^{}]*)\}", r" \1 "), (r"(?:\\mu\b|[µμ])\s*", "µ"),
     (r"(?<![\w)])\*\*|\*\*(?![\w(])", ""))]
 

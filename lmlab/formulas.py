@@ -46,7 +46,7 @@ def _tidied(text: str) -> str:
     for pattern, by in _TIDIED:
         text = pattern.sub(by, text)
     words = re.findall(r"\\?[A-Za-z]+", text)
-    if any(len(word) > 2 and word[0] != "\\" for word in words) or re.fullmatch(r"[A-Za-z\s]*", text):
+    if any(len(word) > 2 and word[0] != "\\" for word in words) or re.fullmatch(r"[A-Za-z][A-Za-z\s]+", text):
         raise ValueError("words")
     return text
 

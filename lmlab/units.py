@@ -102,7 +102,7 @@ def leading_unit(text: str) -> str:
 _NO_UNIT = re.compile(
     r"\b(?:and|or|plus|minus|over|not|to|half|halves|squared|cubed|divided|times(?!\W*$))\b", re.IGNORECASE)
 # without a size here, but no variables either
-_SHORT = {"F", "in", "dB", "D", "AU", "yr", "of", "a", "an", "am", "AM", "PM", "mL", "KJ"}
+_SHORT = {"F", "in", "dB", "D", "AU", "yr", "of", "a", "an", "am", "AM", "PM", "KJ", "JK"}
 
 
 def may_be_unit(text: str) -> bool:

@@ -3,41 +3,52 @@
 Everything is parsed, nothing is run as code, whatever a model may have written.
 """
 
-import logging
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+
+from lmlab.formulas import formula_value, same_formula
+from lmlab.units import leading_unit, may_be_unit, read_unit
 
 # --- reading -----------------------------------------------------------------------------------------
 
 _LONGEST_NUMBER = 60  # characters; nothing longer is meant as a number
 _LARGEST_EXPONENT = 300
 _DECIMAL = r"(?:(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d*)?|\.\d+)"
-_TEN_TO = r"10\s*\^\s*\{?\s*([-+]?\d+)\s*\}?"
+_TEN_TO = re.compile(r"10\s*\^\s*\{?\s*([-+]?\d{1,3})(?!\d)\s*\}?")
 _FORMS = [re.compile(form) for form in (  # the longest reading comes first
     rf"(?P<whole>\d+)\s*\\frac\s*(?P<over>\d\d|\{{\s*\d+\s*\}}\s*\{{\s*\d+\s*\}})",  # 2\frac{1}{2}, 2\frac12
     rf"\\frac\s*(?P<over>\d\d|\{{\s*-?\s*{_DECIMAL}\s*\}}\s*\{{\s*{_DECIMAL}\s*\}})",
     r"(?P<whole>\d+)\s+(?P<over>\d+\s*/\s*\d+)(?![\d/])",  # 2 1/2
     rf"(?P<over>{_DECIMAL}\s*/\s*{_DECIMAL})(?![\d/])",
-    rf"(?P<number>{_DECIMAL})(?:[eE](?P<exponent>[-+]?\d+)|\s*(?:\\times|\\cdot|x|\*)\s*10\s*\^\s*"
+    rf"(?P<number>{_DECIMAL})(?:[eE](?P<exponent>[-+]?\d+)|\s*(?:\\times|[·x*])\s*10\s*\^\s*"
     r"\{?\s*(?P<power>[-+]?\d+)\s*\}?)?",
 )]
-_SIGN = re.compile(r"\s*([-+]?)\s*(?:[€£]\s*)?")
+_SIGN = re.compile(r"\s*([-+]?)\s*([€£$]?)\s*")
+_PERCENT = re.compile(r"\s*(%|percent\b)")
+_SCALE = re.compile(r"\s*(hundred|thousand|million|billion|trillion|dozen)s?\b", re.IGNORECASE)
+_SCALES = {"hundred": 100, "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12,
+           "dozen": 12}
 _WRITTEN = re.compile(rf"(?:(?<![\w.)])[-+])?\$?{_DECIMAL}(?:[eE][-+]?\d+)?(?:\s*/\s*\d+)?%?")
 _MARK = re.compile(r"(?:answer is:?|answer:|####)\s*(.*)", re.IGNORECASE)
-
-# name -> (what it measures, how many of the basic unit)
-_UNITS = {name: (kind, Fraction(size)) for kind, units in {
-    "length": "mm:1/1000 cm:1/100 m:1 meter:1 metre:1 km:1000", "mass": "mg:1/1000 g:1 gram:1 kg:1000",
-    "time": "ms:1/1000 s:1 sec:1 second:1 min:60 minute:60 h:3600 hr:3600 hour:3600 day:86400",
-    "volume": "ml:1/1000 l:1 liter:1 litre:1", "money": "cent:1/100 dollar:1", "energy": "J:1 kJ:1000",
-}.items() for name, size in (unit.split(":") for unit in units.split())}
+_SENTENCE = re.compile(r"(?:[^.;]|[.;](?=\s*-?\d))*")
+# behind a number, what makes it part of a formula or one of several answers: "3 + 4", "3 apples or 5", "3, 5"
+_ANOTHER = (r"(?:\$?-?\d|half\b|a (?:half|third|quarter)\b|"
+            r"(?:one|two|three|four|five|six|seven|eight|nine|ten)\b)")
+_GOES_ON = re.compile(
+    r"\(|\s*(?:[-+*/^\\=·_]|:?\d|(?!a [a-z]{2})[a-z]\b|\((?![a-z]{2,}[^)]*\)))|\s*(?:squared|cubed)\b|"
+    rf"\s*(?:[a-z]+\s+){{0,3}}(?:(?:and|plus|minus|times|over|to|of)\s+{_ANOTHER}|or\b(?!\s+so\b))|"
+    rf"\s*[a-z ]*[,;]\s*(?:and\s+{_ANOTHER}|or\b|\$?-?\d)", re.IGNORECASE)
+_VARIABLE = re.compile(r"(?<![A-Za-z\\])(?!of\b)[A-Za-z]{1,2}(?![A-Za-z])")
 _CLEANED = [(re.compile(pattern), by) for pattern, by in (
     ("[−–]", "-"), ("[×]", r"\\times "), ("[\u00a0\u2009~]|\\\\[,;: ]", " "), (r"\\!|\\left|\\right", ""),
-    (r"\{,\}", ","), (r"\\[dtc]frac", r"\\frac"), (r"\\?\$|\\[()\[\]]", ""), (r"\\%", "%"),
-    (r"\^\s*(?:\{\s*\\circ\s*\}|\\circ)|°", " degrees "), (r"\\mu\b", "µ"),
-    (r"\\(?:text|mathrm|textbf|mathbf|mbox)\s*\{([^{}]*)\}", r" \1 "), (r"\*\*", ""))]
+    (r"\{,\}", ","), (r"\\[dtc]frac", r"\\frac"), (r"\\[()\[\]]", ""), (r"\\%", "%"),
+    (r"(?<!\\)\$\$?((?:[^$\\]|\\.)*)\$\$?", r"\1"), (r"\\\$", "$"),  # what is left stands for dollars
+    (r"\\cdot\b", "·"), (r"\\Omega\b|\u2126", "Ω"),
+    (r"\^\s*(?:\{\s*\\circ\s*\}|\\circ)|\{\\circ\}|°", " degrees "),
+    (r"\\(?:text|mathrm|textbf|mathbf|mbox)\s*\{([^{}]*)\}", r" \1 "), (r"(?:\\mu\b|[µμ])\s*", "µ"),
+    (r"(?<![\w)])\*\*|\*\*(?![\w(])", ""))]
 
 
 @dataclass(frozen=True)
@@ -58,13 +69,13 @@ def read_answer(text: str) -> Answer:
     """
     plain = _cleaned(text)
     value, shown, rest = _leading_number(plain)
-    if value is None:
+    percent = _PERCENT.match(rest)
+    unit = rest[percent.end():].strip() if percent else rest.strip()
+    if value is None or (unit and not may_be_unit(unit)):
         return Answer(plain, None)
-    percent = bool(re.match(r"\s*(%|percent\b)", rest))
-    unit = re.sub(r"^\s*(%|percent\b)", "", rest).strip()
-    if unit and not _is_unit(unit):
-        return Answer(plain, None)
-    return Answer(shown + "%" * percent, value, percent, unit)
+    if not unit and _SIGN.match(plain).group(2) == "$":
+        unit = "$"
+    return Answer(shown + "%" * bool(percent), value, bool(percent), unit)
 
 
 def _cleaned(text: str) -> str:
@@ -79,15 +90,17 @@ def _cleaned(text: str) -> str:
 def _leading_number(text: str) -> tuple[Fraction | None, str, str]:
     """(value, the number as one writes it plainly, what follows it); value None where no number begins."""
     sign = _SIGN.match(text)
-    for form in _FORMS:
-        found = form.match(text, sign.end())
-        if found:
-            value, shown = _value(found.groupdict())
-            if value is None or len(found.group()) > _LONGEST_NUMBER:
-                return None, "", text
-            negative = sign.group(1) == "-"
-            return (-value if negative else value), "-" * negative + shown, text[found.end():]
-    return None, "", text
+    found = next((found for form in _FORMS if (found := form.match(text, sign.end()))), None)
+    if found is None or len(found.group()) > _LONGEST_NUMBER:
+        return None, "", text
+    value, shown = _value(found.groupdict())
+    if value is None:
+        return None, "", text
+    rest, factor = text[found.end():], -1 if sign.group(1) == "-" else 1
+    if scale := _SCALE.match(rest):
+        name = scale.group(1).lower()
+        factor, shown, rest = factor * _SCALES[name], f"{shown} {name}", rest[scale.end():]
+    return value * factor, "-" * (factor < 0) + shown, rest
 
 
 def _value(parts: dict[str, str | None]) -> tuple[Fraction | None, str]:
@@ -107,25 +120,6 @@ def _value(parts: dict[str, str | None]) -> tuple[Fraction | None, str]:
     return Fraction(number) * Fraction(10) ** int(exponent), f"{number}e{int(exponent)}"
 
 
-def _is_unit(text: str) -> bool:
-    """Words of three letters or more, or known short ones: an unknown letter is rather a variable."""
-    if not re.fullmatch(r"[A-Za-zµΩ][A-Za-zµΩ .'\-/^{}\d()·]*", text) or re.search(r"(?<![\^{\-\d])\d", text):
-        return False
-    return all(len(word) > 2 or _unit(word) or word in _SHORT for word in re.findall(r"[A-Za-zµΩ]+", text))
-
-
-_SHORT = {"N", "K", "W", "V", "C", "A", "F", "T", "Pa", "Hz", "eV", "nm", "µm", "µC", "pC", "mA", "Ω", "lb",
-          "ft", "in", "yd", "mi", "oz", "dB", "D", "AU", "yr", "of", "a", "an", "per", "mL", "L", "am", "pm"}
-
-
-def _unit(name: str) -> tuple[str, Fraction] | None:
-    """What a unit measures, and its size; None for one that is not in the table."""
-    for known in (name, name.lower(), name.lower().removesuffix("s")):
-        if known in _UNITS:
-            return _UNITS[known]
-    return None
-
-
 def _boxed(text: str) -> str | None:
     """What stands in the last \\boxed{...}, with as many brackets as it has; None without one."""
     start = max(text.rfind("\\boxed{"), text.rfind("\\fbox{"))
@@ -142,37 +136,45 @@ def _boxed(text: str) -> str | None:
 def extract_answer(text: str) -> str | None:
     """The answer that a text gives, without thousands separators, dollar sign or plus; or None.
 
-    What follows ``</think>`` counts, where there is one. There the last \\boxed{} is taken (as for MATH, Hendrycks et
-    al. 2021), else the first that is marked as the answer ("The answer is 12", "#### 12"), else the last number. A marked answer that is no number is taken if it begins as a formula does.
+    What follows ``</think>`` counts, where there is one. There the last \\boxed{} is taken (as for MATH,
+    Hendrycks et al. 2021), else the first that is marked as the answer ("The answer is 12", "#### 12"), else
+    the last number. Of "3 + 4 = 7" it is the 7. A marked answer that is no number is taken if it begins as a
+    formula does.
     """
-    text = text.rsplit("</think>", 1)[-1]
+    text = text.rsplit("</think>", 1)[-1].replace("−", "-").replace("–", "-")
     boxed = _boxed(text)
     if boxed is not None and boxed.strip():
-        return _shown(boxed) or _cleaned(boxed)
-    marked = _MARK.search(text)
-    if marked and (found := _shown(marked.group(1))):
-        return found
-    if marked and (formula := re.match(r"\$([^$]+)\$|([\d(\[{\\-][^.;]*)", marked.group(1))):
-        return _cleaned(formula.group())
+        return _shown(boxed) or _result(boxed) or _cleaned(boxed)
+    if marked := _MARK.search(text):
+        said = _SENTENCE.match(marked.group(1)).group()
+        if found := _shown(marked.group(1)) or _result(said):
+            return found
+        if formula := re.match(r"\$([^$]+)\$|[\d(\[{\\-].*", said):
+            return _cleaned(formula.group())
     numbers = _WRITTEN.findall(text)
     return _shown(numbers[-1]) if numbers else None
 
 
 def _shown(text: str) -> str | None:
-    """The number at the beginning of a text, with its percent sign or well-known unit; None without one."""
+    """The number at the beginning of a text, with its percent sign or known unit; None without one."""
     value, shown, rest = _leading_number(_cleaned(text))
     if value is None:
         return None
-    if re.match(r"\s*[-+*/^\\=]|\(|\s*[a-zA-Z]\b", rest) and not _known_unit(rest):
-        return None  # the beginning of a formula
-    if re.match(r"\s*(%|percent\b)", rest):
-        return shown + "%"
-    return f"{shown} {unit}" if (unit := _known_unit(rest)) else shown
+    percent = _PERCENT.match(rest)
+    rest = rest[percent.end():] if percent else rest.removeprefix("$").rstrip(" $")
+    unit = leading_unit(rest)
+    if _GOES_ON.match(rest.replace(unit, "", 1)):
+        return None
+    return shown + "%" if percent else f"{shown} {unit}".strip()
 
 
-def _known_unit(rest: str) -> str:
-    word = re.match(r"\s*([A-Za-z]+)(?![\w/^])", rest)
-    return word.group(1) if word and _unit(word.group(1)) else ""
+def _result(text: str) -> str | None:
+    """The 7 of "3 + 4 = 7" and of "x = 7", but not of "2x + y = 7" or "x = 3, y = 7"."""
+    *before, right = _cleaned(text).split("=")
+    if not before or re.search(r"[,;](?!\d{3})|\b(?:or|and)\b", "".join(before)):
+        return None
+    named = re.fullmatch(r"\s*[A-Za-z][\w\s{}]*(?:\([^()]*\))?\s*", before[-1])
+    return _shown(right) if named or not _VARIABLE.search(before[-1]) else None
 
 
 # --- comparing ---------------------------------------------------------------------------------------
@@ -184,17 +186,17 @@ def same_answer(given: str | None, expected: str | None, tolerance: float = 0.0,
     tolerance: relative, of the expected value. unit: that of the expected value where it stands apart, as in
     SciBench; with a power of ten in it ("10^{-4} m") the number may be given with the power or without. A unit
     that is missing or unknown on either side is not held against the answer. What is no number must be the same
-    text, or the same expression to math-verify.
+    text, or the same formula (``formulas.same_formula``). "3 hours 30 minutes", two units, is not read.
     """
     if given is None or expected is None:
         return False
     a, b = read_answer(given), read_answer(expected)
     if a.value is None or b.value is None:
-        return _plain(a.text) == _plain(b.text) or _same_expression(a.text, b.text)
+        return _plain(a.text) == _plain(b.text) or same_formula(a.text, b.text, tolerance)
     scale, percent = _ratio(a.unit, b.unit or unit), b.percent or "%" in unit
     if scale is None:
         return False
-    power = re.search(_TEN_TO, unit)
+    power = _TEN_TO.search(unit)
     allowed = [b.value, b.value * Fraction(10) ** int(power.group(1))] if power else [b.value]
     return any(_close(x, y, tolerance) for x in _readings(a.value * scale, a.percent and not percent)
                for value in allowed for y in _readings(value, percent and not a.percent))
@@ -210,87 +212,30 @@ def _close(a: Fraction, b: Fraction, tolerance: float) -> bool:
 
 
 def _ratio(given: str, expected: str) -> Fraction | None:
-    """By what to multiply a value to have it in the expected unit; None where the units are of different kinds."""
-    a, b = _unit(_cleaned(given)), _unit(_cleaned(expected))
+    """By what to multiply a value to have it in the expected unit; None where the two differ in kind."""
+    a, b = (read_unit(_TEN_TO.sub("", _cleaned(unit))) for unit in (given, expected))
     if a is None or b is None:
         return Fraction(1)
-    return a[1] / b[1] if a[0] == b[0] else None
+    return a.size / b.size if a.powers == b.powers else None
 
 
 def _plain(text: str) -> str:
-    return re.sub(r"\s", "", text).lower()
-
-
-# what math-verify may be asked: it has no bound of its own but a signal, which works in the main thread alone
-_HARMLESS = re.compile(r"(?:\\(?:frac|sqrt|pi|cdot|times|infty|cup|pm)\b|\^(?:\d(?!\d)|\{-?\d\})|[^\\^!])+")
-_LONGEST_EXPRESSION = 80
-
-
-def _same_expression(a: str, b: str) -> bool:
-    """Whether math-verify holds two formulas to be the same: "2\\sqrt{5}" and "\\sqrt{20}" are.
-
-    Only short ones without towers of powers, factorials and integrals are asked about; such as 9^{9^9} would
-    keep it busy for ever. It reads them with a grammar of LaTeX, not as Python.
-    """
-    if any(len(text) > _LONGEST_EXPRESSION or not _HARMLESS.fullmatch(text) for text in (a, b)):
-        return False
-    if not any(mark in a + b for mark in "\\^(x"):  # words are not formulas
-        return False
-    from math_verify import LatexExtractionConfig, parse, verify
-
-    logging.getLogger("math_verify").setLevel(logging.ERROR)  # it warns that it has no time limit
-    read = [parse(f"${text}$", [LatexExtractionConfig()], fallback_mode="no_fallback", parsing_timeout=None)
-            for text in (b, a)]
-    return bool(read[0] and read[1]) and verify(read[0], read[1], timeout_seconds=None)
+    """Without spaces, but for those between digits, where they part two numbers."""
+    return re.sub(r"(?<!\d)\s|\s(?!\d)", "", text).lower()
 
 
 # --- sums --------------------------------------------------------------------------------------------
 
-_TOKEN = re.compile(r"\s*(\d+(?:\.\d*)?|\.\d+|[-+*x()]|//?)")
-_LONGEST_SUM = 200
+_SUM = re.compile(r"(?!.*\*\s*\*)[\d.+\-*x/() ]{1,200}")
 
 
 def arithmetic(text: str) -> Fraction | None:
     """The value of a sum of numbers with + - * x / and brackets; None where it is none, or divides by 0."""
-    tokens, place = [], 0
-    text = text.replace(",", "").strip()
-    while place < len(text):
-        found = _TOKEN.match(text, place)
-        if not found or len(text) > _LONGEST_SUM:
-            return None
-        tokens.append(found.group(1))
-        place = found.end()
+    text = text.replace(",", "").replace("//", "/").strip()
     try:
-        value = _sum(tokens)
-    except (IndexError, ValueError, ZeroDivisionError):
+        return formula_value(text.replace("x", "*")) if _SUM.fullmatch(text) else None
+    except (ValueError, ArithmeticError, RecursionError):
         return None
-    return None if tokens else value
-
-
-def _sum(tokens: list[str]) -> Fraction:
-    value = _product(tokens)
-    while tokens and tokens[0] in "+-":
-        value = value + _product(tokens) if tokens.pop(0) == "+" else value - _product(tokens)
-    return value
-
-
-def _product(tokens: list[str]) -> Fraction:
-    value = _factor(tokens)
-    while tokens and tokens[0] in ("*", "x", "/", "//"):
-        value = value * _factor(tokens) if tokens.pop(0) in "*x" else value / _factor(tokens)
-    return value
-
-
-def _factor(tokens: list[str]) -> Fraction:
-    token = tokens.pop(0)
-    if token in "+-":
-        return _factor(tokens) * (1 if token == "+" else -1)
-    if token != "(":
-        return Fraction(token)
-    value = _sum(tokens)
-    if tokens.pop(0) != ")":
-        raise ValueError("a bracket is not closed")
-    return value
 
 
 # --- what a model wrote ------------------------------------------------------------------------------

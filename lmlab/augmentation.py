@@ -12,12 +12,15 @@ from lmlab.miniworld import problems
 from lmlab.reasoning import CALCULATION, think_rows
 
 _NUMBER = re.compile(r"(?<![\w.])(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?(?![\d])|(?<![\w.])\.\d+")
+_COMMON = 12  # a smaller number in two sums may mean another thing in the second: open 5 hours, 5 weekdays
 _TRIES = 30  # draws, until one gives whole and positive results
 # by the words of a question that can bring them in, numbers that a solution may use without being given them
 _WORDS = {
-    1: "one", 2: "two|twice|double|half|pair|couple|both", 3: "three|triple|third|thrice", 4: "four|quarter",
-    5: "five|fifth", 6: "six", 7: "seven|week", 8: "eight", 9: "nine", 10: "ten|tenth|dime",
-    12: "twelve|dozen|year|foot|feet|month", 24: "day|hour", 25: "quarter", 52: "week|year", 60: "hour|minute",
+    1: "one", 2: "two|twice|double|half|pair|couple|both", 3: "three|triple|third|thrice",
+    4: "four|fourth|quarter",
+    5: "five|fifth", 6: "six|sixth", 7: "seven|seventh|week", 8: "eight|eighth", 9: "nine|ninth",
+    10: "ten|tenth|dime", 11: "eleven", 12: "twelve|dozen|year|foot|feet|month", 15: "fifteen", 20: "twenty",
+    24: "day|hour", 25: "quarter", 30: "thirty", 52: "week|year", 60: "hour|minute",
     100: "percent|cent|meter|dollar", 365: "year|day", Fraction(1, 2): "half"}
 _WORDS = {Fraction(value): re.compile(rf"\b(?:{words})s?\b" + "|%" * (value == 100), re.IGNORECASE)
           for value, words in _WORDS.items()}
@@ -36,12 +39,13 @@ class Worked:
 
 
 def redrawn(row: Mapping, rng: random.Random) -> dict | None:
-    """A row of the same layout with other numbers, or None where that cannot be done safely.
+    """A row of the same layout with other numbers, or None where it cannot be seen that this would be right.
 
     row: GSM8K, whose calculations are noted, or a miniworld problem, whose steps are sums. Every number of the
     solution must come from the question, from an earlier sum, or from a word ("twice", "week"), and it must be
     clear which: a number that stands for two things is not touched. The sums are then computed anew; a draw with
-    a result that is negative, or broken where it was whole, is drawn again. Miniworld problems stay within their
+    a result that is negative, or broken where it was whole, is drawn again. What the numbers mean is not
+    read, so now and then a new problem makes no sense, or its answer is wrong. Miniworld problems stay within their
     generator's own rules. Other layouts, such as MathCodeInstruct with its code, give None.
     """
     if "steps" in row and "messages" in row:
@@ -116,9 +120,11 @@ def _changeable(worked: Worked, given: Sequence[Fraction], results: Sequence[Fra
              for text in re.findall(r"\d+", found.group())}
     around = {_value(found.group()) for found in _NUMBER.finditer(worked.question)
               if _FIXED.search(worked.question[max(0, found.start() - 2):found.end() + 4])}
-    used = {_value(text) for calculation, _ in worked.sums for text in _NUMBER.findall(calculation)}
-    return [value for value in given if value in used and times[value] == 1 and value not in fixed | around
-            and value.denominator == 1 and 2 <= value < 1900 and not _named(value, worked.question)]
+    uses = Counter(_value(text) for calculation, _ in worked.sums for text in _NUMBER.findall(calculation))
+    said = worked.question + worked.solution  # "3 boys ... all three": the word would stay
+    return [value for value in given if times[value] == 1 and value not in fixed | around
+            and 1 <= uses[value] <= (1 if value <= _COMMON else 99)
+            and value.denominator == 1 and 2 <= value < 1900 and not _named(value, said)]
 
 
 def _named(value: Fraction, question: str) -> bool:

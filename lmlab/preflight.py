@@ -40,7 +40,7 @@ class Preflight:
     rows: tuple[tuple[tuple[str, str, int], ...], ...]  # a few rows: (kind, token, label) of each place
     supervised_share: float  # of all tokens but the first of each conversation and padding
     cut_share: float  # of the conversations, that lost their end
-    answers_lost: int  # of the conversations, that lost all of their answer
+    answers_lost: int  # of the conversations, whose answer is not whole any more
     n_conversations: int
 
     @property
@@ -83,31 +83,33 @@ def _visible(token: str) -> str:
 
 
 def preflight(dataset: Sequence[Mapping], tokenizer, collator: Callable, *, n_conversations: int | None = None,
-              max_length: int | None = None, opening: str = f"{OPENING}\n", n_shown: int = 3,
-              max_cut_share: float = 0.0) -> Preflight:
+              max_length: int | None = None, opening: str = f"{OPENING}\n",
+              n_shown: int = 3) -> Preflight:
     """Checks a tokenised dataset as a trainer would see it, through its collator.
 
     dataset: rows with input_ids, maybe labels and, if packed, seq_lengths, as ``SFTTrainer.train_dataset``. The
     checks read what comes out of ``collator``, since that is what the model learns from. n_conversations: how
     many went in, so that those that the trainer dropped are missed. max_length: where it cut. opening: with what
-    the part that bears no loss must end. max_cut_share: how many conversations may lose their end.
+    the part that bears no loss must end.
     """
     conversations, padded = _collated(dataset, collator)
     dropped = max(0, (n_conversations or 0) - len(conversations))
     texts = [tokenizer.decode(_supervised(each)) for each in conversations]
     cut = [each for each in conversations if not _ends(each, tokenizer) and (
         max_length is None or len(each.ids) >= max_length)]
-    lost = dropped + sum(CLOSING not in tokenizer.decode(each.ids) for each in cut)
-    n_tokens = sum(len(each.ids) - 1 for each in conversations)
+    n_cut = dropped + len(cut)
+    # of a cut one the answer is whole if only EOS is missing; an answer ends in a full stop
+    lost = n_cut - sum(_spoken(tokenizer.decode(each.ids)).endswith(".") for each in cut)
+    n_tokens = max(1, sum(len(each.ids) - 1 for each in conversations))  # the trainer may have dropped all
     share = sum(len(_supervised(each)) for each in conversations) / n_tokens
-    n_all = len(conversations) + dropped
+    n_all = max(1, len(conversations) + dropped)
     checks = (*_structure(conversations, texts, tokenizer, opening),
               _padding_check(padded, tokenizer),
               Check("some tokens bear loss, not all", 0 < share < 1, f"{share:.1%} of {n_tokens:,} tokens"),
-              Check("nothing is cut off", (len(cut) + dropped) <= max_cut_share * n_all and not lost,
-                    f"{(len(cut) + dropped) / n_all:.1%} of {n_all} lost their end, {lost} all of their answer"))
-    return Preflight(checks, tuple(_places(row, tokenizer) for row in padded[:n_shown]), share,
-                     (len(cut) + dropped) / n_all, lost, n_all)
+              Check("nothing is cut off", not n_cut,
+                    f"{n_cut / n_all:.1%} of {n_all} lost their end, {lost} some or all of their answer"))
+    return Preflight(checks, tuple(_places(row, tokenizer) for row in padded[:n_shown]), share, n_cut / n_all,
+                     lost, len(conversations) + dropped)
 
 
 class _Padded(NamedTuple):
@@ -148,10 +150,15 @@ def _ends(each: Conversation, tokenizer) -> bool:
     return each.ids[-1] == tokenizer.eos_token_id
 
 
+def _spoken(text: str) -> str:
+    """What follows the thought; empty where it does not end."""
+    return text.rpartition(CLOSING)[2].strip() if CLOSING in text else ""
+
+
 def _structure(conversations: Sequence[Conversation], texts: Sequence[str], tokenizer,
                opening: str) -> list[Check]:
     """The checks of single conversations. texts: what of each bears loss."""
-    bos, eos = tokenizer.bos_token_id, tokenizer.eos_token_id
+    bos, eos, end = tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.eos_token
     whole = [tokenizer.decode(each.ids) for each in conversations]
     prefix = [tokenizer.decode(each.ids[:_first_label(each)]) for each in conversations]
     found = [
@@ -164,11 +171,23 @@ def _structure(conversations: Sequence[Conversation], texts: Sequence[str], toke
         ("the reasoning bears loss", [CLOSING in text and bool(
             text.partition(CLOSING)[0].rpartition(OPENING)[2].strip()) for text in texts],
          f"no reasoning before {CLOSING} among the labels: dropped by the template, or masked"),
+        ("from the first label on, all are", [
+            each.labels[_first_label(each):] == each.ids[_first_label(each):] for each in conversations],
+         "a label behind the first is masked or not the token in its place"),
+        (f"an answer follows {CLOSING}", [
+            _spoken(text).count(end) == 1 and _spoken(text).endswith(end) and _spoken(text) != end
+            for text in whole], "no answer there, or not one EOS behind it"),
         ("the end (EOS) bears loss", [each.labels[-1] == eos and _ends(each, tokenizer)
                                       for each in conversations], "EOS is missing or masked: no end is learnt"),
     ]
-    return [Check(name, all(good), "all" if all(good) else f"{good.count(False)} of {len(good)}: {wrong}, first "
-                  f"in conversation {good.index(False)}") for name, good, wrong in found]
+    return [_check(name, good, wrong) for name, good, wrong in found]
+
+
+def _check(name: str, good: list[bool], wrong: str) -> Check:
+    if not good:
+        return Check(name, False, "no conversation is left to look at")
+    return Check(name, all(good), "all" if all(good) else
+                 f"{good.count(False)} of {len(good)}: {wrong}, first in conversation {good.index(False)}")
 
 
 def _first_label(each: Conversation) -> int:

@@ -13,6 +13,7 @@ from lmlab.pairs import BadRow, leave_out
 
 CALCULATION = re.compile(r"<<([^<>]*)=([^<>=]*)>>")  # GSM8K's notes for a calculator: <<48/2=24>>
 _MARKS = re.compile(r"</?think>|<[｜|][^>]*[｜|]>")  # of the chat template; in a text they would end it
+_WORD = re.compile(r"(?<!\\)\b[A-Za-z]{2,}")  # but commands of LaTeX
 _ROUNDING = Fraction(1, 100)  # GSM8K writes cents
 
 
@@ -37,7 +38,8 @@ def to_think(row: Mapping) -> dict:
     else:
         raise ValueError(f"to_think got a row with keys {', '.join(sorted(row))}; it knows MathCodeInstruct "
                          "(messages), SciBench (problem_text) and GSM8K (question, answer)")
-    spoken = f"<think>\n{reasoning}\n</think>\n\nThe answer is {answer}."
+    said = answer if answer is None or read_answer(answer).value is not None else f"$\\boxed{{{answer}}}$"
+    spoken = f"<think>\n{reasoning}\n</think>\n\nThe answer is {said}."
     completion = [{"role": "assistant", "content": spoken}] if reasoning and answer else None
     return {"prompt": [{"role": "user", "content": question}], "completion": completion, "answer": answer,
             "unit": unit}
@@ -57,14 +59,29 @@ def _scibench(row: Mapping) -> tuple[str, str, str, str]:
 
 
 def _math_code_instruct(messages: list[dict]) -> tuple[str, str, str | None]:
-    """The last part of the assistant's message holds the answer, those before it the reasoning.
+    """What was said last is the answer, what stands before it the reasoning.
 
     Code and what it printed are kept, fenced, as part of the thought.
     """
     spoken = {message["role"]: message["content"] for message in messages}
     parts = [_part(part) for part in spoken["assistant"]]
     question = "\n".join(part["content"] for part in spoken["user"]).strip()
-    return question, "\n".join(parts[:-1] or parts).strip(), extract_answer(parts[-1])
+    boxed, last = _last_answers(spoken["assistant"])
+    return question, "\n".join(parts[:-1] or parts).strip(), boxed or last
+
+
+def _last_answers(parts: Sequence[Mapping]) -> tuple[str | None, str | None]:
+    """(the answer in the last \\boxed{}, that of the last text); None where there is none.
+
+    Most rows have both: a text with "\\boxed{-8, 1}", and then one with nothing but "-8,1". Such a bare one
+    is the answer as a whole; of a sentence it is what ``extract_answer`` finds, unless there is a box.
+    """
+    texts = [part["content"] for part in parts if part["type"] == "text" and part["content"].strip()]
+    boxed = next((extract_answer(text) for text in reversed(texts) if "\\boxed" in text), None)
+    last = texts[-1] if texts else ""
+    if "\\boxed" not in last and len(_WORD.findall(last)) < 2:
+        return boxed, extract_answer(f"\\boxed{{{last}}}")
+    return boxed, boxed or extract_answer(last)
 
 
 def _part(part: dict) -> str:
@@ -115,9 +132,12 @@ def why_bad(row: Mapping, problem: Mapping) -> str:
 def _why_wrong(row: Mapping) -> str:
     """Why a solution cannot be believed, as far as its layout lets one see."""
     if "messages" in row:
-        printed = [part["content"] for message in row["messages"] for part in message["content"]
-                   if part["type"] == "execution"]
-        return "its code failed" if printed and "Error" in printed[-1] else ""
+        parts = {message["role"]: message["content"] for message in row["messages"]}["assistant"]
+        printed = [part["content"] for part in parts if part["type"] == "execution"]
+        if printed and re.search(r"Traceback|\b\w+Error:", printed[-1]):
+            return "its code failed"
+        boxed, last = _last_answers(parts)
+        return "two answers" if boxed and last and not same_answer(last, boxed) else ""
     if "question" in row:
         wrong = [note for note, value in CALCULATION.findall(row["answer"]) if not _is_true(note, value)]
         return f"a calculation that is wrong: {wrong[0]}" if wrong else ""

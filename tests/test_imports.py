@@ -10,7 +10,7 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "lmlab"
 # a module may import its own layer and the layers below it
 LAYERS = [
-    {"hardware", "gpt", "plots", "checkpoints", "ranks"},
+    {"hardware", "gpt", "plots", "checkpoints", "ranks", "units", "formulas"},
     {"recipes", "results", "data", "analysis", "miniworld", "shards", "loader", "generate", "pairs", "answers",
      "reasoning", "augmentation", "preflight", "rewards"},
     {"train", "pretraining", "finetune", "evaluate", "export", "translation", "cost", "rehearsal", "blind"},

@@ -9,7 +9,7 @@ from trl import SFTConfig, SFTTrainer
 from trl.chat_template_utils import get_training_chat_template
 
 from lmlab.data import load_model, load_rows, load_tokenizer
-from lmlab.preflight import preflight
+from lmlab.preflight import IGNORED, preflight
 from lmlab.reasoning import to_think
 
 N = 12
@@ -116,17 +116,17 @@ def test_doubled_think(model, tokenizer, problems, tmp_path):
     assert "one <think>, one </think>" in failed(report)
 
 
-@pytest.mark.parametrize("max_length", [40, 50])
+@pytest.mark.parametrize("max_length", [16, 40, 50, 54])
 def test_max_length_that_cuts_all_answers(model, tokenizer, problems, tmp_path, max_length):
     """TRL cuts without a word, and drops what then bears no loss at all."""
     trainer = trained_on(model, tokenizer, pairs(problems), tmp_path, assistant_only_loss=True,
                          max_length=max_length)
     report = looked_at(trainer, tokenizer, max_length=max_length)
     ids = [right_ids(tokenizer, row) for row in problems]
-    close = tokenizer.convert_tokens_to_ids("</think>")
     assert report.cut_share == sum(len(row) > max_length for row in ids) / N > 0
-    assert report.answers_lost == sum(close not in row[:max_length] for row in ids) > 0
+    assert report.answers_lost == sum(len(row) > max_length + 1 for row in ids) > 0  # but for EOS alone
     assert {"nothing is cut off", "the end (EOS) bears loss"} <= set(failed(report))
+    assert report.n_conversations == N
 
 
 def test_padding_that_bears_loss(tokenizer, problems):
@@ -140,6 +140,60 @@ def test_padding_that_bears_loss(tokenizer, problems):
 
     rows = [{"input_ids": right_ids(tokenizer, row)} for row in problems]
     assert "padding bears no loss" in failed(preflight(rows, tokenizer, careless))
+
+
+FINE = "from the first label on, all are"
+
+
+@pytest.mark.parametrize("fault, check", [
+    (lambda labels, end: [IGNORED] * (len(labels) - 1) + labels[-1:], "the reasoning bears loss"),
+    (lambda labels, end: [end if i > end - 3 and token != IGNORED and i < len(labels) - 1 else token
+                          for i, token in enumerate(labels)], FINE),
+    (lambda labels, end: labels[:end + 1] + [IGNORED] * (len(labels) - end - 2) + labels[-1:], FINE),
+    (lambda labels, end: labels[:end - 5] + [IGNORED] * 4 + labels[end - 1:], FINE),
+    (lambda labels, end: labels[:end - 6] + labels[end - 6:end][::-1] + labels[end:], FINE)],
+    ids=["only EOS", "other tokens", "answer masked", "thought masked", "thought reversed"])
+def test_labels_that_are_not_the_tokens(tokenizer, problems, fault, check):
+    """end: where the thought ends. The labels are built by hand, the ids are right."""
+    import torch
+
+    from lmlab.finetune import labels_by_hand
+
+    rows = [labels_by_hand(tokenizer, row) for row in problems]
+    close = tokenizer.convert_tokens_to_ids("</think>")
+
+    def collator(batch):
+        assert len(batch) == 1
+        return {"input_ids": torch.tensor([batch[0]["input_ids"]]),
+                "labels": torch.tensor([fault(batch[0]["labels"], batch[0]["input_ids"].index(close))])}
+
+    for ids, labels in rows:
+        row = [{"input_ids": ids, "labels": labels}]
+        assert check in failed(preflight(row, tokenizer, collator))
+
+
+@pytest.mark.parametrize("ending", ["</think>", "</think>\n\n", "</think>\n\nThe answer is 7.{end}"],
+                         ids=["none", "blank", "EOS twice"])
+def test_no_answer_or_two_ends(tokenizer, ending):
+    end = tokenizer.eos_token
+    ids = tokenizer.encode("<think>\n3 + 4 = 7.\n" + ending.format(end=end) + end)
+    report = preflight([{"input_ids": ids}], tokenizer, whole)
+    assert "an answer follows </think>" in failed(report)
+
+
+def whole(rows):
+    """A collator that masks nothing."""
+    import torch
+
+    return {"input_ids": torch.tensor([row["input_ids"] for row in rows]),
+            "labels": torch.tensor([row["input_ids"] for row in rows])}
+
+
+def test_without_a_conversation_nothing_passes(tokenizer):
+    report = preflight([], tokenizer, whole, n_conversations=N)
+    assert len(failed(report)) == len(report.checks) - 1  # there is no padding either
+    assert (report.n_conversations, report.answers_lost, report.cut_share) == (N, N, 1.0)
+    assert "no conversation is left" in str(report)
 
 
 def test_it_reads_without_colour_and_escapes_what_it_shows(model, tokenizer, problems, tmp_path):

@@ -63,6 +63,21 @@ def test_math_code_instruct_row_keeps_code_and_output_in_the_reasoning():
         "<think>\nCompute.\n```python\nprint(6*7)\n```\n```output\n42\n```\n</think>\n\nThe answer is 42.")
 
 
+@pytest.mark.parametrize("written, answer", [
+    ("\\frac{6}{5}", "6/5"), ("-\\frac{3}{8}", "-3/8"), ("2\\sqrt{5}", "2\\sqrt{5}"), ("x^2+1", "x^2+1"),
+    ("(1,2)", "(1,2)"), ("2^{10}", "2^{10}"), ("70\\%", "70%"), ("-8,1", "-8,1"), ("31,000", "31000"), ("B",
+    "B"),
+    ("Evelyn", "Evelyn"), ("(0.5, 1)", "(0.5, 1)"), ("x \\in [1,2]", "x \\in [1,2]"), ("\\text{June 20}",
+    "June 20")])
+@pytest.mark.parametrize("before", ["So \\[\\boxed{%s}\\]", "So it is this:"])
+def test_bare_last_block_is_the_answer_as_a_whole(written, answer, before):
+    """As MathCoder's outputs end; the box stands in the block before it, or nowhere."""
+    row = code_row(("text", "Compute."), ("text", before.replace("%s", written)), ("text", written))
+    (problem,) = think_rows([row], "x", 0.0)
+    assert problem["answer"] == answer
+    assert extract_answer(problem["completion"][0]["content"]) == answer
+
+
 @pytest.mark.parametrize("source", ["miniworld/problems", "miniworld/science", "miniworld/harder-problems"])
 def test_miniworld_problems_agree_with_their_own_answers(source):
     for row in load_rows(source, limit=50):
@@ -92,6 +107,10 @@ GSM8K = {"question": "What is 2 + 3?", "answer": "2 + 3 = <<2+3=5>>5\n#### 5"}
     ({**GSM8K, "question": "<｜User｜> What?"}, "a mark of the chat template"),
     (code_row(("text", "Compute."), ("code", "print(1/0)"), ("execution", "ZeroDivisionError: division by zero"),
               ("text", "It is 42.")), "its code failed"),
+    (code_row(("code", "solve(x)"), ("execution",
+    "---- Timeout waiting for reply  Traceback (most recent call)"),
+              ("text", "It is 42.")), "its code failed"),
+    (code_row(("text", "So \\boxed{42}."), ("text", "43")), "two answers"),
     (code_row(("text", "Compute."), ("text", "It is many.")), "no final answer")])
 def test_rows_that_cannot_be_used_are_counted_and_shown(row, why, capsys):
     kept = think_rows([GSM8K, row, GOOD], "some rows", max_bad_share=0.5)
@@ -99,6 +118,11 @@ def test_rows_that_cannot_be_used_are_counted_and_shown(row, why, capsys):
     assert f"left out 1 of 3 rows of some rows: 1 {why}" in capsys.readouterr().out
     with pytest.raises(ValueError, match="more than max_bad_share 0.1 allows"):
         think_rows([GSM8K, row, GOOD], "some rows", max_bad_share=0.1)
+
+
+def test_a_printed_error_may_be_a_result():
+    row = code_row(("code", "fit()"), ("execution", "Standard Error: 0.5"), ("text", "It is 0.5."))
+    assert think_rows([row], "x", 0.0)[0]["answer"] == "0.5"
 
 
 def test_only_scibench_has_a_tolerance():
@@ -236,6 +260,29 @@ def test_redrawn_gsm8k():
     ("Ann has 7 apples and 8 pears. How many?", "7+8=15\n#### 15")])
 def test_where_it_is_not_safe_nothing_is_redrawn(question, answer):
     assert all(redrawn({"question": question, "answer": answer}, random.Random(seed)) is None for seed in range(10))
+
+
+@pytest.mark.parametrize("question, answer, kept", [
+    ("A cafe sells 10 teas an hour, open 5 hours a day. How many on its weekdays?",
+     "On a day 10*5=<<10*5=50>>50, on 5 weekdays 50*5=<<50*5=250>>250\n#### 250", "5"),
+    ("Tim buys 4 tires for $60 each and saves $36. What did one cost before?",
+     "For all four tires he saved 36, 36/4=<<36/4=9>>9 each, 60+9=<<60+9=69>>69\n#### 69", "4"),
+    ("A house has 4 floors with 80 rooms each. On the fourth 14 are free. How many are taken?",
+     "4*80=<<4*80=320>>320, 320-14=<<320-14=306>>306\n#### 306", "4"),
+    # 2 parents as well, whom no number names
+    ("Her 6 brothers take 2 bags each, her parents 4. How many do all take?",
+     "The brothers take <<6*2=12>>12, the 2 parents <<2*4=8>>8, in all <<12+8=20>>20\n#### 20", "2"),
+    # Wednesday and Friday are two, too
+    ("He eats a roll on Wednesdays and Fridays in 36 weeks, but not on 1 Wednesday and 2 Fridays. How many?",
+     "36*2=<<36*2=72>>72, missed 1+2=<<1+2=3>>3, left 72-3=<<72-3=69>>69\n#### 69", "2"),
+    # the third and the fourth set are two, too
+    ("A band has 30 songs: 5 in the first set, 7 in the next, 2 at last. How many in the third and fourth?",
+     "5+7=<<5+7=12>>12, 30-12=<<30-12=18>>18, 18-2=<<18-2=16>>16, 16/2=<<16/2=8>>8\n#### 8", "2")])
+def test_numbers_that_mean_two_things_or_are_named_stay(question, answer, kept):
+    row = {"question": question, "answer": answer}
+    found = [new for seed in range(20) if (new := redrawn(row, random.Random(seed)))]
+    assert found and all(re.search(rf"\b{kept}\b", new["question"]) for new in found)
+    assert len({new["question"] for new in found}) > 3
 
 
 def test_shares_keep_their_numbers_and_nothing_becomes_negative():

@@ -16,6 +16,7 @@ import numpy as np
 
 CONVENTIONS = ("sum", "token", "char", "byte")
 TEXTS = ("plain", "harness")
+_PIECE = 2**25  # logits that are in memory at a time, in float32 128 MiB
 
 
 # --- log-probabilities of tokens -------------------------------------------------------------------
@@ -88,10 +89,12 @@ def _score_batch(model, sequences: list[Sequence[int]], starts: list[int]) -> li
     for row, (tokens, start) in enumerate(zip(sequences, starts, strict=True)):
         wanted[row, start:len(tokens)] = True
     device = next(model.parameters()).device
-    logits = _logits_at(model, ids[:, :-1].to(device), wanted[:, 1:].to(device))  # (n_wanted, V)
-    targets = ids[wanted].to(device)
-    logprobs = logits.gather(1, targets[:, None])[:, 0] - logits.logsumexp(1)
-    hits = logits.argmax(1) == targets
+    targets, logprobs, hits = ids[wanted].to(device), [], []
+    for logits in _logits_at(model, ids[:, :-1].to(device), wanted[:, 1:].to(device)):
+        part, targets = targets[:len(logits)], targets[len(logits):]
+        logprobs.append(logits.gather(1, part[:, None])[:, 0] - logits.logsumexp(1))
+        hits.append(logits.argmax(1) == part)
+    logprobs, hits = torch.cat(logprobs), torch.cat(hits)
     ends = np.cumsum([len(tokens) - start for tokens, start in zip(sequences, starts, strict=True)])[:-1]
     return [TokenScores(*parts) for parts in zip(np.split(logprobs.double().cpu().numpy(), ends),
                                                  np.split(hits.cpu().numpy(), ends), strict=True)]
@@ -106,19 +109,27 @@ def _padded(rows: Sequence[Sequence[int]], value: int):
 
 
 def _logits_at(model, ids, at, **kwargs):
-    """float32 logits (n, V) at the marked positions of ids (B, T), row by row; kwargs go to the model.
+    """float32 logits (n, V) at the marked positions of ids (B, T), row by row, in pieces; kwargs go to the model.
 
-    The output head runs at those positions alone: with 50,000 entries it is most of a small model's work.
+    The output head runs at those positions alone: with 50,000 entries it is most of a small model's work. And it
+    runs on few at a time: the logits of 2,048 tokens and 128,256 entries would be a GiB.
     """
     head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else model.lm_head
-    hook = head.register_forward_pre_hook(lambda _, inputs: (inputs[0][at],))
+    hidden, n_entries = [], model.config.vocab_size  # the head may have rows of padding
+
+    def keep(_, inputs):
+        hidden.append(inputs[0][at])  # (n, C)
+        return (inputs[0][:, -1:],)
+
+    hook = head.register_forward_pre_hook(keep)
     if hasattr(model.config, "use_cache"):
         kwargs["use_cache"] = False  # nothing is generated
     try:
-        output = model(ids, **kwargs)
+        model(ids, **kwargs)
     finally:
         hook.remove()
-    return (output.logits if hasattr(output, "logits") else output[0]).float()
+    for piece in hidden[0].split(max(1, _PIECE // n_entries)):
+        yield head(piece)[:, :n_entries].float()
 
 
 # --- a context read once for all its endings -------------------------------------------------------
@@ -190,8 +201,9 @@ def _score_tree_batch(model, items: list[Choices]) -> list[list[float]]:
     at, row = before.unique(return_inverse=True)  # the first tokens of the endings share a position
     marked = torch.zeros(ids.numel(), dtype=torch.bool)
     marked[at] = True
-    logits = _logits_at(model, ids.to(device), marked.view(ids.shape).to(device),
-                        position_ids=places.to(device), attention_mask=_tree_mask(parts.to(device), model))
+    logits = torch.cat(list(_logits_at(model, ids.to(device), marked.view(ids.shape).to(device),
+                                       position_ids=places.to(device),
+                                       attention_mask=_tree_mask(parts.to(device), model))))
     row, targets = row.to(device), targets.to(device)
     logprobs = (logits[row, targets] - logits.logsumexp(1)[row]).double().cpu()
     sums = torch.zeros(sum(len(item.endings) for item in items), dtype=torch.double)

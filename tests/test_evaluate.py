@@ -151,6 +151,20 @@ def test_perplexity_is_weighted_by_tokens(kind, gpt2_folder, tokenizer):
     assert result["perplexity"] == pytest.approx(math.exp(sum(nats) / sum(counts)), rel=1e-5)
 
 
+@pytest.mark.parametrize("kind", ["lmlab", "gpt2", "llama"])
+def test_logits_in_pieces_score_as_whole_ones_do(kind, gpt2_folder, tokenizer, monkeypatch):
+    model = family(kind, gpt2_folder)
+    sequences = [tokenizer(text)["input_ids"] for text in ("One rainy morning Ada was hungry.", "So she ran.")]
+    whole = score_tokens(model, sequences, [1, 2])
+    monkeypatch.setattr("lmlab.evaluate._PIECE", 3 * model.config.vocab_size)
+    sizes = []
+    model.lm_head.register_forward_hook(lambda module, inputs, output: sizes.append(len(inputs[0])))
+    pieces = score_tokens(model, sequences, [1, 2])
+    assert max(sizes) == 3 and len(sizes) > 3
+    for a, b in zip(whole, pieces, strict=True):
+        assert np.allclose(a.logprobs, b.logprobs, atol=1e-5) and (a.hits == b.hits).all()
+
+
 def test_uniform_model_has_the_perplexity_of_its_vocabulary(gpt2_folder, tokenizer):
     texts = [row["text"] for row in miniworld.dataset("stories", n=5)]
     result = perplexity(uniform_model(gpt2_folder), tokenizer, texts)

@@ -21,26 +21,23 @@ from pathlib import Path
 
 from abab import conditions
 
+from lmlab.plan import PUBLISHED
+
 RESULTS = Path(__file__).parent / "results" / "real_sizes"
 STEPS = 20
 LORA_STEPS, LORA_ROWS, LORA_TOKENS = 2, 2, 128
 ATTENTION = ["q_proj", "k_proj", "v_proj", "o_proj"]
-# the published configs, and the adapters of the lessons' recipes
+# the published configs, with what decides no shape too, and the adapters of the lessons' recipes
 LARGE = {
-    "llama-3.2-1b": ({
-        "model_type": "llama", "hidden_size": 2048, "num_hidden_layers": 16, "intermediate_size": 8192,
-        "num_attention_heads": 32, "num_key_value_heads": 8, "vocab_size": 128_256,
-        "tie_word_embeddings": True,
-        "max_position_embeddings": 131_072, "rms_norm_eps": 1e-5, "head_dim": 64, "bos_token_id": 128_000,
+    "llama-3.2-1b": (PUBLISHED["meta-llama/Llama-3.2-1B"] | {
+        "max_position_embeddings": 131_072, "rms_norm_eps": 1e-5, "bos_token_id": 128_000,
         "eos_token_id": 128_001, "rope_parameters": {
             "rope_type": "llama3", "rope_theta": 500_000.0, "factor": 32.0, "low_freq_factor": 1.0,
             "high_freq_factor": 4.0, "original_max_position_embeddings": 8192}},
         {"r": 8, "lora_alpha": 32, "lora_dropout": 0.05, "target_modules": ATTENTION},
         1_235_814_400, 1_703_936),
-    "r1-distill-1.5b": ({
-        "model_type": "qwen2", "hidden_size": 1536, "num_hidden_layers": 28, "intermediate_size": 8960,
-        "num_attention_heads": 12, "num_key_value_heads": 2, "vocab_size": 151_936,
-        "tie_word_embeddings": False, "max_position_embeddings": 131_072, "rms_norm_eps": 1e-6,
+    "r1-distill-1.5b": (PUBLISHED["deepseek-ai/DeepSeek-R1-Distill-Qwen-1.5B"] | {
+        "max_position_embeddings": 131_072, "rms_norm_eps": 1e-6,
         "bos_token_id": 151_643, "eos_token_id": 151_643,
         "rope_parameters": {"rope_type": "default", "rope_theta": 10_000.0}},
         {"r": 16, "lora_alpha": 32, "lora_dropout": 0.05, "target_modules": "all-linear"},

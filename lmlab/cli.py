@@ -9,6 +9,7 @@ import sys
 import time
 from pathlib import Path
 
+from lmlab.hardware import GPUS
 from lmlab.recipes import LESSONS, PROJECT, RECIPES, find_lesson, list_recipes, load_recipe
 
 
@@ -78,7 +79,7 @@ def build_parser() -> argparse.ArgumentParser:
     forecast = commands.add_parser("plan", help="predict memory, disk, time and cost of a recipe; nothing is loaded")
     forecast.add_argument("lesson", help="02, 04, 05, 06, 08, 09, or a full name")
     forecast.add_argument("--recipe", default="tiny", help="tiny (default), t4, gpu, local, ...")
-    forecast.add_argument("--gpu", help="T4, L4, A10G, A100, H100 or H200 (default: this machine)")
+    forecast.add_argument("--gpu", help=f"{', '.join(GPUS)} (default: this machine)")
     forecast.add_argument("--set", action="append", default=[], metavar="KEY=VALUE",
                           help="replace one value of the recipe; may be given again")
     forecast.set_defaults(command=plan_command)
@@ -323,19 +324,19 @@ def confirmed() -> bool:
 
 def plan_command(args) -> int:
     from lmlab.hardware import describe_machine, gpu
+    from lmlab.plan import plan
 
     lesson = find_lesson(args.lesson)
     settings = shared_overrides([lesson], [parse_setting(text) for text in args.set])[lesson]
     cfg = load_recipe(lesson, args.recipe, **{"data_dir": "DATA_DIR", **settings})
     machine = gpu(args.gpu) if args.gpu else describe_machine()
-    from lmlab.plan import plan
-
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it warns of an optional kernel package
     try:
         made = plan(cfg, machine)
     except ValueError as error:
-        raise ValueError(str(error).replace("DATA_DIR", "{data_dir}") + "; give --set data_dir=FOLDER"
-                         if "DATA_DIR" in str(error) else str(error)) from error
+        if "DATA_DIR" not in str(error):
+            raise
+        raise ValueError(str(error).replace("DATA_DIR", "{data_dir}") + "; give --set data_dir=FOLDER") from error
     print(made)
     return 0 if all(forecast.fits for forecast in made.forecasts.values()) else 1
 

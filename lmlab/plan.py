@@ -105,8 +105,12 @@ def trainings(cfg, machine: Machine) -> list[Training]:
         return [_pairs(cfg), _style(cfg, machine)]
     if lesson == "08":
         return [_locations(cfg)]
-    if lesson in ("05", "06", "09"):
-        return [{"05": _lora, "06": _think, "09": _rewarded}[lesson](cfg, machine)]
+    if lesson == "05":
+        return [_lora(cfg)]
+    if lesson == "06":
+        return [_think(cfg, machine)]
+    if lesson == "09":
+        return [_rewarded(cfg, machine)]
     raise ValueError(f"plan got lesson {cfg.lesson}, which trains nothing that needs a plan; "
                      "give 02, 04, 05, 06, 08 or 09")
 
@@ -167,7 +171,7 @@ def _locations(cfg) -> Training:
         steps=epoch * (cfg.epochs + len(cfg.learning_rates) * cfg.search_epochs), savers=_savers(cfg, "block_size"))
 
 
-def _lora(cfg, machine: Machine) -> Training:
+def _lora(cfg) -> Training:
     """Lesson 05: texts joined and cut into blocks, so the steps depend on their tokens."""
     n_tokens = ALL_TOKENS.get(cfg.data)
     if cfg.n_train is not None and cfg.data in TEXT_TOKENS:

@@ -264,7 +264,9 @@ def _outline(adapter: str | Path, path: Path) -> tuple[dict, set[str]]:
         head = model.get_output_embeddings()
         four_bit = {f"{name}.weight" for name, module in model.named_modules()
                     if isinstance(module, torch.nn.Linear) and module is not head}
-        model = get_peft_model(model, PeftConfig.from_pretrained(str(adapter)))
+        lora = PeftConfig.from_pretrained(str(adapter))
+        lora.base_model_name_or_path = None  # peft would warn that the base has another name here
+        model = get_peft_model(model, lora)
     weights = {name: tensor.float() for name, tensor in load_peft_weights(str(adapter), device="cpu").items()}
     if odd := [name for name in weights if not name.endswith((".lora_A.weight", ".lora_B.weight"))]:
         raise ValueError(f"{adapter} got {odd[0]}, more than plain LoRA on linear layers; merge it in memory, "

@@ -29,7 +29,10 @@ def adapter_base(adapter: str | Path) -> str:
 
     if not (Path(adapter) / "adapter_config.json").is_file():
         raise ValueError(f"{adapter} holds no adapter_config.json; give a folder that save_adapter wrote")
-    return PeftConfig.from_pretrained(str(adapter)).base_model_name_or_path
+    base = PeftConfig.from_pretrained(str(adapter)).base_model_name_or_path
+    if not base:
+        raise ValueError(f"{adapter} got no base_model_name_or_path in adapter_config.json; write the base's name there")
+    return base
 
 
 def load_adapted(adapter: str | Path, way: str, machine, base: str | None = None):
@@ -197,7 +200,7 @@ def merge_to_folder(adapter: str | Path, folder: str | Path, way: str, machine, 
         _save_config(path, partial, dtype)
         tokenizer.save_pretrained(partial)
         for file, layout in layouts.items():
-            _write_tensors(partial / file.name, layout, _merged_tensors(
+            write_safetensors(partial / file.name, layout, _merged_tensors(
                 file, layout, deltas, through_four_bit, machine, way, dtype))
         _save_index(path, partial, n_bytes)
     return Merged(Path(folder), len(there), len(deltas), n_bytes)
@@ -335,7 +338,7 @@ def four_bits_and_back(weight, machine):
     return dequantize_4bit(packed, state).cpu()
 
 
-def _write_tensors(path: Path, layout: Mapping[str, Mapping], tensors: Iterator) -> None:
+def write_safetensors(path: Path, layout: Mapping[str, Mapping], tensors: Iterator) -> None:
     """A safetensors file, tensor by tensor; the library's own ``save_file`` wants all of them in memory.
 
     The format: the header's length in 8 bytes, the header as JSON, the numbers of all tensors end to end.

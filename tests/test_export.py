@@ -369,6 +369,9 @@ def test_a_base_of_the_hub_is_fetched_without_other_formats(monkeypatch, tmp_pat
 
 
 def test_errors_say_what_to_do(tmp_path, machine):
+    LoraConfig().save_pretrained(tmp_path / "nameless")
+    with pytest.raises(ValueError, match="write the base's name"):
+        export.adapter_base(tmp_path / "nameless")
     with pytest.raises(ValueError, match="adapter_config.json"):
         export.adapter_base(tmp_path)
     with pytest.raises(ValueError, match="dequantized base"):

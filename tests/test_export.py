@@ -95,8 +95,8 @@ def test_sharded_bases_give_shards_and_weights_are_rounded_once(llama_adapter, d
     index = json.loads((tmp_path / "m" / export.INDEX).read_text())
     assert index["metadata"]["total_size"] == sum(t.nbytes for t in ours.values())
     assert index["weight_map"] == json.loads((base / export.INDEX).read_text())["weight_map"]
-    loaded = load_model(str(tmp_path / "m"), dtype=dtype)
-    assert loaded.dtype == dtype
+    loaded = load_model(str(tmp_path / "m"), dtype="auto")
+    assert loaded.dtype == dtype and json.loads((tmp_path / "m" / "config.json").read_text())["dtype"] in str(dtype)
     assert_same_bits(ours, loaded.state_dict())
 
 

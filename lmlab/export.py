@@ -31,7 +31,8 @@ def adapter_base(adapter: str | Path) -> str:
         raise ValueError(f"{adapter} holds no adapter_config.json; give a folder that save_adapter wrote")
     base = PeftConfig.from_pretrained(str(adapter)).base_model_name_or_path
     if not base:
-        raise ValueError(f"{adapter} got no base_model_name_or_path in adapter_config.json; write the base's name there")
+        raise ValueError(f"{adapter} got no base_model_name_or_path in adapter_config.json; write the base's "
+                         "name there")
     return base
 
 
@@ -98,7 +99,8 @@ def compare_logits(reference: Sequence, candidate: Sequence) -> Agreement:
     positions = sum(len(a) for a, _ in pairs)
     same = sum(int((a.argmax(-1) == b.argmax(-1)).sum()) for a, b in pairs)
     total = sum(float((a - b).abs().sum(dtype=a.double().dtype)) for a, b in pairs)
-    return Agreement(max(float((a - b).abs().max()) for a, b in pairs), total / sum(a.numel() for a, _ in pairs),
+    return Agreement(max(float((a - b).abs().max()) for a, b in pairs),
+                     total / sum(a.numel() for a, _ in pairs),
                      sum(_kl(a, b) for a, b in pairs) / positions, same / positions, positions)
 
 
@@ -116,14 +118,16 @@ class Bound(NamedTuple):
 
 
 def logit_bound(reference: Sequence, config, *dtypes) -> Bound:
-    """What rounding to ``dtypes`` may change: that of the merged weights, and that in which the reference computed.
+    """What rounding to ``dtypes`` may change: of the merged weights, and of the reference's computation.
 
     config: the model's, for its depth and width. The argument: a number rounded to a dtype is off by at most
     its unit u (2^-24 in float32, 2^-11 in float16, 2^-8 in bfloat16), and a sum of n_embd products in float32
     by about sqrt(n_embd) * 2^-24. Such errors know nothing of each other, so over n_layer layers they add like
     steps of a random walk: relative to the spread of the logits, sqrt(n_layer) * u on average. The largest of
-    millions is some six times the typical one if they are normal; ten leaves room.
-    Measured on the course's models: a third of both bounds.
+    millions would be some six times the typical one if all were alike; on texts that a model does not know it was
+    31 times, so thirty are allowed, and the mean has room too.
+    Measured on the course's models, on their own and on foreign texts: at most 0.44 of the bound for the mean
+    and 0.28 of that for the largest.
     """
     import torch
 
@@ -131,7 +135,7 @@ def logit_bound(reference: Sequence, config, *dtypes) -> Bound:
     units = [torch.finfo(dtype).eps / 2 for dtype in dtypes] + [math.sqrt(config.hidden_size) * single]
     spread = torch.cat([logits.std(-1) for logits in reference]).mean().item()
     mean = math.sqrt(config.num_hidden_layers) * sum(units) * spread
-    return Bound(10 * mean, mean)
+    return Bound(30 * mean, mean)
 
 
 def verify_merge(adapted: Sequence, base: Sequence, merged: Sequence, bound: Bound) -> Agreement:
@@ -192,8 +196,8 @@ def merge_to_folder(adapter: str | Path, folder: str | Path, way: str, machine, 
     layouts = {file: _layout(file, dtype) for file in _weight_files(path)}
     there = set().union(*layouts.values())
     if missing := sorted(deltas.keys() - there):
-        raise ValueError(f"the adapter got layers that {base} has no tensors for, such as {missing[0]}; give the base "
-                         "that it was trained on, and no adapter on tied embeddings")
+        raise ValueError(f"the adapter got layers that {base} has no tensors for, such as {missing[0]}; give the "
+                         "base that it was trained on, and no adapter on tied embeddings")
     n_bytes = sum(_n_bytes(entry) for layout in layouts.values() for entry in layout.values())
     through_four_bit = four_bit if way == "dequantized base" else set()
     with whole_folder(folder, n_bytes) as partial:
@@ -244,7 +248,8 @@ def _weight_files(path: Path) -> list[Path]:
         names = json.loads((path / INDEX).read_text(encoding="utf-8"))["weight_map"].values()
         return [path / name for name in dict.fromkeys(names)]
     if not (path / "model.safetensors").is_file():
-        raise ValueError(f"{path} holds neither model.safetensors nor {INDEX}; give a base with safetensors weights")
+        raise ValueError(f"{path} holds neither model.safetensors nor {INDEX}; give a base with safetensors "
+                         "weights")
     return [path / "model.safetensors"]
 
 
@@ -281,9 +286,10 @@ def _outline(adapter: str | Path, path: Path) -> tuple[dict, set[str]]:
                 raise ValueError(f"{adapter} got no {side} of {name}, which its config names; save it again")
             part["default"].weight = torch.nn.Parameter(weights[f"{name}.{side}.weight"], requires_grad=False)
         if layer.fan_in_fan_out:
-            raise ValueError(f"{name} got its matrix the other way round, as GPT-2 has it; merge it in memory, by "
-                             "peft's merge_and_unload")
-    return {f"{name.removeprefix('base_model.model.')}.weight": layer for name, layer in layers.items()}, four_bit
+            raise ValueError(f"{name} got its matrix the other way round, as GPT-2 has it; merge it in memory, "
+                             "by peft's merge_and_unload")
+    tensors = {f"{name.removeprefix('base_model.model.')}.weight": layer for name, layer in layers.items()}
+    return tensors, four_bit
 
 
 def _layout(file: Path, dtype) -> dict[str, dict]:
@@ -293,8 +299,8 @@ def _layout(file: Path, dtype) -> dict[str, dict]:
     code = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}[str(dtype).removeprefix("torch.")]
     with safe_open(file, "pt") as tensors:
         slices = {name: tensors.get_slice(name) for name in tensors.keys()}  # noqa: SIM118, it is no mapping
-        return {name: {"dtype": code if "F" in part.get_dtype() else part.get_dtype(), "shape": part.get_shape()}
-                for name, part in slices.items()}
+        return {name: {"dtype": code if "F" in part.get_dtype() else part.get_dtype(),
+                       "shape": part.get_shape()} for name, part in slices.items()}
 
 
 def _n_bytes(entry: Mapping) -> int:
@@ -302,8 +308,8 @@ def _n_bytes(entry: Mapping) -> int:
     return math.prod(entry["shape"]) * bits // 8
 
 
-def _merged_tensors(file: Path, layout: Mapping, deltas: Mapping, through_four_bit: set[str], machine, way: str,
-                    dtype) -> Iterator:
+def _merged_tensors(file: Path, layout: Mapping, deltas: Mapping, through_four_bit: set[str], machine,
+                    way: str, dtype) -> Iterator:
     """The tensors of one file, in the order of ``layout``, each as it is to be written."""
     import torch
     from safetensors import safe_open
@@ -394,13 +400,13 @@ def require_room(folder: str | Path, need: int) -> int:
 
 
 def _too_full(folder: str | Path, need: int, free: int) -> str:
-    return (f"{folder} needs {need / 1e9:.2f} GB, and its disk has {free / 1e9:.2f} GB free; remove old runs "
+    return (f"{folder} needs {need / 1e6:,.0f} MB, and its disk has {free / 1e6:,.0f} MB free; remove old runs "
             "and merged models, or give an output_dir on another disk")
 
 
 @contextmanager
 def whole_folder(folder: str | Path, need: int) -> Iterator[Path]:
-    """A folder to write into that gets the name ``folder`` when all is written; one of that name gives way then.
+    """A folder to write into that gets the name ``folder`` when all is written; an older one gives way then.
 
     need: bytes of the weights; the disk is asked for them first. Where writing fails, or is interrupted, what
     was written is removed, and a folder of that name stays as it was. A killed process leaves the folder
@@ -534,7 +540,8 @@ class Upload(NamedTuple):
         return "\n".join([said, *(f"  {call}" for call in calls), *rows, total])
 
 
-def push_to_hub(folder: str | Path, repo: str, *, really: bool = False, private: bool = True, api=None) -> Upload:
+def push_to_hub(folder: str | Path, repo: str, *, really: bool = False, private: bool = True,
+                api=None) -> Upload:
     """Uploads a merged folder to a repository of the hub; without ``really`` it only says what it would do.
 
     api: a ``huggingface_hub.HfApi``, made where none is given. Raises ValueError for a folder that is not a
@@ -543,8 +550,8 @@ def push_to_hub(folder: str | Path, repo: str, *, really: bool = False, private:
     folder = Path(folder)
     lacking = [name for name in ("config.json", "README.md") if not (folder / name).is_file()]
     if lacking or not any(folder.glob("*.safetensors")):
-        raise ValueError(f"{folder} lacks {', '.join(lacking) or 'weights'}; give a folder that merge_to_folder wrote, "
-                         "with its card")
+        raise ValueError(f"{folder} lacks {', '.join(lacking) or 'weights'}; give a folder that merge_to_folder "
+                         "wrote, with its card")
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", repo):
         raise ValueError(f"repo got {repo!r}; give owner/name, as in you/llama-encyclopedia")
     files = {str(file.relative_to(folder)): file.stat().st_size for file in sorted(folder.rglob("*"))

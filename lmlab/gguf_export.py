@@ -8,6 +8,7 @@ import json
 import math
 import os
 import shutil
+import struct
 import subprocess
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -147,7 +148,9 @@ def _plan(folder: Path, quantisation: str) -> _Plan:
     writer.add_file_type(_file_type(quantisation))
     writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
     (_add_gpt2 if config.model_type == "gpt2" else _add_rotary)(writer, config)
-    vocabulary = _add_tokenizer(writer, AutoTokenizer.from_pretrained(str(folder)), n_vocab, _ends(folder))
+    tokenizer = AutoTokenizer.from_pretrained(str(folder))
+    vocabulary = _add_tokenizer(writer, tokenizer, n_vocab)
+    _add_asking(writer, read_asking(folder), tokenizer.eos_token_id)
     weights = sum(math.prod(_byte_shape(t)) * _item_bytes(t.kind) for t in tensors.values())
     return _Plan(folder, config, tensors, writer, weights + vocabulary + 100 * len(tensors))
 
@@ -350,10 +353,14 @@ def pre_tokenizer_name(tokenizer) -> str:
     """llama.cpp's name for how a fast tokenizer cuts text before it merges.
 
     Raises ValueError for one that llama.cpp would cut otherwise: its token ids would differ without a word.
+    NFC, which Qwen2's files ask for, is let pass though llama.cpp does not compose: an accent that is a
+    character of its own (rare) gives other ids.
     """
     data = json.loads(tokenizer.backend_tokenizer.to_str())
     if data["model"]["type"] != "BPE" or data["model"].get("byte_fallback"):
         raise ValueError(f"the tokenizer is {data['model']['type']}; byte-level BPE alone can be exported here")
+    if data["normalizer"] not in (None, {"type": "NFC"}):
+        raise ValueError(f"the tokenizer changes text first ({data['normalizer']['type']}), llama.cpp does not")
     steps = (data["pre_tokenizer"] or {}).get("pretokenizers", [data["pre_tokenizer"]])
     steps = [{key: value for key, value in (step or {}).items() if key != "trim_offsets"} for step in steps]
     name = next((name for name, known in _PRE_TOKENIZERS.items() if steps == known), None)
@@ -365,7 +372,7 @@ def pre_tokenizer_name(tokenizer) -> str:
     return "deepseek-r1-qwen" if r1 else name
 
 
-def _add_tokenizer(writer, tokenizer, n_vocab: int, ends: list[int]) -> int:
+def _add_tokenizer(writer, tokenizer, n_vocab: int) -> int:
     """Adds the tokenizer's metadata; returns about how many bytes they take. n_vocab: rows of the embeddings."""
     writer.add_tokenizer_model("gpt2")  # ggml's word for byte-level BPE
     writer.add_tokenizer_pre(pre_tokenizer_name(tokenizer))
@@ -379,8 +386,6 @@ def _add_tokenizer(writer, tokenizer, n_vocab: int, ends: list[int]) -> int:
         if (token := getattr(tokenizer, f"{name}_token_id")) is not None:
             getattr(writer, f"add_{name}_token_id")(token)
     writer.add_add_bos_token(adds_bos(tokenizer))
-    if others := [end for end in ends if end != tokenizer.eos_token_id]:
-        writer.add_eot_token_id(others[-1])
     if tokenizer.chat_template:
         writer.add_chat_template(tokenizer.chat_template)
     return sum(8 + len(text.encode()) for text in [*tokens, *merges]) + 4 * n_vocab + 20_000
@@ -411,8 +416,85 @@ def adds_bos(tokenizer) -> bool:
     return tokenizer.bos_token_id is not None and ids[0] == tokenizer.bos_token_id
 
 
-def _ends(folder: Path) -> list[int]:
-    """The ids that end an answer, by generation_config.json."""
-    file = folder / "generation_config.json"
-    ends = json.loads(file.read_text(encoding="utf-8")).get("eos_token_id") if file.is_file() else None
-    return ends if isinstance(ends, list) else [] if ends is None else [ends]
+# --- how the model wants to be asked ---------------------------------------------------------------
+
+
+class Asking(NamedTuple):
+    """What generation_config.json says: the ids that end an answer, and how to draw (None: not said)."""
+
+    ends: tuple[int, ...]
+    temperature: float | None = None
+    top_p: float | None = None
+    top_k: int | None = None
+    repetition_penalty: float | None = None
+
+    def sampling(self) -> dict[str, float]:
+        """What is said of drawing."""
+        return {name: value for name, value in self._asdict().items() if name != "ends" and value is not None}
+
+
+def read_asking(folder: str | Path) -> Asking:
+    """Reads generation_config.json; a file that does not ask for sampling says nothing of it."""
+    file = Path(folder) / "generation_config.json"
+    data = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    ends = data.get("eos_token_id")
+    ends = tuple(ends) if isinstance(ends, list) else () if ends is None else (ends,)
+    said = {name: data[name] for name in Asking._fields if data.get("do_sample") and data.get(name) is not None}
+    return Asking(ends, **said)
+
+
+def _add_asking(writer, asking: Asking, eos: int | None) -> None:
+    if others := [end for end in asking.ends if end != eos]:
+        writer.add_eot_token_id(others[-1])
+    add = {"temperature": writer.add_sampling_temp, "top_p": writer.add_sampling_top_p,
+           "top_k": writer.add_sampling_top_k, "repetition_penalty": writer.add_sampling_penalty_repeat}
+    for name, value in asking.sampling().items():
+        add[name](value)
+
+
+# --- reading a file's head -------------------------------------------------------------------------
+
+_SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
+_STRING, _ARRAY = 8, 9
+
+
+def read_metadata(path: str | Path) -> dict:
+    """Keys and values of a GGUF file, and under "tensors" name -> shape as numpy has it. Reads no weights.
+
+    The gguf package's own reader does this too, in seconds where a vocabulary is large.
+    Raises ValueError for another kind of file.
+    """
+    if not Path(path).is_file():
+        raise ValueError(f"there is no file {path}")
+    with Path(path).open("rb") as file:
+        if file.read(4) != b"GGUF":
+            raise ValueError(f"{path} is no GGUF file")
+        _, n_tensors, n_values = struct.unpack("<IQQ", file.read(20))
+        values: dict = {}
+        for _ in range(n_values):
+            key, kind = _read_string(file), _read_scalar(file, "I")
+            values[key] = _read_value(file, kind)
+        values["tensors"] = {}
+        for _ in range(n_tensors):
+            name, n_dimensions = _read_string(file), _read_scalar(file, "I")
+            shape = struct.unpack(f"<{n_dimensions}Q", file.read(8 * n_dimensions))
+            values["tensors"][name] = shape[::-1]
+            file.read(12)  # kind and place
+    return values
+
+
+def _read_scalar(file, code: str):
+    return struct.unpack(f"<{code}", file.read(struct.calcsize(f"<{code}")))[0]
+
+
+def _read_string(file) -> str:
+    return file.read(_read_scalar(file, "Q")).decode()
+
+
+def _read_value(file, kind: int):
+    if kind == _STRING:
+        return _read_string(file)
+    if kind == _ARRAY:
+        item, n = struct.unpack("<IQ", file.read(12))
+        return [_read_value(file, item) for _ in range(n)]
+    return _read_scalar(file, _SCALARS[kind])

@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+from collections import Counter
 from itertools import pairwise
 
 import pytest
@@ -48,6 +49,11 @@ def test_a_gguf_file_says_what_its_folder_says(speaker, tmp_path):
     assert "".join(file.stream(ids, 40, GREEDY, 0)) == "".join(speaker.stream(ids, 40, GREEDY, 0))
     drawn = ["".join(file.stream(ids, 40, Sampling(1.5), seed)) for seed in (1, 1, 2)]
     assert drawn[0] == drawn[1] != drawn[2]
+    ids, sampling = speaker.tokenise("The", begin=True), Sampling(2.0, 0.8, 4)  # an open beginning
+    assert "".join(file.stream(ids, 40, GREEDY, 0)) == "".join(speaker.stream(ids, 40, GREEDY, 0))
+    ours, theirs = (Counter("".join(one.stream(ids, 1, sampling, seed)) for seed in range(400)) for one in (speaker, file))
+    assert len(ours) > 1 and ours.keys() == theirs.keys()
+    assert all(abs(ours[text] - theirs[text]) < 60 for text in ours)
 
 
 def test_drawing_keeps_to_temperature_and_limits():
@@ -169,6 +175,21 @@ def test_ctrl_c_ends_an_answer_and_twice_the_talk(capsys):
     shown = capsys.readouterr()
     assert shown.out == "One, two\nFour.\n" and "stopped" in shown.err and "Ctrl-C again" in shown.err
     assert talk.messages[1]["content"] == "One, two"  # what was said stays said
+
+
+def test_a_break_while_text_is_shown_stops_the_model_too(monkeypatch):
+    class Kept(Scripted):
+        def stream(self, *args):
+            self.kept = super().stream(*args)
+            return self.kept
+
+    def broken(self, text):
+        raise KeyboardInterrupt
+
+    speaker = Kept(["</think>\n\nOne, ", "two"])
+    monkeypatch.setattr(chat._Answer, "_say", broken)
+    assert not Talk(speaker, GREEDY, 20).ask("Count.")
+    assert speaker.closed == 1
 
 
 def test_the_oldest_question_goes_where_the_context_is_full(capsys):

@@ -31,8 +31,8 @@ class Sampling(NamedTuple):
 
 def check_sampling(sampling: Sampling, max_new_tokens: int) -> None:
     """Raises ValueError for numbers out of range."""
-    good = {"temperature": sampling.temperature >= 0, "top_p": 0 < sampling.top_p <= 1, "top_k": sampling.top_k >= 0,
-            "max_new_tokens": max_new_tokens >= 1}
+    good = {"temperature": sampling.temperature >= 0, "top_p": 0 < sampling.top_p <= 1,
+            "top_k": sampling.top_k >= 0, "max_new_tokens": max_new_tokens >= 1}
     ranges = {"temperature": "0 or more", "top_p": "a share above 0, at most 1", "top_k": "0 (all) or more",
               "max_new_tokens": "1 or more"}
     for name in (name for name, fine in good.items() if not fine):
@@ -81,7 +81,8 @@ class FolderSpeaker:
     def tokenise(self, text: str, begin: bool) -> list[int]:
         ids = self.tokenizer(text, add_special_tokens=begin, verbose=False)["input_ids"]
         start = self.tokenizer.bos_token_id
-        return ids or [self.tokenizer.eos_token_id if start is None else start]  # a model cannot begin with nothing
+        # a model cannot begin with nothing
+        return ids or [self.tokenizer.eos_token_id if start is None else start]
 
     def stream(self, ids: Sequence[int], max_new_tokens: int, sampling: Sampling, seed: int) -> Iterator[str]:
         import torch
@@ -128,8 +129,8 @@ class FileSpeaker:
 
         self.name, self._file = Path(path).name, LlamaCpp(path)
         self.chats, self.context = bool(self._file.chat_template), self._file.context
-        keys = {"temperature": "temp", "repetition_penalty": "penalty_repeat"}
-        said = {name: self._file.metadata.get(f"general.sampling.{keys.get(name, name)}") for name in Sampling._fields}
+        keys = {"temperature": "temp", "top_p": "top_p", "top_k": "top_k", "repetition_penalty": "penalty_repeat"}
+        said = {name: self._file.metadata.get(f"general.sampling.{key}") for name, key in keys.items()}
         self.sampling = Sampling(**{name: value for name, value in said.items() if value is not None})
 
     def render(self, messages: Sequence[Mapping]) -> str:
@@ -141,8 +142,8 @@ class FileSpeaker:
     def stream(self, ids: Sequence[int], max_new_tokens: int, sampling: Sampling, seed: int) -> Iterator[str]:
         # the steps of transformers, in its order; llama.cpp would take others, and temperature last
         return self._file.stream(
-            ids, max_new_tokens, seed=seed, temperature=sampling.temperature, top_p=sampling.top_p, top_k=sampling.top_k,
-            repeat_penalty=sampling.repetition_penalty, repeat_last_n=self.context,
+            ids, max_new_tokens, seed=seed, temperature=sampling.temperature, top_p=sampling.top_p,
+            top_k=sampling.top_k, repeat_penalty=sampling.repetition_penalty, repeat_last_n=self.context,
             samplers=["penalties", "temperature", "top_k", "top_p"])
 
 
@@ -204,17 +205,21 @@ def _models_in(folder: Path) -> list[Path]:
 
 
 def _newest_lesson(lesson: str, runs: Path) -> Path:
-    folders = [folder for folder in [*runs.glob(f"*/{lesson}"), runs / lesson] if folder.is_dir() and _models_in(folder)]
+    folders = [folder for folder in [*runs.glob(f"*/{lesson}"), runs / lesson]
+               if folder.is_dir() and _models_in(folder)]
     if not folders:
-        raise ValueError(f"no run in {runs} has left a model of lesson {lesson[:2]}; first: lmlab run {lesson[:2]}")
+        number = lesson[:2]
+        raise ValueError(f"no run in {runs} has left a model of lesson {number}; first: lmlab run {number}")
     return max(folders, key=lambda folder: folder.stat().st_mtime)
 
 
 def _chosen(folder: Path, say: Callable[[str], None]) -> Path:
     """The model in a lesson's folder, or in a run's where one lesson alone has left one."""
-    there = _models_in(folder) or [model for part in sorted(folder.iterdir()) if part.is_dir() for model in _models_in(part)]
+    parts = [part for part in sorted(folder.iterdir()) if part.is_dir()]
+    there = _models_in(folder) or [model for part in parts for model in _models_in(part)]
     if not there:
-        raise ValueError(f"{folder} holds no model (config.json, adapter_config.json or .gguf), nor does a folder in it")
+        raise ValueError(f"{folder} holds no model, nor does a folder in it; a model has config.json, "
+                         "adapter_config.json or the ending .gguf")
     result = next((path for name in _RESULTS for path in there if path == folder / name), None)
     if result is None and len(there) > 1:
         raise ValueError(f"{folder} holds {len(there)} models; name one: " + ", ".join(map(str, there)))
@@ -228,7 +233,7 @@ def _chosen(folder: Path, say: Callable[[str], None]) -> Path:
 
 
 def fold(pieces: Iterable[str], inside: bool) -> Iterator[tuple[bool, str]]:
-    """(is it thought, text) for what a model writes; the marks of the thought, and blanks around it, are left out.
+    """(is it thought, text) for what a model writes; the marks of the thought, and blanks after it, are left out.
 
     inside: the prompt has opened the thought already. A mark may come in several pieces.
     """
@@ -257,7 +262,8 @@ def fold(pieces: Iterable[str], inside: bool) -> Iterator[tuple[bool, str]]:
 
 def _before(text: str, mark: str) -> tuple[str, str]:
     """(what surely stands before a mark, an end that may be its beginning)."""
-    at = next((i for i in range(max(0, len(text) - len(mark) + 1), len(text)) if mark.startswith(text[i:])), len(text))
+    tails = range(max(0, len(text) - len(mark) + 1), len(text))
+    at = next((i for i in tails if mark.startswith(text[i:])), len(text))
     return text[:at], text[at:]
 
 
@@ -370,7 +376,8 @@ def _dim(text: str, stream) -> str:
 
 def greet(talk: Talk) -> None:
     what = "" if talk.speaker.chats and not talk.raw else ": it goes on with each text, and remembers none"
-    _note(f"{talk.speaker.name}{what}\n{talk.sampling}, seed {talk.seed}, context {talk.speaker.context:,} tokens\n"
+    _note(f"{talk.speaker.name}{what}\n"
+          f"{talk.sampling}, seed {talk.seed}, context {talk.speaker.context:,} tokens\n"
           "Ctrl-C ends an answer, twice the chat")
 
 

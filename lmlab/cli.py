@@ -121,16 +121,18 @@ def _add_generate(commands) -> None:
 def _add_chat(commands) -> None:
     chat = commands.add_parser(
         "chat", help="talk with a model: a folder, an adapter, what a lesson left, a GGUF file",
-        description="The answer goes to stdout as it comes, all else to stderr. How tokens are drawn is the model's own "
-                    "choice, where it has one. Ctrl-C ends an answer, twice the chat.")
-    chat.add_argument("model", help="a model's or adapter's folder, a .gguf file, a lesson (06: what the last run left), "
-                      "a run's folder, miniworld/qwen2, or a hub id")
+        description="The answer goes to stdout as it comes, all else to stderr. How tokens are drawn is the "
+                    "model's own choice, where it has one. Ctrl-C ends an answer, twice the chat.")
+    chat.add_argument("model", help="a model's or adapter's folder, a .gguf file, a lesson (06: what the last run "
+                      "left), a run's folder, miniworld/qwen2, or a hub id")
     chat.add_argument("--prompt", metavar="TEXT", help="one question; shows the answer and ends")
     chat.add_argument("--system", metavar="TEXT", help="what the model is told before the conversation")
     chat.add_argument("--temperature", type=float, help="0: the likeliest token each time (default 0.7)")
-    chat.add_argument("--top-p", type=float, help="draw among the likeliest with this share together (default 0.95)")
+    chat.add_argument("--top-p", type=float,
+                      help="draw among the likeliest with this share together (default 0.95)")
     chat.add_argument("--top-k", type=int, help="draw among so many (default 0: no limit)")
-    chat.add_argument("--max-new-tokens", type=int, default=512, help="longest answer, thought included (default 512)")
+    chat.add_argument("--max-new-tokens", type=int, default=512,
+                      help="longest answer, thought included (default 512)")
     chat.add_argument("--seed", type=int, default=0, help="of the drawing (default 0)")
     chat.add_argument("--show-thinking", action="store_true", help="show the thought too, not its length alone")
     chat.add_argument("--raw", action="store_true",
@@ -346,14 +348,14 @@ def confirmed() -> bool:
 def chat_command(args) -> int:
     from lmlab.chat import Sampling, Talk, check_sampling, greet, hold, open_speaker
 
-    given = {name: getattr(args, name) for name in ("temperature", "top_p", "top_k") if getattr(args, name) is not None}
+    given = {name: value for name, value in vars(args).items() if name in Sampling._fields and value is not None}
     check_sampling(Sampling(**given), args.max_new_tokens)
     warnings.simplefilter("ignore")
-    for library in ("bitsandbytes", "transformers"):  # they warn of optional packages, and of what only training needs
+    for library in ("bitsandbytes", "transformers"):  # they warn of optional packages
         logging.getLogger(library).setLevel(logging.ERROR)
     speaker = open_speaker(args.model, say=lambda line: print(line, file=sys.stderr))
-    talk = Talk(speaker, speaker.sampling._replace(**given), args.max_new_tokens, args.seed, args.show_thinking, args.raw,
-                [{"role": "system", "content": args.system}] if args.system else [])
+    talk = Talk(speaker, speaker.sampling._replace(**given), args.max_new_tokens, args.seed,
+                args.show_thinking, args.raw, [{"role": "system", "content": args.system}] if args.system else [])
     if args.prompt is not None:
         return 0 if talk.ask(args.prompt) else 130
     if sys.stdin.isatty():

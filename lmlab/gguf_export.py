@@ -1,7 +1,7 @@
 """A model folder as one GGUF file, which llama.cpp, Ollama and LM Studio read; and the file's head read back.
 
-The format: ggml-org/ggml, docs/gguf.md. What a file must hold per architecture is what llama.cpp's own converter,
-convert_hf_to_gguf.py, writes.
+The format: ggml-org/ggml, docs/gguf.md. What a file must hold per architecture is what llama.cpp's own
+converter, convert_hf_to_gguf.py, writes.
 """
 
 import json
@@ -15,10 +15,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-# by numpy in the gguf package; each block of 32 weights shares a scale (the _1 kinds: a scale and a smallest value)
+# by numpy in the gguf package; a block of 32 weights shares a scale (the _1 kinds: and a smallest value)
 QUANTISATIONS = ("f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0")
 # of llama.cpp alone: blocks of 256 weights, and tensors that matter more in more bits
 K_QUANTS = ("q6_k", "q5_k_m", "q5_k_s", "q4_k_m", "q4_k_s", "q3_k_l", "q3_k_m", "q3_k_s", "q2_k")
+
+_ROWS = 8192  # of a matrix that are converted at a time
 
 # how a tokenizer's file cuts text before it merges bytes -> the name that llama.cpp has for it
 _GPT2_WORDS = {"type": "ByteLevel", "add_prefix_space": False, "use_regex": True}
@@ -110,7 +112,8 @@ def _llama_quantize(quantisation: str) -> str:
 
 
 def _quantise(program: str, source: Path, target: Path, quantisation: str) -> None:
-    done = subprocess.run([program, str(source), str(target), quantisation.upper()], capture_output=True, text=True)
+    command = [program, str(source), str(target), quantisation.upper()]
+    done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode or not target.exists():
         raise OSError(f"llama-quantize failed ({done.returncode}): {done.stderr.strip()[-500:]}")
 
@@ -138,7 +141,7 @@ def _plan(folder: Path, quantisation: str) -> _Plan:
     from transformers import AutoConfig, AutoTokenizer
 
     if not (folder / "config.json").is_file():
-        raise ValueError(f"{folder} holds no config.json; give a merged model's folder, as save_pretrained writes")
+        raise ValueError(f"{folder} holds no config.json; give a folder that save_pretrained has written")
     config = AutoConfig.from_pretrained(str(folder))
     _check_config(config)
     writer = gguf.GGUFWriter(None, config.model_type)
@@ -151,7 +154,7 @@ def _plan(folder: Path, quantisation: str) -> _Plan:
     tokenizer = AutoTokenizer.from_pretrained(str(folder))
     vocabulary = _add_tokenizer(writer, tokenizer, n_vocab)
     _add_asking(writer, read_asking(folder), tokenizer.eos_token_id)
-    weights = sum(math.prod(_byte_shape(t)) * _item_bytes(t.kind) for t in tensors.values())
+    weights = sum(math.prod(_byte_shape(t)) * _dtype(t.kind).itemsize for t in tensors.values())
     return _Plan(folder, config, tensors, writer, weights + vocabulary + 100 * len(tensors))
 
 
@@ -162,12 +165,9 @@ def _file_type(quantisation: str):
 
 
 def _write(plan: _Plan, path: Path) -> None:
-    import numpy as np
-
     writer = plan.writer
     for name, tensor in plan.tensors.items():
-        shape, item = _byte_shape(tensor), {4: np.float32, 2: np.float16, 1: np.uint8}[_item_bytes(tensor.kind)]
-        dtype = np.dtype(item)
+        shape, dtype = _byte_shape(tensor), _dtype(tensor.kind)
         writer.add_tensor_info(name, shape, dtype, math.prod(shape) * dtype.itemsize, raw_dtype=tensor.kind)
     try:
         writer.write_header_to_file(path)
@@ -194,8 +194,8 @@ def _tensors(folder: Path, config, quantisation: str) -> dict[str, _Tensor]:
             continue
         name = names.get_name(source, try_suffixes=(".weight", ".bias"))
         if name is None:
-            raise ValueError(f"{file.name} holds {source}, which a {config.model_type} in GGUF has no place for; "
-                             "merge adapters first, and export a plain model")
+            raise ValueError(f"{file.name} holds {source}, which a {config.model_type} in GGUF has no place "
+                             "for; merge adapters first, and export a plain model")
         shape = shape[::-1] if _is_conv1d(source, config, len(shape)) else shape
         tensors[name] = _Tensor(file, source, shape, _kind(name, shape, quantisation))
     if getattr(config, "rope_parameters", None) and config.rope_parameters["rope_type"] == "llama3":
@@ -217,7 +217,7 @@ def _stored(folder: Path) -> Iterator[tuple[Path, str, tuple[int, ...]]]:
 
 
 def _is_left_out(source: str, config) -> bool:
-    """Masks and frequencies, which old files hold and llama.cpp computes; and a tied head, stored with the rest."""
+    """Masks and frequencies, which old files hold and llama.cpp computes; and a head tied to the embeddings."""
     return (source.endswith((".attn.bias", ".attn.masked_bias", ".inv_freq"))
             or (source == "lm_head.weight" and config.tie_word_embeddings))
 
@@ -239,37 +239,55 @@ def _kind(name: str, shape: tuple[int, ...], quantisation: str):
     return kind if shape[-1] % GGML_QUANT_SIZES[kind][0] == 0 else kinds.F16
 
 
-def _item_bytes(kind) -> int:
-    """Bytes of one item of a tensor of numpy: the blocks of quantised ones are bytes."""
-    return {"F32": 4, "F16": 2}.get(kind.name, 1)
+def _dtype(kind):
+    """numpy's dtype of a tensor: the blocks of quantised ones are bytes."""
+    import numpy as np
+
+    return np.dtype({"F32": np.float32, "F16": np.float16}.get(kind.name, np.uint8))
 
 
 def _byte_shape(tensor: _Tensor) -> tuple[int, ...]:
     from gguf.quants import quant_shape_to_byte_shape
 
-    return tensor.shape if _item_bytes(tensor.kind) > 1 else quant_shape_to_byte_shape(tensor.shape, tensor.kind)
+    plain = tensor.kind.name in ("F32", "F16")
+    return tensor.shape if plain else quant_shape_to_byte_shape(tensor.shape, tensor.kind)
 
 
 def _encoded(name: str, tensor: _Tensor, config):
-    """The tensor as numpy, as the file holds it."""
+    """The tensor as numpy, as the file holds it. The rows of a large one are converted some at a time."""
     import numpy as np
-    import torch
-    from gguf import quants
     from safetensors import safe_open
 
     if tensor.file is None:
         return _rope_factors(config)
+    turned = config.model_type == "llama" and (".attn_q." in name or ".attn_k." in name)
     with safe_open(tensor.file, framework="pt") as opened:
-        values = opened.get_tensor(tensor.source).to(torch.float32)
-    values = values.T if _is_conv1d(tensor.source, config, values.ndim) else values
-    if config.model_type == "llama" and ".attn_q." in name:
-        values = _interleaved(values, config.num_attention_heads)
-    if config.model_type == "llama" and ".attn_k." in name:
-        values = _interleaved(values, config.num_key_value_heads)
-    largest = float(values.abs().max())
+        stored = opened.get_slice(tensor.source)
+        if len(tensor.shape) == 1 or turned or config.model_type == "gpt2":
+            return _encoded_rows(_in_place(stored[:], name, tensor, config, turned), tensor)
+        whole = np.empty(_byte_shape(tensor), _dtype(tensor.kind))
+        for start in range(0, len(whole), _ROWS):
+            whole[start:start + _ROWS] = _encoded_rows(stored[start:start + _ROWS], tensor)
+    return whole
+
+
+def _in_place(values, name: str, tensor: _Tensor, config, turned: bool):
+    """The values in the order in which llama.cpp has them."""
+    if turned:
+        return _interleaved(values, config.num_attention_heads if ".attn_q." in name else config.num_key_value_heads)
+    return values.T if _is_conv1d(tensor.source, config, values.ndim) else values
+
+
+def _encoded_rows(values, tensor: _Tensor):
+    import numpy as np
+    import torch
+    from gguf import quants
+
+    values = values.to(torch.float32)
+    largest = max(-float(values.min()), float(values.max()))
     if not largest <= (65504 if tensor.kind.name == "F16" else torch.finfo(torch.float32).max):  # NaN too
-        raise ValueError(f"{tensor.source} goes up to {largest:g}, which {tensor.kind.name.lower()} cannot hold; "
-                         "mend the model, or take bf16")
+        raise ValueError(f"{tensor.source} goes up to {largest:g}, which {tensor.kind.name.lower()} cannot "
+                         "hold; mend the model, or take bf16")
     return quants.quantize(np.ascontiguousarray(values.numpy()), tensor.kind)
 
 
@@ -314,10 +332,11 @@ def _check_config(config) -> None:
                          "llama.cpp's convert_hf_to_gguf.py knows many more")
     for key, allowed in wrong[config.model_type].items():
         if getattr(config, key) not in allowed:
-            raise ValueError(f"{key} is {getattr(config, key)!r}, and llama.cpp computes a {config.model_type} with "
-                             f"{' or '.join(map(repr, allowed))}")
+            raise ValueError(f"{key} is {getattr(config, key)!r}, and llama.cpp computes a {config.model_type} "
+                             f"with {' or '.join(map(repr, allowed))}")
     rope = getattr(config, "rope_parameters", None)
-    if rope and rope["rope_type"] not in (("default", "llama3") if config.model_type == "llama" else ("default",)):
+    known = ("default", "llama3") if config.model_type == "llama" else ("default",)
+    if rope and rope["rope_type"] not in known:
         raise ValueError(f"rope_type {rope['rope_type']!r} of a {config.model_type} cannot be exported here; "
                          "llama.cpp's convert_hf_to_gguf.py knows more")
 
@@ -366,8 +385,8 @@ def pre_tokenizer_name(tokenizer) -> str:
     name = next((name for name, known in _PRE_TOKENIZERS.items() if steps == known), None)
     merges_whole_words = bool(data["model"].get("ignore_merges"))
     if name is None or merges_whole_words != (name == "llama-bpe"):
-        raise ValueError(f"the tokenizer cuts text by {steps} (ignore_merges: {merges_whole_words}), for which no "
-                         f"name of llama.cpp is known here; known are {', '.join(_PRE_TOKENIZERS)}")
+        raise ValueError(f"the tokenizer cuts text by {steps} (ignore_merges: {merges_whole_words}), for which "
+                         f"no name of llama.cpp is known here; known are {', '.join(_PRE_TOKENIZERS)}")
     r1 = name == "qwen2" and tokenizer.bos_token == "<｜begin▁of▁sentence｜>"
     return "deepseek-r1-qwen" if r1 else name
 
@@ -401,8 +420,8 @@ def token_list(tokenizer, n_vocab: int) -> tuple[list[str], list[int]]:
     from gguf import TokenType
 
     if len(tokenizer) > n_vocab:
-        raise ValueError(f"the tokenizer has {len(tokenizer):,} tokens, the model's embeddings {n_vocab:,} rows; "
-                         "give the tokenizer that the model was trained with")
+        raise ValueError(f"the tokenizer has {len(tokenizer):,} tokens, the model's embeddings {n_vocab:,} "
+                         "rows; give the tokenizer that the model was trained with")
     added = tokenizer.added_tokens_decoder
     texts = {i: text for text, i in tokenizer.get_vocab().items()}
     types = [TokenType.UNUSED if i not in texts else TokenType.NORMAL if i not in added

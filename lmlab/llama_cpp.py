@@ -35,7 +35,7 @@ class LlamaCpp:
         Raises ValueError where xllamacpp or the file is missing.
         """
         if not is_installed():
-            raise ValueError(f"running {path} takes llama.cpp, and the xllamacpp wheel is not installed: {INSTALL}")
+            raise ValueError(f"{path} runs in llama.cpp, and the xllamacpp wheel is not installed: {INSTALL}")
         import xllamacpp
 
         self.metadata = read_metadata(path)
@@ -110,7 +110,7 @@ class LlamaCpp:
     def _logprob(self, before: Sequence[int], token: int) -> float:
         if (told := self._told(before, token, 1)) is not None:
             return told["logprob"]
-        # a part of a character: the server waits for the rest. So the end mark is drawn, and all others looked at
+        # a part of a character: the server waits for the rest. So the end is drawn, and all others are told
         told = self._told(before, self.eos_id, len(self.metadata["tokenizer.ggml.tokens"]))
         return next(other["logprob"] for other in told["top_logprobs"] if other["id"] == token)
 
@@ -127,8 +127,10 @@ class LlamaCpp:
         return told and told["content"][0]
 
     def perplexity(self, texts: Sequence[str]) -> dict:
-        """Like ``evaluate.perplexity``, for texts that fit the context: loss (nats per token), perplexity, tokens;
-        nats and counts per text, (n_texts,). Each text is read as BOS + text + EOS."""
+        """Like ``evaluate.perplexity``, for texts that fit the context; each is read as BOS + text + EOS.
+
+        Returns loss (nats per token), perplexity, tokens; nats and counts per text, (n_texts,).
+        """
         scores = [self.logprobs([self.start_id, *self.tokenise(text), self.eos_id]) for text in texts]
         nats, counts = np.array([-row.sum() for row in scores]), np.array([len(row) for row in scores])
         loss = float(nats.sum() / counts.sum())
@@ -186,7 +188,8 @@ def bit_costs(folder: str | Path, out: str | Path, texts: Sequence[str],
         size, first = path.stat().st_size, first or measured
         rows.append(BitCost(
             quantisation, size / 1e6, 8 * size / n_weights(path), measured["perplexity"], measured["loss"],
-            None if measured is first else paired_bootstrap(first["nats"], measured["nats"], measured["counts"])))
+            None if measured is first else
+            paired_bootstrap(first["nats"], measured["nats"], measured["counts"])))
         if not keep:
             path.unlink()
     return rows

@@ -1,7 +1,7 @@
-"""What Ollama needs beside a GGUF file: a Modelfile with the chat form in Go's template language, stops, parameters.
+"""What Ollama needs beside a GGUF file: a Modelfile with the chat form in Go's template language, and stops.
 
-Ollama does not read the chat template of transformers. So the form is found by rendering conversations with marks
-in them and looking at what stands between the marks, and is checked on further ones.
+Ollama does not read the chat template of transformers. So the form is found by rendering conversations with
+marks in them and looking at what stands between the marks, and is checked on further ones.
 Sources: Ollama, docs/modelfile.md and docs/template.md; Go, package text/template.
 """
 
@@ -12,8 +12,9 @@ from pathlib import Path
 
 from lmlab.gguf_export import adds_bos, read_asking, read_metadata
 
-MAX_CONTEXT = 8192  # tokens for prompt and answer: room for a thought, and the cache stays below 300 MB (predicted
-# for R1-Distill-1.5B and Llama-3.2-1B in 16 bits)
+# tokens for prompt and answer: room for a thought, and the cache stays below 300 MB (predicted for
+# R1-Distill-1.5B and Llama-3.2-1B in 16 bits)
+MAX_CONTEXT = 8192
 _OPEN, _CLOSE = "<think>", "</think>"
 # no real text has these; and none is a part of another
 _S, _U, _V, _A, _T = "SysMark", "AskMark", "NextMark", "SayMark", "ThinkMark"
@@ -29,7 +30,7 @@ class ChatForm:
     answered: str  # after it, where an answer follows
     generate: str  # after it, where the model is to answer
     end: str  # after an answer
-    after_thought: tuple[str, ...]  # in an old answer whose thought is ...: (this,) dropped; (before, after) kept
+    after_thought: tuple[str, ...]  # in an old answer: (this,) for a thought; (before, after) one that is kept
 
     def render(self, messages: Sequence[Mapping]) -> str:
         """The prompt for messages {"role", "content", maybe "thinking"}; the last is the user's."""
@@ -109,8 +110,8 @@ def _cut(text: str, *marks: str) -> list[str]:
     for mark in marks:
         before, found, text = text.partition(mark)
         if not found or mark in text:
-            raise ValueError(f"the chat template does not show each message once, in order (at {before[-40:]!r}); "
-                             "write the Modelfile's TEMPLATE by hand")
+            raise ValueError("the chat template does not show each message once, in order (at "
+                             f"{before[-40:]!r}); write the Modelfile's TEMPLATE by hand")
         parts.append(before)
     return [*parts, text]
 
@@ -140,7 +141,8 @@ def _thought(tokenizer, answered: str, generate: str) -> tuple[str, ...]:
 
 
 def _check(form: ChatForm, tokenizer) -> None:
-    turns = [("user", "Hello, {you}"), ("assistant", "Yes?\n\n1. a"), ("user", "b"), ("assistant", "c"), ("user", "?")]
+    turns = [("user", "Hello, {you}"), ("assistant", "Yes?\n\n1. a"), ("user", "b"), ("assistant", "c"),
+             ("user", "?")]
     for conversation in (turns[:1], turns[:3], turns, [("system", "Be brief."), *turns]):
         if conversation[0][0] == "system" and not form.system:
             continue

@@ -267,6 +267,13 @@ def test_a_folder_in_shards_gives_the_same_file(tmp_path, files):
     assert there.keys() == whole.keys() and all((there[name] == whole[name]).all() for name in whole)
 
 
+@pytest.mark.parametrize("name", BASES)
+def test_rows_some_at_a_time_give_the_same_file(tmp_path, monkeypatch, name):
+    whole = export_gguf(miniworld.model_dir(name), tmp_path / "m.gguf", "q5_1").read_bytes()
+    monkeypatch.setattr(gguf_export, "_ROWS", 100)
+    assert export_gguf(miniworld.model_dir(name), tmp_path / "m.gguf", "q5_1").read_bytes() == whole
+
+
 def test_gpt2_as_the_hub_has_it(tmp_path, files):
     """Names without "transformer.", masks among the weights."""
     from safetensors.torch import load_file, save_file

@@ -12,7 +12,7 @@ from functools import cache, cached_property
 from pathlib import Path
 from typing import NamedTuple
 
-from lmlab.cost import WEIGHT, adam_bytes, four_bit_bytes, product_speed
+from lmlab.cost import WEIGHT, adam_bytes, four_bit_bytes, many_logits, product_speed
 from lmlab.hardware import BANDWIDTH, GPUS, PEAK_TFLOPS, Machine, by_gpu_name
 
 GIB = 2**30
@@ -173,10 +173,12 @@ def _lora(cfg, machine: Machine) -> Training:
     if cfg.n_train is not None and cfg.data in TEXT_TOKENS:
         n_tokens = cfg.n_train * TEXT_TOKENS[cfg.data]
     per_step = cfg.batch_size * cfg.grad_accumulation * cfg.block_size
+    config = published_config(cfg.model)
     return Training(
-        name="adapter", method="qlora", source=cfg.model, config=published_config(cfg.model),
+        name="adapter", method="qlora", source=cfg.model, config=config,
         steps=n_tokens and cfg.epochs * -(-n_tokens // per_step), batch_size=cfg.batch_size, length=cfg.block_size,
-        accumulation=cfg.grad_accumulation, checkpointing=cfg.activation_checkpointing, chunked=True,
+        accumulation=cfg.grad_accumulation, checkpointing=cfg.activation_checkpointing,
+        chunked=many_logits(cfg.batch_size * cfg.block_size, config.vocab_size),
         lora=_lora_config(cfg), four_bit=True, checkpoints=3 if cfg.checkpoint_every else 0,
         savers=_savers(cfg, "block_size", "activation_checkpointing"))
 

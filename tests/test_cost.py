@@ -104,3 +104,8 @@ def test_the_bytes_of_weights_gradients_and_averages_are_real():
     kept_bytes = 2**30 * cost.full_memory_gib(SMALL, n_weights, 0, half=False)
     assert kept_bytes == pytest.approx(16 * n_weights + 4 * 2)  # steps are counted for two tensors, not for all
     assert n_tensors > 2
+
+
+def test_logits_in_pieces_where_they_are_many():
+    assert not cost.many_logits(8 * 128, 1536) and cost.many_logits(4 * 512, 128_256)
+    assert not cost.many_logits(2**15, 2**10) and cost.many_logits(2**15 + 1, 2**10)  # 128 MiB

@@ -266,8 +266,8 @@ def rehearse(model, batch_size: int, length: int, *, dtype: str = "float32", acc
     """One micro-batch of a model from ``model_on_meta``, as Trainer, SFTTrainer or ``lmlab.train`` has it trained.
 
     dtype: of the products; with "float32" there is no autocast. accumulation: micro-batches in a step; where there
-    are several, it is the second that is played, beside the gradients of the first. chunked: TRL's loss, which never has all logits. padded:
-    rows have padding, so attention needs a mask. flash: see ``_Autocast``.
+    are several, it is the second that is played, beside the gradients of the first. chunked: TRL's loss, which
+    never has all logits. padded: rows have padding, so attention needs a mask. flash: see ``_Autocast``.
     """
     half = None if dtype == "float32" else getattr(torch, dtype)
     ids = torch.zeros(batch_size, length, dtype=torch.long, device=next(model.parameters()).device)

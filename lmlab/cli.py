@@ -7,6 +7,7 @@ import re
 import signal
 import sys
 import time
+import warnings
 from pathlib import Path
 
 from lmlab.hardware import GPUS
@@ -76,6 +77,7 @@ def build_parser() -> argparse.ArgumentParser:
     search.add_argument("--output-dir", type=Path, help="where studies go (default runs/search/)")
     search.set_defaults(command=search_command)
     _add_generate(commands)
+    _add_chat(commands)
     forecast = commands.add_parser("plan", help="predict memory, disk, time and cost of a recipe; nothing is loaded")
     forecast.add_argument("lesson", help="02, 04, 05, 06, 08, 09, or a full name")
     forecast.add_argument("--recipe", default="tiny", help="tiny (default), t4, gpu, local, ...")
@@ -115,6 +117,28 @@ def _add_generate(commands) -> None:
     generate.add_argument("--price-output", type=float, metavar="P", help="of a million tokens")
     generate.add_argument("--yes", action="store_true", help="begin without asking back")
     generate.set_defaults(command=generate_command)
+
+
+def _add_chat(commands) -> None:
+    chat = commands.add_parser(
+        "chat", help="talk with a model: a folder, an adapter, what a lesson left, a GGUF file",
+        description="The answer goes to stdout as it comes, all else to stderr. How tokens are drawn is the "
+                    "model's own choice, where it has one. Ctrl-C ends an answer, twice the chat.")
+    chat.add_argument("model", help="a model's or adapter's folder, a .gguf file, a lesson (06: what the last run "
+                      "left), a run's folder, miniworld/qwen2, or a hub id")
+    chat.add_argument("--prompt", metavar="TEXT", help="one question; shows the answer and ends")
+    chat.add_argument("--system", metavar="TEXT", help="what the model is told before the conversation")
+    chat.add_argument("--temperature", type=float, help="0: the likeliest token each time (default 0.7)")
+    chat.add_argument("--top-p", type=float,
+                      help="draw among the likeliest with this share together (default 0.95)")
+    chat.add_argument("--top-k", type=int, help="draw among so many (default 0: no limit)")
+    chat.add_argument("--max-new-tokens", type=int, default=512,
+                      help="longest answer, thought included (default 512)")
+    chat.add_argument("--seed", type=int, default=0, help="of the drawing (default 0)")
+    chat.add_argument("--show-thinking", action="store_true", help="show the thought too, not its length alone")
+    chat.add_argument("--raw", action="store_true",
+                      help="go on with the text, without a chat template: for models of lessons 02, 04 and 08")
+    chat.set_defaults(command=chat_command)
 
 
 def run_command(args) -> int:
@@ -320,6 +344,27 @@ def confirmed() -> bool:
     if not sys.stdin.isatty():
         raise ValueError("nobody is at the terminal to agree to the cost; give --yes")
     return input("begin? [y/N] ").strip().lower() in ("y", "yes")
+
+
+def chat_command(args) -> int:
+    from lmlab.chat import Sampling, Talk, check_sampling, greet, hold, open_speaker
+
+    given = {name: value for name, value in vars(args).items() if name in Sampling._fields and value is not None}
+    check_sampling(Sampling(**given), args.max_new_tokens)
+    warnings.simplefilter("ignore")
+    for library in ("bitsandbytes", "transformers"):  # they warn of optional packages
+        logging.getLogger(library).setLevel(logging.ERROR)
+    speaker = open_speaker(args.model, say=lambda line: print(line, file=sys.stderr))
+    talk = Talk(speaker, speaker.sampling._replace(**given), args.max_new_tokens, args.seed,
+                args.show_thinking, args.raw, [{"role": "system", "content": args.system}] if args.system else [])
+    if args.prompt is not None:
+        return 0 if talk.ask(args.prompt) else 130
+    if sys.stdin.isatty():
+        import readline  # noqa: F401  input() then has a history and arrow keys
+
+        greet(talk)
+    hold(talk, lambda: input("> " if sys.stdin.isatty() else ""))
+    return 0
 
 
 def plan_command(args) -> int:

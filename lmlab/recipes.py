@@ -263,9 +263,16 @@ class MergeExport(Recipe):
     warm_up_steps: Positive = 20
     learning_rate: PositiveFloat = 2e-3
     n_eval: Positive = 40
+    n_compared: Positive = 8  # of the texts, whose logits are kept and compared
+    n_problems: Positive = 40  # that are answered, where the adapter is lesson 06's
     max_length: Positive = 256  # tokens of a text that is read
-    tolerance: PositiveFloat = 1e-4
     max_new_tokens: Positive = 24
+    answer_tokens: Positive = 64  # at most, of an answer to a problem
+    push_to_hub: bool = False  # upload the merged folders; without it, only say what would be sent
+    hub_owner: str | None = None  # whose repositories they are
+
+    def contradictions(self) -> list[str]:
+        return ["push_to_hub is true, and hub_owner names nobody"] if self.push_to_hub and not self.hub_owner else []
 
 
 @dataclass(frozen=True, kw_only=True)

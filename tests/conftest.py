@@ -47,3 +47,15 @@ def gpt2_folder(tmp_path_factory):
     torch.manual_seed(0)
     GPT(GPTConfig(n_layer=2, n_head=2, n_embd=32, block_size=256, vocab_size=400)).save_pretrained(folder)
     return folder
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory):
+    """A page of a headless Chromium; where there is none the test is skipped and says how to get one."""
+    import chromium
+
+    if not chromium.find_chromium():
+        pytest.skip(chromium.HOW_TO_GET_IT)
+    page = chromium.Page(tmp_path_factory.mktemp("chromium"))
+    yield page
+    page.close()

@@ -10,10 +10,13 @@ import os
 import shutil
 import struct
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
+
+from lmlab.evaluate import Difference, paired_bootstrap
+from lmlab.export import require_room
 
 # by numpy in the gguf package; a block of 32 weights shares a scale (the _1 kinds: and a smallest value)
 QUANTISATIONS = ("f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0")
@@ -52,7 +55,7 @@ def export_gguf(folder: str | Path, path: str | Path, quantisation: str = "f16")
     are q8_0; rows that are no multiple of 32 are float16.
     Weights are read, converted and written one by one. The file has its name once it is whole: after a full
     disk or Ctrl-C there is none, or the older one.
-    Raises ValueError for what cannot be written in this format, OSError where the disk has no room.
+    Raises ValueError for what cannot be written in this format, or where the disk has no room.
     """
     folder, path = Path(folder), Path(path)
     if quantisation not in QUANTISATIONS + K_QUANTS:
@@ -60,13 +63,13 @@ def export_gguf(folder: str | Path, path: str | Path, quantisation: str = "f16")
     path.parent.mkdir(parents=True, exist_ok=True)
     if quantisation in QUANTISATIONS:
         plan = _plan(folder, quantisation)
-        _ask_for_room(path.parent, plan.n_bytes)
+        require_room(path.parent, plan.n_bytes)
         with _whole(path) as partial:
             _write(plan, partial)
         return path
     program = _llama_quantize(quantisation)
     plan = _plan(folder, "f16")
-    _ask_for_room(path.parent, 2 * plan.n_bytes)  # its input, and a result that is smaller
+    require_room(path.parent, 2 * plan.n_bytes)  # its input, and a result that is smaller
     with _whole(path.with_name(path.name + ".f16")) as source, _whole(path) as partial:
         _write(plan, source)
         _quantise(program, source, partial, quantisation)
@@ -77,13 +80,6 @@ def export_gguf(folder: str | Path, path: str | Path, quantisation: str = "f16")
 def gguf_bytes(folder: str | Path, quantisation: str) -> int:
     """How large the file will be, in bytes, to a few thousand; one of QUANTISATIONS. Reads no weights."""
     return _plan(Path(folder), quantisation).n_bytes
-
-
-def _ask_for_room(folder: Path, needed: int) -> None:
-    free = shutil.disk_usage(folder).free
-    if needed > free:
-        raise OSError(f"{folder} has {free / 2**30:.2f} GiB free, the file needs {needed / 2**30:.2f}; "
-                      "make room, write to another disk, or take fewer bits")
 
 
 @contextmanager
@@ -517,3 +513,51 @@ def _read_value(file, kind: int):
         item, n = struct.unpack("<IQ", file.read(12))
         return [_read_value(file, item) for _ in range(n)]
     return _read_scalar(file, _SCALARS[kind])
+
+
+# --- what each bit costs ---------------------------------------------------------------------------
+
+
+def load_gguf(path: str | Path):
+    """The model in a GGUF file, its weights unpacked to float32, by transformers' own reader: not by this module."""
+    from unittest.mock import patch
+
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    path = Path(path)
+    with patch("transformers.modeling_gguf_pytorch_utils.tqdm", lambda tensors, **_: tensors):  # a bar for each file
+        return AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name, dtype=torch.float32).eval()
+
+
+class BitCost(NamedTuple):
+    """One quantisation of a model: what it takes and what it loses."""
+
+    quantisation: str
+    megabytes: float  # of the file, 10^6 bytes
+    bits_per_weight: float  # of the file as a whole
+    loss: float  # nats per token
+    worse_by: Difference | None  # nats per token more than the first one, with its interval; None for the first
+
+    @property
+    def perplexity(self) -> float:
+        return math.exp(self.loss)
+
+
+def bit_costs(folder: str | Path, out: str | Path, measure: Callable[[Path], tuple[Sequence, Sequence]],
+              quantisations: Sequence[str] = QUANTISATIONS) -> list[BitCost]:
+    """Exports a model folder in each quantisation and measures each file; the disk holds one at a time.
+
+    measure: takes a file's path; returns the nats and the number of tokens of each text, (n_texts,) each. The first
+    quantisation is what the others are compared with, text by text.
+    """
+    rows, first = [], None
+    for quantisation in quantisations:
+        path = export_gguf(folder, Path(out) / f"{Path(folder).name}-{quantisation}.gguf", quantisation)
+        nats, counts = measure(path)
+        worse_by = None if first is None else paired_bootstrap(first, nats, counts)
+        first, size = nats if first is None else first, path.stat().st_size
+        n_weights = sum(math.prod(shape) for shape in read_metadata(path)["tensors"].values())
+        rows.append(BitCost(quantisation, size / 1e6, 8 * size / n_weights, sum(nats) / sum(counts), worse_by))
+        path.unlink()
+    return rows

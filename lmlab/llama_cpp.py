@@ -9,12 +9,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from http.client import HTTPConnection
 from importlib.util import find_spec
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
-from lmlab.evaluate import Difference, paired_bootstrap
-from lmlab.gguf_export import QUANTISATIONS, export_gguf, read_metadata
+from lmlab.gguf_export import read_metadata
 
 INSTALL = "pip install xllamacpp"
 _ONE_THREAD = 50_000_000  # bytes; below, two threads wait for each other longer than they compute (measured)
@@ -157,44 +155,3 @@ class LlamaCpp:
             return json.loads(self._answer(connection).read())
         finally:
             connection.close()
-
-
-# --- what each bit costs ---------------------------------------------------------------------------
-
-
-class BitCost(NamedTuple):
-    """One quantisation of a model: what it takes and what it loses."""
-
-    quantisation: str
-    megabytes: float  # of the file, 10^6 bytes
-    bits_per_weight: float  # of the file as a whole
-    perplexity: float  # in llama.cpp
-    loss: float  # nats per token
-    worse_by: Difference | None  # nats per token more than the first one, with its interval; None for the first
-
-
-def bit_costs(folder: str | Path, out: str | Path, texts: Sequence[str],
-              quantisations: Sequence[str] = QUANTISATIONS, keep: bool = True) -> list[BitCost]:
-    """Exports a model folder in each quantisation, and measures each file on ``texts`` in llama.cpp.
-
-    The files are out/<name of the folder>-<quantisation>.gguf; keep False removes each once it is measured, so
-    that the disk holds one at a time. The first quantisation is what the others are compared with, text by text.
-    A token costs one step of the model: about a millisecond for the tiny bases.
-    """
-    rows, first = [], None
-    for quantisation in quantisations:
-        path = export_gguf(folder, Path(out) / f"{Path(folder).name}-{quantisation}.gguf", quantisation)
-        measured = LlamaCpp(path, exact=True).perplexity(texts)
-        size, first = path.stat().st_size, first or measured
-        rows.append(BitCost(
-            quantisation, size / 1e6, 8 * size / n_weights(path), measured["perplexity"], measured["loss"],
-            None if measured is first else
-            paired_bootstrap(first["nats"], measured["nats"], measured["counts"])))
-        if not keep:
-            path.unlink()
-    return rows
-
-
-def n_weights(path: str | Path) -> int:
-    """All numbers in a GGUF file's tensors."""
-    return sum(math.prod(shape) for shape in read_metadata(path)["tensors"].values())

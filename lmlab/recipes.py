@@ -268,6 +268,8 @@ class MergeExport(Recipe):
     max_length: Positive = 256  # tokens of a text that is read
     max_new_tokens: Positive = 24
     answer_tokens: Positive = 64  # at most, of an answer to a problem
+    quantisations: list[str] = field(default_factory=lambda: ["f16", "q8_0", "q5_0", "q4_0"])  # with the first
+    keep_quantisation: str = "q8_0"  # of the GGUF file that stays
     push_to_hub: bool = False  # upload the merged folders; without it, only say what would be sent
     hub_owner: str | None = None  # whose repositories they are
 

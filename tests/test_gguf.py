@@ -13,7 +13,7 @@ from lmlab import gguf_export, llama_cpp, miniworld
 from lmlab.data import load_model, load_tokenizer
 from lmlab.evaluate import perplexity
 from lmlab.gguf_export import QUANTISATIONS, adds_bos, export_gguf, gguf_bytes, pre_tokenizer_name, read_metadata
-from lmlab.llama_cpp import LlamaCpp, bit_costs
+from lmlab.llama_cpp import LlamaCpp
 
 gguf = pytest.importorskip("gguf")
 BASES = ("gpt2", "llama", "qwen2")
@@ -245,10 +245,16 @@ def test_stored_weights_are_near_by_their_bits(tmp_path, quantisation):
             assert (np.abs(read.reshape(-1, 32) - blocks).max(1) <= allowed + 1e-6).all(), name
 
 
-@needs_llama_cpp
-def test_what_each_bit_costs(tmp_path):
+@pytest.mark.parametrize("reader", ["transformers", pytest.param("llama.cpp", marks=needs_llama_cpp)])
+def test_what_each_bit_costs(tmp_path, reader):
     texts = [row["text"] for row in miniworld.dataset("stories", "validation", n=4)]
-    rows = bit_costs(miniworld.model_dir("qwen2"), tmp_path, texts, ("f32", "q8_0", "q4_0"), keep=False)
+
+    def measure(path):
+        there = (LlamaCpp(path, exact=True).perplexity(texts) if reader == "llama.cpp" else
+                 perplexity(gguf_export.load_gguf(path), load_tokenizer("miniworld/qwen2"), texts))
+        return there["nats"], there["counts"]
+
+    rows = gguf_export.bit_costs(miniworld.model_dir("qwen2"), tmp_path, measure, ("f32", "q8_0", "q4_0"))
     assert [row.quantisation for row in rows] == ["f32", "q8_0", "q4_0"] and not list(tmp_path.iterdir())
     assert [round(row.bits_per_weight) for row in rows] == [32, 9, 5]
     truth = perplexity(load_model("miniworld/qwen2"), load_tokenizer("miniworld/qwen2"), texts)["loss"]
@@ -313,12 +319,12 @@ def test_a_break_leaves_the_older_file_and_no_half_one(tmp_path, monkeypatch, er
 
 def test_room_is_asked_for_first(tmp_path, monkeypatch):
     usage = shutil.disk_usage(tmp_path)
-    monkeypatch.setattr(gguf_export.shutil, "disk_usage", lambda path: usage._replace(free=2_000_000))
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=2_000_000))
     break_after(monkeypatch, 0, AssertionError("a tensor was written"))
-    with pytest.raises(OSError, match=r"has 0.00 GiB free, the file needs 0.01"):
+    with pytest.raises(ValueError, match=r"needs \d+ MB, and its disk has 2 MB free"):
         export_gguf(miniworld.model_dir("llama"), tmp_path / "m.gguf", "f32")
     monkeypatch.undo()
-    monkeypatch.setattr(gguf_export.shutil, "disk_usage", lambda path: usage._replace(free=2_000_000))
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=2_000_000))
     assert export_gguf(miniworld.model_dir("llama"), tmp_path / "m.gguf", "q8_0").exists()
 
 

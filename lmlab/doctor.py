@@ -10,7 +10,7 @@ import urllib.request
 from importlib import metadata
 
 from lmlab.hardware import Machine, describe_machine
-from lmlab.recipes import PROJECT
+from lmlab.recipes import PROJECT, list_recipes
 
 PACKAGES = ("torch", "transformers", "peft", "trl", "bitsandbytes", "datasets", "accelerate", "matplotlib",
             "ipywidgets", "ipykernel", "nbconvert", "papermill", "tensorboard")
@@ -104,3 +104,16 @@ def tiers(machine: Machine, online: bool) -> dict[str, str]:
         "gpu": f"runs here: {here}{network}" if gpu >= GPU_MEMORY_GB and machine.bf16
                else f"no: needs a GPU with 24 GB and bfloat16 (Ampere or later), {here}",
     }
+
+
+def suggest_recipe(lesson: str) -> str:
+    """One line: the largest of tiny, t4 and gpu that a lesson has and this machine carries, and why."""
+    machine = describe_machine()
+    verdicts = tiers(machine, online=True)
+    fit = [name for name in ("gpu", "t4", "tiny") if name in list_recipes(lesson) and verdicts[name].startswith("runs")]
+    memory = f"{machine.gpu_memory_gb or machine.memory_gb:.0f} GiB"
+    here = f"{machine.device_name} ({memory}, {machine.dtype})"
+    if not fit:
+        return f'{here}: recipe = "tiny" {verdicts["tiny"]}'
+    hub = "" if fit[0] == "tiny" else '; it loads models and data from the hub, "tiny" needs no network'
+    return f'{here}: recipe = "{fit[0]}" suits this machine{hub}'

@@ -110,10 +110,7 @@ def suggest_recipe(lesson: str) -> str:
     """One line: the largest of tiny, t4 and gpu that a lesson has and this machine carries, and why."""
     machine = describe_machine()
     verdicts = tiers(machine, online=True)
-    fit = [name for name in ("gpu", "t4", "tiny") if name in list_recipes(lesson) and verdicts[name].startswith("runs")]
-    memory = f"{machine.gpu_memory_gb or machine.memory_gb:.0f} GiB"
-    here = f"{machine.device_name} ({memory}, {machine.dtype})"
-    if not fit:
-        return f'{here}: recipe = "tiny" {verdicts["tiny"]}'
-    hub = "" if fit[0] == "tiny" else '; it loads models and data from the hub, "tiny" needs no network'
-    return f'{here}: recipe = "{fit[0]}" suits this machine{hub}'
+    known = [name for name in ("gpu", "t4") if name in list_recipes(lesson)]
+    name = next((name for name in known if verdicts[name].startswith("runs")), "tiny")
+    hub = "" if name == "tiny" else '; it loads from the hub, "tiny" needs no network'
+    return f'recipe = "{name}" {verdicts[name]}{hub}'

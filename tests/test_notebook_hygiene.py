@@ -2,6 +2,10 @@
 
 import ast
 import re
+import subprocess
+import sys
+import tomllib
+import types
 
 import nbformat
 import pytest
@@ -10,6 +14,8 @@ from lmlab.recipes import LESSONS, PROJECT
 
 PARAMETERS = 'recipe = "tiny"\noverrides = {}\noutput_dir = "runs"'
 LONGEST_CELL, LONGEST_CELL_OF_02 = 30, 40
+REPOSITORY = tomllib.loads((PROJECT / "pyproject.toml").read_text())["project"]["urls"]["Repository"]
+COLAB = REPOSITORY.replace("https://github.com", "https://colab.research.google.com/github") + "/blob/main/notebooks"
 NOTEBOOKS = sorted((PROJECT / "notebooks").glob("*.ipynb"))
 FORBIDDEN = {
     r"\bif (False|0):": "code that never runs",
@@ -53,18 +59,29 @@ def test_kernel_is_plain_python(notebook):
     assert notebook.metadata.kernelspec.language == "python"
 
 
-def test_first_code_cell_is_the_one_parameters_cell(notebook):
-    first, *others = code_cells(notebook)
-    assert "parameters" in first.metadata.get("tags", [])
-    assert [line.split("  #")[0].rstrip() for line in first.source.splitlines()] == PARAMETERS.splitlines()
+def test_first_code_cell_sets_up_and_the_second_is_the_one_parameters_cell(notebook):
+    _, parameters, *others = code_cells(notebook)
+    assert "parameters" in parameters.metadata.get("tags", [])
+    assert [line.split("  #")[0].rstrip() for line in parameters.source.splitlines()] == PARAMETERS.splitlines()
     for cell in others:
         assert not {"parameters", "injected-parameters"} & set(cell.metadata.get("tags", []))
 
 
 def test_recipe_is_resolved_next_and_metrics_are_written_last(notebook):
     cells = code_cells(notebook)
-    assert f'load_recipe("{notebook.stem}", recipe, **overrides)' in cells[1].source
+    assert f'load_recipe("{notebook.stem}", recipe, **overrides)' in cells[2].source
     assert "write_metrics(" in cells[-1].source
+
+
+def test_the_repository_is_the_one_of_pyproject(notebook):
+    """After a move: change pyproject.toml, then replace the old address in notebooks/ and README.md."""
+    assert notebook.cells[0].source.rstrip().endswith(f"]({COLAB}/{notebook.stem}.ipynb)")
+    set_up = code_cells(notebook)[0].source
+    assert f'repository = "{REPOSITORY}"' in set_up and f'suggest_recipe("{notebook.stem}")' in set_up
+    first = NOTEBOOKS[0].stem
+    assert set_up == first_code_cell(NOTEBOOKS[0]).source.replace(first, notebook.stem)
+    named = re.findall(r"github(?:\.com)?/[\w-]+/lmlab\b", "".join(cell.source for cell in notebook.cells))
+    assert set(named) <= {REPOSITORY.removeprefix("https://"), REPOSITORY.removeprefix("https://").replace(".com", "")}
 
 
 def test_begins_with_a_title(notebook):
@@ -88,3 +105,40 @@ def test_code_parses(notebook):
 def test_nothing_dead_or_private(notebook, pattern):
     found = [cell.id for cell in code_cells(notebook) if re.search(pattern, cell.source)]
     assert not found, f"{FORBIDDEN[pattern]} in {found}"
+
+
+def first_code_cell(path):
+    return code_cells(nbformat.read(path, as_version=4))[0]
+
+
+@pytest.fixture
+def without_lmlab(monkeypatch, tmp_path):
+    """The set-up cell where lmlab seems not to be installed; what it would run is noted."""
+    import importlib.util
+
+    ran, real = [], importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "lmlab" else real(name))
+    monkeypatch.setattr(subprocess, "run", lambda command, check: ran.append(command) if check else None)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.chdir(tmp_path)
+    return ran
+
+
+def test_set_up_in_colab_keeps_its_torch(without_lmlab, monkeypatch, capsys):
+    from importlib.metadata import version
+
+    monkeypatch.setitem(sys.modules, "google.colab", types.ModuleType("google.colab"))
+    exec(first_code_cell(NOTEBOOKS[0]).source, {})
+    clone, install = without_lmlab
+    assert clone[:2] == ["git", "clone"] and clone[-2:] == [REPOSITORY, "lmlab-course"]
+    assert install[1:4] == ["-m", "pip", "install"] and f"torch=={version('torch')}" in install
+    assert sys.path[0].endswith("lmlab-course") and 'recipe = "' in capsys.readouterr().out
+
+
+def test_set_up_elsewhere_installs_nothing(without_lmlab, monkeypatch, capsys):
+    monkeypatch.delitem(sys.modules, "google.colab", raising=False)
+    with pytest.raises(ModuleNotFoundError, match="QUICK_START"):
+        exec(first_code_cell(NOTEBOOKS[0]).source, {})
+    monkeypatch.undo()
+    exec(first_code_cell(NOTEBOOKS[0]).source, {})
+    assert not without_lmlab and "runs here" in capsys.readouterr().out

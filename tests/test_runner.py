@@ -13,7 +13,7 @@ import psutil
 import pytest
 from nbformat.v4 import new_code_cell, new_notebook
 
-from lmlab import cli, doctor, runner
+from lmlab import cli, doctor, hardware, runner
 from lmlab.hardware import describe_machine
 from lmlab.runner import Job, run_jobs
 
@@ -196,6 +196,13 @@ def test_a_closed_door_is_not_reachable():
 def test_doctor_tells_which_lessons_want_four_bits():
     machine = dataclasses.replace(describe_machine(), four_bit=False, reasons=("float32", "no bitsandbytes"))
     assert "but for lessons 05 to 07 (no bitsandbytes)" in doctor.tiers(machine, online=False)["tiny"]
+
+
+@pytest.mark.parametrize("gpu, name", [("T4", "t4"), ("A100", "gpu"), ("L4", "gpu"), (None, "tiny")])
+def test_the_largest_recipe_that_fits_is_suggested(monkeypatch, gpu, name):
+    machine = hardware.gpu(gpu) if gpu else dataclasses.replace(describe_machine(), gpu_memory_gb=None)
+    monkeypatch.setattr(doctor, "describe_machine", lambda: machine)
+    assert doctor.suggest_recipe("05_llama_lora_4bit").startswith(f'recipe = "{name}" runs here: ')
 
 
 def test_recipes_are_listed(capsys):

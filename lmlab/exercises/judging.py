@@ -1,0 +1,211 @@
+"""How answers are judged: an exercise, its verdict, and comparing what a reader wrote with a reference."""
+
+import copy
+import html
+import math
+import re
+import reprlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from numbers import Number
+from typing import Any
+
+TOLERANCE = 1e-4  # relative: answers may be computed in float32
+
+
+class Wrong(Exception):
+    """What is off with an answer, in a sentence for the reader."""
+
+
+class NotYet(Exception):
+    """The answer is the stub."""
+
+
+@dataclass(frozen=True)
+class Exercise:
+    """``judge`` takes the answer, raises Wrong or NotYet, or returns a remark on the right answer."""
+
+    name: str
+    title: str
+    hints: tuple[str, ...]
+    judge: Callable[[Any], str]
+
+
+EXERCISES: dict[str, Exercise] = {}
+
+
+def exercise(name: str, title: str, *hints: str):
+    """Registers the function below it as the judge of an exercise."""
+    def register(judge):
+        EXERCISES[name] = Exercise(name, title, hints, judge)
+        return judge
+    return register
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What ``check`` says. status: "right", "wrong", "not yet", or "unknown" for a name that there is not."""
+
+    name: str
+    status: str
+    message: str
+    hints: tuple[str, ...] = ()
+
+    def __bool__(self) -> bool:
+        return self.status == "right"
+
+    @property
+    def _head(self) -> str:
+        mark = {"right": "✓", "wrong": "✗"}.get(self.status, "·")
+        return f"{mark} {self.name}: {self.status}."
+
+    def __repr__(self) -> str:
+        return "\n".join([f"{self._head} {self.message}", *(f"  Hint: {hint}" for hint in self.hints)])
+
+    def _repr_html_(self) -> str:
+        colour = {"right": "#2e8b57", "wrong": "#c0392b"}.get(self.status, "#888888")
+        lines = [f"<b>{html.escape(self._head)}</b> {_marked(self.message)}",
+                 *(f"<i>Hint:</i> {_marked(hint)}" for hint in self.hints)]
+        return (f'<div style="border-left: 4px solid {colour}; padding: 0.2em 0.8em">'
+                + "<br>".join(lines) + "</div>")
+
+
+def _marked(text: str) -> str:
+    return re.sub(r"`([^`]+)`", r"<code>\1</code>", html.escape(text, quote=False))
+
+
+# --- running what the reader wrote -------------------------------------------------------------------
+
+
+def is_stub(answer) -> bool:
+    return answer is None or answer is ... or answer is NotImplemented
+
+
+def call(function, *arguments):
+    """What the reader's function returns. It gets copies, so that it cannot change the checker's own."""
+    if not callable(function):
+        raise Wrong(f"A function is wanted, got {show(function)}: hand over the function itself, without "
+                    "calling it.")
+    shown = ", ".join(map(show, arguments))
+    try:
+        returned = function(*copy.deepcopy(arguments))
+    except NotImplementedError:
+        raise NotYet from None
+    except Exception as error:
+        line = f" in line {error.__traceback__.tb_next.tb_lineno} of its cell" if error.__traceback__.tb_next else ""
+        raise Wrong(f"Your function raised {type(error).__name__}{line}: {error}. It was given {shown}.") from None
+    if is_stub(returned):
+        raise NotYet
+    return returned
+
+
+def show(value) -> str:
+    """A value in a few characters."""
+    if hasattr(value, "shape") and hasattr(value, "tolist"):
+        if math.prod(value.shape) > 8:
+            return f"a {type(value).__name__.lower()} of shape {tuple(value.shape)}"
+        value = value.tolist()
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    if isinstance(value, list | tuple) and all(isinstance(part, Number) for part in value) and len(value) <= 20:
+        return "[" + ", ".join(f"{part:.5g}" if isinstance(part, float) else str(part) for part in value) + "]"
+    if isinstance(value, str):
+        return repr(value)
+    short = reprlib.Repr()
+    short.maxother = short.maxstring = 80
+    return short.repr(value)
+
+
+# --- comparing ---------------------------------------------------------------------------------------
+
+
+def alike(given, wanted, what: str = "your function's result"):
+    """The given value in the kind of the wanted one; Wrong where it is of another kind, shape or length."""
+    if isinstance(wanted, Mapping):
+        if not isinstance(given, Mapping) or set(given) != set(wanted):
+            raise Wrong(f"A dict with the keys {', '.join(map(repr, wanted))} is wanted; {what} is {show(given)}.")
+        return {key: alike(given[key], value, f"{what}[{key!r}]") for key, value in wanted.items()}
+    if hasattr(wanted, "tolist"):
+        return _tensor(given, wanted, what)
+    if isinstance(wanted, list | tuple):
+        return _list(given, wanted, what)
+    if isinstance(wanted, str):
+        if not isinstance(given, str):
+            raise Wrong(f"A text is wanted; {what} is {show(given)}.")
+        return given
+    return _number(given, what)
+
+
+def _number(given, what: str) -> float:
+    if hasattr(given, "item") and getattr(given, "shape", None) in ((), (1,)):
+        given = given.item()
+    if not isinstance(given, Number) or isinstance(given, complex):
+        raise Wrong(f"A number is wanted; {what} is {show(given)}.")
+    return float(given)
+
+
+def _list(given, wanted, what: str) -> list:
+    given = given.tolist() if hasattr(given, "tolist") else given
+    if not isinstance(given, Sequence) or isinstance(given, str):
+        raise Wrong(f"A list of {len(wanted)} is wanted; {what} is {show(given)}.")
+    if len(given) != len(wanted):
+        raise Wrong(f"A list of {len(wanted)} is wanted; {what} has {len(given)}: {show(given)}.")
+    return [alike(one, other, f"{what}[{i}]") for i, (one, other) in enumerate(zip(given, wanted, strict=True))]
+
+
+def _tensor(given, wanted, what: str):
+    import torch
+
+    try:
+        given = torch.as_tensor(given).detach().cpu()
+    except (TypeError, ValueError, RuntimeError):
+        raise Wrong(f"A tensor is wanted; {what} is {show(given)}.") from None
+    if given.shape != wanted.shape:
+        raise Wrong(f"A tensor of shape {tuple(wanted.shape)} is wanted; {what} has shape {tuple(given.shape)}.")
+    return given.double()
+
+
+def equal(given, wanted, tolerance: float = TOLERANCE) -> bool:
+    """Whether two values of one kind are the same; NaN is the same as NaN."""
+    if isinstance(wanted, Mapping):
+        return all(equal(given[key], value, tolerance) for key, value in wanted.items())
+    if hasattr(wanted, "tolist"):
+        import torch
+
+        return torch.allclose(given.double(), wanted.double(), rtol=tolerance, atol=tolerance, equal_nan=True)
+    if isinstance(wanted, list | tuple):
+        return len(given) == len(wanted) and all(map(lambda a, b: equal(a, b, tolerance), given, wanted))
+    if isinstance(wanted, str):
+        return given == wanted
+    both_nan = math.isnan(given) and math.isnan(wanted)
+    return both_nan or math.isclose(given, wanted, rel_tol=tolerance, abs_tol=tolerance * 1e-2)
+
+
+def compare(function, reference: Callable, cases: Sequence[tuple], mistakes: Mapping[str, Callable],
+            tolerance: float = TOLERANCE) -> None:
+    """Holds the reader's function to a reference on some cases; Wrong, with the mistake's name where it is known.
+
+    mistakes: message -> the function that one has written who made it.
+    """
+    wanted = [reference(*case) for case in cases]
+    given = [alike(call(function, *case), want) for case, want in zip(cases, wanted, strict=True)]
+    failed = [i for i, want in enumerate(wanted) if not equal(given[i], want, tolerance)]
+    if not failed:
+        return
+    for message, mistake in mistakes.items():
+        if all(equal(given[i], alike(mistake(*case), wanted[i]), tolerance) for i, case in enumerate(cases)):
+            raise Wrong(message)
+    i = failed[0]
+    at = ", ".join(map(show, cases[i]))
+    raise Wrong(f"For ({at}) your function gives {show(given[i])}, and {show(wanted[i])} is right.")
+
+
+def compare_value(given, wanted, mistakes: Mapping[str, Any], tolerance: float = TOLERANCE) -> None:
+    """Holds a value to the right one; the right one is not told."""
+    given = alike(given, wanted, "your answer")
+    if equal(given, wanted, tolerance):
+        return
+    for message, mistake in mistakes.items():
+        if equal(given, mistake, tolerance):
+            raise Wrong(message)
+    raise Wrong(f"{show(given)} is not right.")

@@ -99,6 +99,11 @@ def call(function, *arguments):
     return returned
 
 
+def _is_array(value) -> bool:
+    """A tensor or array with places, not one number."""
+    return hasattr(value, "tolist") and getattr(value, "shape", ()) != ()
+
+
 def show(value) -> str:
     """A value in a few characters."""
     if hasattr(value, "shape") and hasattr(value, "tolist"):
@@ -125,7 +130,7 @@ def alike(given, wanted, what: str = "your function's result"):
         if not isinstance(given, Mapping) or set(given) != set(wanted):
             raise Wrong(f"A dict with the keys {', '.join(map(repr, wanted))} is wanted; {what} is {show(given)}.")
         return {key: alike(given[key], value, f"{what}[{key!r}]") for key, value in wanted.items()}
-    if hasattr(wanted, "tolist"):
+    if _is_array(wanted):
         return _tensor(given, wanted, what)
     if isinstance(wanted, list | tuple):
         return _list(given, wanted, what)
@@ -169,7 +174,7 @@ def equal(given, wanted, tolerance: float = TOLERANCE) -> bool:
     """Whether two values of one kind are the same; NaN is the same as NaN."""
     if isinstance(wanted, Mapping):
         return all(equal(given[key], value, tolerance) for key, value in wanted.items())
-    if hasattr(wanted, "tolist"):
+    if _is_array(wanted):
         import torch
 
         return torch.allclose(given.double(), wanted.double(), rtol=tolerance, atol=tolerance, equal_nan=True)
@@ -187,17 +192,23 @@ def compare(function, reference: Callable, cases: Sequence[tuple], mistakes: Map
 
     mistakes: message -> the function that one has written who made it.
     """
+    def matches(i, value) -> bool:
+        try:
+            return equal(alike(given[i], value), value, tolerance)
+        except Wrong:  # of another kind or shape
+            return False
+
+    given = [call(function, *case) for case in cases]
     wanted = [reference(*case) for case in cases]
-    given = [alike(call(function, *case), want) for case, want in zip(cases, wanted, strict=True)]
-    failed = [i for i, want in enumerate(wanted) if not equal(given[i], want, tolerance)]
+    failed = [i for i, value in enumerate(wanted) if not matches(i, value)]
     if not failed:
         return
     for message, mistake in mistakes.items():
-        if all(equal(given[i], alike(mistake(*case), wanted[i]), tolerance) for i, case in enumerate(cases)):
+        if all(matches(i, mistake(*case)) for i, case in enumerate(cases)):
             raise Wrong(message)
     i = failed[0]
-    at = ", ".join(map(show, cases[i]))
-    raise Wrong(f"For ({at}) your function gives {show(given[i])}, and {show(wanted[i])} is right.")
+    got, at = alike(given[i], wanted[i]), ", ".join(map(show, cases[i]))
+    raise Wrong(f"For ({at}) your function gives {show(got)}, and {show(wanted[i])} is right.")
 
 
 def compare_value(given, wanted, mistakes: Mapping[str, Any], tolerance: float = TOLERANCE) -> None:

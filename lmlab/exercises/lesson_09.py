@@ -49,19 +49,22 @@ def pass_at_k(answer):
     return "Taking the first k samples would be right on average as well, but with far more luck in it."
 
 
-@exercise("09.3", "Silent groups", "A group is silent when all are right, or all are wrong.",
-          "All right: p to the power of `group`. All wrong: 1 − p to that power.")
-def silent(answer):
-    def reference(p, group):
-        outcomes = itertools.product((True, False), repeat=group)
-        return sum(p**sum(hits) * (1 - p)**(group - sum(hits)) for hits in outcomes if len(set(hits)) == 1)
+def _least_group(silent, share) -> int:
+    return next(group for group in itertools.count(2) if silent(group) <= share)
 
-    compare(answer, reference, [(0.5, 2), (0.9, 8), (0.1, 8), (0.3, 4)], {
-        "Those that are all right are silent, too are those that are all wrong.": lambda p, group: p**group,
-        "All wrong is one case; all right is the other.": lambda p, group: (1 - p)**group,
-        "That is the share of groups that teach.": lambda p, group: 1 - reference(p, group),
-        "That is for pairs; a group has `group` members.": lambda p, group: p**2 + (1 - p)**2})
-    return "With p = 0.9 and groups of 8 that is 43%: what is nearly learned teaches little."
+
+@exercise("09.3", "How large a group?", "A group is silent when all are right (p to the power of its size) or all wrong.",
+          "Try 2, 3, 4 and so on, until p**group + (1 - p)**group is at most `share`.")
+def group_needed(answer):
+    cases = [(0.5, 0.05), (0.9, 0.5), (0.2, 0.2), (0.8, 0.2), (0.5, 0.125)]
+    compare(answer, lambda p, share: _least_group(lambda g: p**g + (1 - p)**g, share), cases, {
+        "Those that are all wrong are silent, too.": lambda p, share: _least_group(lambda g: p**g, share),
+        "Those that are all right are silent, too.": lambda p, share: _least_group(lambda g: (1 - p)**g, share),
+        "At most `share`: a group of which just that share is silent will do.":
+            lambda p, share: next(g for g in itertools.count(2) if p**g + (1 - p)**g < share),
+        "`share` is of those that are silent, not of those that teach.":
+            lambda p, share: _least_group(lambda g: 1 - p**g - (1 - p)**g if g < 99 else 0, share)}, tolerance=1e-9)
+    return "What is nearly learned wants large groups, and large groups cost as much as they hold."
 
 
 @exercise("09.4", "The clip", "Two candidates: ratio · advantage, and the same with the ratio held between 1 ± ε.",

@@ -10,7 +10,9 @@ from lmlab.recipes import LESSONS, PROJECT
 
 PARAMETERS = 'recipe = "tiny"\noverrides = {}\noutput_dir = "runs"'
 LONGEST_CELL, LONGEST_CELL_OF_02 = 30, 40
-NOTEBOOKS = sorted((PROJECT / "notebooks").glob("*.ipynb"))
+LESSON_NOTEBOOKS = sorted((PROJECT / "notebooks").glob("*.ipynb"))
+NOTEBOOKS = [*LESSON_NOTEBOOKS, PROJECT / "notebooks" / "solutions" / "solutions.ipynb"]
+of_a_lesson = pytest.mark.parametrize("notebook", LESSON_NOTEBOOKS, ids=lambda path: path.stem, indirect=True)
 FORBIDDEN = {
     r"\bif (False|0):": "code that never runs",
     r"pip3? install|conda install|apt(-get)? install": "an install in mid-notebook",
@@ -31,7 +33,7 @@ def code_cells(notebook) -> list:
 
 
 def test_every_lesson_has_its_notebook():
-    assert set(LESSONS) <= {path.stem for path in NOTEBOOKS}
+    assert set(LESSONS) <= {path.stem for path in LESSON_NOTEBOOKS}
 
 
 def test_format_is_valid_and_cells_have_distinct_ids(notebook):
@@ -53,6 +55,7 @@ def test_kernel_is_plain_python(notebook):
     assert notebook.metadata.kernelspec.language == "python"
 
 
+@of_a_lesson
 def test_first_code_cell_is_the_one_parameters_cell(notebook):
     first, *others = code_cells(notebook)
     assert "parameters" in first.metadata.get("tags", [])
@@ -61,10 +64,19 @@ def test_first_code_cell_is_the_one_parameters_cell(notebook):
         assert not {"parameters", "injected-parameters"} & set(cell.metadata.get("tags", []))
 
 
+@of_a_lesson
 def test_recipe_is_resolved_next_and_metrics_are_written_last(notebook):
     cells = code_cells(notebook)
     assert f'load_recipe("{notebook.stem}", recipe, **overrides)' in cells[1].source
-    assert "write_metrics(" in cells[-1].source
+    assert "write_metrics(" in [cell for cell in cells if "lmlab.check(" not in cell.source][-1].source
+
+
+@of_a_lesson
+def test_exercises_come_after_the_metrics(notebook):
+    """A reader who thinks for an hour, or takes a name that the lesson uses, must not change what was measured."""
+    checks = ["lmlab.check(" in cell.source for cell in code_cells(notebook)]
+    n = checks.count(True)
+    assert n and checks == [False] * (len(checks) - n) + [True] * n
 
 
 def test_begins_with_a_title(notebook):

@@ -78,6 +78,9 @@ def _marked(text: str) -> str:
 
 
 def is_stub(answer) -> bool:
+    """Whether nothing was written yet, or some part is left open: {"q8_0": ...}."""
+    if type(answer) in (dict, list, tuple):
+        return any(part is ... for part in (answer.values() if isinstance(answer, dict) else answer))
     return answer is None or answer is ... or answer is NotImplemented
 
 

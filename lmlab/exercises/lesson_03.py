@@ -19,9 +19,7 @@ def items_needed(answer):
         "This is the normal interval, p ± 1.96 √(p (1 − p) / n); with few items it is too narrow. Take Wilson's.":
             lambda p: _first_n(p, lambda k, n: k / n - 1.959964 * math.sqrt(k / n * (1 - k / n) / n)),
         "You stop when the share is above 0.25; the lower end of its interval must be.":
-            lambda p: _first_n(p, lambda k, n: k / n),
-        "You look at the upper end of the interval: 0.25 must lie below all of it.":
-            lambda p: _first_n(p, lambda k, n: wilson_interval(k, n)[1])}, tolerance=1e-9)
+            lambda p: _first_n(p, lambda k, n: k / n)}, tolerance=1e-9)
     return "Half the distance to 25% takes about four times the items."
 
 

@@ -175,7 +175,7 @@ WRONG = [
     ("04.3", lambda batches: math.exp(statistics.mean(mean for mean, _ in batches)), "mean of batch means"),
     ("04.4", impatient, "measurement before"),
     ("05.1", 16 * 16 * (4096 + 2560 + 2560 + 4096), "attention alone"),
-    ("05.1", 44032 * 16, "one layer"),
+    ("05.1", 44032 * 16, "for one layer"),
     ("05.1", "eleven million", "A number is wanted"),
     ("05.2", lambda blocks, values: values[((blocks / blocks.max(1, keepdim=True).values)[..., None] - values).abs(
         ).argmin(-1)] * blocks.max(1, keepdim=True).values, "largest absolute"),

@@ -20,8 +20,7 @@ def count(answer):
     compare_value(answer, trained(_LLAMA.values()), {
         "That is attention alone; all linear layers are asked, the MLP's three too.": trained(attention),
         "k and v are narrower: their eight heads of 64 give 512.": trained(full_heads),
-        "That is one layer; there are 16.": trained(_LLAMA.values()) // _LAYERS,
-        "You left the rank out.": trained(_LLAMA.values()) // _RANK,
+        "That is for one layer, or for rank 1: there are 16 layers, and r is 16.": trained(_LLAMA.values()) // _RANK,
         "That is the number of weights in the matrices themselves; an adapter has two thin ones beside each.":
             _LAYERS * sum(n_in * n_out for n_in, n_out in _LLAMA.values()),
         "That is A alone; B trains too.": _LAYERS * _RANK * sum(n_in for n_in, _ in _LLAMA.values()),

@@ -1,17 +1,17 @@
-"""Exercises of the lessons: ``check`` judges an answer and opens a hint with each wrong try. Nothing is fetched."""
+"""Exercises of the lessons: ``check`` judges an answer, and opens a hint with each wrong try; all offline."""
 
 import difflib
 import re
 
-from lmlab.exercises import (lesson_01, lesson_02, lesson_03, lesson_04, lesson_05, lesson_06, lesson_07,  # noqa: F401
-                             lesson_08, lesson_09)
+from lmlab.exercises import (lesson_01, lesson_02, lesson_03, lesson_04, lesson_05,  # noqa: F401
+                             lesson_06, lesson_07, lesson_08, lesson_09)  # each registers its own
 from lmlab.exercises.judging import EXERCISES, NotYet, Verdict, Wrong, is_stub, show
 
 _opened: dict[str, int] = {}  # how many hints of an exercise the reader has seen
 
 
 def check(name, answer=...) -> Verdict:
-    """Judges the answer to an exercise, named as in the notebook ("05.2"). Never raises for what it is given."""
+    """Judges the answer to an exercise, named as in the notebook ("05.2"). Whatever it is given, it answers."""
     if (known := _find(name)) is None:
         return _unknown(name)
     found = EXERCISES[known]
@@ -26,7 +26,8 @@ def check(name, answer=...) -> Verdict:
     except Wrong as wrong:
         message = str(wrong)
     except Exception as error:  # an object that no judge has thought of
-        message = f"This answer could not be read ({type(error).__name__}: {error}). Look at what is asked for."
+        message = (f"This answer could not be read ({type(error).__name__}: {error}). "
+                   "Look at what is asked for.")
     _opened[known] = _opened.get(known, 0) + 1
     return Verdict(known, "wrong", message, _open(known))
 

@@ -71,7 +71,9 @@ class Verdict:
 
 
 def _marked(text: str) -> str:
-    return re.sub(r"`([^`]+)`", r"<code>\1</code>", html.escape(text, quote=False))
+    """`code` and *stress* in HTML."""
+    text = re.sub(r"`([^`]+)`", r"<code>\1</code>", html.escape(text, quote=False))
+    return re.sub(r"(?<!\*)\*(\w+)\*(?!\*)", r"<em>\1</em>", text)
 
 
 # --- running what the reader wrote -------------------------------------------------------------------
@@ -95,11 +97,18 @@ def call(function, *arguments):
     except NotImplementedError:
         raise NotYet from None
     except Exception as error:
-        line = f" in line {error.__traceback__.tb_next.tb_lineno} of its cell" if error.__traceback__.tb_next else ""
-        raise Wrong(f"Your function raised {type(error).__name__}{line}: {error}. It was given {shown}.") from None
+        raise Wrong(f"Your function raised {type(error).__name__}{_line(function, error)}: {error}. "
+                    f"It was given {shown}.") from None
     if is_stub(returned):
         raise NotYet
     return returned
+
+
+def _line(function, error: Exception) -> str:
+    """Where in the reader's own function an error began; it has no lines if it is not Python."""
+    frame = error.__traceback__.tb_next
+    own = frame is not None and frame.tb_frame.f_code is getattr(function, "__code__", None)
+    return f" in line {frame.tb_lineno} of its cell" if own else ""
 
 
 def _is_array(value) -> bool:
@@ -115,8 +124,9 @@ def show(value) -> str:
         value = value.tolist()
     if isinstance(value, float):
         return f"{value:.6g}"
-    if isinstance(value, list | tuple) and all(isinstance(part, Number) for part in value) and len(value) <= 20:
-        return "[" + ", ".join(f"{part:.5g}" if isinstance(part, float) else str(part) for part in value) + "]"
+    if isinstance(value, list | tuple) and len(value) <= 20 and all(isinstance(part, Number) for part in value):
+        shown = (f"{part:.5g}" if isinstance(part, float) else str(part) for part in value)
+        return f"[{', '.join(shown)}]"
     if isinstance(value, str):
         return repr(value)
     short = reprlib.Repr()
@@ -131,7 +141,8 @@ def alike(given, wanted, what: str = "your function's result"):
     """The given value in the kind of the wanted one; Wrong where it is of another kind, shape or length."""
     if isinstance(wanted, Mapping):
         if not isinstance(given, Mapping) or set(given) != set(wanted):
-            raise Wrong(f"A dict with the keys {', '.join(map(repr, wanted))} is wanted; {what} is {show(given)}.")
+            keys = ", ".join(map(repr, wanted))
+            raise Wrong(f"A dict with the keys {keys} is wanted; {what} is {show(given)}.")
         return {key: alike(given[key], value, f"{what}[{key!r}]") for key, value in wanted.items()}
     if _is_array(wanted):
         return _tensor(given, wanted, what)
@@ -158,7 +169,7 @@ def _list(given, wanted, what: str) -> list:
         raise Wrong(f"A list of {len(wanted)} is wanted; {what} is {show(given)}.")
     if len(given) != len(wanted):
         raise Wrong(f"A list of {len(wanted)} is wanted; {what} has {len(given)}: {show(given)}.")
-    return [alike(one, other, f"{what}[{i}]") for i, (one, other) in enumerate(zip(given, wanted, strict=True))]
+    return [alike(given[i], value, f"{what}[{i}]") for i, value in enumerate(wanted)]
 
 
 def _tensor(given, wanted, what: str):
@@ -191,7 +202,7 @@ def equal(given, wanted, tolerance: float = TOLERANCE) -> bool:
 
 def compare(function, reference: Callable, cases: Sequence[tuple], mistakes: Mapping[str, Callable],
             tolerance: float = TOLERANCE) -> None:
-    """Holds the reader's function to a reference on some cases; Wrong, with the mistake's name where it is known.
+    """Holds the reader's function to a reference on some cases; Wrong, with a known mistake's message or without.
 
     mistakes: message -> the function that one has written who made it.
     """

@@ -14,7 +14,8 @@ def _least(lengths, fits) -> int:
 
 
 @exercise("01.1", "Right-size it", "Only a length that occurs can be the answer: sort them.",
-          "For one limit: `sum(n > limit for n in lengths) / len(lengths)`. Take the first that is at most `share`.")
+          "For one limit: `sum(n > limit for n in lengths) / len(lengths)`. Take the first that is at most "
+          "`share`.")
 def right_size(answer):
     def reference(lengths, share):
         return _least(lengths, lambda limit: sum(n > limit for n in lengths) / len(lengths) <= share)
@@ -25,9 +26,11 @@ def right_size(answer):
     compare(answer, reference, cases, {
         "A text of exactly `max_length` tokens is not cut: it fits.": lambda lengths, share: _least(
             lengths, lambda limit: sum(n >= limit for n in lengths) / len(lengths) <= share),
-        "`share` is what may be cut; you keep that share whole and cut the rest.": lambda lengths, share: _least(
+        "`share` is what may be cut; you keep that share whole and cut the rest.":
+            lambda lengths, share: _least(
             lengths, lambda limit: sum(n <= limit for n in lengths) / len(lengths) >= share),
-        "You count tokens that are lost; asked is the share of texts that lose any.": lambda lengths, share: _least(
+        "You count tokens that are lost; asked is the share of texts that lose any.":
+            lambda lengths, share: _least(
             lengths, lambda limit: sum(max(0, n - limit) for n in lengths) / sum(lengths) <= share)})
     return "Run it on `lengths` of a dataset: how much does one text in a hundred cost you?"
 
@@ -92,7 +95,8 @@ def _words(text: str) -> set[str]:
 @exercise("01.3", "Words for characters", "Sets of words: `set(normalised(text).split())`.",
           "`&` gives what both have, `|` what either has.")
 def word_jaccard(answer):
-    texts = ["Anton feeds the grey cat.", "the grey cat feeds Anton", "Agnes feeds the grey dog, and the cat!",
+    texts = ["Anton feeds the grey cat.", "the grey cat feeds Anton", "Agnes feeds the grey dog, and the "
+                                                                      "cat!",
              "The THE the cat", "a baker sings"]
     cases = [(a, b) for a in texts for b in texts]
     compare(answer, lambda a, b: len(_words(a) & _words(b)) / len(_words(a) | _words(b)), cases, {
@@ -107,7 +111,8 @@ def word_jaccard(answer):
     return "Who feeds whom is lost: the first two sentences are the same to it. Shingles still see the order."
 
 
-@exercise("01.4", "The price of a cut", "The EOS stands behind the text: a text of n tokens takes n + 1 places.",
+@exercise("01.4", "The price of a cut", "The EOS stands behind the text: a text of n tokens takes n + 1 "
+                                        "places.",
           "The EOS is lost when n + 1 is more than `max_length`.")
 def lost_ends(answer):
     dice = random.Random(1)
@@ -125,14 +130,16 @@ def _batches(lengths, size):
     return [lengths[i:i + size] for i in range(0, len(lengths), size)]
 
 
-@exercise("01.5", "What padding costs", "A batch has `len(batch) * max(batch)` slots; the last may be smaller.",
+@exercise("01.5", "What padding costs", "A batch has `len(batch) * max(batch)` slots; the last may be "
+                                        "smaller.",
           "Add up the slots of all batches first, and divide once.")
 def padding_share(answer):
     def slots(lengths, size):
         return sum(len(batch) * max(batch) for batch in _batches(lengths, size))
 
     dice = random.Random(2)
-    cases = [([3, 5, 8, 4], 2), ([6, 6, 6], 2)] + [(_lengths(dice, n), size) for n, size in ((9, 4), (16, 4), (21, 8))]
+    cases = [([3, 5, 8, 4], 2), ([6, 6, 6], 2)]
+    cases += [(_lengths(dice, n), size) for n, size in ((9, 4), (16, 4), (21, 8))]
     compare(answer, lambda lengths, size: 1 - sum(lengths) / slots(lengths, size), cases, {
         "You pad all to the longest text of the set; each batch needs only its own longest.":
             lambda lengths, size: 1 - sum(lengths) / (len(lengths) * max(lengths)),
@@ -143,4 +150,5 @@ def padding_share(answer):
         "A mean over batches lets a small last batch count as much as a full one.": lambda lengths, size: sum(
             1 - sum(batch) / (len(batch) * max(batch)) for batch in _batches(lengths, size))
             / len(_batches(lengths, size))})
-    return "Sort the lengths and try again: batches of like texts need far less padding. What does sorting cost?"
+    return ("Sort the lengths and try again: batches of like texts need far less padding. What does sorting "
+            "cost?")

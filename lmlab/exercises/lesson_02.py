@@ -6,13 +6,15 @@ import random
 from lmlab.exercises.judging import compare, exercise
 
 
-def _parameters(n_layer, n_embd, block_size, vocab_size, head=False, places=True, biases=True, last_norm=True):
+def _parameters(n_layer, n_embd, block_size, vocab_size, head=False, places=True, biases=True,
+                last_norm=True):
     per_layer = 12 * n_embd**2 + 4 * n_embd + 9 * n_embd * biases
     return ((1 + head) * vocab_size * n_embd + places * block_size * n_embd + n_layer * per_layer
             + last_norm * 2 * n_embd)
 
 
-@exercise("02.1", "Count before you build", "One layer: two norms (2C each), c_attn (C to 3C), c_proj (C to C), and "
+@exercise("02.1", "Count before you build", "One layer: two norms (2C each), c_attn (C to 3C), c_proj (C to "
+                                            "C), and "
           "an MLP (C to 4C to C). All but the norms are linear layers with a bias.",
           "Outside the layers: an embedding of tokens, one of places, a last norm. The output head is the "
           "embedding of tokens again.")
@@ -26,9 +28,11 @@ def count_parameters(answer):
     compare(answer, reference, cases, {
         "You counted the output head, but it shares its weights with the embedding.":
             lambda *shape: _parameters(*shape, head=True),
-        "Where are the embeddings of the places (`block_size` rows)?": lambda *shape: _parameters(*shape, places=False),
+        "Where are the embeddings of the places (`block_size` rows)?":
+            lambda *shape: _parameters(*shape, places=False),
         "Linear layers have biases.": lambda *shape: _parameters(*shape, biases=False),
-        "There is one more norm, behind the last layer.": lambda *shape: _parameters(*shape, last_norm=False)},
+        "There is one more norm, behind the last layer.":
+            lambda *shape: _parameters(*shape, last_norm=False)},
         tolerance=1e-9)
     return "Try it on (12, 768, 1024, 50257): GPT-2 small. How much of it is the embedding?"
 
@@ -43,21 +47,25 @@ def _attend(q, k, v, scale=True, mask="causal"):
     return (scores.softmax(-1) * (seen if mask == "after" else 1)) @ v
 
 
-@exercise("02.2", "Attention, whole", "Scores are `q @ k.transpose(-2, -1)`, divided by the root of the last size.",
-          "Set the scores of later places to `-inf` *before* the softmax: `masked_fill(~seen, float('-inf'))`, with "
+@exercise("02.2", "Attention, whole", "Scores are `q @ k.transpose(-2, -1)`, divided by the root of the "
+                                      "last size.",
+          "Set the scores of later places to `-inf` *before* the softmax: `masked_fill(~seen, "
+          "float('-inf'))`, with "
           "`seen = torch.ones(T, T).tril().bool()`.")
 def attention(answer):
     import torch
     from torch.nn import functional
 
     dice = torch.Generator().manual_seed(0)
-    cases = [tuple(torch.randn(shape, generator=dice) for _ in range(3)) for shape in ((2, 3, 5, 4), (1, 2, 7, 16))]
+    cases = [tuple(torch.randn(shape, generator=dice) for _ in range(3))
+             for shape in ((2, 3, 5, 4), (1, 2, 7, 16))]
     compare(answer, lambda q, k, v: functional.scaled_dot_product_attention(q, k, v, is_causal=True), cases, {
         "It sees the future: scores of later places must be masked.": lambda *qkv: _attend(*qkv, mask=None),
         "The scores are not divided by the root of the head's size.": lambda *qkv: _attend(*qkv, scale=False),
         "A place must see itself: your mask is one too narrow, and the first place sees nothing.":
             lambda *qkv: _attend(*qkv, mask="strict"),
-        "You mask after the softmax: the weights of a place no longer add up to one, and it has already looked.":
+        "You mask after the softmax: the weights of a place no longer add up to one, and it has already "
+        "looked.":
             lambda *qkv: _attend(*qkv, mask="after")})
     return "Equal to PyTorch's own. That one never makes the (T, T) scores, which is why it is quick."
 
@@ -79,7 +87,8 @@ def next_token_loss(answer):
             lambda logits, ids: loss(logits, ids).item(),
         "You shifted the wrong way: this asks for the token before.":
             lambda logits, ids: loss(logits[:, 1:], ids[:, :-1]).item(),
-        "You rolled the tokens, so the last place is asked for the first token. It has no next one: leave it out.":
+        "You rolled the tokens, so the last place is asked for the first token. It has no next one: leave "
+        "it out.":
             lambda logits, ids: loss(logits, ids.roll(-1, 1)).item(),
         "A mean over tokens is wanted, this is their sum.":
             lambda logits, ids: loss(logits[:, :-1], ids[:, 1:], "sum").item()})
@@ -96,7 +105,8 @@ def _bigram(counted, judged, vocab_size, added, turned=False, joint=False, base=
     return sum(nats) / len(nats) / math.log(base)
 
 
-@exercise("02.4", "Bigrams", "A table (V, V) of `added`, and 1 more at [a, b] for each a that b follows in `train`.",
+@exercise("02.4", "Bigrams", "A table (V, V) of `added`, and 1 more at [a, b] for each a that b follows in "
+                             "`train`.",
           "Divide each row by its sum: then row a holds the probabilities of what follows a.",
           "The loss is the mean of -log of the probability of each pair in `validation`.")
 def bigram_loss(answer):
@@ -119,4 +129,4 @@ def bigram_loss(answer):
         "Each row must add up to one; you divided by the sum of the whole table.": lambda *all_: _bigram(
             *all_, joint=True),
         "Nats are wanted: the natural logarithm, not that of base 2.": lambda *all_: _bigram(*all_, base=2)})
-    return "On this lesson's tokens it lies between the unigram model and GPT-2: try it on `sample` and `validation`."
+    return "What a model gains beyond such a table it has from more than one token before."

@@ -15,8 +15,10 @@ def _first_n(p, low):
 def items_needed(answer):
     from lmlab.evaluate import wilson_interval
 
-    compare(answer, lambda p: _first_n(p, lambda k, n: wilson_interval(k, n)[0]), [(0.3,), (0.35,), (0.5,), (0.28,)], {
-        "This is the normal interval, p ± 1.96 √(p (1 − p) / n); with few items it is too narrow. Take Wilson's.":
+    cases = [(0.3,), (0.35,), (0.5,), (0.28,)]
+    compare(answer, lambda p: _first_n(p, lambda k, n: wilson_interval(k, n)[0]), cases, {
+        "This is the normal interval, p ± 1.96 √(p (1 − p) / n); with few items it is too narrow. Take "
+        "Wilson's.":
             lambda p: _first_n(p, lambda k, n: k / n - 1.959964 * math.sqrt(k / n * (1 - k / n) / n)),
         "You stop when the share is above 0.25; the lower end of its interval must be.":
             lambda p: _first_n(p, lambda k, n: k / n)}, tolerance=1e-9)
@@ -41,12 +43,15 @@ def ending_logprob(answer):
     compare(answer, _ending, cases, {
         "Off by one: you read the probability of a token where the model has already seen it.":
             lambda *case: _ending(*case, shift=0),
-        "You score the context too; only the ending counts, from `first` on.": lambda *case: _ending(*case, start=1),
+        "You score the context too; only the ending counts, from `first` on.":
+            lambda *case: _ending(*case, start=1),
         "The first token of the ending is missing.": lambda *case: _ending(*case, start=case[2] + 1),
-        "Logits are no log-probabilities: take `log_softmax` first.": lambda *case: _ending(*case, normalise=False),
+        "Logits are no log-probabilities: take `log_softmax` first.":
+            lambda *case: _ending(*case, normalise=False),
         "The sum is wanted; this is the mean per token.": lambda *case: _ending(*case, mean=True)
         if case[2] + 1 < len(case[1]) else _ending(*case)})
-    return "Off by one nothing crashes: the model is scored on what it was just told, and the accuracy falls to chance."
+    return ("Off by one nothing crashes: the model is scored on what it was just told, and the accuracy "
+            "falls to chance.")
 
 
 @exercise("03.3", "Choose", "Divide each sum of log-probabilities by its number of tokens.",
@@ -65,22 +70,26 @@ def chosen(answer):
         "You choose the least likely: log-probabilities are negative, the best is the largest.":
             best(lambda s, n: s / n, min),
         "Multiplied by the number of tokens, length counts twice; divide.": best(lambda s, n: s * n)})
-    return "One line of code lies between the conventions, and several points of accuracy."
+    return "One line of code lies between the conventions; section 6 shows what it is worth."
 
 
 def _counts(a, b):
-    return sum(x and not y for x, y in zip(a, b, strict=True)), sum(y and not x for x, y in zip(a, b, strict=True))
+    return (sum(x and not y for x, y in zip(a, b, strict=True)),
+            sum(y and not x for x, y in zip(a, b, strict=True)))
 
 
-@exercise("03.4", "Chance, or better?", "Count the items on which exactly one of the two is right; call them n.",
-          "If both were equally good, the fewer k of these would follow a coin: add `comb(n, i)` for i from 0 to k.",
+@exercise("03.4", "Chance, or better?", "Count the items on which exactly one of the two is right; call "
+                                        "them n.",
+          "If both were equally good, the fewer k of these would follow a coin: add `comb(n, i)` for i from "
+          "0 to k.",
           "Divide by 2**n, and double it, for either might have won. It is never above 1.")
 def p_value(answer):
     from lmlab.evaluate import mcnemar
 
     dice = random.Random(0)
     cases = [([0] * 28 + [1] * 12 + [1] * 9, [1] * 28 + [0] * 12 + [1] * 9), ([1, 1, 0], [1, 1, 0])]
-    cases += [tuple([int(dice.random() < p) for _ in range(40)] for p in shares) for shares in ((0.3, 0.6), (0.5, 0.5))]
+    cases += [tuple([int(dice.random() < p) for _ in range(40)] for p in shares)
+              for shares in ((0.3, 0.6), (0.5, 0.5))]
 
     def tail(n, k):
         return sum(math.comb(n, i) for i in range(k + 1)) / 2**n

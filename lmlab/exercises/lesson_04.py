@@ -20,7 +20,8 @@ def mask(answer):
     compare(answer, from_place(0), cases, {
         "The last token, the EOS, must be learned too, or the model never stops.": from_place(0, -1),
         "One too few is masked: the last token of the prompt bears loss.": from_place(-1),
-        "One too many is masked: the first token of the answer bears no loss. (The shift is made in the loss.)":
+        "One too many is masked: the first token of the answer bears no loss. (The shift is made in the "
+        "loss.)":
             from_place(1),
         "You masked the answer and left the prompt.": lambda ids, n: ids[:n] + [IGNORED] * (len(ids) - n),
         "Nothing is masked.": lambda ids, n: ids})
@@ -42,7 +43,8 @@ def _collated(rows, pad, by_token=False, label=IGNORED, seen_by_token=False):
             "attention_mask": (ids != pad).long() if seen_by_token else seen}
 
 
-@exercise("04.2", "Pad without harm", "Padding is known by its place: all that lies behind a row's own length.",
+@exercise("04.2", "Pad without harm", "Padding is known by its place: all that lies behind a row's own "
+                                      "length.",
           "Pad `input_ids` with `pad`, `labels` with -100, `attention_mask` (ones) with 0.")
 def collate(answer):
     dice = random.Random(0)
@@ -111,7 +113,8 @@ def stops_at(answer):
     compare(answer, reference, cases, {
         "You compare with the measurement before; what counts is the lowest so far.":
             lambda *case: _stop(*case, against_best=False),
-        "One too late: stop at the measurement that uses up the patience.": lambda *case: _stop(*case, extra=1),
+        "One too late: stop at the measurement that uses up the patience.":
+            lambda *case: _stop(*case, extra=1),
         "A loss that only equals the lowest is no new lowest.": lambda *case: _stop(*case, ties=True),
         "This is where the best was; asked is the measurement at which training stops.":
             lambda losses, patience: losses.index(min(losses[:reference(losses, patience) + 1]))})

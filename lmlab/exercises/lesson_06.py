@@ -21,9 +21,11 @@ def _form(thinks=True, once=True, behind=True):
     return judge
 
 
-@exercise("06.1", "Well-formed", "`text.partition('</think>')` gives the thought, the mark and what is said after it.",
+@exercise("06.1", "Well-formed", "`text.partition('</think>')` gives the thought, the mark and what is said "
+                                 "after it.",
           "A `<think>` at the beginning belongs to neither. The thought may not be blank.",
-          "A second `</think>` in what is said is wrong, and \"answer is\" must stand there, not in the thought.")
+          "A second `</think>` in what is said is wrong, and \"answer is\" must stand there, not in the "
+          "thought.")
 def well_formed(answer):
     from lmlab.answers import score_think
 
@@ -32,7 +34,8 @@ def well_formed(answer):
         "You let a second `</think>` pass.": _form(once=False),
         "You let an answer count that stands only in the thought.": _form(behind=False),
         "You let an empty thought and a second `</think>` pass.": _form(thinks=False, once=False),
-        "It takes more than the mark: a thought before it, the answer behind it.": lambda text: "</think>" in text,
+        "It takes more than the mark: a thought before it, the answer behind it.":
+            lambda text: "</think>" in text,
         "Form is not truth: an answer may be well-formed and wrong.": lambda text: score_think(text, "7")[
             "well_formed"] and score_think(text, "7")["correct"]})
     return "Form and truth are measured apart: each can be learned without the other."
@@ -66,7 +69,8 @@ def conversation_labels(answer):
     return "This is what `assistant_only_loss` does, with the marks of the training template."
 
 
-@exercise("06.3", "How often does a vote win?", "The chance of exactly k right of n is comb(n, k) p^k (1 − p)^(n − k).",
+@exercise("06.3", "How often does a vote win?", "The chance of exactly k right of n is comb(n, k) p^k (1 − "
+                                                "p)^(n − k).",
           "Wrong answers scatter, so two right ones already outvote all others: add up k = 2 to n.")
 def vote_wins(answer):
     def reference(p, n):
@@ -79,13 +83,16 @@ def vote_wins(answer):
     compare(answer, reference, [(0.75, 5), (0.5, 3), (0.3, 8), (0.9, 2)], {
         "A majority of all is not needed: no two wrong answers agree, so two right ones win.":
             lambda p, n: exactly(p, n, range(n // 2 + 1, n + 1)),
-        "One right answer is one vote among equals: two are needed.": lambda p, n: exactly(p, n, range(1, n + 1)),
+        "One right answer is one vote among equals: two are needed.":
+            lambda p, n: exactly(p, n, range(1, n + 1)),
         "That is exactly two; more are as good.": lambda p, n: exactly(p, n, [2])})
     return "And where wrong answers agree with each other, a vote makes a wrong habit certain."
 
 
-@exercise("06.4", "Count the votes", "Put each answer to the first camp that says the same, or into a camp of its own.",
-          "`same_answer(a, b)` from `lmlab.answers` says whether \"1/2\" and \"0.5\" are the same. None votes for nobody.")
+@exercise("06.4", "Count the votes", "Put each answer to the first camp that says the same, or into a camp "
+                                     "of its own.",
+          "`same_answer(a, b)` from `lmlab.answers` says whether \"1/2\" and \"0.5\" are the same. None "
+          "votes for nobody.")
 def vote(answer):
     from lmlab.answers import majority_vote, same_answer
 
@@ -95,8 +102,9 @@ def vote(answer):
     def most_common(votes):
         return max(votes, key=votes.count)
 
-    given = [alike(call(answer, case), "") if majority_vote(case) else None for case in cases]
-    wrong = [case for case, got in zip(cases, given, strict=True) if not same_answer(got, majority_vote(case))]
+    given = [alike(call(answer, case), "") for case in cases]
+    wrong = [case for case, got in zip(cases, given, strict=True)
+             if not same_answer(got, majority_vote(case))]
     if wrong and all(same_answer(got, most_common([a for a in case if a])) for case, got in
                      zip(cases, given, strict=True)):
         raise Wrong("You count texts: \"1/2\" and \"0.5\" are votes for one answer.")

@@ -3,7 +3,8 @@
 from lmlab.exercises.judging import compare, compare_value, exercise
 
 
-@exercise("07.1", "Merge into GPT-2", "For an ordinary layer it is W + alpha / r · B A, of shape (n_out, n_in).",
+@exercise("07.1", "Merge into GPT-2", "For an ordinary layer it is W + alpha / r · B A, of shape (n_out, "
+                                      "n_in).",
           "GPT-2 stores its matrices as (n_in, n_out): transpose what you add.", "r is the first size of A.")
 def merge_transposed(answer):
     import torch
@@ -13,7 +14,8 @@ def merge_transposed(answer):
     def case(n, r, alpha):  # square, so that a forgotten transpose is not found by the shapes
         return *(torch.randn(shape, generator=dice) for shape in ((n, n), (r, n), (n, r))), alpha
 
-    compare(answer, lambda W, A, B, alpha: W + alpha / len(A) * (B @ A).T, [case(6, 2, 8.0), case(5, 3, 6.0)], {
+    cases = [case(6, 2, 8.0), case(5, 3, 6.0)]
+    compare(answer, lambda W, A, B, alpha: W + alpha / len(A) * (B @ A).T, cases, {
         "B A has to be transposed: this matrix is stored as (n_in, n_out).":
             lambda W, A, B, alpha: W + alpha / len(A) * B @ A,
         "The scale alpha / r is missing.": lambda W, A, B, alpha: W + (B @ A).T,
@@ -21,7 +23,8 @@ def merge_transposed(answer):
         "This is the difference alone; add it to W.": lambda W, A, B, alpha: alpha / len(A) * (B @ A).T,
         "It is added, not subtracted: you took the adapter out.":
             lambda W, A, B, alpha: W - alpha / len(A) * (B @ A).T})
-    return "A square matrix hides the fault from every check of shapes. That is why a merge is proved by its logits."
+    return ("A square matrix hides the fault from every check of shapes. That is why a merge is proved by "
+            "its logits.")
 
 
 @exercise("07.2", "The worst rounding", "Store and come back: `x.to(dtype).to(x.dtype)`.",
@@ -36,7 +39,8 @@ def worst_rounding(answer):
     def error(x, dtype):
         return (x.to(dtype).to(x.dtype) - x).abs()
 
-    cases = [(factor * x, dtype) for factor in (1, 7) for dtype in (torch.float16, torch.bfloat16, torch.float32)]
+    dtypes = (torch.float16, torch.bfloat16, torch.float32)
+    cases = [(factor * x, dtype) for factor in (1, 7) for dtype in dtypes]
     compare(answer, lambda x, dtype: (error(x, dtype) / x.abs()).max().item(), cases, {
         "That is the largest absolute error; asked is the share of the number itself.":
             lambda x, dtype: error(x, dtype).max().item(),
@@ -48,7 +52,8 @@ def worst_rounding(answer):
     return "Just below 2^-11 for float16, 2^-8 for bfloat16, 2^-24 for float32: the units of section 5."
 
 
-@exercise("07.3", "What a weight takes in GGUF", "A block of q8_0: 32 weights of 8 bits, and one scale of 16 bits.",
+@exercise("07.3", "What a weight takes in GGUF", "A block of q8_0: 32 weights of 8 bits, and one scale of "
+                                                 "16 bits.",
           "q4_1 has two numbers of 16 bits for each block, a scale and a least value.")
 def bits_in_gguf(answer):
     from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
@@ -62,12 +67,13 @@ def bits_in_gguf(answer):
             {"q8_0": 8.0, "q4_0": 4.0, "q4_1": 4.0},
         "Scales are of 16 bits here, not of 32.": {"q8_0": 9.0, "q4_0": 5.0, "q4_1": 6.0},
         "q4_1 has a least value beside the scale.": {**wanted, "q4_1": 4.5},
-        "These are bytes of a block; asked are bits of a weight.": {"q8_0": 34.0, "q4_0": 18.0, "q4_1": 20.0}},
-        tolerance=1e-9)
+        "These are bytes of a block; asked are bits of a weight.":
+            {"q8_0": 34.0, "q4_0": 18.0, "q4_1": 20.0}}, tolerance=1e-9)
     return "So a model of a billion weights takes about 1.06 GB in q8_0, and 0.56 GB in q4_0."
 
 
-@exercise("07.4", "How far apart?", "`trained.log_softmax(-1)` gives log p, its exponential p; the same for q.",
+@exercise("07.4", "How far apart?", "`trained.log_softmax(-1)` gives log p, its exponential p; the same for "
+                                    "q.",
           "Of each row: the sum of p (log p − log q). Then the mean over rows.")
 def divergence(answer):
     import torch
@@ -79,7 +85,8 @@ def divergence(answer):
     dice = torch.Generator().manual_seed(0)
     cases = [tuple(2 * torch.randn(T, V, generator=dice) for _ in range(2)) for T, V in ((4, 7), (9, 30))]
     compare(answer, lambda a, b: kl(a, b).mean().item(), cases, {
-        "You have it the wrong way round: p, that of the trained model, weighs.": lambda a, b: kl(b, a).mean().item(),
+        "You have it the wrong way round: p, that of the trained model, weighs.":
+            lambda a, b: kl(b, a).mean().item(),
         "That is the sum over the rows; their mean is asked.": lambda a, b: kl(a, b).sum().item(),
         "You averaged over the vocabulary too; sum over it, and average over the rows.":
             lambda a, b: kl(a, b).mean().item() / a.shape[-1],

@@ -261,6 +261,9 @@ class Evil:
     def __eq__(self, other):
         raise RuntimeError("no")
 
+    def __getattr__(self, name):
+        raise RuntimeError("no")
+
     __hash__ = object.__hash__
 
 
@@ -269,7 +272,7 @@ def raises(*arguments):
 
 
 GARBAGE = ["", "7", 0, -1.5, math.nan, math.inf, 1j, True, [], {}, {"q8_0": None, "q4_0": [], "q4_1": "x"},
-           object(), Evil(), torch.zeros(3), torch.nn.Linear, raises, print, int, len, lambda: 1]
+           object(), Evil(), torch.zeros(3), torch.nn.ReLU, raises, print, int, len, lambda: 1]
 RETURNED = ["text", 0, math.nan, [], [[]], {}, (1, 2), [None], torch.zeros(2, 2), object(), Evil(), 1j, math.inf,
             iter([1]), {"input_ids": None, "labels": 1, "attention_mask": "x"}, ([], []), ([1], ["x"]), ({}, {})]
 
@@ -300,13 +303,12 @@ def test_an_error_in_the_readers_function_is_told_with_its_line():
 
 
 def test_a_function_cannot_change_what_it_is_judged_by():
-    def sorts_in_place(lengths, max_length):
-        lengths.sort()
-        while lengths and lengths[0] < max_length:
-            lengths.pop(0)
-        return len(lengths)
+    def clears(lengths, max_length):
+        lost = sum(n >= max_length for n in lengths)
+        lengths.clear()
+        return lost
 
-    assert lmlab.check("01.4", sorts_in_place)
+    assert lmlab.check("01.4", clears)
 
 
 def test_other_kinds_of_numbers_are_numbers():

@@ -111,8 +111,8 @@ def word_jaccard(answer):
     return "Who feeds whom is lost: the first two sentences are the same to it. Shingles still see the order."
 
 
-@exercise("01.4", "The price of a cut", "The EOS stands behind the text: a text of n tokens takes n + 1 "
-                                        "places.",
+@exercise("01.4", "The price of a cut",
+          "The EOS stands behind the text: a text of n tokens takes n + 1 places.",
           "The EOS is lost when n + 1 is more than `max_length`.")
 def lost_ends(answer):
     dice = random.Random(1)
@@ -130,8 +130,8 @@ def _batches(lengths, size):
     return [lengths[i:i + size] for i in range(0, len(lengths), size)]
 
 
-@exercise("01.5", "What padding costs", "A batch has `len(batch) * max(batch)` slots; the last may be "
-                                        "smaller.",
+@exercise("01.5", "What padding costs",
+          "A batch has `len(batch) * max(batch)` slots; the last may be smaller.",
           "Add up the slots of all batches first, and divide once.")
 def padding_share(answer):
     def slots(lengths, size):

@@ -13,8 +13,8 @@ def _parameters(n_layer, n_embd, block_size, vocab_size, head=False, places=True
             + last_norm * 2 * n_embd)
 
 
-@exercise("02.1", "Count before you build", "One layer: two norms (2C each), c_attn (C to 3C), c_proj (C to "
-                                            "C), and "
+@exercise("02.1", "Count before you build",
+          "One layer: two norms (2C each), c_attn (C to 3C), c_proj (C to C), and "
           "an MLP (C to 4C to C). All but the norms are linear layers with a bias.",
           "Outside the layers: an embedding of tokens, one of places, a last norm. The output head is the "
           "embedding of tokens again.")
@@ -47,8 +47,8 @@ def _attend(q, k, v, scale=True, mask="causal"):
     return (scores.softmax(-1) * (seen if mask == "after" else 1)) @ v
 
 
-@exercise("02.2", "Attention, whole", "Scores are `q @ k.transpose(-2, -1)`, divided by the root of the "
-                                      "last size.",
+@exercise("02.2", "Attention, whole",
+          "Scores are `q @ k.transpose(-2, -1)`, divided by the root of the last size.",
           "Set the scores of later places to `-inf` *before* the softmax: `masked_fill(~seen, "
           "float('-inf'))`, with "
           "`seen = torch.ones(T, T).tril().bool()`.")
@@ -105,8 +105,8 @@ def _bigram(counted, judged, vocab_size, added, turned=False, joint=False, base=
     return sum(nats) / len(nats) / math.log(base)
 
 
-@exercise("02.4", "Bigrams", "A table (V, V) of `added`, and 1 more at [a, b] for each a that b follows in "
-                             "`train`.",
+@exercise("02.4", "Bigrams",
+          "A table (V, V) of `added`, and 1 more at [a, b] for each a that b follows in `train`.",
           "Divide each row by its sum: then row a holds the probabilities of what follows a.",
           "The loss is the mean of -log of the probability of each pair in `validation`.")
 def bigram_loss(answer):

@@ -78,8 +78,8 @@ def _counts(a, b):
             sum(y and not x for x, y in zip(a, b, strict=True)))
 
 
-@exercise("03.4", "Chance, or better?", "Count the items on which exactly one of the two is right; call "
-                                        "them n.",
+@exercise("03.4", "Chance, or better?",
+          "Count the items on which exactly one of the two is right; call them n.",
           "If both were equally good, the fewer k of these would follow a coin: add `comb(n, i)` for i from "
           "0 to k.",
           "Divide by 2**n, and double it, for either might have won. It is never above 1.")

@@ -43,8 +43,8 @@ def _collated(rows, pad, by_token=False, label=IGNORED, seen_by_token=False):
             "attention_mask": (ids != pad).long() if seen_by_token else seen}
 
 
-@exercise("04.2", "Pad without harm", "Padding is known by its place: all that lies behind a row's own "
-                                      "length.",
+@exercise("04.2", "Pad without harm",
+          "Padding is known by its place: all that lies behind a row's own length.",
           "Pad `input_ids` with `pad`, `labels` with -100, `attention_mask` (ones) with 0.")
 def collate(answer):
     dice = random.Random(0)

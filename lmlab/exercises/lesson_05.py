@@ -43,8 +43,8 @@ def _quantised(blocks, values, absolute=True, rescale=True, down=False):
     return values[codes] * (scales if rescale else 1)
 
 
-@exercise("05.2", "Quantise", "The scale of a block is its largest *absolute* weight: then all lie between "
-                              "-1 and 1.",
+@exercise("05.2", "Quantise",
+          "The scale of a block is its largest *absolute* weight: then all lie between -1 and 1.",
           "`(scaled[..., None] - values).abs().argmin(-1)` is the number of the nearest value.",
           "What comes back is the value times the scale of its block.")
 def quantise(answer):
@@ -89,8 +89,8 @@ def _gradients(x, A, B, scale, g):
     return scale * B.T @ g.T @ x, scale * g.T @ x @ A.T
 
 
-@exercise("05.4", "Gradients by hand", "Call h = x Aᵀ, of shape (batch, r): then y = scale · h Bᵀ is one "
-                                       "linear layer.",
+@exercise("05.4", "Gradients by hand",
+          "Call h = x Aᵀ, of shape (batch, r): then y = scale · h Bᵀ is one linear layer.",
           "For y = h Wᵀ: the gradient of W is gᵀ h, and that of h is g W.",
           "So: dB = scale · gᵀ h, and dA = (scale · g B)ᵀ x. Return (dA, dB).")
 def lora_gradients(answer):

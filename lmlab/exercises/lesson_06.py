@@ -21,8 +21,8 @@ def _form(thinks=True, once=True, behind=True):
     return judge
 
 
-@exercise("06.1", "Well-formed", "`text.partition('</think>')` gives the thought, the mark and what is said "
-                                 "after it.",
+@exercise("06.1", "Well-formed",
+          "`text.partition('</think>')` gives the thought, the mark and what is said after it.",
           "A `<think>` at the beginning belongs to neither. The thought may not be blank.",
           "A second `</think>` in what is said is wrong, and \"answer is\" must stand there, not in the "
           "thought.")
@@ -69,8 +69,8 @@ def conversation_labels(answer):
     return "This is what `assistant_only_loss` does, with the marks of the training template."
 
 
-@exercise("06.3", "How often does a vote win?", "The chance of exactly k right of n is comb(n, k) p^k (1 − "
-                                                "p)^(n − k).",
+@exercise("06.3", "How often does a vote win?",
+          "The chance of exactly k right of n is comb(n, k) p^k (1 − p)^(n − k).",
           "Wrong answers scatter, so two right ones already outvote all others: add up k = 2 to n.")
 def vote_wins(answer):
     def reference(p, n):
@@ -89,8 +89,8 @@ def vote_wins(answer):
     return "And where wrong answers agree with each other, a vote makes a wrong habit certain."
 
 
-@exercise("06.4", "Count the votes", "Put each answer to the first camp that says the same, or into a camp "
-                                     "of its own.",
+@exercise("06.4", "Count the votes",
+          "Put each answer to the first camp that says the same, or into a camp of its own.",
           "`same_answer(a, b)` from `lmlab.answers` says whether \"1/2\" and \"0.5\" are the same. None "
           "votes for nobody.")
 def vote(answer):

@@ -3,8 +3,8 @@
 from lmlab.exercises.judging import compare, compare_value, exercise
 
 
-@exercise("07.1", "Merge into GPT-2", "For an ordinary layer it is W + alpha / r · B A, of shape (n_out, "
-                                      "n_in).",
+@exercise("07.1", "Merge into GPT-2",
+          "For an ordinary layer it is W + alpha / r · B A, of shape (n_out, n_in).",
           "GPT-2 stores its matrices as (n_in, n_out): transpose what you add.", "r is the first size of A.")
 def merge_transposed(answer):
     import torch
@@ -52,8 +52,8 @@ def worst_rounding(answer):
     return "Just below 2^-11 for float16, 2^-8 for bfloat16, 2^-24 for float32: the units of section 5."
 
 
-@exercise("07.3", "What a weight takes in GGUF", "A block of q8_0: 32 weights of 8 bits, and one scale of "
-                                                 "16 bits.",
+@exercise("07.3", "What a weight takes in GGUF",
+          "A block of q8_0: 32 weights of 8 bits, and one scale of 16 bits.",
           "q4_1 has two numbers of 16 bits for each block, a scale and a least value.")
 def bits_in_gguf(answer):
     from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
@@ -72,8 +72,8 @@ def bits_in_gguf(answer):
     return "So a model of a billion weights takes about 1.06 GB in q8_0, and 0.56 GB in q4_0."
 
 
-@exercise("07.4", "How far apart?", "`trained.log_softmax(-1)` gives log p, its exponential p; the same for "
-                                    "q.",
+@exercise("07.4", "How far apart?",
+          "`trained.log_softmax(-1)` gives log p, its exponential p; the same for q.",
           "Of each row: the sum of p (log p − log q). Then the mean over rows.")
 def divergence(answer):
     import torch

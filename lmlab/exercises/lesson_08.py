@@ -9,8 +9,8 @@ def _packed(documents, eos):
     return [eos] + [token for document in documents for token in (*document, eos)]
 
 
-@exercise("08.1", "Windows that begin at a beginning", "Pack first: [eos], then each document and an eos "
-                                                       "behind it.",
+@exercise("08.1", "Windows that begin at a beginning",
+          "Pack first: [eos], then each document and an eos behind it.",
           "A window begins at each eos of the row, if `length` tokens are left from there on.")
 def windows(answer):
     def begun(documents, eos, length, starts, short=False):
@@ -104,8 +104,8 @@ def distinct(answer):
     return "It falls the more text there is: compare only equal amounts."
 
 
-@exercise("08.4", "Hot and cold", "Set all but the k largest logits to -inf: a softmax then gives these "
-                                  "nothing.",
+@exercise("08.4", "Hot and cold",
+          "Set all but the k largest logits to -inf: a softmax then gives these nothing.",
           "Divide the logits by the temperature before the softmax.")
 def draw_probabilities(answer):
     import torch

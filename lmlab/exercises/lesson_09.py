@@ -8,8 +8,8 @@ import statistics
 from lmlab.exercises.judging import compare, exercise
 
 
-@exercise("09.1", "Better than its group", "Reward less the group's mean, over its standard deviation (n − "
-                                           "1).",
+@exercise("09.1", "Better than its group",
+          "Reward less the group's mean, over its standard deviation (n − 1).",
           "A group in which all rewards are equal has the deviation 0. What should it teach?",
           "Nothing: all advantages 0. TRL adds 0.0001 to the deviation, which gives just that.")
 def advantages(answer):
@@ -34,8 +34,8 @@ def advantages(answer):
     return "Of eight answers the two right ones get 1.62 each, the six wrong ones -0.54: the sum is 0."
 
 
-@exercise("09.2", "pass@k without luck", "Of all ways to take k of the n samples, how many have no right "
-                                         "one in them?",
+@exercise("09.2", "pass@k without luck",
+          "Of all ways to take k of the n samples, how many have no right one in them?",
           "`comb(n - c, k)` of `comb(n, k)`. What is left has at least one.")
 def pass_at_k(answer):
     def reference(n, c, k):
@@ -58,8 +58,8 @@ def _least_group(silent, share) -> int:
     return next(group for group in itertools.count(2) if silent(group) <= share)
 
 
-@exercise("09.3", "How large a group?", "A group is silent when all are right (p to the power of its size) "
-                                        "or all wrong.",
+@exercise("09.3", "How large a group?",
+          "A group is silent when all are right (p to the power of its size) or all wrong.",
           "Try 2, 3, 4 and so on, until p**group + (1 - p)**group is at most `share`.")
 def group_needed(answer):
     cases = [(0.5, 0.05), (0.9, 0.5), (0.2, 0.2), (0.8, 0.2), (0.5, 0.125)]
@@ -75,8 +75,8 @@ def group_needed(answer):
     return "What is nearly learned wants large groups, and large groups cost as much as they hold."
 
 
-@exercise("09.4", "The clip", "Two candidates: ratio · advantage, and the same with the ratio held between "
-                              "1 ± ε.",
+@exercise("09.4", "The clip",
+          "Two candidates: ratio · advantage, and the same with the ratio held between 1 ± ε.",
           "The smaller of the two is taken, so the clip can only make the objective worse. The loss is its "
           "negative.")
 def clipped_loss(answer):

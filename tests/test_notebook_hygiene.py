@@ -16,7 +16,9 @@ PARAMETERS = 'recipe = "tiny"\noverrides = {}\noutput_dir = "runs"'
 LONGEST_CELL, LONGEST_CELL_OF_02 = 30, 40
 REPOSITORY = tomllib.loads((PROJECT / "pyproject.toml").read_text())["project"]["urls"]["Repository"]
 COLAB = REPOSITORY.replace("https://github.com", "https://colab.research.google.com/github") + "/blob/main/notebooks"
-NOTEBOOKS = sorted((PROJECT / "notebooks").glob("*.ipynb"))
+LESSON_NOTEBOOKS = sorted((PROJECT / "notebooks").glob("*.ipynb"))
+NOTEBOOKS = [*LESSON_NOTEBOOKS, PROJECT / "notebooks" / "solutions" / "solutions.ipynb"]
+of_a_lesson = pytest.mark.parametrize("notebook", LESSON_NOTEBOOKS, ids=lambda path: path.stem, indirect=True)
 FORBIDDEN = {
     r"\bif (False|0):": "code that never runs",
     r"pip3? install|conda install|apt(-get)? install": "an install in mid-notebook",
@@ -37,7 +39,7 @@ def code_cells(notebook) -> list:
 
 
 def test_every_lesson_has_its_notebook():
-    assert set(LESSONS) <= {path.stem for path in NOTEBOOKS}
+    assert set(LESSONS) <= {path.stem for path in LESSON_NOTEBOOKS}
 
 
 def test_format_is_valid_and_cells_have_distinct_ids(notebook):
@@ -59,6 +61,7 @@ def test_kernel_is_plain_python(notebook):
     assert notebook.metadata.kernelspec.language == "python"
 
 
+@of_a_lesson
 def test_first_code_cell_sets_up_and_the_second_is_the_one_parameters_cell(notebook):
     _, parameters, *others = code_cells(notebook)
     assert "parameters" in parameters.metadata.get("tags", [])
@@ -67,12 +70,22 @@ def test_first_code_cell_sets_up_and_the_second_is_the_one_parameters_cell(noteb
         assert not {"parameters", "injected-parameters"} & set(cell.metadata.get("tags", []))
 
 
+@of_a_lesson
 def test_recipe_is_resolved_next_and_metrics_are_written_last(notebook):
     cells = code_cells(notebook)
     assert f'load_recipe("{notebook.stem}", recipe, **overrides)' in cells[2].source
-    assert "write_metrics(" in cells[-1].source
+    assert "write_metrics(" in [cell for cell in cells if "lmlab.check(" not in cell.source][-1].source
 
 
+@of_a_lesson
+def test_exercises_come_after_the_metrics(notebook):
+    """A reader who thinks for an hour, or takes a name that the lesson uses, must not change what was measured."""
+    checks = ["lmlab.check(" in cell.source for cell in code_cells(notebook)]
+    n = checks.count(True)
+    assert n and checks == [False] * (len(checks) - n) + [True] * n
+
+
+@of_a_lesson
 def test_the_repository_is_the_one_of_pyproject(notebook):
     """After a move: change pyproject.toml, then replace the old address in notebooks/ and README.md."""
     assert notebook.cells[0].source.rstrip().endswith(f"]({COLAB}/{notebook.stem}.ipynb)")

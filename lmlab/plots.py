@@ -324,6 +324,7 @@ def attention_row(shares, tokens: Sequence[str], *, title: str = "", ax=None):
     ax.barh(range(len(tokens)), shares, color=BLUE, alpha=0.75, edgecolor="black", linewidth=0.5)
     ax.set_yticks(range(len(tokens)), map(_in_font, tokens), fontsize=8, parse_math=False)
     ax.set_xlim(0, 1)
+    ax.margins(y=0.01)
     ax.invert_yaxis()
     return ax
 
@@ -359,8 +360,9 @@ def next_tokens(tokens: Sequence[str], before: Sequence[float], after: Sequence[
     ax.barh([y + 0.2 for y in places], after, height=0.38, label="drawn from", color=BLUE, edgecolor="black",
             linewidth=0.5)
     for y, (was, now) in enumerate(zip(before, after, strict=True)):
-        ax.annotate("cut" if now == 0 else f"{now:.0%}", (now, y + 0.2), xytext=(3, 0), va="center", fontsize=7,
-                    textcoords="offset points")
+        place = (was, y - 0.2) if now == 0 else (now, y + 0.2)
+        ax.annotate("cut" if now == 0 else f"{now:.0%}" if now >= 0.005 else "<1%", place, xytext=(3, 0), va="center",
+                    fontsize=7, textcoords="offset points")
     ax.set_yticks(places, [token.replace("｜", "|") for token in tokens], fontsize=8, parse_math=False)
     ax.set_xlim(0, min(1.1, 1.15 * max(*before, *after)))
     ax.invert_yaxis()

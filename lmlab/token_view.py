@@ -3,10 +3,12 @@
 import html
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import NamedTuple
 
 IGNORED = -100  # the label that PyTorch's cross-entropy skips
 _SHOWN = 120  # tokens of a long row, at its beginning and at its end
+_PADS_SHOWN = 2  # of those at an end of a row
 PAD, MASKED, LABELLED, READ, SKIPPED = "pad", "masked", "labelled", "read", "skipped"
 # each kind looks different without colour, too; dark ink on a light ground is legible in every theme
 _STYLES = {LABELLED: "background:#cfe8d5;color:#111;border-bottom:3px solid #009E73;font-weight:bold",
@@ -15,7 +17,7 @@ _STYLES = {LABELLED: "background:#cfe8d5;color:#111;border-bottom:3px solid #009
            READ: "border-bottom:3px solid #7fb2d6",
            SKIPPED: "opacity:.7"}
 _SIGNS = {LABELLED: "█", MASKED: "·", PAD: "░", READ: "|", SKIPPED: ""}
-_MEANINGS = {LABELLED: "bears loss (its label below)", MASKED: "no loss", PAD: "padding", READ: "a token"}
+_MEANINGS = {LABELLED: "bears loss (its label below)", MASKED: "no loss", PAD: "padding", READ: "a token (its id below)"}
 _PLACE = "display:inline-block;text-align:center;line-height:1.25em;margin:1px;vertical-align:top"
 
 
@@ -56,7 +58,7 @@ def token_view(rows: Sequence[Mapping], tokenizer) -> TokenView:
     """A view of tokenised rows.
 
     A row has input_ids, maybe labels (-100: no loss) and attention_mask (0: padding). Padding is known from the
-    mask, for its token may be one that also stands in texts. Long rows lose their middle.
+    mask, for its token may be one that also stands in texts. Long rows lose their middle, and most padding.
     """
     return TokenView(tuple(_shortened(_places(row, tokenizer)) for row in rows))
 
@@ -68,7 +70,7 @@ def _places(row: Mapping, tokenizer) -> list[Place]:
     unlabelled = MASKED if "labels" in row else READ
     names = special_names(tokenizer)
     return [Place(PAD if not there else LABELLED if label != IGNORED else unlabelled,
-                  tokenizer.decode([token]), token, label, names.get(token, ""))
+                  tokenizer.decode([token]), token, label, names.get(token, "") if there else "")
             for token, label, there in zip(ids, labels, real, strict=True)]
 
 
@@ -83,10 +85,15 @@ def special_names(tokenizer) -> dict[int, str]:
 
 
 def _shortened(places: list[Place]) -> tuple[Place, ...]:
-    if len(places) <= 2 * _SHOWN:
-        return tuple(places)
-    left_out = Place(SKIPPED, f"... {len(places) - 2 * _SHOWN} more ...", -1)
-    return *places[:_SHOWN], left_out, *places[-_SHOWN:]
+    """Without the middle of what is long, and without most padding."""
+    shown = []
+    for is_pad, run in groupby(places, lambda place: place.kind == PAD):
+        run, n = list(run), _PADS_SHOWN if is_pad else 2 * _SHOWN
+        if left_out := max(0, len(run) - n):
+            gap = Place(SKIPPED, f"... {left_out} more ...", -1)
+            run = [*run[:n], gap] if is_pad else [*run[:_SHOWN], gap, *run[-_SHOWN:]]
+        shown += run
+    return tuple(shown)
 
 
 def visible(token: str) -> str:

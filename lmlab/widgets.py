@@ -64,6 +64,13 @@ def _slider(kind: str, description: str, low, high, value, **more):
         style={"description_width": "7em"}, layout={"width": "32em"}, **more)
 
 
+def _dropdown(description: str, options: Sequence[str], value: str):
+    import ipywidgets
+
+    return ipywidgets.Dropdown(options=options, value=value, description=description,
+                               style={"description_width": "7em"}, layout={"width": "32em"})
+
+
 def _text(description: str, value: str):
     import ipywidgets
 
@@ -71,9 +78,9 @@ def _text(description: str, value: str):
                            style={"description_width": "7em"}, layout={"width": "48em"})
 
 
-def _encode(tokenizer, text: str, start_tokens: Sequence[int], limit: int) -> list[int]:
-    """Tokens of a text, the last ``limit`` of them."""
-    ids = [*start_tokens, *tokenizer(text, add_special_tokens=not start_tokens)["input_ids"]][-limit:]
+def _encode(tokenizer, text: str, start_tokens: Sequence[int] = ()) -> list[int]:
+    """Tokens of a text, at least one; start_tokens in place of what the tokenizer itself puts before it."""
+    ids = [*start_tokens, *tokenizer(text, add_special_tokens=not start_tokens)["input_ids"]]
     if not ids:
         raise ValueError("the text got no token; write something, or give start_tokens")
     return ids
@@ -123,7 +130,7 @@ def next_tokens(model, ids: Sequence[int], sampling: Sampling) -> NextTokens:
     return NextTokens(logits.softmax(-1).numpy(), distribution(logits, *sampling).numpy())
 
 
-def continuation(model, tokenizer, ids: Sequence[int], sampling: Sampling, n_tokens: int = 40, seed: int = 0) -> str:
+def continuation(model, tokenizer, ids: Sequence[int], sampling: Sampling, n_tokens: int = 60, seed: int = 0) -> str:
     """What the model writes after ``ids``; the same for the same seed. The context bounds its length."""
     import torch
 
@@ -147,12 +154,12 @@ def sampling_playground(model, tokenizer, prompt: str, *, start_tokens: Sequence
     box; where nobody is there, it draws and prints the four ``settings`` and returns None.
     """
     limit = context_length(model) // 2  # of a long prompt the end: room for what is to be written
-    ids = _encode(tokenizer, prompt, start_tokens, limit)
+    ids = _encode(tokenizer, prompt, start_tokens)[-limit:]
     if not someone_is_there():
         return _four_settings(model, tokenizer, prompt, ids, settings)
 
     def draw(prompt: str, temperature: float, top_k: int, top_p: float, seed: int):
-        ids = _encode(tokenizer, prompt, start_tokens, limit)
+        ids = _encode(tokenizer, prompt, start_tokens)[-limit:]
         sampling = Sampling(round(temperature, 2), top_k or None, top_p if top_p < 1 else None)
         figure = _figure(7, 4.2)
         found = next_tokens(model, ids, sampling)
@@ -172,9 +179,7 @@ def sampling_playground(model, tokenizer, prompt: str, *, start_tokens: Sequence
 def _next_token_bars(found: NextTokens, tokenizer, title: str, ax) -> None:
     """Bars of the likeliest tokens, and one of all others together."""
     best = found.before.argsort()[::-1][:_N_BARS]
-    rest = [float(max(0.0, 1 - part[best].sum())) for part in found]
-    if found.n_kept == (found.after[best] > 0).sum():
-        rest[1] = 0.0  # all others are cut; the sum is rounded
+    rest = [float(np.delete(part, best).sum()) for part in found]
     names = [visible(tokenizer.decode([token])) for token in best.tolist()]
     plots.next_tokens([*names, f"{len(found.before) - len(best):,} others"], [*found.before[best], rest[0]],
                       [*found.after[best], rest[1]], title=title, ax=ax)
@@ -196,16 +201,16 @@ def _four_settings(model, tokenizer, prompt: str, ids: Sequence[int], settings: 
 _LONGEST_LOOK = 64  # tokens; the names of more cannot be read
 
 
-def attention_explorer(model, tokenizer, text: str, *, layer: int = 0, head: int = 0, token: int | None = None,
-                       start_tokens: Sequence[int] = ()):
+def attention_explorer(model, tokenizer, ids: Sequence[int], *, layer: int = 0, head: int = 0,
+                       token: int | None = None):
     """Choose a layer, a head and a token: what does it look at?
 
-    token: its place; the last without it. Of a long text the first tokens are shown. start_tokens as in
-    ``sampling_playground``. Returns the box; where nobody is there, it draws this token in this head and in every
-    head, and returns None. Raises ValueError for a layer, head or token that is not there.
+    ids: a text's tokens; in the box it can be rewritten. Of a long one the first tokens are shown. token: its place;
+    the last without it. Returns the box; where nobody is there, it draws this token in this head and in every head,
+    and returns None. Raises ValueError for a layer, head or token that is not there.
     """
-    looked = _Looked(model, tokenizer, start_tokens)
-    weights, names = looked(text)
+    looked = _Looked(model, tokenizer, ids)
+    weights, names = looked(looked.text)
     token = len(names) - 1 if token is None else token
     for name, got, n in zip(("layer", "head", "token"), (layer, head, token), weights.shape, strict=False):
         if not 0 <= got < n:
@@ -217,29 +222,32 @@ def attention_explorer(model, tokenizer, text: str, *, layer: int = 0, head: int
         plots.attention_heads(weights[:, :, token, :token + 1], names[:token + 1],
                               title=f"Token {token}, {visible(names[token])}, in every head")
         return None
-    return _explorer_box(looked, text, layer, head, token)
+    return _explorer_box(looked, layer, head, token)
 
 
 class _Looked:
-    """Attention (n_layer, n_head, T, T) and the tokens' names of a text; of the last one it is kept."""
+    """Attention (n_layer, n_head, T, T) and the tokens' names of a text; of the last one they are kept."""
 
-    def __init__(self, model, tokenizer, start_tokens: Sequence[int]):
-        self._model, self._tokenizer, self._start = model, tokenizer, start_tokens
-        self._last = None
+    def __init__(self, model, tokenizer, ids: Sequence[int]):
+        self._model, self._tokenizer = model, tokenizer
+        self._longest = min(_LONGEST_LOOK, context_length(model))
+        self.text = tokenizer.decode(list(ids[:self._longest]))
+        self._last = self.text, *self._look(ids)  # these tokens, for another way to cut the text may exist
 
     def __call__(self, text: str) -> tuple[np.ndarray, list[str]]:
-        if self._last is None or self._last[0] != text:
-            ids = _encode(self._tokenizer, text, self._start, 10**9)
-            ids = ids[:min(_LONGEST_LOOK, context_length(self._model))]
-            names = [self._tokenizer.decode([one]) for one in ids]
-            self._last = text, attention_weights(self._model, ids), names
+        if self._last[0] != text:
+            self._last = text, *self._look(_encode(self._tokenizer, text))
         return self._last[1:]
 
+    def _look(self, ids: Sequence[int]) -> tuple[np.ndarray, list[str]]:
+        ids = list(ids[:self._longest])
+        return attention_weights(self._model, ids), [self._tokenizer.decode([one]) for one in ids]
 
-def _explorer_box(looked: _Looked, text: str, layer: int, head: int, token: int):
-    weights, names = looked(text)
+
+def _explorer_box(looked: _Looked, layer: int, head: int, token: int):
+    weights, names = looked(looked.text)
     n_layer, n_head = weights.shape[:2]
-    controls = {"text": _text("text", text), "layer": _slider("IntSlider", "layer", 0, n_layer - 1, layer),
+    controls = {"text": _text("text", looked.text), "layer": _slider("IntSlider", "layer", 0, n_layer - 1, layer),
                 "head": _slider("IntSlider", "head", 0, n_head - 1, head),
                 "token": _slider("IntSlider", "token", 0, len(names) - 1, token)}
 
@@ -313,7 +321,7 @@ class ItemView:
         return "\n".join(lines)
 
     def _repr_html_(self) -> str:
-        head = "".join(f'<th style="text-align:left">{name}</th>' for name in
+        head = "".join(f'<th style="text-align:left;padding:3px 9px">{name}</th>' for name in
                        ("", "ending", "tokens", "nats", "per token", "per character", "picked by"))
         return (f'<p style="max-width:60em"><b>{html.escape(self.title)}</b><br>{html.escape(self.context)} ...</p>'
                 f"<table><tr>{head}</tr>{''.join(map(_ending_row, self.endings))}</table>")
@@ -330,7 +338,7 @@ def _ending_row(each: Ending) -> str:
         cells.append(value + (bar if name == "token" else ""))
     cells.append(", ".join(each.picked_by))
     weight = "font-weight:bold;" if each.is_right else ""
-    style = f'style="text-align:left;vertical-align:top;{weight}white-space:normal"'
+    style = f'style="text-align:left;vertical-align:top;padding:3px 9px;{weight}white-space:normal"'
     return f"<tr>{''.join(f'<td {style}>{cell}</td>' for cell in cells)}</tr>"
 
 
@@ -375,15 +383,9 @@ def hellaswag_browser(rows: Sequence[Mapping], scores: HellaSwagScores):
 
 
 def _browser_box(rows: Sequence[Mapping], scores: HellaSwagScores):
-    import ipywidgets
-
-    style = {"description_width": "7em"}
-    controls = {
-        "convention": ipywidgets.ToggleButtons(options=READINGS, value="token", description="convention",
-                                               style={**style, "button_width": "6em"}),
-        "which": ipywidgets.ToggleButtons(options=FILTERS, value="all", description="show",
-                                          style={**style, "button_width": "11em"}),
-        "place": _slider("IntSlider", "item", 1, len(rows), 1)}
+    controls = {"convention": _dropdown("convention", READINGS, "token"),
+                "which": _dropdown("show", FILTERS, "all"),
+                "place": _slider("IntSlider", "item", 1, len(rows), 1)}
 
     def draw(convention: str, which: str, place: int):
         found = chosen_items(scores, which, convention)

@@ -97,8 +97,9 @@ def _shortened(places: list[Place]) -> tuple[Place, ...]:
 
 
 def visible(token: str) -> str:
-    """A token whose blanks and line breaks can be seen."""
-    return token.replace("\n", "⏎").replace(" ", "␣") or "∅"
+    """A token whose blanks, line breaks and control characters can be seen."""
+    shown = token.replace("\n", "⏎").replace(" ", "␣")
+    return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in shown) or "∅"
 
 
 def _plain(place: Place) -> str:

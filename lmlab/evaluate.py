@@ -495,14 +495,16 @@ def _windows(tokens: list[int], reads: int, stride: int) -> Iterator[tuple[list[
 def attention_weights(model, tokens: Sequence[int]) -> np.ndarray:
     """What each token looks at, (n_layer, n_head, T, T): row t are the shares of token t's attention.
 
-    model: of transformers, with an adapter or without. Fused attention keeps its shares to itself, so they are
-    computed plainly ("eager") for this one pass.
+    model: lmlab's GPT or of transformers, with an adapter or without. Fused attention keeps its shares to itself,
+    so they are computed plainly ("eager") for this one pass.
     """
     import torch
 
+    ids = torch.tensor([list(tokens)], device=next(model.parameters()).device)  # (1, T)
+    if hasattr(model, "attention_weights"):  # lmlab's
+        return model.attention_weights(ids)[:, 0].float().cpu().numpy()
     config, set_implementation = model.config, model.set_attn_implementation
     before = config._attn_implementation
-    ids = torch.tensor([list(tokens)], device=next(model.parameters()).device)  # (1, T)
     set_implementation("eager")
     try:
         with _evaluating(model):

@@ -14,9 +14,9 @@ from lmlab.analysis import normalised
 from lmlab.answers import score_think
 from lmlab.data import load_rows, split_indices
 from lmlab.pairs import BadRow, leave_out, usable_pairs
-from lmlab.preflight import IGNORED
 from lmlab.reasoning import question_of, split_by_problem, think_rows
 from lmlab.results import report_progress
+from lmlab.token_view import IGNORED
 
 # --- full fine-tuning on pairs ---------------------------------------------------------------------
 

@@ -348,8 +348,14 @@ def sample(logits: Tensor, temperature: float, top_k: int | None, top_p: float |
     """One token per row of logits (B, V): (B,)."""
     if temperature == 0:
         return logits.argmax(-1)
-    kept = keep_top(logits / temperature, top_k, top_p)
-    return torch.multinomial(kept.softmax(-1), 1, generator=generator)[:, 0]
+    return torch.multinomial(distribution(logits, temperature, top_k, top_p), 1, generator=generator)[:, 0]
+
+
+def distribution(logits: Tensor, temperature: float, top_k: int | None = None, top_p: float | None = None) -> Tensor:
+    """The probabilities (..., V) from which the next token is drawn; what is cut has 0."""
+    if temperature == 0:
+        return F.one_hot(logits.argmax(-1), logits.shape[-1]).to(logits.dtype)
+    return keep_top(logits / temperature, top_k, top_p).softmax(-1)
 
 
 def _check_sampling(temperature: float, top_k: int | None, top_p: float | None, penalty: float) -> None:

@@ -296,22 +296,77 @@ def rank_frequency(series: Mapping[str, Sequence[int]], *, title: str = "", ax=N
     return ax
 
 
-def attention_map(weights, tokens: Sequence[str], *, edges: Sequence[int] = (), title: str = "", ax=None):
+def attention_map(weights, tokens: Sequence[str], *, edges: Sequence[int] = (), row: int | None = None,
+                  title: str = "", ax=None):
     """One head's attention over one text: row t is what token t looks at. weights: (T, T); tokens: their T texts.
 
     Ink grows with the root of the share, so that small shares can be seen, too. edges: tokens before which a
-    part of the text begins, marked by lines.
+    part of the text begins, marked by lines. row: a token that looks, marked by a frame.
     """
     side = 2 + 0.12 * len(tokens)  # inches: room for a label per token
     ax = _axes(ax, "token looked at", "token that looks", title, size=(side + 0.7, side))
     _shares(ax, weights)
-    labels = [token.strip(" ").replace("\n", "\\n").replace("｜", "|") for token in tokens]  # as the font has it
+    labels = [_in_font(token) for token in tokens]
     style = {"fontsize": 7, "parse_math": False}  # a dollar is a dollar
     ax.set_xticks(range(len(labels)), labels, rotation=90, **style)
     ax.set_yticks(range(len(labels)), labels, **style)
     for edge in edges:
         ax.axvline(edge - 0.5, color=BLUE, linestyle="--", linewidth=0.8)
         ax.axhline(edge - 0.5, color=BLUE, linestyle="--", linewidth=0.8)
+    if row is not None:
+        ax.axhspan(row - 0.5, row + 0.5, fill=False, edgecolor=ORANGE, linewidth=1.5)
+    return ax
+
+
+def attention_row(shares, tokens: Sequence[str], *, title: str = "", ax=None):
+    """What one token looks at: a bar per token up to itself. shares: (t + 1,); tokens: their t + 1 texts."""
+    ax = _axes(ax, "attention (share)", "", title, size=(4, 1 + 0.18 * len(tokens)))
+    ax.barh(range(len(tokens)), shares, color=BLUE, alpha=0.75, edgecolor="black", linewidth=0.5)
+    ax.set_yticks(range(len(tokens)), map(_in_font, tokens), fontsize=8, parse_math=False)
+    ax.set_xlim(0, 1)
+    ax.margins(y=0.01)
+    ax.invert_yaxis()
+    return ax
+
+
+def attention_heads(weights, tokens: Sequence[str], *, title: str = "", ax=None):
+    """What one token looks at, in every head: a row each. weights: (n_layer, n_head, T); tokens: their T texts."""
+    n_layer, n_head, T = weights.shape
+    ax = _axes(ax, "token looked at", "layer.head", title, size=(3 + 0.16 * T, 1.6 + 0.17 * n_layer * n_head))
+    _shares(ax, weights.reshape(n_layer * n_head, T))
+    ax.set_aspect("auto")
+    ax.set_xticks(range(T), map(_in_font, tokens), rotation=90, fontsize=8, parse_math=False)
+    ax.set_yticks(range(n_layer * n_head), [f"{i}.{h}" for i in range(n_layer) for h in range(n_head)], fontsize=8)
+    for layer in range(1, n_layer):
+        ax.axhline(layer * n_head - 0.5, color=BLUE, linestyle="--", linewidth=0.8)
+    return ax
+
+
+def _in_font(token: str) -> str:
+    """A token as a label; the font of plots lacks the wide bar of some special tokens."""
+    return token.strip(" ").replace("\n", "\\n").replace("｜", "|")
+
+
+def next_tokens(tokens: Sequence[str], before: Sequence[float], after: Sequence[float], *, title: str = "",
+                ax=None):
+    """Probabilities of next tokens as the model gives them, and as they are drawn from: 0 there means cut.
+
+    A cut token has an empty, dashed bar and the word "cut", so that it is told apart without colour.
+    """
+    ax = _axes(ax, "probability", "", title, size=(6, 0.8 + 0.3 * len(tokens)))
+    places = range(len(tokens))
+    ax.barh([y - 0.2 for y in places], before, height=0.38, label="the model's", color=[
+        "white" if p == 0 else "#bbbbbb" for p in after], edgecolor=GREY, hatch="///", linestyle="--")
+    ax.barh([y + 0.2 for y in places], after, height=0.38, label="drawn from", color=BLUE, edgecolor="black",
+            linewidth=0.5)
+    for y, (was, now) in enumerate(zip(before, after, strict=True)):
+        place = (was, y - 0.2) if now == 0 else (now, y + 0.2)
+        ax.annotate("cut" if now == 0 else f"{now:.0%}" if now >= 0.005 else "<1%", place, xytext=(3, 0), va="center",
+                    fontsize=7, textcoords="offset points")
+    ax.set_yticks(places, [token.replace("｜", "|") for token in tokens], fontsize=8, parse_math=False)
+    ax.set_xlim(0, min(1.1, 1.15 * max(*before, *after)))
+    ax.invert_yaxis()
+    ax.legend(loc="lower right", fontsize=8)
     return ax
 
 

@@ -5,16 +5,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-IGNORED = -100  # the label that PyTorch's cross-entropy skips
+from lmlab.token_view import IGNORED, TokenView, token_view
+
 OPENING, CLOSING = "<think>", "</think>"
 _BATCH = 8  # rows that are collated together, so that some are padded
-_SHOWN = 120  # tokens of a long row, at its beginning and at its end
-_PAD, _MASKED, _LABELLED = "pad", "masked", "labelled"
-# each kind looks different without colour, too
-_STYLES = {_LABELLED: "background:#cfe8d5;border-bottom:3px solid #009E73;font-weight:bold",
-           _MASKED: "color:#555;border-bottom:3px dotted #bbb",
-           _PAD: "color:#999;text-decoration:line-through"}
-_SIGNS = {_LABELLED: "█", _MASKED: "·", _PAD: "░"}
 
 
 class Conversation(NamedTuple):
@@ -37,7 +31,7 @@ class Preflight:
     """What was found. It shows itself in a notebook, and as text."""
 
     checks: tuple[Check, ...]
-    rows: tuple[tuple[tuple[str, str, int], ...], ...]  # a few rows: (kind, token, label) of each place
+    tokens: TokenView  # of a few rows
     supervised_share: float  # of all tokens but the first of each conversation and padding
     cut_share: float  # of the conversations, that lost their end
     answers_lost: int  # of the conversations, whose answer is not whole any more
@@ -56,30 +50,13 @@ class Preflight:
 
     def __repr__(self) -> str:
         lines = [f"{'ok  ' if check.passed else 'FAIL'} {check.name:<34} {check.found}" for check in self.checks]
-        lines.append(f"\n{_SIGNS[_LABELLED]} bears loss   {_SIGNS[_MASKED]} does not   {_SIGNS[_PAD]} padding")
-        lines += ["  ".join(f"{_SIGNS[kind]}{_visible(token)}" for kind, token, _ in row) for row in self.rows]
-        return "\n".join(lines)
+        return "\n".join([*lines, "", repr(self.tokens)])
 
     def _repr_html_(self) -> str:
         checks = "".join(f"<tr><td>{'&#10003;' if check.passed else '<b>FAIL</b>'}</td>"
                          f"<td>{html.escape(check.name)}</td><td>{html.escape(check.found)}</td></tr>"
                          for check in self.checks)
-        legend = " ".join(f"<span style='{style}'>{text}</span>" for style, text in zip(
-            _STYLES.values(), ("bears loss, label below", "no loss", "padding"), strict=True))
-        rows = "".join(f"<p style='line-height:2.6em'>{''.join(map(_span, row))}</p>" for row in self.rows)
-        return f"<table>{checks}</table><p>{legend}</p>{rows}"
-
-
-def _span(place: tuple[str, str, int]) -> str:
-    kind, token, label = place
-    below = label if label != IGNORED else "&nbsp;"
-    return (f"<span style='display:inline-block;text-align:center;line-height:1.2em;margin:1px'>"
-            f"<span style='{_STYLES[kind]};padding:0 2px'>{html.escape(_visible(token))}</span><br>"
-            f"<small style='color:#777'>{below}</small></span>")
-
-
-def _visible(token: str) -> str:
-    return token.replace("\n", "⏎").replace(" ", "␣") or "∅"
+        return f"<table>{checks}</table>{self.tokens._repr_html_()}"
 
 
 def preflight(dataset: Sequence[Mapping], tokenizer, collator: Callable, *, n_conversations: int | None = None,
@@ -108,7 +85,7 @@ def preflight(dataset: Sequence[Mapping], tokenizer, collator: Callable, *, n_co
               Check("some tokens bear loss, not all", 0 < share < 1, f"{share:.1%} of {n_tokens:,} tokens"),
               Check("nothing is cut off", not n_cut,
                     f"{n_cut / n_all:.1%} of {n_all} lost their end, {lost} some or all of their answer"))
-    return Preflight(checks, tuple(_places(row, tokenizer) for row in padded[:n_shown]), share, n_cut / n_all,
+    return Preflight(checks, token_view([row.view() for row in padded[:n_shown]], tokenizer), share, n_cut / n_all,
                      lost, len(conversations) + dropped)
 
 
@@ -118,6 +95,10 @@ class _Padded(NamedTuple):
     ids: list[int]
     labels: list[int]
     n: int
+
+    def view(self) -> dict[str, list[int]]:
+        mask = [1] * self.n + [0] * (len(self.ids) - self.n)
+        return {"input_ids": self.ids, "labels": self.labels, "attention_mask": mask}
 
 
 def _collated(dataset: Sequence[Mapping], collator: Callable) -> tuple[list[Conversation], list[_Padded]]:
@@ -201,13 +182,3 @@ def _padding_check(padded: Sequence[_Padded], tokenizer) -> Check:
     wrong = sum(label != IGNORED for row in padded for label in row.labels[row.n:])
     return Check("padding bears no loss", wrong == 0,
                  f"{wrong} of {n_pads} paddings ({tokenizer.pad_token}) bear loss")
-
-
-def _places(row: _Padded, tokenizer) -> tuple[tuple[str, str, int], ...]:
-    tokens = [tokenizer.decode([token]) for token in row.ids]
-    kinds = [_PAD if i >= row.n else _MASKED if label == IGNORED else _LABELLED
-             for i, label in enumerate(row.labels)]
-    places = tuple(zip(kinds, tokens, row.labels, strict=True))
-    if len(places) <= 2 * _SHOWN:
-        return places
-    return *places[:_SHOWN], (_MASKED, " ... ", IGNORED), *places[-_SHOWN:]

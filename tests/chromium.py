@@ -50,18 +50,24 @@ class Page:
 
     def call(self, method: str, **parameters) -> dict:
         """One command of the DevTools protocol; its result."""
-        self._n += 1
-        self._socket.send(json.dumps({"id": self._n, "method": method, "params": parameters}))
+        number = self._send(method, parameters)
         while True:
             message = json.loads(self._socket.recv())
-            if message.get("id") == self._n:
+            if message.get("id") == number:
                 assert "error" not in message, f"{method}: {message['error']}"
                 return message["result"]
             self._note(message)
 
+    def _send(self, method: str, parameters: dict) -> int:
+        self._n += 1
+        self._socket.send(json.dumps({"id": self._n, "method": method, "params": parameters}))
+        return self._n
+
     def _note(self, message: dict) -> None:
         method, about = message.get("method"), message.get("params", {})
-        if method == "Runtime.exceptionThrown":
+        if method == "Page.javascriptDialogOpening":  # "leave without saving?": it would wait for ever
+            self._send("Page.handleJavaScriptDialog", {"accept": True})
+        elif method == "Runtime.exceptionThrown":
             self.errors.append(about["exceptionDetails"].get("exception", {}).get("description", "exception"))
         elif method == "Log.entryAdded" and about["entry"]["level"] == "error":
             self.errors.append(f"{about['entry']['text']} {about['entry'].get('url', '')}")
@@ -101,6 +107,17 @@ class Page:
         """A PNG of what is in the window, or of the whole page."""
         picture = self.call("Page.captureScreenshot", format="png", captureBeyondViewport=whole)
         path.write_bytes(base64.b64decode(picture["data"]))
+
+    def picture(self, place: dict) -> bytes:
+        """A PNG of a part of the window: x, y, width, height."""
+        shot = self.call("Page.captureScreenshot", format="png", clip={**place, "scale": 1})
+        return base64.b64decode(shot["data"])
+
+    def press(self, key: str) -> None:
+        """A key that writes no letter, as "ArrowRight", on what has the focus."""
+        for kind in ("keyDown", "keyUp"):
+            self.call("Input.dispatchKeyEvent", type=kind, key=key, code=key,
+                      windowsVirtualKeyCode={"ArrowLeft": 37, "ArrowRight": 39}[key])
 
     def close(self) -> None:
         self._process.terminate()

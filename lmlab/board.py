@@ -95,7 +95,7 @@ def write_results(out: Path, metrics: Mapping) -> None:
 
 def recipe_table(cfg) -> str:
     """The recipe as a table in Markdown."""
-    rows = [f"| {key} | `{value}` |".replace("\n", " ") for key, value in cfg.rows()]
+    rows = [f"| {key} | `{value}` |".replace("\n", "\\n") for key, value in cfg.rows()]
     return "\n".join(["| choice | value |", "|---|---|", *rows])
 
 

@@ -6,8 +6,8 @@
     samples/<name>, figures/<name>           texts and pictures
     result/<metric>                          what metrics.json holds, at the end
 
-A lesson's folder ``tensorboard`` is one run there; trainings beside the main one are runs below it. Curves have
-files of their own, for an interrupted training goes on with them, and all else is made anew.
+A lesson's folder ``tensorboard`` is one run there; trainings beside the main one are runs below it. Curves
+have files of their own, for an interrupted training goes on with them, and all else is made anew.
 """
 
 import math
@@ -47,7 +47,7 @@ class Board:
         self.writer.flush()
 
     def figure(self, name: str, axes, step: int = 0) -> None:
-        """The picture that ``axes`` (an Axes or a Figure) stands in, as out/``name``.png and figures/``name``."""
+        """The picture with ``axes`` (an Axes or a Figure), as out/``name``.png and as figures/``name``."""
         from tensorboard.compat.proto.summary_pb2 import Summary
 
         path = self.out / f"{name}.png"
@@ -55,15 +55,16 @@ class Board:
         png = path.read_bytes()
         width, height = struct.unpack(">II", png[16:24])  # where every PNG has them
         image = Summary.Image(width=width, height=height, colorspace=4, encoded_image_string=png)
-        self.writer.file_writer.add_summary(Summary(value=[Summary.Value(tag=f"figures/{name}", image=image)]), step)
+        value = Summary.Value(tag=f"figures/{name}", image=image)
+        self.writer.file_writer.add_summary(Summary(value=[value]), step)
         self.writer.flush()
 
     def callback(self, history=None, watch: Watch | None = None, run: str = ""):
-        """A TrainerCallback that writes a training's curves; it takes the place of ``report_to="tensorboard"``.
+        """A TrainerCallback that writes a training's curves, in place of ``report_to="tensorboard"``.
 
         history: a ``finetune.History``, whose losses are written too. watch: is told of every row, as
         ``live.LiveLoss`` wants it. run: the name of a training that stands beside the lesson's main one.
-        Tokens are counted where they bear loss, and the time is that of the steps, without data and evaluation.
+        Tokens are counted where they bear loss; their time is that of the steps, without data and evaluation.
         """
         return _curves_callback(self.folder / run, history, watch)
 
@@ -126,8 +127,9 @@ def _curves_callback(folder: Path, history, watch: Watch | None):
                 self.hook = model.register_forward_pre_hook(self.count, with_kwargs=True)
 
         def count(self, model, args, inputs):
-            if model.training and inputs.get("labels") is not None:
-                self.tokens = self.tokens + (inputs["labels"][..., 1:] != -100).sum()  # the device is not waited for
+            labels = inputs.get("labels")
+            if model.training and labels is not None:
+                self.tokens = self.tokens + (labels[..., 1:] != -100).sum()  # the device is not waited for
 
         def on_step_begin(self, args, state, control, **_):
             self.measured(state.max_steps)
@@ -138,12 +140,13 @@ def _curves_callback(folder: Path, history, watch: Watch | None):
 
         def on_log(self, args, state, control, logs=None, **_):
             row = {tag: value for name, value in logs.items() if (tag := tag_of(name))}
-            if "train/loss" in row and (tokens := float(self.tokens) * args.world_size):
-                row["train/tokens_per_second"] = tokens / self.seconds
             if "train/loss" in row:
+                if tokens := float(self.tokens) * args.world_size:  # none where a trainer gives no labels
+                    row["train/tokens_per_second"] = tokens / self.seconds
                 self.tokens, self.seconds = 0, 0.0
             for part in ("train", "validation"):
-                own = {tag.removeprefix(f"{part}/"): value for tag, value in row.items() if tag.startswith(part)}
+                own = {tag.removeprefix(f"{part}/"): value for tag, value in row.items()
+                       if tag.startswith(part)}
                 self.row(part, state.global_step, own, state.max_steps)
 
         def on_train_end(self, args, state, control, **_):

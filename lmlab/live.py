@@ -15,8 +15,8 @@ POINTS = 500  # of a line; more cannot be seen
 class LiveLoss:
     """Draws the losses of a training while it runs, where a reader sits; in a batch run it does nothing.
 
-    It is what ``train.pretrain`` and ``board.Board.callback`` take as ``watch``. The cell keeps one picture, the
-    last. floor, title: as in ``plots.loss_curve``.
+    It is what ``train.pretrain`` and ``board.Board.callback`` take as ``watch``. The cell keeps one picture,
+    the last. floor, title: as in ``plots.loss_curve``.
     """
 
     def __init__(self, title: str = "", floor: float | None = None):
@@ -40,14 +40,16 @@ class LiveLoss:
         from matplotlib.figure import Figure  # not pyplot's, or the cell would show it a second time
 
         figure = Figure(figsize=(8, 3.5))
+        figure.subplots_adjust(left=0.08, right=0.98, top=0.9, bottom=0.15)  # given: to find it doubles the time
         ax = figure.subplots()
-        train, validation = (list(losses.items())[::1 + len(losses) // POINTS] for losses in self.losses.values())
+        train, validation = (list(losses.items())[::1 + len(losses) // POINTS]
+                             for losses in self.losses.values())
         plots.loss_curve([step for step, _ in train], [loss for _, loss in train],
                          [loss for _, loss in validation] or None, self.floor,
                          val_steps=[step for step, _ in validation], title=self.title, ax=ax)
         ax.set_xlim(0, n_steps)  # so that one sees how far it is
         png = BytesIO()
-        figure.savefig(png, dpi=80, bbox_inches="tight")
+        figure.savefig(png, dpi=80)
         return png.getvalue()
 
     def _show(self, png: bytes) -> None:

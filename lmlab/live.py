@@ -40,7 +40,8 @@ class LiveLoss:
         from matplotlib.figure import Figure  # not pyplot's, or the cell would show it a second time
 
         figure = Figure(figsize=(8, 3.5))
-        figure.subplots_adjust(left=0.08, right=0.98, top=0.9, bottom=0.15)  # given: to find it doubles the time
+        # given, for to find them doubles the time
+        figure.subplots_adjust(left=0.08, right=0.98, top=0.9, bottom=0.15)
         ax = figure.subplots()
         train, validation = (list(losses.items())[::1 + len(losses) // POINTS]
                              for losses in self.losses.values())

@@ -17,7 +17,8 @@ from lmlab.results import write_metrics
 pytestmark = pytest.mark.usefixtures("one_thread")
 COMMON = {"train/loss", "train/grad_norm", "train/learning_rate", "train/tokens_per_second", "validation/loss"}
 PAIRS = [{"modern": f"You know {name}.", "shakespearean": f"Thou knowest {name}{tail}."}
-         for name, tail in (("Ada", ""), ("Bo", " well"), ("Cy", " not"), ("Dee", ""), ("Eve", " so"), ("Flo", ""))]
+         for name, tail in (("Ada", ""), ("Bo", " well"), ("Cy", " not"), ("Dee", ""), ("Eve", " so"))]
+PAIRS.append({"modern": "You sing.", "shakespearean": "Thou singest."})
 
 
 def events(folder):
@@ -195,7 +196,8 @@ def test_the_recipe_is_there_as_it_was_resolved(lesson, tmp_path):
 def test_results_are_the_numbers_of_metrics_json(cfg, tmp_path):
     needed = dict.fromkeys(cfg.expected, 1.0)
     for loss in (3.0, 2.0):
-        write_metrics(tmp_path, cfg, needed | {"loss": loss, "ok": True, "name": "x", "none": None, "bad": math.nan})
+        others = {"loss": loss, "ok": True, "name": "x", "none": None, "bad": math.nan}
+        write_metrics(tmp_path, cfg, needed | others)
     found = scalars(tmp_path / "tensorboard")
     assert set(found) == {f"result/{name}" for name in (*needed, "loss", "ok")}
     assert found["result/loss"] == [(0, 2.0)] and found["result/ok"] == [(0, 1.0)]

@@ -113,6 +113,7 @@ def tag_of(name: str) -> str | None:
 
 
 def _curves_callback(folder: Path, history, watch: Watch | None):
+    import torch
     from transformers import TrainerCallback
 
     class Curves(TrainerCallback):
@@ -128,7 +129,7 @@ def _curves_callback(folder: Path, history, watch: Watch | None):
 
         def count(self, model, args, inputs):
             labels = inputs.get("labels")
-            if model.training and labels is not None:
+            if labels is not None and torch.is_grad_enabled():  # no evaluation, no reference model
                 self.tokens = self.tokens + (labels[..., 1:] != -100).sum()  # the device is not waited for
 
         def on_step_begin(self, args, state, control, **_):

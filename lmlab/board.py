@@ -159,7 +159,7 @@ def _curves_callback(folder: Path, history, watch: Watch | None):
             """The history's losses that are new since the last call."""
             for i, step in enumerate(history.steps if history else []):
                 if step > self.last_measured:
-                    losses = {"loss" if name == "validation" else f"loss_on_{name}": values[i]
+                    losses = {"loss" if name == "validation" else f"loss_on_{name}".replace(" ", "_"): values[i]
                               for name, values in history.losses.items()}
                     self.row("validation", step, losses, n_steps)
                     self.last_measured = step

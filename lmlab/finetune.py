@@ -140,7 +140,7 @@ def answer_loss(model, examples, batch_tokens: int = 1024) -> dict:
 def training_arguments(folder: str | Path, machine, *, epochs: float, batch_size: int, learning_rate: float,
                        grad_accumulation: int = 1, seed: int = 0, checkpoint_every: int | None = None,
                        **others):
-    """``TrainingArguments`` whose number format is the machine's, and whose logs go to TensorBoard.
+    """``TrainingArguments`` whose number format is the machine's.
 
     Weights stay float32 and the forward pass runs in bf16 or fp16 where the machine has it. Warm-up over the
     first twentieth of the steps, then a straight line down to 0. checkpoint_every: optimizer steps between two
@@ -151,7 +151,7 @@ def training_arguments(folder: str | Path, machine, *, epochs: float, batch_size
     if checkpoint_every is not None:
         others = {"save_strategy": "steps", "save_steps": checkpoint_every, "save_total_limit": 2} | others
     choices = {"lr_scheduler_type": "linear", "warmup_steps": 0.05, "weight_decay": 0.01, "logging_steps": 10,
-               "save_strategy": "no", "report_to": "tensorboard", "disable_tqdm": True} | others
+               "save_strategy": "no", "disable_tqdm": True} | others
     return TrainingArguments(
         output_dir=str(folder), num_train_epochs=epochs, per_device_train_batch_size=batch_size,
         gradient_accumulation_steps=grad_accumulation, learning_rate=learning_rate, seed=seed,

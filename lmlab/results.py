@@ -7,6 +7,7 @@ import os
 import time
 from pathlib import Path
 
+from lmlab.board import write_results
 from lmlab.recipes import PROJECT, Recipe
 
 
@@ -47,6 +48,8 @@ class Expectations:
 def write_metrics(out: Path, cfg: Recipe, metrics: dict, started: float | None = None) -> Expectations:
     """Writes out/metrics.json whole or not at all, and returns the table of expected against measured.
 
+    TensorBoard shows the numbers as result/<metric>.
+
     started: ``time.time()`` at the notebook's begin, for the seconds it took.
     Raises ValueError when the recipe expects a metric that was not measured.
     """
@@ -61,6 +64,7 @@ def write_metrics(out: Path, cfg: Recipe, metrics: dict, started: float | None =
     partial = out / "metrics.json.part"
     partial.write_text(json.dumps(record, indent=1), encoding="utf-8")
     os.replace(partial, out / "metrics.json")
+    write_results(out, plain)
     return expectation_table(plain, cfg.expected)
 
 

@@ -18,6 +18,7 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor, nn
 
+from lmlab.board import CURVES, FOLDER, Watch, as_it_stands, open_curves
 from lmlab.checkpoints import newest_state, prune_checkpoints, save_checkpoint
 from lmlab.gpt import GPT, IGNORE
 from lmlab.hardware import fast_matmul, peak_flops
@@ -266,7 +267,7 @@ def mean_loss(model: GPT, rows: Rows, batch_size: int = 32, dtype: str = "float3
 def pretrain(model: GPT, data: Batches, cfg: PretrainConfig, *, validation: Rows, floor: float | None = None,
              sample: Callable[[GPT], str] | None = None, measure: Callable[[GPT], dict] | None = None,
              out: Path | None = None, tokenizer=None, metric: str = "val_loss", replace: bool = True,
-             ranks: Ranks = Ranks(), report: Callable[[str], None] = print) -> History:
+             watch: Watch | None = None, ranks: Ranks = Ranks(), report: Callable[[str], None] = print) -> History:
     """Trains ``model`` in place on ``data`` and returns what happened.
 
     validation: rows for the loss that is compared with ``floor`` (nats per token, None if not known).
@@ -275,7 +276,8 @@ def pretrain(model: GPT, data: Batches, cfg: PretrainConfig, *, validation: Rows
     with the tokenizer, in transformers' layout; nothing is written without it. An unfinished run of the same
     choices that is found there goes on, with the losses that it would have had; any other makes room in
     out/previous/ where ``replace`` is true, else it is a ValueError. metric: the validation loss's name in
-    the lesson's metrics.json; a search follows it by that name, in out/progress.jsonl.
+    the lesson's metrics.json; a search follows it by that name, in out/progress.jsonl. watch: is told of every
+    row of the history as it is made, as ``live.LiveLoss`` wants it.
     With ``out``, SIGTERM, SIGINT (Ctrl-C, a stopped cell) or SIGHUP saves a checkpoint after the step and
     raises KeyboardInterrupt. Several processes need an ``out`` that all of them see.
     """
@@ -286,7 +288,7 @@ def pretrain(model: GPT, data: Batches, cfg: PretrainConfig, *, validation: Rows
     torch.manual_seed(cfg.seed + ranks.rank)  # for dropout; the data have a seed of their own
     run = _Run(model, data, cfg, ranks, out, tokenizer)
     found = run.earlier(replace, report)
-    record = _Record(run, History(floor), validation, sample, measure, metric, report)
+    record = _Record(run, History(floor), validation, sample, measure, metric, watch, report)
     if found is not None:
         run.restore(*found)
         record.restore(found[1])
@@ -410,9 +412,12 @@ def _move_aside(out: Path) -> None:
     previous = out / "previous"
     shutil.rmtree(previous, ignore_errors=True)
     previous.mkdir()
-    for name in ("checkpoints", "tensorboard", "model"):
+    for name in ("checkpoints", "model"):
         if (out / name).exists():
             shutil.move(out / name, previous / name)
+    (previous / FOLDER).mkdir()
+    for path in (out / FOLDER).glob(f"*{CURVES}"):  # the lesson has begun anew, and the rest is its own
+        shutil.move(path, previous / FOLDER)
 
 
 def _random_state() -> dict:
@@ -429,18 +434,19 @@ def _set_random_state(state: dict) -> None:
 class _Record:
     """Keeps the history of a run, and writes logs and checkpoints where a folder is given."""
 
-    def __init__(self, run: _Run, history: History, validation: Rows, sample, measure, metric: str, report):
+    def __init__(self, run: _Run, history: History, validation: Rows, sample, measure, metric: str,
+                 watch: Watch | None, report):
         self.run, self.cfg, self.ranks = run, run.cfg, run.ranks
         self.history, self.validation, self.sample, self.measure = history, validation, sample, measure
-        self.metric, self.report, self.writer = metric, report, None
+        self.metric, self.watch, self.report, self.writer = metric, watch, report, None
         self.loss, self.updates, self.tokens = torch.zeros((), device=run.model.device), 0, 0.0  # since the last row
-        self.earlier_seconds = self.earlier_lap = 0.0
+        self.resumed, self.earlier_seconds, self.earlier_lap = 0, 0.0, 0.0
         self.began = self.lap = time.perf_counter()
         self.peak = peak_flops(run.model.device, run.cfg.dtype)
 
     def restore(self, state: dict) -> None:
         """Takes over where a checkpoint left off: the history, and what came since its last row."""
-        kept = state["history"]
+        kept, self.resumed = state["history"], state["step"]
         self.history.steps, self.history.evaluations = kept["steps"], kept["evaluations"]
         self.history.samples, self.earlier_seconds = kept["samples"], kept["seconds"]
         self.updates, self.tokens, self.earlier_lap = state["updates"], state["tokens"], state["lap"]
@@ -520,7 +526,7 @@ class _Record:
         text = self.sample(self.run.model) if self.ranks.first else ""
         self.history.samples.append({"step": step, "text": text})
         if writer := self._writer():
-            writer.add_text("sample", text, step)
+            writer.add_text("samples/training", as_it_stands(text), step)
 
     def save(self) -> None:
         """A checkpoint of this step; of the last one the result before it, so that no finished run lacks it."""
@@ -539,11 +545,11 @@ class _Record:
             for name, value in row.items():
                 if name != "step":
                     writer.add_scalar(f"{prefix}/{name}", value, row["step"])
+        if self.watch and self.ranks.first:
+            self.watch(prefix, row, self.cfg.max_steps)
 
     def _writer(self):
         """TensorBoard's, made at the first use; a run that goes on hides what came after its checkpoint."""
         if self.writer is None and self.run.out and self.ranks.first:
-            from torch.utils.tensorboard import SummaryWriter
-
-            self.writer = SummaryWriter(str(self.run.out / "tensorboard"), purge_step=self.run.step)
+            self.writer = open_curves(self.run.out / FOLDER, self.resumed)
         return self.writer

@@ -10,11 +10,11 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "lmlab"
 # a module may import its own layer and the layers below it
 LAYERS = [
-    {"hardware", "gpt", "plots", "checkpoints", "ranks", "units", "formulas", "token_view"},
+    {"hardware", "gpt", "plots", "checkpoints", "ranks", "units", "formulas", "token_view", "board"},
     {"recipes", "results", "data", "analysis", "miniworld", "shards", "loader", "generate", "pairs", "answers",
      "reasoning", "augmentation", "preflight", "rewards"},
     {"train", "pretraining", "finetune", "evaluate", "export", "translation", "cost", "rehearsal", "blind",
-     "gguf_export", "llama_cpp", "modelfile", "chat", "exercises", "widgets"},
+     "gguf_export", "llama_cpp", "modelfile", "chat", "exercises", "widgets", "live"},
     {"plan"},
     {"runner", "report", "search", "doctor", "cli", "__main__"},
 ]

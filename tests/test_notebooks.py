@@ -13,6 +13,11 @@ from record_expected import EXPECTED, band, banded_metrics, outside, run_course
 from lmlab.hardware import available_cores
 from lmlab.recipes import LESSONS
 
+_LOSSES = ("train/loss", "train/learning_rate", "train/grad_norm", "train/tokens_per_second", "validation/loss")
+CURVES = {**dict.fromkeys(("02_gpt2_from_scratch", "04_shakespeare_full_finetune", "05_llama_lora_4bit",
+                           "06_deepseek_qlora_think", "08_fantasy_locations"), _LOSSES),
+          "09_grpo_reasoning": ("train/loss", "train/learning_rate", "train/grad_norm", "train/reward")}
+
 
 @pytest.fixture(scope="session")
 def course(tmp_path_factory):
@@ -33,6 +38,26 @@ def test_lesson_measures_what_it_should(course, lesson):
     assert recorded.exists(), f"{recorded} is missing; python tests/record_expected.py --lessons {lesson[:2]}"
     wrong = outside(banded_metrics(run, lesson), json.loads(recorded.read_text(encoding="utf-8")))
     assert not wrong, "\n".join(wrong)
+
+
+@pytest.mark.parametrize("lesson", LESSONS)
+def test_lesson_stands_in_tensorboard(course, lesson):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    folder = course[0] / lesson
+    numbers, texts, pictures = set(), set(), set()
+    for where in {path.parent for path in folder.glob("tensorboard/**/events*")}:
+        events = EventAccumulator(str(where))
+        events.Reload()
+        numbers |= set(events.Tags()["scalars"])
+        texts |= set(events.Tags()["tensors"])
+        pictures |= set(events.Tags()["images"])
+    metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))["metrics"]
+    assert {f"result/{name}" for name, value in metrics.items() if isinstance(value, float)} <= numbers
+    assert lesson not in CURVES or set(CURVES[lesson]) <= numbers
+    assert {tag.split("/")[0] for tag in numbers} <= {"train", "validation", "result"}
+    assert {tag.split("/")[0] for tag in texts} == {"recipe", "samples"}
+    assert pictures and {tag.split("/")[0] for tag in pictures} == {"figures"}
 
 
 def test_memory_stays_under_four_gib(course):

@@ -10,9 +10,10 @@ from lmlab.results import read_progress
 
 Series = list[tuple[float, float]]  # (optimizer step, value)
 _FOLDERS_OF_LIBRARIES = re.compile(r"tensorboard|logs|runs|\w{3}\d\d_\d\d-\d\d-\d\d_.*")
-_BOOKKEEPING = re.compile(r"runtime|per_second|epoch|num_tokens|total_flos|train_loss|floor|again_|step_time|/std")
+_BOOKKEEPING = re.compile(
+    r"runtime|per_second|epoch|num_tokens|total_flos|train_loss|floor|again_|step_time|/std")
 _FIRST = re.compile(r"loss$|hellaswag|reward$")  # what a reader asks for first
-_WIDTH, _HEIGHT, _LEFT, _BOTTOM, _TOP = 640, 300, 58, 40, 12
+_WIDTH, _HEIGHT, _LEFT, _RIGHT, _BOTTOM, _TOP = 640, 300, 58, 22, 40, 12
 
 
 def read_curves(folder: Path) -> dict[str, dict[str, Series]]:
@@ -34,7 +35,8 @@ def read_curves(folder: Path) -> dict[str, dict[str, Series]]:
     rows = read_progress(folder)
     for name in dict.fromkeys(name for row in rows for name in row if name != "step"):
         if not _BOOKKEEPING.search(name):
-            curves[name] = {"": [(row["step"], row[name]) for row in rows if math.isfinite(row.get(name, math.nan))]}
+            known = [row for row in rows if math.isfinite(row.get(name, math.nan))]
+            curves[name] = {"": [(row["step"], row[name]) for row in known]}
     long = {name: {split: s for split, s in splits.items() if len(s) > 1} for name, splits in curves.items()}
     return {name: splits for name, splits in long.items() if splits}
 
@@ -67,18 +69,20 @@ def _record(folder: Path) -> dict:
 
 
 def _curves(both: list[dict], names: tuple[str, str]) -> str:
-    shared = sorted(both[0].keys() & both[1].keys(), key=lambda name: (not _FIRST.search(name), ":" in name))
+    shared = sorted((name for name in both[0] if name in both[1]),
+                    key=lambda name: (not _FIRST.search(name), ":" in name))
     if not shared:
         return "<p>The two runs have no curve in common.</p>"
     charts = [f'<figure><figcaption>{html.escape(name.replace("_", " "))}</figcaption>'
               f"{chart([curves[name] for curves in both], names, name)}</figure>" for name in shared]
     shown = max(1, sum(bool(_FIRST.search(name) and ":" not in name) for name in shared))
     rest = "".join(charts[shown:])
-    more = f'<details><summary>{len(shared) - shown} more curves</summary><div class="charts">{rest}</div></details>'
-    keys = "".join(f'<li class="run-{key}"><svg viewBox="0 0 34 8" aria-hidden="true"><path d="M1 4H33"/></svg>'
-                   f"{html.escape(name)}</li>" for key, name in zip("ab", names, strict=True))
-    return (f'<h2 id="curves">Curves</h2><ul class="key">{keys}</ul><p class="note">Where both were logged, the '
-            f'validation is the strong line with points and the training the fine one.</p>'
+    more = (f'<details><summary>{len(shared) - shown} more curves</summary><div class="charts">{rest}</div>'
+            "</details>")
+    keys = "".join(f'<li class="run-{key}"><svg viewBox="0 0 34 8" aria-hidden="true"><path d="M1 4H33"/>'
+                   f"</svg>{html.escape(name)}</li>" for key, name in zip("ab", names, strict=True))
+    return (f'<h2 id="curves">Curves</h2><ul class="key">{keys}</ul><p class="note">Where both were logged, '
+            f'the validation is the strong line with points and the training the fine one.</p>'
             f'<div class="charts">{"".join(charts[:shown])}</div>{more if rest else ""}')
 
 
@@ -89,18 +93,23 @@ def chart(both: list[dict[str, Series]], names: tuple[str, str], measure: str) -
     """
     points = [point for splits in both for series in splits.values() for point in series]
     low, high = min(y for _, y in points), max(y for _, y in points)
-    log = low > 0 and high > 30 * low
-    x_ticks, x = _scale([0, max(x for x, _ in points)], _LEFT, _WIDTH - 10, log=False)
+    log = low > 0 and high > 6 * low
+    x_ticks, x = _scale([0, max(x for x, _ in points)], _LEFT, _WIDTH - _RIGHT, log=False)
     y_ticks, y = _scale([low, high], _HEIGHT - _BOTTOM, _TOP, log)
-    grid = [f'<path class="grid" d="M{_LEFT} {y(v):.1f}H{_WIDTH - 10}"/><text x="{_LEFT - 8}" y="{y(v) + 4:.1f}" '
-            f'text-anchor="end">{v:.6g}</text>' for v in y_ticks]
-    grid += [f'<text x="{x(v):.1f}" y="{_HEIGHT - _BOTTOM + 20}" text-anchor="middle">{v:.6g}</text>' for v in x_ticks]
+    grid = [f'<path class="grid" d="M{_LEFT} {y(v):.1f}H{_WIDTH - _RIGHT}"/>'
+            f'{_text(_LEFT - 8, y(v) + 4, v, "end")}' for v in y_ticks]
+    grid += [_text(x(v), _HEIGHT - _BOTTOM + 20, v) for v in x_ticks]
+    below = f"optimizer step{', logarithmic upwards' if log else ''}"
     lines = [_line(series, x, y, f"run-{key} {split or 'validation'}", _WIDTH / 14)
              for key, splits in zip("ab", both, strict=True) for split, series in sorted(splits.items())]
     said = html.escape(_in_words(both, names, measure), quote=True)
-    return (f'<svg class="chart" role="img" aria-label="{said}" viewBox="0 0 {_WIDTH} {_HEIGHT}">{"".join(grid)}'
-            f'{"".join(lines)}<text x="{(_LEFT + _WIDTH) / 2}" y="{_HEIGHT - 4}" text-anchor="middle">optimizer step'
-            f'{", logarithmic upwards" if log else ""}</text></svg>')
+    return (f'<svg class="chart" role="img" aria-label="{said}" viewBox="0 0 {_WIDTH} {_HEIGHT}">'
+            f'{"".join(grid)}{"".join(lines)}{_text((_LEFT + _WIDTH) / 2, _HEIGHT - 4, below)}</svg>')
+
+
+def _text(x: float, y: float, what: float | str, anchor: str = "middle") -> str:
+    shown = what if isinstance(what, str) else f"{what:.6g}"
+    return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{shown}</text>'
 
 
 def _line(series: Series, x, y, kind: str, room: float) -> str:
@@ -148,7 +157,7 @@ def _metrics(records: list[dict], names: tuple[str, str]) -> str:
     same = [_metric_row(*row) for row in rows if row[1] == row[2]]
     table = _table(["measurement", *names, "difference"], differ) if differ else "<p>All are the same.</p>"
     folded = _table(["measurement", *names, ""], same)
-    return table + (f"<details><summary>{len(same)} that are the same</summary>{folded}</details>" if same else "")
+    return table + (f"<details><summary>{len(same)} the same</summary>{folded}</details>" if same else "")
 
 
 def _metric_row(name: str, one, two) -> tuple[str, str, str, str]:
@@ -164,7 +173,8 @@ def _settings(records: list[dict], names: tuple[str, str]) -> str:
     """The values in which the resolved recipes differ."""
     known = [record.get("settings") for record in records]
     if None in known:
-        return "<p>One of the runs did not record its recipe's values.</p>"
+        recipes = " and ".join(html.escape(record.get("recipe", "?")) for record in records)
+        return f"<p>Recipes {recipes}. One of the runs did not record their values.</p>"
     keys = [key for key in dict.fromkeys([*known[0], *known[1]]) if known[0].get(key) != known[1].get(key)]
     rows = [(key, *(_shown(values.get(key)) for values in known)) for key in keys]
     same = len(known[0].keys() | known[1].keys()) - len(keys)
@@ -175,11 +185,14 @@ def _settings(records: list[dict], names: tuple[str, str]) -> str:
 def _shown(value) -> str:
     if value is None:
         return "–"
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    if isinstance(value, float):
+        return f"{value:,.0f}" if abs(value) >= 1e4 else f"{value:.4g}"
+    return str(value)
 
 
 def _table(header: list[str], rows: list[tuple]) -> str:
     head = "".join(f"<th scope='col'>{html.escape(name)}</th>" for name in header)
     body = "".join(f"<tr><th scope='row'><code>{html.escape(row[0])}</code></th>"
                    + "".join(f"<td>{html.escape(cell)}</td>" for cell in row[1:]) + "</tr>" for row in rows)
-    return f'<div class="scroll"><table class="numbers"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+    return (f'<div class="scroll"><table class="numbers"><thead><tr>{head}</tr></thead><tbody>{body}</tbody>'
+            "</table></div>")

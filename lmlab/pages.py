@@ -52,7 +52,8 @@ def page(title: str, body: str, menu: str) -> str:
 <a class="brand" href="index.html">lmlab</a>
 <nav aria-label="Pages">{menu}</nav>
 <form role="search" action="search.html">
-<input type="search" name="q" placeholder="Search the lessons" aria-label="Search the lessons" autocomplete="off">
+<input type="search" name="q" placeholder="Search the lessons" aria-label="Search the lessons"
+ autocomplete="off">
 </form>
 <button type="button" id="theme" aria-label="Dark colours" aria-pressed="false">◐</button>
 </header>
@@ -74,7 +75,7 @@ def render_notebook(notebook, lesson: str, folder: Path) -> NotebookPage:
     _show_widgets_still(notebook)
     pictures = _save_pictures(notebook, lesson, folder)
     headings: list[tuple[int, str, str]] = []
-    exporter = HTMLExporter(template_name="basic", embed_images=True)
+    exporter = HTMLExporter(template_name="basic")
     exporter.register_filter("markdown2html", lambda source: markdown(source, headings))
     body, _ = exporter.from_notebook_node(notebook)
     body = re.sub(r'<script[^>]*\bsrc="[^"]*"[^>]*>\s*</script>', "", body)  # a page on disk must do without
@@ -116,7 +117,7 @@ def _anchor(text: str, taken: set[str]) -> str:
 
 def plain_text(markup: str) -> str:
     """HTML without its tags; formulas as their TeX."""
-    markup = re.sub(r'<svg role="img" aria-label="([^"]*)".*?</svg>', r" \1 ", markup, flags=re.DOTALL)
+    markup = re.sub(r'<svg[^>]* aria-label="([^"]*)".*?</svg>', r" \1 ", markup, flags=re.DOTALL)
     return " ".join(html.unescape(re.sub(r"<[^>]+>", "", markup)).split())
 
 
@@ -157,7 +158,7 @@ def _opening(notebook) -> tuple[str | None, str]:
     return title.removeprefix("# ").strip(), markdown(" ".join(sentences[:2]))
 
 
-# widgets and pictures -----------------------------------------------------------------------------------------
+# widgets and pictures -----------------------------------------------------------------------------------
 
 def _show_widgets_still(notebook) -> None:
     """Puts in the place of each widget what it last showed; a live one would need scripts from a network."""
@@ -245,4 +246,5 @@ def _literal(node) -> str:
     if isinstance(node, ast.JoinedStr):
         node_parts = [part.value if isinstance(part, ast.Constant) else "…" for part in node.values]
         return " ".join("".join(node_parts).split())
-    return " ".join(node.value.split()) if isinstance(node, ast.Constant) and isinstance(node.value, str) else ""
+    constant = isinstance(node, ast.Constant) and isinstance(node.value, str)
+    return " ".join(node.value.split()) if constant else ""

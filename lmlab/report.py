@@ -15,6 +15,7 @@ from lmlab.results import expectation_table, inside
 INDEX_TITLE = "lmlab report"
 ABOUT = ("A notebook course that trains, measures, fine-tunes and ships language models, on whatever machine "
          "there is. This page shows one run of it: what each lesson promised, and what came out.")
+_VERDICTS = {"yes": "✓<span> inside</span>", "NO": "✗<span> outside</span>"}  # a phone has room for the sign
 
 
 @dataclass
@@ -54,8 +55,11 @@ def build_site(run_dir: Path, site: Path, other: Path | None = None) -> Path:
     shutil.copytree(WEB, fresh)
     (fresh / "pictures").mkdir()
     lessons = [_read_lesson(outcome, run_dir, fresh) for outcome in outcomes[0]]
-    shared = [lesson for lesson in lessons if lesson.name in {o["lesson"] for o in outcomes[-1]}] if other else []
-    _write_pages(fresh, run_dir, lessons, _menu(lessons, bool(other)), shared, other)
+    _write_pages(fresh, run_dir, lessons, _menu(lessons, bool(other)))
+    if other:
+        names = {outcome["lesson"] for outcome in outcomes[1]}
+        _write_comparison(fresh, (run_dir, other), [lesson for lesson in lessons if lesson.name in names],
+                          _menu(lessons, True))
     shutil.rmtree(site, ignore_errors=True)
     fresh.rename(site)
     return site / "index.html"
@@ -88,32 +92,36 @@ def _read_lesson(outcome: dict, run_dir: Path, site: Path) -> Lesson:
 
 
 def _menu(lessons: list[Lesson], compared: bool) -> str:
-    numbers = "".join(f'<a class="number" href="{lesson.name}.html" title="{html.escape(lesson.title, quote=True)}">'
-                      f"{lesson.number}</a>" for lesson in lessons if lesson.page)
+    numbers = "".join(f'<a class="number" href="{lesson.name}.html" '
+                      f'title="{html.escape(lesson.title, quote=True)}">{lesson.number}</a>'
+                      for lesson in lessons if lesson.page)
     return f'{numbers}{"<a href=comparison.html>Comparison</a>" if compared else ""}'
 
 
-def _write_pages(site: Path, run_dir: Path, lessons: list[Lesson], menu: str, shared: list[Lesson],
-                 other: Path | None) -> None:
-    def write(name: str, title: str, body: str) -> None:
-        (site / f"{name}.html").write_text(page(title, body, menu), encoding="utf-8")
+def _write(site: Path, name: str, title: str, body: str, menu: str) -> None:
+    (site / f"{name}.html").write_text(page(title, body, menu), encoding="utf-8")
 
-    write("index", INDEX_TITLE, _index(run_dir.name, lessons))
+
+def _write_pages(site: Path, run_dir: Path, lessons: list[Lesson], menu: str) -> None:
+    _write(site, "index", INDEX_TITLE, _index(run_dir.resolve().name, lessons), menu)
     executed = [lesson for lesson in lessons if lesson.page]
     for at, lesson in enumerate(executed):
         around = executed[at - 1] if at else None, executed[at + 1] if at + 1 < len(executed) else None
-        write(lesson.name, f"{lesson.number} · {lesson.title}", _lesson_page(lesson, *around, run_dir))
-    write("search", "Search", SEARCH)
+        title = f"{lesson.number} · {lesson.title}"
+        _write(site, lesson.name, title, _lesson_page(lesson, *around, run_dir), menu)
+    _write(site, "search", "Search", SEARCH, menu)
     (site / "search-index.js").write_text(f"const SECTIONS = {_sections(lessons)};\n", encoding="utf-8")
-    if other:
-        runs = run_dir, other
-        names = tuple(run.resolve().name for run in runs)
-        names = names if len(set(names)) == 2 else tuple("/".join(run.resolve().parts[-2:]) for run in runs)
-        write("comparison", "Comparison", _comparison_index(shared, names))
-        for at, lesson in enumerate(shared):
-            head = _comparison_head(lesson, names, shared)
-            write(f"comparison-{lesson.name}", f"Comparison: {lesson.title}",
-                  head + compare_lesson(lesson.name, runs, names))
+
+
+def _write_comparison(site: Path, runs: tuple[Path, Path], shared: list[Lesson], menu: str) -> None:
+    """shared: the lessons that both runs hold."""
+    names = tuple(run.resolve().name for run in runs)
+    if len(set(names)) == 1:
+        names = tuple("/".join(run.resolve().parts[-2:]) for run in runs)
+    _write(site, "comparison", "Comparison", _comparison_index(shared, names), menu)
+    for lesson in shared:
+        body = _comparison_head(lesson, shared) + compare_lesson(lesson.name, runs, names)
+        _write(site, f"comparison-{lesson.name}", f"Comparison: {lesson.title}", body, menu)
 
 
 # the index --------------------------------------------------------------------------------------------------
@@ -123,8 +131,8 @@ def _index(run: str, lessons: list[Lesson]) -> str:
                     f"<span>{html.escape(lesson.title)}</span></a></li>" for lesson in lessons)
     cards = "".join(_card(lesson) for lesson in lessons)
     return (f'<section class="hero"><p class="kicker">Run {html.escape(run)}</p>'
-            f"<h1>The whole life of a language model</h1><p class='lead'>{ABOUT}</p>{_summary(lessons)}</section>"
-            f'<nav aria-label="Lessons" class="line"><ol>{steps}</ol></nav>{cards}'
+            f"<h1>The whole life of a language model</h1><p class='lead'>{ABOUT}</p>{_summary(lessons)}"
+            f'</section><nav aria-label="Lessons" class="line"><ol>{steps}</ol></nav>{cards}'
             f'<footer><p>Made by <code>lmlab report</code>, version {__version__}.</p></footer>')
 
 
@@ -138,8 +146,8 @@ def _summary(lessons: list[Lesson]) -> str:
     memory = max((lesson.outcome["peak_memory_gb"] for lesson in lessons), default=0)
     bands = [inside(lesson.record["metrics"][name], band) for lesson in lessons if lesson.record
              for name, band in lesson.record["expected"].items()]
-    facts = [(f"{good} of {len(lessons)}", "notebooks ran through"), (f"{seconds / 60:.1f}", "minutes together"),
-             (f"{memory:.1f} GiB", "of memory at the peak"),
+    facts = [(f"{good} of {len(lessons)}", "notebooks ran through"),
+             (f"{seconds / 60:.1f}", "minutes together"), (f"{memory:.1f} GiB", "of memory at the peak"),
              (f"{sum(bands)} of {len(bands)}", "expectations met")]
     return f'<ul class="facts">{"".join(f"<li><b>{value}</b> {what}</li>" for value, what in facts)}</ul>'
 
@@ -153,10 +161,12 @@ def _card(lesson: Lesson) -> str:
     error = f'<pre class="error">{html.escape(outcome["error"])}</pre>' if outcome["error"] else ""
     cover = _cover(lesson.page.pictures) if lesson.page else None
     picture = (f'<a class="cover" href="{lesson.name}.html"><img src="{cover.path}" loading="lazy" '
-               f'alt="{html.escape(cover.alt, quote=True)}" width="{cover.width}" height="{cover.height}"></a>'
+               f'alt="{html.escape(cover.alt, quote=True)}" width="{cover.width}" height="{cover.height}">'
+               "</a>"
                if cover else "")
-    return (f'<section class="card" id="{lesson.name}"><div class="words"><p class="kicker">Lesson {lesson.number}</p>'
-            f'<h2>{link}</h2><div class="promise">{promise}</div><ul class="chips">{status}'
+    return (f'<section class="card" id="{lesson.name}"><div class="words">'
+            f'<p class="kicker">Lesson {lesson.number}</p><h2>{link}</h2><div class="promise">{promise}</div>'
+            f'<ul class="chips">{status}'
             f"<li>recipe <b>{html.escape(lesson.recipe)}</b></li><li>{outcome['seconds']:.0f} s</li>"
             f"<li>{outcome['peak_memory_gb']:.1f} GiB</li></ul></div>{picture}"
             f'<div class="results">{error}{_expectations(lesson)}</div></section>')
@@ -165,10 +175,11 @@ def _card(lesson: Lesson) -> str:
 def _cover(pictures: list[Picture]) -> Picture | None:
     """The picture that stands for a lesson: the one marked by the cell tag ``cover``.
 
-    Where none is: the widest, as it fills a card best, and of equal ones the last, as results come late.
+    Where none is: the widest beside its height, as it fills a card best; of those that differ little the
+    last, as results come late.
     """
     marked = [picture for picture in pictures if picture.cover]
-    return max(marked or pictures[::-1], key=lambda p: p.width / p.height // 0.25, default=None)
+    return max(marked or pictures[::-1], key=lambda p: round(2 * p.width / p.height), default=None)
 
 
 def _expectations(lesson: Lesson) -> str:
@@ -178,13 +189,14 @@ def _expectations(lesson: Lesson) -> str:
     rows = expectation_table(metrics, expected).rows
     body = "".join(f"<tr><th scope='row'>{_words(name)}</th><td>{band}</td><td>{value}</td>"
                    f"<td>{_gauge(metrics[name], expected[name])}</td>"
-                   f"<td class={'ok' if verdict == 'yes' else 'bad'}>{'✓ inside' if verdict == 'yes' else '✗ outside'}"
-                   f"</td></tr>" for name, band, value, verdict in rows[:len(expected)])
+                   f"<td class={'ok' if verdict == 'yes' else 'bad'}>{_VERDICTS[verdict]}</td></tr>"
+                   for name, band, value, verdict in rows[:len(expected)])
     head = "".join(f"<th scope='col'>{name}</th>" for name in ("", "expected", "measured", "", ""))
-    table = (f'<div class="scroll"><table class="bands"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>'
-             "</div>" if expected else "<p>Its recipe expects nothing in numbers.</p>")
-    return table + _folded("more measurements", [(name, value) for name, _, value, _ in rows[len(expected):]]) + \
-        _folded("the recipe's values", [(k, str(v)) for k, v in lesson.record.get("settings", {}).items()])
+    table = (f'<div class="scroll"><table class="bands"><thead><tr>{head}</tr></thead><tbody>{body}</tbody>'
+             "</table></div>" if expected else "<p>Its recipe expects nothing in numbers.</p>")
+    more = [(name, value) for name, _, value, _ in rows[len(expected):]]
+    settings = [(name, str(value)) for name, value in lesson.record.get("settings", {}).items()]
+    return table + _folded("more measurements", more) + _folded("the recipe's values", settings)
 
 
 def _words(name: str) -> str:
@@ -192,7 +204,8 @@ def _words(name: str) -> str:
 
 
 def _folded(title: str, rows: list[tuple[str, str]]) -> str:
-    cells = "".join(f"<tr><th scope='row'>{_words(name)}</th><td>{html.escape(value)}</td></tr>" for name, value in rows)
+    cells = "".join(f"<tr><th scope='row'>{_words(name)}</th><td>{html.escape(value)}</td></tr>"
+                    for name, value in rows)
     return (f'<details><summary>{title}</summary><div class="scroll"><table>{cells}</table></div></details>'
             if rows else "")
 
@@ -205,6 +218,7 @@ def _gauge(value: float, band: list) -> str:
     start = 20 if low is not None else 0
     end = start + (high - low) / scale if None not in (low, high) else (100 if high is None else 80)
     at = start + (value - low) / scale if low is not None else 80 - (high - value) / scale
+    end = max(end, start + 2)  # a band of one value
     at = min(97.0, max(3.0, at))
     return (f'<svg class="gauge" viewBox="0 0 100 10" aria-hidden="true"><path class="all" d="M0 5H100"/>'
             f'<path class="band" d="M{start:.0f} 5H{end:.0f}"/><circle cx="{at:.1f}" cy="5" r="3.4"/></svg>')
@@ -225,8 +239,8 @@ def _lesson_page(lesson: Lesson, before: Lesson | None, after: Lesson | None, ru
                      for rel, word, there in (("prev", "Before", before), ("next", "Next", after)))
     return (f'<div class="lesson"><details class="contents"><summary>In this lesson</summary><nav '
             f'aria-label="Headings"><ol>{entries}</ol></nav></details><article>'
-            f"{_links_to_pages(lesson.page.body, run_dir)}<nav class='around' aria-label='Other lessons'>{around}</nav>"
-            f"</article></div>")
+            f"{_links_to_pages(lesson.page.body, run_dir)}"
+            f"<nav class='around' aria-label='Other lessons'>{around}</nav></article></div>")
 
 
 def _links_to_pages(body: str, run_dir: Path) -> str:
@@ -244,7 +258,8 @@ def _sections(lessons: list[Lesson]) -> str:
     for lesson in lessons:
         name = f"{lesson.number} · {lesson.title}"
         if lesson.page:
-            found += [[f"{lesson.name}.html", name, *section] for section in _text_by_heading(lesson.page.body)]
+            sections = _text_by_heading(lesson.page.body)
+            found += [[f"{lesson.name}.html", name, *section] for section in sections]
         if lesson.record:
             measured = ", ".join(f"{name} {value}" for name, _, value, _ in
                                  expectation_table(lesson.record["metrics"], lesson.record["expected"]).rows)
@@ -253,30 +268,32 @@ def _sections(lessons: list[Lesson]) -> str:
 
 
 def _text_by_heading(body: str) -> list[list[str]]:
-    """[heading, anchor, text] of each section of a notebook: prose and code, without what the code printed."""
+    """[heading, anchor, text] of each section of a notebook: prose and code, not what the code printed."""
     from bs4 import BeautifulSoup
 
     tree = BeautifulSoup(body, "html.parser")
-    for output in tree.select(".output_wrapper"):
-        output.decompose()
+    for aside in tree.select(".output_wrapper, .prompt"):
+        aside.decompose()
     parts = re.split(r'(<h\d id="[^"]*">.*?</h\d>)', str(tree), flags=re.DOTALL)
     return [[plain_text(heading), re.search(r'id="([^"]*)"', heading)[1], plain_text(text)]
             for heading, text in zip(parts[1::2], parts[2::2], strict=True)]
 
 
 def _comparison_index(shared: list[Lesson], names: tuple[str, str]) -> str:
-    items = "".join(f'<li><a href="comparison-{lesson.name}.html"><b>{lesson.number}</b> {html.escape(lesson.title)}</a>'
-                    "</li>" for lesson in shared)
+    items = "".join(f'<li><a href="comparison-{lesson.name}.html"><b>{lesson.number}</b> '
+                    f"{html.escape(lesson.title)}</a></li>" for lesson in shared)
     first, second = map(html.escape, names)
     return (f'<section class="hero"><p class="kicker">Comparison</p><h1>{first} <i>and</i> {second}</h1>'
-            f"<p class='lead'>The lessons that both runs hold: their curves on one plot, their measurements, and "
-            f"where their recipes differ.</p></section><ol class='tiles'>{items}</ol>"
+            "<p class='lead'>The lessons that both runs hold: their curves on one plot, their measurements, "
+            f"and where their recipes differ.</p></section><ol class='tiles'>{items}</ol>"
             + ("" if shared else "<p>The runs have no lesson in common.</p>"))
 
 
-def _comparison_head(lesson: Lesson, names: tuple[str, str], shared: list[Lesson]) -> str:
-    others = "".join(f'<a href="comparison-{there.name}.html"'
-                     f'{" aria-current=page" if there is lesson else ""}>{there.number}</a>' for there in shared)
+def _comparison_head(lesson: Lesson, shared: list[Lesson]) -> str:
+    others = "".join(f'<a href="comparison-{there.name}.html" '
+                     f'aria-current={"page" if there is lesson else "false"}>{there.number}</a>'
+                     for there in shared)
     link = f' · <a href="{lesson.name}.html">the lesson</a>' if lesson.page else ""
-    return (f'<p class="kicker"><a href="comparison.html">Comparison</a>{link}</p><h1>{html.escape(lesson.title)}</h1>'
+    return (f'<p class="kicker"><a href="comparison.html">Comparison</a>{link}</p>'
+            f'<h1>{html.escape(lesson.title)}</h1>'
             f'<nav class="switch" aria-label="Lessons compared">{others}</nav>')

@@ -9,13 +9,13 @@ document.addEventListener("DOMContentLoaded", () => {
     if (!words.length) return [];
     return SECTIONS.map(section => ({ section, score: score(section, words) }))
       .filter(hit => hit.score > 0).sort((a, b) => b.score - a.score)
-      .map(hit => ({ section: hit.section, words }));
+      .map(hit => ({ section: hit.section, words: [words.join(" "), ...words] }));
   }
 
-  // Every word must occur; in a heading it weighs as much as ten times in the text.
+  // Every word must occur; in a heading it weighs as much as ten times in the text, as does the whole phrase.
   function score([, lesson, heading, , text], words) {
     const title = (lesson + " " + heading).toLowerCase(), body = text.toLowerCase();
-    let total = 0;
+    let total = words.length > 1 && (title + " " + body).includes(words.join(" ")) ? 10 : 0;
     for (const word of words) {
       const times = body.split(word).length - 1 + (title.includes(word) ? 10 : 0);
       if (!times) return 0;
@@ -26,11 +26,12 @@ document.addEventListener("DOMContentLoaded", () => {
 
   function snippet(text, words) {
     const low = text.toLowerCase();
-    const at = Math.max(0, Math.min(...words.map(word => low.indexOf(word)).filter(n => n >= 0), text.length));
-    const from = at < 90 || at === text.length ? 0 : text.indexOf(" ", at - 90) + 1;
+    const at = Math.max(0, low.indexOf(words.find(word => low.includes(word))));  // the phrase comes first
+    const from = at < 90 ? 0 : text.indexOf(" ", at - 90) + 1;
     const cut = (from ? "… " : "") + text.slice(from, from + 260) + (from + 260 < text.length ? " …" : "");
     const line = document.createElement("p");
-    const pattern = new RegExp("(" + words.map(w => w.replace(/[.*+?^${}()|[\]\\]/g, "\\$&")).join("|") + ")", "gi");
+    const escaped = words.map(word => word.replace(/[.*+?^${}()|[\]\\]/g, "\\$&"));
+    const pattern = new RegExp("(" + escaped.join("|") + ")", "gi");
     cut.split(pattern).forEach((part, n) => {
       line.append(n % 2 ? Object.assign(document.createElement("mark"), { textContent: part }) : part);
     });
@@ -42,7 +43,8 @@ document.addEventListener("DOMContentLoaded", () => {
     count.textContent = field.value.trim()
       ? `${hits.length || "No"} section${hits.length === 1 ? "" : "s"} with “${field.value.trim()}”`
       : "Type one or more words: the lessons' text, code and measurements are searched.";
-    list.replaceChildren(...hits.slice(0, 60).map(({ section: [page, lesson, heading, anchor, text], words }) => {
+    list.replaceChildren(...hits.slice(0, 60).map(({ section, words }) => {
+      const [page, lesson, heading, anchor, text] = section;
       const link = document.createElement("a");
       link.href = page + (anchor ? "#" + encodeURIComponent(anchor) : "");
       link.textContent = heading || lesson;

@@ -175,11 +175,12 @@ def _card(lesson: Lesson) -> str:
 def _cover(pictures: list[Picture]) -> Picture | None:
     """The picture that stands for a lesson: the one marked by the cell tag ``cover``.
 
-    Where none is: the widest beside its height, as it fills a card best; of those that differ little the
+    Where none is: the widest beside its height, as it fills a card best; of equal ones the largest, then the
     last, as results come late.
     """
     marked = [picture for picture in pictures if picture.cover]
-    return max(marked or pictures[::-1], key=lambda p: round(2 * p.width / p.height), default=None)
+    return max(marked or pictures[::-1], key=lambda p: (round(2 * p.width / p.height), p.width),
+               default=None)
 
 
 def _expectations(lesson: Lesson) -> str:

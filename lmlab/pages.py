@@ -9,7 +9,10 @@ import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from lmlab import plots
+
 WEB = Path(__file__).parent / "web"  # the style and the scripts, copied beside the pages
+_KINDS = {name for name, value in vars(plots).items() if callable(value) and value.__module__ == plots.__name__}
 _WIDGET = "application/vnd.jupyter.widget-view+json"
 _WIDGET_STATE = "application/vnd.jupyter.widget-state+json"
 
@@ -233,12 +236,14 @@ def describe_plot(source: str, heading: str) -> str:
                 said[keyword.arg].append(text)
         if isinstance(call.func, ast.Attribute) and call.func.attr.removeprefix("set_") in said and call.args:
             said[call.func.attr.removeprefix("set_")].append(_literal(call.args[0]))
+    names = [getattr(call.func, "attr", getattr(call.func, "id", "")) for call in calls]
+    kinds = [name.replace("_", " ") for name in dict.fromkeys(names) if name in _KINDS]
     parts = ["; ".join(dict.fromkeys(filter(None, said["title"])))]
     for name, axis in (("xlabel", "across"), ("ylabel", "upwards")):
         labels = ", ".join(dict.fromkeys(filter(None, said[name])))
         parts.append(f"{axis}: {labels}" if labels else "")
-    parts = [part for part in parts if part.strip("…: ")]
-    return ". ".join([f"Plot to “{heading}”" if heading else "Plot", *parts])
+    kind = (", ".join(kinds) or "plot").capitalize() + (f" under “{heading}”" if heading else "")
+    return ". ".join([kind, *(part for part in parts if part.strip("…: "))])
 
 
 def _literal(node) -> str:

@@ -179,7 +179,8 @@ def _cover(pictures: list[Picture]) -> Picture | None:
     last, as results come late.
     """
     marked = [picture for picture in pictures if picture.cover]
-    return max(marked or pictures[::-1], key=lambda p: (round(2 * p.width / p.height), p.width),
+    legible = [picture for picture in pictures if picture.width <= 1500]  # a card shows it at about 600
+    return max(marked or legible[::-1], key=lambda p: (round(2 * p.width / p.height), p.width),
                default=None)
 
 

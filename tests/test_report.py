@@ -168,12 +168,13 @@ def test_every_picture_says_what_it_shows(site):
         for tag in BeautifulSoup(file.read_text(encoding="utf-8"), "html.parser").find_all("img"):
             assert len(tag.get("alt", "")) > 10, f"{file.name}: {tag}"
     first, second = [tag["alt"] for tag in soup(site, "01_data_analysis").find_all("img")]
-    assert first == "Plot to “Same name”. after … steps. across: steps. upwards: loss (nats)"
+    assert first == "Plot under “Same name”. after … steps. across: steps. upwards: loss (nats)"
     assert (site / "pictures" / "01_data_analysis-1.png").read_bytes() == base64.b64decode(WIDE)
 
 
-def test_describing_a_cell_that_python_cannot_read():
-    assert describe_plot("%matplotlib inline", "Losses") == "Plot to “Losses”"
+def test_the_kind_of_a_plot_is_the_name_of_its_function():
+    assert describe_plot("plots.loss_curve(x, y, title='calm')", "Run") == "Loss curve under “Run”. calm"
+    assert describe_plot("%matplotlib inline", "Run") == "Plot under “Run”", "no Python"
 
 
 def test_pages_fetch_nothing(site):

@@ -12,7 +12,7 @@ from pathlib import Path
 from lmlab import plots
 
 WEB = Path(__file__).parent / "web"  # the style and the scripts, copied beside the pages
-_KINDS = {name for name, value in vars(plots).items() if callable(value) and value.__module__ == plots.__name__}
+_KINDS = {name for name, value in vars(plots).items() if getattr(value, "__module__", "") == plots.__name__}
 _WIDGET = "application/vnd.jupyter.widget-view+json"
 _WIDGET_STATE = "application/vnd.jupyter.widget-state+json"
 

@@ -91,6 +91,7 @@ def build_parser() -> argparse.ArgumentParser:
     recipes.set_defaults(command=recipes_command)
     report = commands.add_parser("report", help="render executed notebooks as a static site")
     report.add_argument("run_dir", nargs="?", type=Path, help="a folder under runs/ (default: the latest)")
+    report.add_argument("other", nargs="?", type=Path, help="a second run, to be compared with the first")
     report.add_argument("--output", type=Path, default=PROJECT / "site",
                         help="where the site goes; an older report there is replaced (default site/)")
     report.set_defaults(command=report_command)
@@ -402,7 +403,7 @@ def recipes_command(args) -> int:
 def report_command(args) -> int:
     from lmlab.report import build_site
 
-    index = build_site(args.run_dir or latest_run(PROJECT / "runs"), args.output)
+    index = build_site(args.run_dir or latest_run(PROJECT / "runs"), args.output, args.other)
     print(f"report: {index}")
     return 0
 

@@ -1,243 +1,301 @@
 """``lmlab report``: executed notebooks as a static site that opens from disk and fetches nothing."""
 
-import base64
-import functools
 import html
-import io
 import json
 import re
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
 
-from lmlab.results import Expectations, expectation_table
+from lmlab import __version__
+from lmlab.comparison import compare_lesson
+from lmlab.pages import WEB, NotebookPage, Picture, page, plain_text, render_notebook
+from lmlab.results import expectation_table, inside
 
-STYLE = """
-:root { color-scheme: light dark; --paper: #fff; --ink: #1d2433; --line: #8883; --soft: #8881;
-  --link: #0b5cad; --ok: #1a7f37; --bad: #c62828; }
-@media (prefers-color-scheme: dark) { :root { --paper: #14171d; --ink: #d9dee7; --link: #7db7ff;
-  --ok: #57c878; --bad: #ff7b72; } }
-* { box-sizing: border-box; }
-body { font: 16px/1.6 system-ui, sans-serif; color: var(--ink); background: var(--paper); max-width: 62rem;
-  margin: 0 auto; padding: 1.5rem 1rem 4rem; }
-h1 { font-size: 1.7rem; line-height: 1.25; }
-h2 { font-size: 1.25rem; margin: 1.6rem 0 .4rem; } a { color: var(--link); }
-section { border: 1px solid var(--line); border-radius: 10px; padding: 1rem 1.2rem; margin: 1.2rem 0; }
-section h2 { margin-top: 0; }
-nav { display: flex; justify-content: space-between; gap: 1rem; font-size: .92rem; }
-table { border-collapse: collapse; margin: .6rem 0; font-size: .92rem; }
-td, th { padding: .25rem .9rem .25rem 0; border: 0; border-bottom: 1px solid var(--line); text-align: left;
-  vertical-align: top; }
-.scroll, .output_subarea { overflow-x: auto; }
-.ok { color: var(--ok); } .bad { color: var(--bad); font-weight: 600; }
-details { margin: .4rem 0 .8rem; }
-.pictures { display: flex; flex-wrap: wrap; gap: .8rem; }
-.pictures img { max-width: 100%; max-height: 15rem; }
-img { max-width: 100%; height: auto; background: white; border-radius: 6px; }
-pre, code { font-family: ui-monospace, Menlo, Consolas, monospace; font-size: .86rem; }
-pre { line-height: 1.45; margin: 0; padding: .7rem .9rem; overflow-x: auto; }
-section pre, .highlight { background: var(--soft); border-radius: 6px; }
-:not(pre) > code { background: var(--soft);
-  border-radius: 4px; padding: .1em .3em; }
-.facts { opacity: .8; } .prompt, .anchor-link { display: none; } .cell { margin: .9rem 0; }
-.input_area { border-left: 3px solid var(--line); }
-.output_subarea { padding-left: .2rem; margin-top: .3rem; }
-.output_stream pre, .output_text pre { white-space: pre-wrap; }
-.output_stderr { opacity: .7; } .output_error pre { color: var(--bad); }
-span.math { white-space: nowrap; } div.math { overflow-x: auto; text-align: center; margin: .4rem 0; }
-svg { overflow: visible; }
-"""
-PICTURES_ON_INDEX = 3
 INDEX_TITLE = "lmlab report"
+ABOUT = ("A notebook course that trains, measures, fine-tunes and ships language models, on whatever machine "
+         "there is. This page shows one run of it: what each lesson promised, and what came out.")
+_VERDICTS = {"yes": "✓<span> inside</span>", "NO": "✗<span> outside</span>"}  # a phone has room for the sign
 
 
-def build_site(run_dir: Path, site: Path) -> Path:
-    """Renders the notebooks of one run; returns the path of index.html.
+@dataclass
+class Lesson:
+    """What one run left of a lesson."""
 
-    run_dir: a folder that ``lmlab run`` made. site: an older report there is replaced.
-    Raises FileNotFoundError when run_dir holds no run, ValueError when site holds anything
-    but a report.
+    name: str
+    outcome: dict  # of run.json
+    record: dict | None  # metrics.json
+    page: NotebookPage | None  # None when it was not executed
+
+    @property
+    def number(self) -> str:
+        return self.name[:2]
+
+    @property
+    def title(self) -> str:
+        """Without its number."""
+        title = self.page.title if self.page and self.page.title else self.name
+        return re.sub(r"^\d+\s*·\s*", "", title)
+
+    @property
+    def recipe(self) -> str:
+        return self.record["recipe"] if self.record else self.outcome.get("recipe") or "?"
+
+
+def build_site(run_dir: Path, site: Path, other: Path | None = None) -> Path:
+    """Renders the notebooks of one run, and compares it with another; returns the path of index.html.
+
+    run_dir, other: folders that ``lmlab run`` made. site: an older report there is replaced.
+    Raises FileNotFoundError when one holds no run, ValueError when site holds anything but a report.
     """
-    record_file = run_dir / "run.json"
-    if not record_file.exists():
-        raise FileNotFoundError(f"{run_dir} holds no run.json; give a folder that lmlab run made")
-    lessons = json.loads(record_file.read_text(encoding="utf-8"))["lessons"]
+    outcomes = [_outcomes(run) for run in (run_dir, other) if run]
     _refuse_to_replace(site)
     fresh = site.with_name(site.name + ".new")
     shutil.rmtree(fresh, ignore_errors=True)
-    (fresh / "pictures").mkdir(parents=True)
-    sections = [_lesson_section(entry, run_dir, fresh, _links(number, lessons, run_dir))
-                for number, entry in enumerate(lessons)]
-    (fresh / "index.html").write_text(_index(run_dir.name, lessons, sections), encoding="utf-8")
+    shutil.copytree(WEB, fresh)
+    (fresh / "pictures").mkdir()
+    lessons = [_read_lesson(outcome, run_dir, fresh) for outcome in outcomes[0]]
+    _write_pages(fresh, run_dir, lessons, _menu(lessons, bool(other)))
+    if other:
+        names = {outcome["lesson"] for outcome in outcomes[1]}
+        _write_comparison(fresh, (run_dir, other), [lesson for lesson in lessons if lesson.name in names],
+                          _menu(lessons, True))
     shutil.rmtree(site, ignore_errors=True)
     fresh.rename(site)
     return site / "index.html"
 
 
+def _outcomes(run_dir: Path) -> list[dict]:
+    record_file = run_dir / "run.json"
+    if not record_file.exists():
+        raise FileNotFoundError(f"{run_dir} holds no run.json; give a folder that lmlab run made")
+    return json.loads(record_file.read_text(encoding="utf-8"))["lessons"]
+
+
 def _refuse_to_replace(site: Path) -> None:
     """ValueError for a folder that holds something else than a report: replacing it would delete that."""
     index = site / "index.html"
-    page = index.read_text(encoding="utf-8", errors="replace") if index.is_file() else ""
-    ours = f"<title>{INDEX_TITLE}</title>" in page
+    text = index.read_text(encoding="utf-8", errors="replace") if index.is_file() else ""
+    ours = f"<title>{INDEX_TITLE}</title>" in text
     if site.exists() and not ours and (site.is_file() or any(site.iterdir())):
         raise ValueError(f"--output got {site}, which is no older report and not empty; give a new folder")
 
 
-def render_notebook(notebook, title: str, links: str = "") -> str:
-    """One executed notebook as a page by nbconvert, formulas drawn as SVG, nothing fetched from a network.
-
-    notebook: nbformat's NotebookNode. links: HTML that stands above and below the notebook.
-    """
-    from nbconvert import HTMLExporter
-
-    exporter = HTMLExporter(template_name="basic", embed_images=True)
-    exporter.register_filter("markdown2html", _markdown)
-    body, _ = exporter.from_notebook_node(notebook)
-    body = re.sub(r'<script[^>]*\bsrc="[^"]*"[^>]*>\s*</script>', "", body)  # a page on disk must do without
-    return _page(title, f"<nav>{links}</nav>{body}<nav>{links}</nav>", _code_colours())
-
-
-def _code_colours() -> str:
-    from pygments.formatters import HtmlFormatter
-
-    light = HtmlFormatter(style="default").get_style_defs(".highlight")
-    dark = HtmlFormatter(style="github-dark").get_style_defs(".highlight")
-    return (f"{light}\n@media (prefers-color-scheme: dark) {{ {dark} }}\n"
-            ".highlight { background: var(--soft) !important; }")
-
-
-def _markdown(source: str) -> str:
-    """A Markdown cell as HTML by nbconvert's own renderer, its formulas as SVG."""
-    from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
-
-    class Renderer(IPythonRenderer):
-        def block_math(self, body: str) -> str:
-            return f'<div class="math">{formula_svg(body, points=15)}</div>'
-
-        def inline_math(self, body: str) -> str:
-            return f'<span class="math">{formula_svg(body, points=13)}</span>'
-
-    return MarkdownWithMath(renderer=Renderer(escape=False, exclude_anchor_links=True)).render(source)
-
-
-@functools.cache
-def formula_svg(tex: str, points: float) -> str:
-    """A TeX formula as inline SVG in the colour of the text; as code where matplotlib cannot read it.
-
-    points: size of the letters.
-    """
-    from matplotlib import rc_context
-    from matplotlib.font_manager import FontProperties
-    from matplotlib.mathtext import math_to_image
-
-    picture, colour = io.StringIO(), "#123456"  # a stand-in: matplotlib does not know currentColor
-    try:
-        with rc_context({"mathtext.fontset": "stix", "svg.fonttype": "path", "svg.hashsalt": tex,
-                         "savefig.transparent": True}):
-            depth = math_to_image(f"${' '.join(tex.split())}$", picture, FontProperties(size=points), dpi=72,
-                                  format="svg", color=colour)
-    except ValueError:
-        return f"<code>{html.escape(tex.strip())}</code>"
-    svg = re.sub(r"<(metadata|style).*?</\1>|<!--.*?-->", "", picture.getvalue(), flags=re.DOTALL)
-    svg = svg[svg.index("<svg"):].strip().replace(colour, "currentColor")
-    label = html.escape(tex.strip(), quote=True)
-    named = f'<svg role="img" aria-label="{label}" style="vertical-align: {-depth:.1f}pt"'
-    return svg.replace("<svg", named, 1)
-
-
-def _lesson_section(entry: dict, run_dir: Path, site: Path, links: str) -> str:
+def _read_lesson(outcome: dict, run_dir: Path, site: Path) -> Lesson:
     import nbformat
 
-    lesson, executed = entry["lesson"], run_dir / f"{entry['lesson']}.ipynb"
-    title, pictures, link = lesson, [], html.escape(lesson)
-    if executed.exists():
-        notebook = nbformat.read(executed, as_version=4)
-        title = _title(notebook) or lesson
-        page = _links_to_pages(render_notebook(notebook, title, links), run_dir)
-        (site / f"{lesson}.html").write_text(page, encoding="utf-8")
-        pictures = _save_pictures(notebook, lesson, site / "pictures")
-        link = f'<a href="{lesson}.html">{html.escape(title)}</a>'
-    return (f"<section><h2>{link}</h2>{_facts(entry, run_dir)}{_metrics(run_dir / lesson / 'metrics.json')}"
-            f'<div class="pictures">{"".join(_image(p, title) for p in pictures[:PICTURES_ON_INDEX])}</div>'
-            f"{_error(entry)}</section>")
+    name = outcome["lesson"]
+    executed, metrics = run_dir / f"{name}.ipynb", run_dir / name / "metrics.json"
+    record = json.loads(metrics.read_text(encoding="utf-8")) if metrics.exists() else None
+    notebook = nbformat.read(executed, as_version=4) if executed.exists() else None
+    return Lesson(name, outcome, record, notebook and render_notebook(notebook, name, site))
 
 
-def _links(number: int, lessons: list[dict], run_dir: Path) -> str:
-    """To the lessons before and after, as far as they were executed, and to the index."""
-    def link(at: int, text: str) -> str:
-        lesson = lessons[at]["lesson"] if 0 <= at < len(lessons) else None
-        executed = lesson and (run_dir / f"{lesson}.ipynb").exists()
-        return f'<a href="{lesson}.html">{text.format(lesson)}</a>' if executed else "<span></span>"
-    return f'{link(number - 1, "← {}")}<a href="index.html">all lessons</a>{link(number + 1, "{} →")}'
+def _menu(lessons: list[Lesson], compared: bool) -> str:
+    numbers = "".join(f'<a class="number" href="{lesson.name}.html" '
+                      f'title="{html.escape(lesson.title, quote=True)}">{lesson.number}</a>'
+                      for lesson in lessons if lesson.page)
+    return f'{numbers}{"<a href=comparison.html>Comparison</a>" if compared else ""}'
 
 
-def _links_to_pages(page: str, run_dir: Path) -> str:
-    """Links from notebook to notebook become links between pages; to one that did not run there is none."""
+def _write(site: Path, name: str, title: str, body: str, menu: str) -> None:
+    (site / f"{name}.html").write_text(page(title, body, menu), encoding="utf-8")
+
+
+def _write_pages(site: Path, run_dir: Path, lessons: list[Lesson], menu: str) -> None:
+    _write(site, "index", INDEX_TITLE, _index(run_dir.resolve().name, lessons), menu)
+    executed = [lesson for lesson in lessons if lesson.page]
+    for at, lesson in enumerate(executed):
+        around = executed[at - 1] if at else None, executed[at + 1] if at + 1 < len(executed) else None
+        title = f"{lesson.number} · {lesson.title}"
+        _write(site, lesson.name, title, _lesson_page(lesson, *around, run_dir), menu)
+    _write(site, "search", "Search", SEARCH, menu)
+    (site / "search-index.js").write_text(f"const SECTIONS = {_sections(lessons)};\n", encoding="utf-8")
+
+
+def _write_comparison(site: Path, runs: tuple[Path, Path], shared: list[Lesson], menu: str) -> None:
+    """shared: the lessons that both runs hold."""
+    names = tuple(run.resolve().name for run in runs)
+    if len(set(names)) == 1:
+        names = tuple("/".join(run.resolve().parts[-2:]) for run in runs)
+    _write(site, "comparison", "Comparison", _comparison_index(shared, names), menu)
+    for lesson in shared:
+        body = _comparison_head(lesson, shared) + compare_lesson(lesson.name, runs, names)
+        _write(site, f"comparison-{lesson.name}", f"Comparison: {lesson.title}", body, menu)
+
+
+# the index --------------------------------------------------------------------------------------------------
+
+def _index(run: str, lessons: list[Lesson]) -> str:
+    steps = "".join(f'<li class="{_mark(lesson)}"><a href="#{lesson.name}"><b>{lesson.number}</b>'
+                    f"<span>{html.escape(lesson.title)}</span></a></li>" for lesson in lessons)
+    cards = "".join(_card(lesson) for lesson in lessons)
+    return (f'<section class="hero"><p class="kicker">Run {html.escape(run)}</p>'
+            f"<h1>The whole life of a language model</h1><p class='lead'>{ABOUT}</p>{_summary(lessons)}"
+            f'</section><nav aria-label="Lessons" class="line"><ol>{steps}</ol></nav>{cards}'
+            f'<footer><p>Made by <code>lmlab report</code>, version {__version__}.</p></footer>')
+
+
+def _mark(lesson: Lesson) -> str:
+    return "ok" if lesson.outcome["status"] == "ok" else "bad"
+
+
+def _summary(lessons: list[Lesson]) -> str:
+    good = sum(lesson.outcome["status"] == "ok" for lesson in lessons)
+    seconds = sum(lesson.outcome["seconds"] for lesson in lessons)
+    memory = max((lesson.outcome["peak_memory_gb"] for lesson in lessons), default=0)
+    bands = [inside(lesson.record["metrics"][name], band) for lesson in lessons if lesson.record
+             for name, band in lesson.record["expected"].items()]
+    facts = [(f"{good} of {len(lessons)}", "notebooks ran through"),
+             (f"{seconds / 60:.1f}", "minutes together"), (f"{memory:.1f} GiB", "of memory at the peak"),
+             (f"{sum(bands)} of {len(bands)}", "expectations met")]
+    return f'<ul class="facts">{"".join(f"<li><b>{value}</b> {what}</li>" for value, what in facts)}</ul>'
+
+
+def _card(lesson: Lesson) -> str:
+    title = html.escape(lesson.title)
+    link = f'<a href="{lesson.name}.html">{title}</a>' if lesson.page else title
+    promise = lesson.page.promise if lesson.page else ""
+    outcome = lesson.outcome
+    status = "" if outcome["status"] == "ok" else f'<li class="bad">{html.escape(outcome["status"])}</li>'
+    error = f'<pre class="error">{html.escape(outcome["error"])}</pre>' if outcome["error"] else ""
+    cover = _cover(lesson.page.pictures) if lesson.page else None
+    picture = (f'<a class="cover" href="{lesson.name}.html"><img src="{cover.path}" loading="lazy" '
+               f'alt="{html.escape(cover.alt, quote=True)}" width="{cover.width}" height="{cover.height}">'
+               "</a>"
+               if cover else "")
+    return (f'<section class="card" id="{lesson.name}"><div class="words">'
+            f'<p class="kicker">Lesson {lesson.number}</p><h2>{link}</h2><div class="promise">{promise}</div>'
+            f'<ul class="chips">{status}'
+            f"<li>recipe <b>{html.escape(lesson.recipe)}</b></li><li>{outcome['seconds']:.0f} s</li>"
+            f"<li>{outcome['peak_memory_gb']:.1f} GiB</li></ul></div>{picture}"
+            f'<div class="results">{error}{_expectations(lesson)}</div></section>')
+
+
+def _cover(pictures: list[Picture]) -> Picture | None:
+    """The picture that stands for a lesson: the one marked by the cell tag ``cover``.
+
+    Where none is: the widest beside its height, as it fills a card best; of equal ones the largest, then the
+    last, as results come late.
+    """
+    marked = [picture for picture in pictures if picture.cover]
+    legible = [picture for picture in pictures if picture.width <= 1500]  # a card shows it at about 600
+    return max(marked or legible[::-1], key=lambda p: (round(2 * p.width / p.height), p.width),
+               default=None)
+
+
+def _expectations(lesson: Lesson) -> str:
+    if not lesson.record:
+        return "<p>No metrics were written.</p>"
+    metrics, expected = lesson.record["metrics"], lesson.record["expected"]
+    rows = expectation_table(metrics, expected).rows
+    body = "".join(f"<tr><th scope='row'>{_words(name)}</th><td>{band}</td><td>{value}</td>"
+                   f"<td>{_gauge(metrics[name], expected[name])}</td>"
+                   f"<td class={'ok' if verdict == 'yes' else 'bad'}>{_VERDICTS[verdict]}</td></tr>"
+                   for name, band, value, verdict in rows[:len(expected)])
+    head = "".join(f"<th scope='col'>{name}</th>" for name in ("", "expected", "measured", "", ""))
+    table = (f'<div class="scroll"><table class="bands"><thead><tr>{head}</tr></thead><tbody>{body}</tbody>'
+             "</table></div>" if expected else "<p>Its recipe expects nothing in numbers.</p>")
+    more = [(name, value) for name, _, value, _ in rows[len(expected):]]
+    settings = [(name, str(value)) for name, value in lesson.record.get("settings", {}).items()]
+    return table + _folded("more measurements", more) + _folded("the recipe's values", settings)
+
+
+def _words(name: str) -> str:
+    return html.escape(name.replace("_", " "))
+
+
+def _folded(title: str, rows: list[tuple[str, str]]) -> str:
+    cells = "".join(f"<tr><th scope='row'>{_words(name)}</th><td>{html.escape(value)}</td></tr>"
+                    for name, value in rows)
+    return (f'<details><summary>{title}</summary><div class="scroll"><table>{cells}</table></div></details>'
+            if rows else "")
+
+
+def _gauge(value: float, band: list) -> str:
+    """A small picture of a band and of where the value lies; the words beside it say the same."""
+    low, high = band
+    scale = (high - low) / 60 if None not in (low, high) and high > low else \
+        max(abs(v) for v in (low, high, value, 1e-9) if v is not None) / 60
+    start = 20 if low is not None else 0
+    end = start + (high - low) / scale if None not in (low, high) else (100 if high is None else 80)
+    at = start + (value - low) / scale if low is not None else 80 - (high - value) / scale
+    end = max(end, start + 2)  # a band of one value
+    at = min(97.0, max(3.0, at))
+    return (f'<svg class="gauge" viewBox="0 0 100 10" aria-hidden="true"><path class="all" d="M0 5H100"/>'
+            f'<path class="band" d="M{start:.0f} 5H{end:.0f}"/><circle cx="{at:.1f}" cy="5" r="3.4"/></svg>')
+
+
+# the other pages --------------------------------------------------------------------------------------------
+
+SEARCH = """<section class="search"><h1>Search</h1><p id="count" role="status"></p><ol id="results"></ol>
+<noscript><p>The search needs JavaScript.</p></noscript></section>
+<script src="search-index.js"></script><script src="search.js"></script>"""
+
+
+def _lesson_page(lesson: Lesson, before: Lesson | None, after: Lesson | None, run_dir: Path) -> str:
+    entries = "".join(f'<li class="level{level}"><a href="#{anchor}">{text}</a></li>'
+                      for level, text, anchor in lesson.page.headings if level in (2, 3))
+    around = "".join(f'<a rel="{rel}" href="{there.name}.html"><small>{word}</small>{there.number} · '
+                     f"{html.escape(there.title)}</a>" if there else "<span></span>"
+                     for rel, word, there in (("prev", "Before", before), ("next", "Next", after)))
+    return (f'<div class="lesson"><details class="contents"><summary>In this lesson</summary><nav '
+            f'aria-label="Headings"><ol>{entries}</ol></nav></details><article>'
+            f"{_links_to_pages(lesson.page.body, run_dir)}"
+            f"<nav class='around' aria-label='Other lessons'>{around}</nav></article></div>")
+
+
+def _links_to_pages(body: str, run_dir: Path) -> str:
+    """Links from notebook to notebook become links between pages; to a file that is not there, none."""
     def target(match: re.Match) -> str:
         executed = (run_dir / f"{match[1]}.ipynb").exists()
         return f'href="{match[1]}.html"' if executed else 'title="not in this run"'
-    return re.sub(r'href="(?:\./)?([\w-]+)\.ipynb"', target, page)
+    body = re.sub(r'href="(?:\./)?([\w-]+)\.ipynb"', target, body)
+    return re.sub(r'href="(?!https?:|mailto:|#|[\w-]+\.html")[^"]*"', 'title="a file of the project"', body)
 
 
-def _facts(entry: dict, run_dir: Path) -> str:
-    mark = "ok" if entry["status"] == "ok" else "bad"
-    metrics = run_dir / entry["lesson"] / "metrics.json"
-    recipe = entry.get("recipe", "?")
-    if metrics.exists():
-        recipe = json.loads(metrics.read_text(encoding="utf-8"))["recipe"]
-    return (f'<p class="facts"><span class="{mark}">{entry["status"]}</span> · '
-            f'recipe {html.escape(recipe)} · '
-            f'{entry["seconds"]:.0f} s · peak memory {entry["peak_memory_gb"]:.1f} GiB</p>')
+def _sections(lessons: list[Lesson]) -> str:
+    """What the search looks through, as JSON: [page, lesson, heading, anchor, text] of every section."""
+    found = []
+    for lesson in lessons:
+        name = f"{lesson.number} · {lesson.title}"
+        if lesson.page:
+            sections = _text_by_heading(lesson.page.body)
+            found += [[f"{lesson.name}.html", name, *section] for section in sections]
+        if lesson.record:
+            measured = ", ".join(f"{name} {value}" for name, _, value, _ in
+                                 expectation_table(lesson.record["metrics"], lesson.record["expected"]).rows)
+            found.append(["index.html", name, "Expected and measured", lesson.name, measured])
+    return json.dumps(found, ensure_ascii=False, separators=(",", ":")).replace("</", "<\\/")
 
 
-def _metrics(path: Path) -> str:
-    if not path.exists():
-        return "<p>No metrics were written.</p>"
-    record = json.loads(path.read_text(encoding="utf-8"))
-    rows = expectation_table(record["metrics"], record["expected"]).rows
-    expected, rest = rows[:len(record["expected"])], rows[len(record["expected"]):]
-    table = "<p>Its recipe expects nothing in numbers.</p>"
-    if expected:
-        table = Expectations(expected)._repr_html_()
-        table = table.replace("<td>NO</td>", '<td class="bad">NO</td>')
-        table = table.replace("<td>yes</td>", '<td class="ok">yes</td>')
-    cells = "".join(f"<tr><td>{html.escape(name)}</td><td>{html.escape(value)}</td></tr>"
-                    for name, _, value, _ in rest)
-    more = f"<details><summary>more measurements</summary><table>{cells}</table></details>" if rest else ""
-    return f'<div class="scroll">{table}{more}</div>'
+def _text_by_heading(body: str) -> list[list[str]]:
+    """[heading, anchor, text] of each section of a notebook: prose and code, not what the code printed."""
+    from bs4 import BeautifulSoup
+
+    tree = BeautifulSoup(body, "html.parser")
+    for aside in tree.select(".output_wrapper, .prompt"):
+        aside.decompose()
+    parts = re.split(r'(<h\d id="[^"]*">.*?</h\d>)', str(tree), flags=re.DOTALL)
+    return [[plain_text(heading), re.search(r'id="([^"]*)"', heading)[1], plain_text(text)]
+            for heading, text in zip(parts[1::2], parts[2::2], strict=True)]
 
 
-def _error(entry: dict) -> str:
-    return f"<pre>{html.escape(entry['error'])}</pre>" if entry["error"] else ""
+def _comparison_index(shared: list[Lesson], names: tuple[str, str]) -> str:
+    items = "".join(f'<li><a href="comparison-{lesson.name}.html"><b>{lesson.number}</b> '
+                    f"{html.escape(lesson.title)}</a></li>" for lesson in shared)
+    first, second = map(html.escape, names)
+    return (f'<section class="hero"><p class="kicker">Comparison</p><h1>{first} <i>and</i> {second}</h1>'
+            "<p class='lead'>The lessons that both runs hold: their curves on one plot, their measurements, "
+            f"and where their recipes differ.</p></section><ol class='tiles'>{items}</ol>"
+            + ("" if shared else "<p>The runs have no lesson in common.</p>"))
 
 
-def _title(notebook) -> str | None:
-    headings = [cell["source"].splitlines()[0] for cell in notebook["cells"]
-                if cell["cell_type"] == "markdown" and cell["source"].startswith("# ")]
-    return headings[0].removeprefix("# ").strip() if headings else None
-
-
-def _save_pictures(notebook, lesson: str, folder: Path) -> list[str]:
-    """Writes every PNG output of a notebook; returns their paths from the site's top."""
-    outputs = [output for cell in notebook["cells"] for output in cell.get("outputs", ())]
-    encoded = [output["data"]["image/png"] for output in outputs if "image/png" in output.get("data", {})]
-    for number, data in enumerate(encoded, 1):
-        (folder / f"{lesson}-{number}.png").write_bytes(base64.b64decode("".join(data)))
-    return [f"pictures/{lesson}-{number}.png" for number in range(1, len(encoded) + 1)]
-
-
-def _image(path: str, title: str) -> str:
-    return f'<a href="{path}"><img src="{path}" alt="a picture of {html.escape(title, quote=True)}"></a>'
-
-
-def _index(name: str, lessons: list[dict], sections: list[str]) -> str:
-    good = sum(entry["status"] == "ok" for entry in lessons)
-    seconds = sum(entry["seconds"] for entry in lessons)
-    return _page(INDEX_TITLE, f"<h1>lmlab: run {html.escape(name)}</h1>"
-                 f"<p>{good} of {len(lessons)} notebooks ran through, "
-                 f"{seconds / 60:.1f} minutes together.</p>{''.join(sections)}")
-
-
-def _page(title: str, body: str, more_style: str = "") -> str:
-    return (f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{html.escape(title)}</title>'
-            '<meta name="viewport" content="width=device-width, initial-scale=1">'
-            f"<style>{STYLE}{more_style}</style></head><body>{body}</body></html>\n")
+def _comparison_head(lesson: Lesson, shared: list[Lesson]) -> str:
+    others = "".join(f'<a href="comparison-{there.name}.html" '
+                     f'aria-current={"page" if there is lesson else "false"}>{there.number}</a>'
+                     for there in shared)
+    link = f' · <a href="{lesson.name}.html">the lesson</a>' if lesson.page else ""
+    return (f'<p class="kicker"><a href="comparison.html">Comparison</a>{link}</p>'
+            f'<h1>{html.escape(lesson.title)}</h1>'
+            f'<nav class="switch" aria-label="Lessons compared">{others}</nav>')

@@ -60,7 +60,7 @@ def write_metrics(out: Path, cfg: Recipe, metrics: dict, started: float | None =
     plain = {name: value.item() if hasattr(value, "item") else value for name, value in metrics.items()}
     record = {"lesson": cfg.lesson, "recipe": cfg.name, "seed": cfg.seed,
               "seconds": None if started is None else round(time.time() - started, 1),
-              "metrics": plain, "expected": cfg.expected}
+              "metrics": plain, "expected": cfg.expected, "settings": dict(cfg.rows())}
     partial = out / "metrics.json.part"
     partial.write_text(json.dumps(record, indent=1), encoding="utf-8")
     os.replace(partial, out / "metrics.json")

@@ -18,12 +18,13 @@ def find_chromium() -> str | None:
 
 
 class Page:
-    """One browser with one page. errors: what its console and its network complained of since ``open``."""
+    """One browser with one page. errors: what its console and its network complained of since ``open``;
+    requests: every address it asked for."""
 
     def __init__(self, profile: Path, width: int = 1280, height: int = 900):
         import websocket
 
-        self.errors, self._n = [], 0
+        self.errors, self.requests, self._n = [], [], 0
         self._process = subprocess.Popen(
             [find_chromium(), "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage",
              "--remote-debugging-port=0", "--remote-allow-origins=*", f"--window-size={width},{height}",
@@ -69,6 +70,8 @@ class Page:
             self._send("Page.handleJavaScriptDialog", {"accept": True})
         elif method == "Runtime.exceptionThrown":
             self.errors.append(about["exceptionDetails"].get("exception", {}).get("description", "exception"))
+        elif method == "Network.requestWillBeSent":
+            self.requests.append(about["request"]["url"])
         elif method == "Log.entryAdded" and about["entry"]["level"] == "error":
             self.errors.append(f"{about['entry']['text']} {about['entry'].get('url', '')}")
         elif method == "Runtime.consoleAPICalled" and about["type"] in ("error", "assert"):

@@ -16,7 +16,7 @@ LAYERS = [
     {"train", "pretraining", "finetune", "evaluate", "export", "translation", "cost", "rehearsal", "blind",
      "gguf_export", "llama_cpp", "modelfile", "chat", "exercises", "widgets", "live"},
     {"plan"},
-    {"runner", "report", "search", "doctor", "cli", "__main__"},
+    {"runner", "report", "pages", "comparison", "search", "doctor", "cli", "__main__"},
 ]
 MODULES = sorted(PACKAGE.rglob("*.py"))
 

@@ -1,0 +1,255 @@
+"""Pages of the report: the frame that all share, and an executed notebook in it. They fetch nothing."""
+
+import ast
+import base64
+import functools
+import html
+import io
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from lmlab import plots
+
+WEB = Path(__file__).parent / "web"  # the style and the scripts, copied beside the pages
+_KINDS = {name for name, value in vars(plots).items() if getattr(value, "__module__", "") == plots.__name__}
+_WIDGET = "application/vnd.jupyter.widget-view+json"
+_WIDGET_STATE = "application/vnd.jupyter.widget-state+json"
+
+
+@dataclass(frozen=True)
+class Picture:
+    path: str  # from the site's top
+    alt: str
+    width: int
+    height: int
+    cover: bool  # marked in the notebook as the one that stands for the lesson
+
+
+@dataclass
+class NotebookPage:
+    """An executed notebook as HTML, and what other pages show of it."""
+
+    body: str
+    title: str | None
+    promise: str  # HTML of the first sentences under the title
+    pictures: list[Picture]
+    headings: list[tuple[int, str, str]] = field(default_factory=list)  # level, HTML, anchor
+
+
+def page(title: str, body: str, menu: str) -> str:
+    """A whole page. menu: HTML of links that stand in the head of every page."""
+    return f"""<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<title>{html.escape(title)}</title>
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<link rel="icon" href="data:,">
+<link rel="stylesheet" href="style.css">
+<script src="site.js"></script>
+</head>
+<body>
+<a class="skip" href="#main">Skip to the content</a>
+<header class="top">
+<a class="brand" href="index.html">lmlab</a>
+<nav aria-label="Pages">{menu}</nav>
+<form role="search" action="search.html">
+<input type="search" name="q" placeholder="Search the lessons" aria-label="Search the lessons"
+ autocomplete="off">
+</form>
+<button type="button" id="theme" aria-label="Dark colours" aria-pressed="false">◐</button>
+</header>
+<main id="main">
+{body}
+</main>
+</body>
+</html>
+"""
+
+
+def render_notebook(notebook, lesson: str, folder: Path) -> NotebookPage:
+    """One executed notebook by nbconvert, formulas drawn as SVG.
+
+    notebook: nbformat's NotebookNode; its outputs are changed. folder: the site; pictures become files there.
+    """
+    from nbconvert import HTMLExporter
+
+    _show_widgets_still(notebook)
+    pictures = _save_pictures(notebook, lesson, folder)
+    headings: list[tuple[int, str, str]] = []
+    exporter = HTMLExporter(template_name="basic")
+    exporter.register_filter("markdown2html", lambda source: markdown(source, headings))
+    body, _ = exporter.from_notebook_node(notebook)
+    body = re.sub(r'<script[^>]*\bsrc="[^"]*"[^>]*>\s*</script>', "", body)  # a page on disk must do without
+    title, promise = _opening(notebook)
+    return NotebookPage(body, title, promise, pictures, headings)
+
+
+def markdown(source: str, headings: list | None = None) -> str:
+    """Markdown as HTML by nbconvert's own renderer, its formulas as SVG.
+
+    headings: gets (level, HTML, anchor) of each heading; the anchors are unique in the list.
+    """
+    from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
+
+    found = [] if headings is None else headings
+
+    class Renderer(IPythonRenderer):
+        def heading(self, text: str, level: int, **attributes) -> str:
+            anchor = _anchor(text, {taken for _, _, taken in found})
+            found.append((level, text, anchor))
+            return f'<h{level} id="{anchor}">{text}</h{level}>\n'
+
+        def block_math(self, body: str) -> str:
+            return f'<div class="math">{formula_svg(body, points=15)}</div>'
+
+        def inline_math(self, body: str) -> str:
+            return f'<span class="math">{formula_svg(body, points=13)}</span>'
+
+    made = MarkdownWithMath(renderer=Renderer(escape=False, exclude_anchor_links=True)).render(source)
+    return made.replace("<table>", '<div class="scroll"><table>').replace("</table>", "</table></div>")
+
+
+def _anchor(text: str, taken: set[str]) -> str:
+    """A name for a heading as Jupyter gives it, with only letters, digits and hyphens; unique."""
+    name = re.sub(r"[^\w]+", "-", html.unescape(plain_text(text))).strip("-") or "section"
+    return next(candidate for n in range(1, len(taken) + 2)
+                if (candidate := name if n == 1 else f"{name}-{n}") not in taken)
+
+
+def plain_text(markup: str) -> str:
+    """HTML without its tags; formulas as their TeX."""
+    markup = re.sub(r'<svg[^>]* aria-label="([^"]*)".*?</svg>', r" \1 ", markup, flags=re.DOTALL)
+    return " ".join(html.unescape(re.sub(r"<[^>]+>", "", markup)).split())
+
+
+@functools.cache
+def formula_svg(tex: str, points: float) -> str:
+    """A TeX formula as inline SVG in the colour of the text; as code where matplotlib cannot read it.
+
+    points: size of the letters.
+    """
+    from matplotlib import rc_context
+    from matplotlib.font_manager import FontProperties
+    from matplotlib.mathtext import math_to_image
+
+    picture, colour = io.StringIO(), "#123456"  # a stand-in: matplotlib does not know currentColor
+    try:
+        with rc_context({"mathtext.fontset": "stix", "svg.fonttype": "path", "svg.hashsalt": tex,
+                         "savefig.transparent": True}):
+            depth = math_to_image(f"${' '.join(tex.split())}$", picture, FontProperties(size=points), dpi=72,
+                                  format="svg", color=colour)
+    except ValueError:
+        return f"<code>{html.escape(tex.strip())}</code>"
+    svg = re.sub(r"<(metadata|style).*?</\1>|<!--.*?-->", "", picture.getvalue(), flags=re.DOTALL)
+    svg = svg[svg.index("<svg"):].strip().replace(colour, "currentColor")
+    label = html.escape(tex.strip(), quote=True)
+    named = f'<svg role="img" aria-label="{label}" style="vertical-align: {-depth:.1f}pt"'
+    return svg.replace("<svg", named, 1)
+
+
+def _opening(notebook) -> tuple[str | None, str]:
+    """The title, and HTML of the first two sentences under it."""
+    sources = [cell["source"] for cell in notebook["cells"]
+               if cell["cell_type"] == "markdown" and cell["source"].startswith("# ")]
+    if not sources:
+        return None, ""
+    title, _, rest = sources[0].partition("\n")
+    paragraph = " ".join(rest.strip().split("\n\n")[0].split())
+    sentences = re.split(r"(?<=[.?!]) (?=[A-Z])", paragraph)
+    return title.removeprefix("# ").strip(), markdown(" ".join(sentences[:2]))
+
+
+# widgets and pictures -----------------------------------------------------------------------------------
+
+def _show_widgets_still(notebook) -> None:
+    """Puts in the place of each widget what it last showed; a live one would need scripts from a network."""
+    models = notebook["metadata"].get("widgets", {}).get(_WIDGET_STATE, {}).get("state", {})
+    for cell in notebook["cells"]:
+        outputs = []
+        for output in cell.get("outputs", ()):
+            view = output.get("data", {}).pop(_WIDGET, None)
+            if view is None or output["data"].keys() - {"text/plain"}:
+                outputs.append(output)
+            else:
+                outputs += _shown_in(view["model_id"], models) or [_note("a widget, alive only in Jupyter")]
+        if "outputs" in cell:
+            cell["outputs"] = outputs
+
+
+def _shown_in(model_id: str, models: dict) -> list:
+    """The outputs and HTML texts in a widget and in those inside it."""
+    from nbformat import from_dict
+    from nbformat.v4 import new_output
+
+    state = models.get(model_id, {}).get("state", {})
+    if "outputs" in state:
+        return [from_dict(output) for output in state["outputs"] if _WIDGET not in output.get("data", {})]
+    if state.get("_model_name") == "HTMLModel":
+        return [new_output("display_data", data={"text/html": state.get("value", "")})]
+    inside = [child.removeprefix("IPY_MODEL_") for child in state.get("children", ())]
+    return [output for child in inside for output in _shown_in(child, models)]
+
+
+def _note(text: str):
+    from nbformat.v4 import new_output
+
+    return new_output("display_data", data={"text/html": f'<p class="note">{text}</p>'})
+
+
+def _save_pictures(notebook, lesson: str, folder: Path) -> list[Picture]:
+    """Writes every PNG output and tells nbconvert its file, size and alternative text."""
+    pictures, heading = [], ""
+    for cell in notebook["cells"]:
+        if cell["cell_type"] == "markdown":
+            heading = (re.findall(r"^#+ +(.*)", cell["source"], flags=re.MULTILINE) or [heading])[-1]
+        for output in cell.get("outputs", ()):
+            if "image/png" not in output.get("data", {}):
+                continue
+            data = base64.b64decode("".join(output["data"]["image/png"]))
+            path = f"pictures/{lesson}-{len(pictures) + 1}.png"
+            (folder / path).write_bytes(data)
+            width, height = (int.from_bytes(data[at:at + 4], "big") for at in (16, 20))  # of the PNG's header
+            given = output["metadata"].get("image/png", {}).get("alt")
+            alt = given or describe_plot(cell["source"], heading)
+            pictures.append(Picture(path, alt, width, height, "cover" in cell["metadata"].get("tags", ())))
+            output["metadata"] |= {"filenames": {"image/png": path},
+                                   "image/png": {"alt": alt, "width": width, "height": height}}
+    return pictures
+
+
+def describe_plot(source: str, heading: str) -> str:
+    """What the picture of a cell shows, from the titles and axis labels in its code.
+
+    Values that are only known at run time stand as "…". heading: what the cell stands under.
+    """
+    try:
+        nodes = list(ast.walk(ast.parse(source)))
+    except SyntaxError:  # a cell with a magic
+        nodes = []
+    calls = [node for node in nodes if isinstance(node, ast.Call)]
+    said = {name: [] for name in ("title", "xlabel", "ylabel")}
+    for call in calls:
+        for keyword in call.keywords:
+            if keyword.arg in said and (text := _literal(keyword.value)):
+                said[keyword.arg].append(text)
+        if isinstance(call.func, ast.Attribute) and call.func.attr.removeprefix("set_") in said and call.args:
+            said[call.func.attr.removeprefix("set_")].append(_literal(call.args[0]))
+    names = [getattr(call.func, "attr", getattr(call.func, "id", "")) for call in calls]
+    kinds = [name.replace("_", " ") for name in dict.fromkeys(names) if name in _KINDS]
+    parts = ["; ".join(dict.fromkeys(filter(None, said["title"])))]
+    for name, axis in (("xlabel", "across"), ("ylabel", "upwards")):
+        labels = ", ".join(dict.fromkeys(filter(None, said[name])))
+        parts.append(f"{axis}: {labels}" if labels else "")
+    kind = (", ".join(kinds) or "plot").capitalize() + (f" under “{heading}”" if heading else "")
+    return ". ".join([kind, *(part for part in parts if part.strip("…: "))])
+
+
+def _literal(node) -> str:
+    """The text of a string in code; "…" for what it takes from variables."""
+    if isinstance(node, ast.JoinedStr):
+        node_parts = [part.value if isinstance(part, ast.Constant) else "…" for part in node.values]
+        return " ".join("".join(node_parts).split())
+    constant = isinstance(node, ast.Constant) and isinstance(node.value, str)
+    return " ".join(node.value.split()) if constant else ""

@@ -13,7 +13,7 @@ LAYERS = [
     {"hardware", "gpt", "plots", "checkpoints", "ranks", "units", "formulas"},
     {"recipes", "results", "data", "analysis", "miniworld", "shards", "loader", "generate", "pairs", "answers",
      "reasoning", "augmentation", "preflight", "rewards"},
-    {"train", "pretraining", "finetune", "evaluate", "export", "translation", "cost", "rehearsal", "blind",
+    {"train", "pretraining", "finetune", "finetuning", "evaluate", "export", "translation", "cost", "rehearsal", "blind",
      "gguf_export", "llama_cpp", "modelfile", "chat"},
     {"plan"},
     {"runner", "report", "search", "doctor", "cli", "__main__"},

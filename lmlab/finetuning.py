@@ -87,6 +87,7 @@ def _arguments(cfg, out: Path, machine):
         out / "trainer", machine, epochs=cfg.epochs, batch_size=cfg.batch_size, learning_rate=cfg.learning_rate,
         grad_accumulation=cfg.grad_accumulation // world(), seed=cfg.seed,
         checkpoint_every=getattr(cfg, "checkpoint_every", None), activation_checkpointing=recompute,
+        ddp_find_unused_parameters=False,
         lr_scheduler_type="linear" if isinstance(cfg, FullFinetune) else "cosine", train_sampling_strategy=order)
 
 
@@ -226,13 +227,39 @@ def _same_choices(cfg, bits: int, out: Path, left: str | None) -> None:
 
 
 def _save(trainer, out: Path, cfg) -> Path:
-    """The whole of what trained, from every process's piece, and the tokenizer."""
+    """The whole of what trained, from every process's piece, and the tokenizer.
+
+    Not by the Trainer (transformers 5.23, peft 0.21): of tied weights in pieces it waits for ever, and of an adapter
+    whose layers FSDP has wrapped the file is empty.
+    """
     folder = out / ("model" if isinstance(cfg, FullFinetune) else "adapter")
-    trainer.save_model(str(folder))
-    config = folder / "adapter_config.json"
-    if trainer.args.should_save and config.exists():  # by name, so that it is found on another machine
-        told = json.loads(config.read_text(encoding="utf-8")) | {"base_model_name_or_path": cfg.model}
-        config.write_text(json.dumps(told, indent=2), encoding="utf-8")
+    state = _whole_state(trainer)
     if trainer.args.should_save:
+        if isinstance(cfg, FullFinetune):
+            model = load_model(cfg.model)
+            model.load_state_dict(state)
+            model.save_pretrained(str(folder))
+        else:
+            _save_adapter(trainer.accelerator.unwrap_model(trainer.model).peft_config["default"], state, folder, cfg)
+        trainer.processing_class.save_pretrained(str(folder))
         finetune.remove_checkpoints(Path(trainer.args.output_dir))
+    trainer.accelerator.wait_for_everyone()
     return folder
+
+
+def _save_adapter(config, state: dict, folder: Path, cfg) -> None:
+    from safetensors.torch import save_file
+
+    config.base_model_name_or_path, config.inference_mode = cfg.model, True
+    config.save_pretrained(str(folder))
+    adapter = {name.replace(".default.", "."): tensor.contiguous() for name, tensor in state.items() if "lora_" in name}
+    save_file(adapter, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+
+
+def _whole_state(trainer) -> dict:
+    """All weights, in the first process at least. Every process must ask: each has its pieces."""
+    if not trainer.is_fsdp_enabled:
+        return trainer.accelerator.get_state_dict(trainer.model_wrapped)
+    # accelerate 1.15 gives FSDP2's pieces as they are
+    return {name: value.full_tensor().cpu() if hasattr(value, "full_tensor") else value
+            for name, value in trainer.model.state_dict().items()}

@@ -55,6 +55,17 @@ def build_parser() -> argparse.ArgumentParser:
                           help="begin again where a finished or another run is; that one goes to OUT/previous")
     pretrain.add_argument("--data-only", action="store_true", help="prepare the shards, and stop")
     pretrain.set_defaults(command=pretrain_command)
+    tune = commands.add_parser(
+        "finetune", help="lesson 04, 05 or 06 without its notebook; also by accelerate launch ... -m lmlab finetune")
+    tune.add_argument("lesson", help="04, 05, 06, or a full name")
+    tune.add_argument("--recipe", default="tiny", help="tiny (default), t4, gpu, local, ...")
+    tune.add_argument("--set", action="append", default=[], metavar="KEY=VALUE",
+                      help="replace one value of the recipe; may be given again")
+    tune.add_argument("--bits", type=int, choices=(4, 16),
+                      help="of the frozen weights of 05 and 06 (default 4; FSDP and ZeRO-3 need 16)")
+    tune.add_argument("--out", type=Path, help="where everything goes (default runs/finetune/<lesson>-<recipe>); "
+                      "an unfinished run there goes on")
+    tune.set_defaults(command=finetune_command)
     search = commands.add_parser("search", help="try many values of a recipe, and find the best")
     search.add_argument("lesson", help="01 to 09, or a full name")
     search.add_argument("--recipe", default="tiny", help="the recipe to begin with: tiny (default), t4, ...")
@@ -259,6 +270,18 @@ def pretrain_command(args) -> int:
 
     out = (args.out or PROJECT / "runs" / "pretrain" / args.recipe).expanduser().resolve()
     run_recipe(cfg, out, args.replace, args.data_only, report=lambda line: print(line, flush=True))
+    return 0
+
+
+def finetune_command(args) -> int:
+    lesson = find_lesson(args.lesson)
+    settings = shared_overrides([lesson], [parse_setting(text) for text in args.set])[lesson]
+    cfg = load_recipe(lesson, args.recipe, **settings)
+    from lmlab.finetuning import run_recipe
+
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it warns of an optional kernel package
+    out = (args.out or PROJECT / "runs" / "finetune" / f"{lesson[:2]}-{args.recipe}").expanduser().resolve()
+    run_recipe(cfg, out, args.bits, report=lambda line: print(line, flush=True))
     return 0
 
 

@@ -430,10 +430,13 @@ def load_four_bit(source: str, machine, config=None):
     config: a BitsAndBytesConfig, ``four_bit_config(machine)`` by default. What is not quantised (embeddings,
     norms) is in the machine's dtype.
     """
+    import torch
+
     from lmlab.data import load_model
 
     config = four_bit_config(machine) if config is None else config
-    place = {"device_map": {"": 0}} if machine.device == "cuda" else {}
+    # of several GPUs, the one that this process has chosen
+    place = {"device_map": {"": torch.cuda.current_device()}} if machine.device == "cuda" else {}
     model = load_model(source, quantization_config=config, dtype=machine.torch_dtype, **place)
     keep_packing(model)
     return model

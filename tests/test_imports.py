@@ -14,7 +14,8 @@ LAYERS = [
     {"recipes", "results", "data", "analysis", "miniworld", "shards", "loader", "generate", "pairs", "answers",
      "reasoning", "augmentation", "preflight", "rewards"},
     {"train", "pretraining", "finetune", "evaluate", "export", "translation", "cost", "rehearsal", "blind",
-     "gguf_export", "llama_cpp", "modelfile", "chat", "exercises", "widgets", "live"},
+     "gguf_export", "llama_cpp", "modelfile", "chat", "exercises", "widgets", "live",
+     "finetuning"},
     {"plan"},
     {"runner", "report", "pages", "comparison", "search", "doctor", "cli", "__main__"},
 ]

@@ -97,10 +97,11 @@ def test_the_repository_is_the_one_of_pyproject(notebook):
     assert set(named) <= {REPOSITORY.removeprefix("https://"), REPOSITORY.removeprefix("https://").replace(".com", "")}
 
 
+@of_a_lesson
 def test_it_shows_itself_in_tensorboard_and_trains_no_curve_past_the_board(notebook):
     cells = code_cells(notebook)
     source = "\n".join(cell.source for cell in cells)
-    assert "board = Board(out, cfg)" in cells[1].source
+    assert "board = Board(out, cfg)" in cells[2].source
     assert "board.figure(" in source
     assert "board.text(" in source or "sample=" in source  # pretrain's samples go there too
     assert not re.search(r"report_to|savefig\(|TENSORBOARD_LOGGING_DIR|SummaryWriter", source)

@@ -17,7 +17,8 @@ _STYLES = {LABELLED: "background:#cfe8d5;color:#111;border-bottom:3px solid #009
            READ: "border-bottom:3px solid #7fb2d6",
            SKIPPED: "opacity:.7"}
 _SIGNS = {LABELLED: "█", MASKED: "·", PAD: "░", READ: "|", SKIPPED: ""}
-_MEANINGS = {LABELLED: "bears loss (its label below)", MASKED: "no loss", PAD: "padding", READ: "a token (its id below)"}
+_MEANINGS = {LABELLED: "bears loss (its label below)", MASKED: "no loss", PAD: "padding",
+             READ: "a token (its id below)"}
 _PLACE = "display:inline-block;text-align:center;line-height:1.25em;margin:1px;vertical-align:top"
 
 
@@ -111,7 +112,8 @@ def _plain(place: Place) -> str:
 def _span(place: Place) -> str:
     if place.kind == SKIPPED:
         return f'<span style="{_PLACE};{_STYLES[SKIPPED]}">{html.escape(place.token)}</span>'
-    loss = {LABELLED: f", label {place.label}", MASKED: f", label {IGNORED}: no loss", PAD: f", padding, label {place.label}"}
+    loss = {LABELLED: f", label {place.label}", MASKED: f", label {IGNORED}: no loss",
+            PAD: f", padding, label {place.label}"}
     title = f"{place.name + ', ' if place.name else ''}id {place.id}{loss.get(place.kind, '')}"
     below = place.label if place.label != IGNORED else place.id if place.kind == READ else "&nbsp;"
     name = f'<br><small style="opacity:.75">{html.escape(place.name)}</small>' if place.name else ""

@@ -130,7 +130,8 @@ def next_tokens(model, ids: Sequence[int], sampling: Sampling) -> NextTokens:
     return NextTokens(logits.softmax(-1).numpy(), distribution(logits, *sampling).numpy())
 
 
-def continuation(model, tokenizer, ids: Sequence[int], sampling: Sampling, n_tokens: int = 60, seed: int = 0) -> str:
+def continuation(model, tokenizer, ids: Sequence[int], sampling: Sampling, n_tokens: int = 60,
+                 seed: int = 0) -> str:
     """What the model writes after ``ids``; the same for the same seed. The context bounds its length."""
     import torch
 

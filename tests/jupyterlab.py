@@ -13,7 +13,9 @@ from urllib.request import urlopen
 HOW_TO_GET_IT = "no JupyterLab here; pip install --no-deps -r requirements-dev.txt"
 _LONG = 180  # seconds: where other work is done beside, the page takes a minute to load
 _PANEL = "[...window.jupyterapp.shell.widgets('main')][0]"
-_NEWS = "config/lab/user-settings/@jupyterlab/apputils-extension/notification.jupyterlab-settings"
+_SETTINGS = {  # no question about news on top of the notebook; cells out of sight are drawn, too
+    "apputils-extension/notification": {"fetchNews": "false"},
+    "notebook-extension/tracker": {"windowingMode": "none"}}
 _CELLS = f"{_PANEL}.content.model.toJSON().cells.filter(c => c.cell_type === 'code' && c.source.trim())"
 
 
@@ -27,8 +29,10 @@ class Lab:
     def __init__(self, folder: Path):
         self.root = folder / "work"
         self.root.mkdir()
-        (folder / _NEWS).parent.mkdir(parents=True)
-        (folder / _NEWS).write_text(json.dumps({"fetchNews": "false"}))  # else it asks, on top of the notebook
+        for name, settings in _SETTINGS.items():
+            file = folder / "config/lab/user-settings/@jupyterlab" / f"{name}.jupyterlab-settings"
+            file.parent.mkdir(parents=True)
+            file.write_text(json.dumps(settings))
         places = {f"JUPYTER_{name}_DIR": str(folder / name.lower()) for name in ("CONFIG", "DATA", "RUNTIME")}
         python_path = os.pathsep.join(filter(None, (str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH"))))
         self._log = open(folder / "log", "w+")

@@ -25,8 +25,8 @@ def lab(page, tmp_path_factory):
     lab.close()
 
 
-def opened(lab, page, lesson: str, last: str = "") -> None:
-    """Runs a small copy of a lesson, up to the cell that holds ``last``."""
+def opened(lab, page, lesson: str, n_boxes: int, last: str = "") -> None:
+    """Runs a small copy of a lesson, up to the cell that holds ``last``, and waits for its widgets."""
     notebook = nbformat.read(PROJECT / "notebooks" / f"{lesson}.ipynb", as_version=4)
     [parameters] = [cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", [])]
     changed = {"overrides = {}": f"overrides = {SMALL[lesson]}", '"runs"': json.dumps(str(lab.root / "runs"))}
@@ -38,6 +38,7 @@ def opened(lab, page, lesson: str, last: str = "") -> None:
     nbformat.write(notebook, lab.root / f"{lesson}.ipynb")
     lab.open(page, f"{lesson}.ipynb")
     assert lab.run_all(page, seconds=300) == []
+    page.wait_for(f"{BOX}.length === {n_boxes} && [...{BOX}].every(b => b.querySelector('.noUi-handle'))")
 
 
 def pixels(page, box: int):
@@ -53,14 +54,14 @@ def pixels(page, box: int):
     return numpy.asarray(Image.open(io.BytesIO(picture)).convert("RGB")).astype(int)
 
 
-def moved(page, box: int, slider: int, times: int) -> float:
-    """Moves a slider by the arrow key, waits for what it does, and gives the share of the pixels that changed."""
+def moved(page, box: int, slider: int, key: str, times: int = 1) -> float:
+    """Moves a slider by an arrow key, waits for what it does, and gives the share of the pixels that changed."""
     before = pixels(page, box)
     shown = f"(b => (b.querySelector('img')?.src || '') + b.querySelector('.widget-html').innerHTML)({BOX}[{box}])"
     for _ in range(times):
         old = json.dumps(page.js(shown))
         page.js(f"{BOX}[{box}].querySelectorAll('.noUi-handle')[{slider}].focus(); return 1")
-        page.press("ArrowRight")
+        page.press(key)
         page.wait_for(f"{shown} !== {old} && [...{BOX}[{box}].querySelectorAll('img')].every(i => i.complete)", 60)
     after = pixels(page, box)
     height, width = (min(sizes) for sizes in zip(before.shape[:2], after.shape[:2], strict=True))
@@ -68,21 +69,19 @@ def moved(page, box: int, slider: int, times: int) -> float:
 
 
 def test_lesson_01_runs_and_shows_another_text(lab, page):
-    opened(lab, page, "01_data_analysis")
-    assert page.js(f"{BOX}.length") == 1
+    opened(lab, page, "01_data_analysis", n_boxes=1)
     text = page.js(f"{BOX}[0].querySelector('.widget-html').innerText")
-    assert moved(page, 0, slider=0, times=1) > 0.01
+    assert moved(page, 0, 0, "ArrowRight") > 0.01
     assert page.js(f"{BOX}[0].querySelector('.widget-html').innerText") != text
 
 
 def test_lesson_02_runs_to_its_widgets_and_draws_anew(lab, page):
     """As far as the explorer: what comes after it asserts what so small a model has not learned."""
-    opened(lab, page, "02_gpt2_from_scratch", last="attention_explorer(")
-    assert page.js(f"{BOX}.length") == 2
+    opened(lab, page, "02_gpt2_from_scratch", n_boxes=2, last="attention_explorer(")
     written = page.js(f"{BOX}[0].querySelector('.widget-html').innerText")
     top_k = 1
-    assert moved(page, 0, top_k, times=2) > 0.01
+    assert moved(page, 0, top_k, "ArrowRight", times=2) > 0.01
     assert page.js(f"{BOX}[0].querySelectorAll('.widget-readout')[{top_k}].innerText") == "2"
     assert page.js(f"{BOX}[0].querySelector('.widget-html').innerText") != written
-    head = 1
-    assert moved(page, 1, head, times=1) > 0.01
+    token = 2
+    assert moved(page, 1, token, "ArrowLeft") > 0.001  # another row is framed, other bars

@@ -1,4 +1,4 @@
-"""Widgets: what they compute equals transformers', what they show is whole and escaped, and batch runs get pictures."""
+"""Widgets: they compute what transformers does, show all of it escaped, and draw in batch runs, too."""
 
 import io
 from types import SimpleNamespace
@@ -335,7 +335,8 @@ def test_what_cannot_be_seen_is_named():
 def test_a_token_for_several_things_names_all():
     from lmlab.token_view import special_names
 
-    some = SimpleNamespace(bos_token_id=1, eos_token_id=2, pad_token_id=2, unk_token_id=None, all_special_ids=[1, 2, 9])
+    some = SimpleNamespace(bos_token_id=1, eos_token_id=2, pad_token_id=2, unk_token_id=None,
+                           all_special_ids=[1, 2, 9])
     assert special_names(some) == {1: "BOS", 2: "EOS = PAD", 9: "special"}
 
 

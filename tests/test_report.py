@@ -262,15 +262,17 @@ def test_a_comparison_shows_both_curves_the_differences_and_nothing_else(site):
 
 
 def test_points_of_a_chart_lie_where_their_values_are():
-    both = [{"": [(0, 1.0), (10, 3.0)]}, {"": [(0, 1.0), (5, 2.0), (10, 3.0)]}]
+    both = [{"": [(0, 0.0), (10, 4.0)]}, {"": [(0, 0.0), (5, 2.0), (10, 4.0)]}]
     svg = BeautifulSoup(comparison.chart(both, ("a", "b"), "loss"), "html.parser")
     first, second = ([(float(dot["cx"]), float(dot["cy"])) for dot in line.find_all("circle")]
                      for line in svg.find_all("g"))
     assert first == [second[0], second[2]] and first[0][1] > first[1][1], "upwards is more"
     middle = tuple((one + two) / 2 for one, two in zip(*first, strict=True))
     assert second[1] == pytest.approx(middle, abs=0.1)
-    labels = {text.get_text(): float(text["y"]) for text in svg.find_all("text", attrs={"text-anchor": "end"})}
-    assert labels["1"] - 4 == pytest.approx(first[0][1], abs=0.1), "beside its label"
+    upwards = svg.find_all("text", attrs={"text-anchor": "end"})
+    labels = {text.get_text(): float(text["y"]) for text in upwards}
+    assert labels["0"] - 4 == pytest.approx(first[0][1], abs=0.1), "beside its label"
+    assert 0 < first[1][1] < first[0][1] < 300, "inside the picture"
 
 
 @pytest.mark.parametrize("low, high", [(0.003, 0.9), (0.6, 7.3), (1e-9, 4.0), (1, 10)])

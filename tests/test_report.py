@@ -38,7 +38,8 @@ def shown(**data):
 def first_notebook():
     text = ("# 01 · One fine lesson\nYou will see **something**. And then $x^2$! But this is the third.\n\n"
             "$$\\begin{matrix}1\\end{matrix}$$, then `a $b$ c`.\n\n## Same name\n\n"
-            "[This](01_data_analysis.ipynb), [next](02_gpt2_from_scratch.ipynb), [file](../recipes/x.yaml).")
+            "[This](01_data_analysis.ipynb), [next](02_gpt2_from_scratch.ipynb), [file](../recipes/x.yaml).\n\n"
+            "[![Open it](https://x.org/badge.svg)](https://x.org/open)")
     plot = 'ax.set(xlabel="steps", ylabel="loss (nats)", title=f"after {n} steps")'
     long = "word = " + " + ".join(["a_long_name"] * 20)
     view = {WIDGET: {"model_id": "box"}, "text/plain": "interactive(children=(FloatSlider(value=1.0),))"}

@@ -38,7 +38,8 @@ def shown(**data):
 def first_notebook():
     text = ("# 01 · One fine lesson\nYou will see **something**. And then $x^2$! But this is the third.\n\n"
             "$$\\begin{matrix}1\\end{matrix}$$, then `a $b$ c`.\n\n## Same name\n\n"
-            "[This](01_data_analysis.ipynb), [next](02_gpt2_from_scratch.ipynb), [file](../recipes/x.yaml).")
+            "[This](01_data_analysis.ipynb), [next](02_gpt2_from_scratch.ipynb), [file](../recipes/x.yaml).\n\n"
+            "[![Open it](https://x.org/badge.svg)](https://x.org/open)")
     plot = 'ax.set(xlabel="steps", ylabel="loss (nats)", title=f"after {n} steps")'
     long = "word = " + " + ".join(["a_long_name"] * 20)
     view = {WIDGET: {"model_id": "box"}, "text/plain": "interactive(children=(FloatSlider(value=1.0),))"}
@@ -76,11 +77,11 @@ def make_run(run, losses, settings):
     return run
 
 
-def write_events(folder, losses):
+def write_events(folder, losses, first=0):
     from tensorboard.summary import Writer  # torch's takes seconds to import
 
     writer = Writer(str(folder))
-    for step, loss in enumerate(losses):
+    for step, loss in enumerate(losses, first):
         writer.add_scalar("train/loss", loss + 0.1, 10 * step)
         writer.add_scalar("validation/loss", loss, 10 * step)
         writer.add_scalar("train/epoch", step, 10 * step)
@@ -241,7 +242,7 @@ def test_curves_come_from_tensorboard_and_from_progress(runs):
 def test_trainings_in_one_lesson_keep_apart_and_a_resumed_one_is_whole(tmp_path):
     write_events(tmp_path / "logs" / "small" / "runs" / "Nov21_23-18-34_vm", [2.0, 1.0])
     write_events(tmp_path / "tensorboard", [3.0, 2.5])
-    write_events(tmp_path / "tensorboard", [3.0, 2.0, 1.0])
+    write_events(tmp_path / "tensorboard", [2.0, 1.0], first=1)
     curves = comparison.read_curves(tmp_path)
     assert curves.keys() == {"small: loss", "loss"}
     assert curves["loss"]["validation"] == [(0, 3.0), (10, 2.0), (20, 1.0)]
@@ -262,13 +263,17 @@ def test_a_comparison_shows_both_curves_the_differences_and_nothing_else(site):
 
 
 def test_points_of_a_chart_lie_where_their_values_are():
-    both = [{"": [(0, 1.0), (10, 3.0)]}, {"": [(0, 1.0), (5, 2.0), (10, 3.0)]}]
+    both = [{"": [(0, 0.0), (10, 4.0)]}, {"": [(0, 0.0), (5, 2.0), (10, 4.0)]}]
     svg = BeautifulSoup(comparison.chart(both, ("a", "b"), "loss"), "html.parser")
     first, second = ([(float(dot["cx"]), float(dot["cy"])) for dot in line.find_all("circle")]
                      for line in svg.find_all("g"))
     assert first == [second[0], second[2]] and first[0][1] > first[1][1], "upwards is more"
     middle = tuple((one + two) / 2 for one, two in zip(*first, strict=True))
     assert second[1] == pytest.approx(middle, abs=0.1)
+    upwards = svg.find_all("text", attrs={"text-anchor": "end"})
+    labels = {text.get_text(): float(text["y"]) for text in upwards}
+    assert labels["0"] - 4 == pytest.approx(first[0][1], abs=0.1), "beside its label"
+    assert 0 < first[1][1] < first[0][1] < 300, "inside the picture"
 
 
 @pytest.mark.parametrize("low, high", [(0.003, 0.9), (0.6, 7.3), (1e-9, 4.0), (1, 10)])

@@ -1,8 +1,8 @@
-"""Recipes of lessons 04 to 06 carried out as a job: their examples, their model, the training, on any number of GPUs.
+"""Recipes of lessons 04 to 06 carried out as a job: examples, model and training, on any number of GPUs.
 
-The notebooks take these steps one by one and look at each; ``lmlab finetune`` takes them all. Several processes are
-started by ``accelerate launch`` or ``torchrun``. Which of DDP, FSDP and DeepSpeed it is, the Trainer reads from what
-the launcher has set.
+The notebooks take these steps one by one and look at each; ``lmlab finetune`` takes them all. Several processes
+are started by ``accelerate launch`` or ``torchrun``. Which of DDP, FSDP and DeepSpeed it is, the Trainer reads
+from what the launcher has set.
 """
 
 import dataclasses
@@ -26,12 +26,12 @@ EVALUATIONS = 4  # of lesson 04's recipes, which name none
 
 def run_recipe(cfg: Recipe, out: Path, bits: int | None = None,
                report: Callable[[str], None] = print) -> list[tuple[int, float]]:
-    """Carries out a recipe of lesson 04, 05 or 06 in folder ``out``; (step, validation loss) from first to last.
+    """Carries out a recipe of lesson 04, 05 or 06 in folder ``out``; (step, validation loss), first to last.
 
-    bits: 4 (the default) or 16, of the frozen weights beside an adapter. ``grad_accumulation`` of the recipe counts
-    the batches of one step over all processes, so a step is the same for any number of them. Killed, it goes on from
-    its last checkpoint when it is called again, where the recipe has ``checkpoint_every``. What is kept in the end
-    are the last weights: "model" or "adapter" in ``out``.
+    bits: 4 (the default) or 16, of the frozen weights beside an adapter. ``grad_accumulation`` of the recipe
+    counts the batches of one step over all processes, so a step is the same for any number of them. Killed, it
+    goes on from its last checkpoint when it is called again, where the recipe has ``checkpoint_every``. What is
+    kept in the end are the last weights: "model" or "adapter" in ``out``.
     Raises ValueError for another lesson, a number of processes that does not divide a step, and 4 bits in pieces.
     """
     from accelerate import PartialState
@@ -41,7 +41,7 @@ def run_recipe(cfg: Recipe, out: Path, bits: int | None = None,
     try:
         args = _arguments(cfg, out, machine)  # first: loading a model asks it where to put the weights
         first = PartialState().is_main_process
-        with open(os.devnull, "w", encoding="utf-8") as nowhere, redirect_stdout(sys.stdout if first else nowhere):
+        with open(os.devnull, "w", encoding="utf-8") as null, redirect_stdout(sys.stdout if first else null):
             return _run(cfg, out, args, machine, bits or 4, report if first else silent)
     finally:
         leave_ranks()
@@ -53,13 +53,14 @@ def check_request(cfg: Recipe, bits: int | None) -> None:
         raise ValueError(f"finetune got lesson {cfg.lesson}; give 04, 05 or 06 (02: lmlab pretrain; "
                          "08 and 09: lmlab run)")
     if isinstance(cfg, FullFinetune) and bits is not None:
-        raise ValueError(f"--bits got {bits}, and lesson 04 trains all weights in 32; leave it out")
+        raise ValueError(f"--bits got {bits}, and lesson 04 trains all weights, in 32; leave it out")
     if not isinstance(cfg, FullFinetune) and bits != 16 and in_pieces():
-        raise ValueError("the launcher cuts the weights into pieces (FSDP or ZeRO-3), which packed 4-bit weights do "
-                         "not bear; give --bits 16, or launch with ddp.yaml or deepspeed_zero2.yaml")
+        raise ValueError("the launcher cuts the weights into pieces (FSDP or ZeRO-3), which packed 4-bit weights "
+                         "do not bear; give --bits 16, or launch with ddp.yaml or deepspeed_zero2.yaml")
     if cfg.grad_accumulation % world():
-        raise ValueError(f"grad_accumulation got {cfg.grad_accumulation} batches for {world()} processes; give a "
-                         f"multiple: --set grad_accumulation={world() * math.ceil(cfg.grad_accumulation / world())}")
+        more = world() * math.ceil(cfg.grad_accumulation / world())
+        raise ValueError(f"grad_accumulation got {cfg.grad_accumulation} batches for {world()} processes; "
+                         f"give a multiple: --set grad_accumulation={more}")
     if getattr(cfg, "packing", False):
         raise ValueError("packing got true, which notebook 06 alone can; give --set packing=false")
 
@@ -82,10 +83,11 @@ def _arguments(cfg, out: Path, machine):
     os.environ["TENSORBOARD_LOGGING_DIR"] = str(out / "tensorboard")
     order = "sequential" if getattr(cfg, "order", "") == "easy_first" else "random"
     # FSDP recomputes by itself, where its config says so
-    recompute = getattr(cfg, "activation_checkpointing", False) and os.environ.get("ACCELERATE_USE_FSDP") != "true"
+    by_fsdp = os.environ.get("ACCELERATE_USE_FSDP", "").lower() == "true"
+    recompute = getattr(cfg, "activation_checkpointing", False) and not by_fsdp
     return finetune.training_arguments(
-        out / "trainer", machine, epochs=cfg.epochs, batch_size=cfg.batch_size, learning_rate=cfg.learning_rate,
-        grad_accumulation=cfg.grad_accumulation // world(), seed=cfg.seed,
+        out / "trainer", machine, epochs=cfg.epochs, batch_size=cfg.batch_size, seed=cfg.seed,
+        learning_rate=cfg.learning_rate, grad_accumulation=cfg.grad_accumulation // world(),
         checkpoint_every=getattr(cfg, "checkpoint_every", None), activation_checkpointing=recompute,
         ddp_find_unused_parameters=False,
         lr_scheduler_type="linear" if isinstance(cfg, FullFinetune) else "cosine", train_sampling_strategy=order)
@@ -125,8 +127,9 @@ def examples(cfg, tokenizer) -> tuple:
     """(to train on, to measure): Datasets of input_ids and labels, as the lesson makes them."""
     if isinstance(cfg, FullFinetune):
         pairs = finetune.pair_sets(cfg)
-        return tuple(finetune.pair_examples(pairs[name], tokenizer, cfg.max_length, source=name,
-                                            max_bad_share=cfg.max_bad_share) for name in ("train", "validation"))
+        return tuple(
+            finetune.pair_examples(pairs[name], tokenizer, cfg.max_length, source=name,
+                                   max_bad_share=cfg.max_bad_share) for name in ("train", "validation"))
     if isinstance(cfg, LoraFinetune):
         return _blocks(cfg, tokenizer)
     from lmlab.reasoning import easy_first
@@ -149,15 +152,16 @@ def _blocks(cfg: LoraFinetune, tokenizer) -> tuple:
     tokens = pack(tokenizer(texts, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id).tolist()
     T = cfg.block_size
     blocks = [tokens[i:i + T] for i in range(0, len(tokens) - T + 1, T)]
-    train = Dataset.from_dict({"input_ids": blocks, "labels": [[finetune.IGNORED, *row[1:]] for row in blocks]})
-    return train, finetune.document_windows(held_out, tokenizer, T)
+    labels = [[finetune.IGNORED, *row[1:]] for row in blocks]
+    return Dataset.from_dict({"input_ids": blocks, "labels": labels}), finetune.document_windows(held_out, tokenizer, T)
 
 
 def _conversations(tokenizer, rows):
     from datasets import Dataset
 
     pairs = [finetune.labels_by_hand(tokenizer, row) for row in rows]
-    return Dataset.from_dict({"input_ids": [ids for ids, _ in pairs], "labels": [labels for _, labels in pairs]})
+    ids, labels = zip(*pairs, strict=True)
+    return Dataset.from_dict({"input_ids": list(ids), "labels": list(labels)})
 
 
 def build_model(cfg, machine, bits: int = 4):
@@ -185,7 +189,7 @@ def build_model(cfg, machine, bits: int = 4):
 
 def _collator(model, tokenizer, fused: bool):
     collate = finetune.answer_only_collator(tokenizer)
-    return (lambda rows: collate(rows) | {"fused_lm_head": True}) if fused else collate
+    return (lambda rows: collate(rows) | {"fused_lm_head": True}) if fused else collate  # logits in pieces
 
 
 def _measuring(validation, every: int, losses: list, out: Path, report):
@@ -229,8 +233,8 @@ def _same_choices(cfg, bits: int, out: Path, left: str | None) -> None:
 def _save(trainer, out: Path, cfg) -> Path:
     """The whole of what trained, from every process's piece, and the tokenizer.
 
-    Not by the Trainer (transformers 5.23, peft 0.21): of tied weights in pieces it waits for ever, and of an adapter
-    whose layers FSDP has wrapped the file is empty.
+    Not by the Trainer (transformers 5.23, peft 0.21): of tied weights in pieces it waits for ever, and of an
+    adapter whose layers FSDP has wrapped the file is empty.
     """
     folder = out / ("model" if isinstance(cfg, FullFinetune) else "adapter")
     state = _whole_state(trainer)
@@ -240,7 +244,8 @@ def _save(trainer, out: Path, cfg) -> Path:
             model.load_state_dict(state)
             model.save_pretrained(str(folder))
         else:
-            _save_adapter(trainer.accelerator.unwrap_model(trainer.model).peft_config["default"], state, folder, cfg)
+            model = trainer.accelerator.unwrap_model(trainer.model)
+            _save_adapter(model.peft_config["default"], state, folder, cfg)
         trainer.processing_class.save_pretrained(str(folder))
         finetune.remove_checkpoints(Path(trainer.args.output_dir))
     trainer.accelerator.wait_for_everyone()
@@ -252,7 +257,8 @@ def _save_adapter(config, state: dict, folder: Path, cfg) -> None:
 
     config.base_model_name_or_path, config.inference_mode = cfg.model, True
     config.save_pretrained(str(folder))
-    adapter = {name.replace(".default.", "."): tensor.contiguous() for name, tensor in state.items() if "lora_" in name}
+    adapter = {name.replace(".default.", "."): tensor.contiguous() for name, tensor in state.items()
+               if "lora_" in name}
     save_file(adapter, folder / "adapter_model.safetensors", metadata={"format": "pt"})
 
 

@@ -1,7 +1,7 @@
-"""README and guides: every code block runs, or is marked with what it needs and at least parsed; every link holds.
+"""README and guides: every code block runs, or is marked with what it needs and is parsed; every link holds.
 
-A mark stands in a comment above a block: <!-- test: needs gpu, network --> or <!-- test: file PATH -->, whose block
-is then written to PATH: below "home" it is the reader's home, else the project.
+A mark stands in a comment above a block: <!-- test: needs gpu, network --> or <!-- test: file PATH -->, whose
+block is then written to PATH: below "home" it is the reader's home, else the project.
 """
 
 import ast
@@ -22,7 +22,7 @@ from lmlab.recipes import LESSONS, find_lesson, list_recipes, load_recipe
 ROOT = Path(__file__).parents[1]
 TEXTS = ["README.md", "QUICK_START.md", "FINETUNING_GUIDE.md", "benchmarks/README.md"]
 NEEDS = {"gpu", "network", "time", "a person"}
-FENCE = re.compile(r"(?:<!-- test: (?P<mark>[^\n]*?) -->\n)?^(?P<pad> *)```(?P<kind>[\w]*)\n(?P<body>.*?)^ *```$", re.M | re.S)
+FENCE = re.compile(r"(?:<!-- test: (?P<mark>[^\n]*?) -->\n)?^```(?P<kind>\w*)\n(?P<body>.*?)^```$", re.M | re.S)
 
 
 class Block(NamedTuple):
@@ -52,7 +52,7 @@ def needs(block: Block) -> set[str]:
         return set()
     assert block.mark.startswith("needs "), f"{block}: mark {block.mark!r}; give needs ... or file PATH"
     said = {need.strip() for need in block.mark.removeprefix("needs ").split(",")}
-    assert said <= NEEDS, f"{block}: needs {', '.join(sorted(said - NEEDS))}; the test knows {', '.join(sorted(NEEDS))}"
+    assert said <= NEEDS, f"{block}: needs {sorted(said - NEEDS)}; the test knows {sorted(NEEDS)}"
     return said
 
 
@@ -96,8 +96,8 @@ def made_run(project: Path) -> None:
     run.mkdir(parents=True)
     (project / "runs" / "latest").write_text(run.name)
     write_notebook(new_notebook(cells=[new_markdown_cell("# Lesson")]), run / "01_data_analysis.ipynb")
-    (run / "run.json").write_text(json.dumps({"lessons": [{"lesson": "01_data_analysis", "status": "ok", "seconds": 1,
-                                                           "peak_memory_gb": 1, "error": ""}]}))
+    (run / "run.json").write_text(json.dumps({"lessons": [{
+        "lesson": "01_data_analysis", "status": "ok", "seconds": 1, "peak_memory_gb": 1, "error": ""}]}))
 
 
 @pytest.fixture(scope="module")
@@ -340,7 +340,7 @@ def names_in_lmlab() -> set[str]:
 
 @pytest.mark.parametrize("mark, line, told", [
     ("", "python -m lmlab run 05", "mark the block"),
-    ("needs luck", "python -m lmlab run 05", "needs luck"),
+    ("needs luck", "python -m lmlab run 05", "luck"),
     ("slow", "python -m lmlab run 05", "give needs"),
     ("needs time", "python -m lmlab run 05 --recpie t4", "unrecognized"),
     ("needs time", "python -m lmlab run 05 --recipe t5", "t5"),

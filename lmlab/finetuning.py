@@ -15,6 +15,7 @@ from contextlib import redirect_stdout
 from pathlib import Path
 
 from lmlab import finetune
+from lmlab.board import Board
 from lmlab.cost import many_logits
 from lmlab.data import load_model, load_rows, load_tokenizer
 from lmlab.hardware import describe_machine, fast_matmul
@@ -80,7 +81,6 @@ def in_pieces() -> bool:
 
 
 def _arguments(cfg, out: Path, machine):
-    os.environ["TENSORBOARD_LOGGING_DIR"] = str(out / "tensorboard")
     order = "sequential" if getattr(cfg, "order", "") == "easy_first" else "random"
     # FSDP recomputes by itself, where its config says so
     by_fsdp = os.environ.get("ACCELERATE_USE_FSDP", "").lower() == "true"
@@ -104,12 +104,13 @@ def _run(cfg, out: Path, args, machine, bits: int, report) -> list[tuple[int, fl
     longest = max(map(len, train["input_ids"]))
     fused = not in_pieces() and not isinstance(cfg, FullFinetune) and many_logits(
         cfg.batch_size * longest, model.config.vocab_size)
-    losses: list[tuple[int, float]] = []
     n_steps = math.ceil(len(train) / (cfg.batch_size * cfg.grad_accumulation)) * cfg.epochs
-    every = math.ceil(n_steps / getattr(cfg, "evaluations", EVALUATIONS))
+    history = finetune.History({"validation": validation}, math.ceil(n_steps / getattr(cfg, "evaluations", EVALUATIONS)))
     trainer = Trainer(model, args, train_dataset=train, processing_class=tokenizer,
                       data_collator=_collator(model, tokenizer, fused),
-                      callbacks=[_measuring(validation, every, losses, out, report)])
+                      callbacks=[_measuring(history, out, report)])
+    if trainer.is_world_process_zero():
+        trainer.add_callback(Board(out, cfg).callback(history))
     trainer.remove_callback(PrinterCallback)
     n_trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     report(f"{n_trained:,} weights train on {len(train):,} examples, {n_steps:,} steps of {cfg.batch_size} x "
@@ -118,9 +119,10 @@ def _run(cfg, out: Path, args, machine, bits: int, report) -> list[tuple[int, fl
     _same_choices(cfg, bits, out, left)
     with fast_matmul(machine.device, longest):
         trainer.train(resume_from_checkpoint=left)
-    report(f"done: {losses[0][1]:.4f} to {losses[-1][1]:.4f} nats/token on {len(validation):,} examples; "
+    losses = history.losses["validation"]
+    report(f"done: {losses[0]:.4f} to {losses[-1]:.4f} nats/token on {len(validation):,} examples; "
            f"saved in {_save(trainer, out, cfg)}")
-    return losses
+    return list(zip(history.steps, losses, strict=True))
 
 
 def examples(cfg, tokenizer) -> tuple:
@@ -192,14 +194,15 @@ def _collator(model, tokenizer, fused: bool):
     return (lambda rows: collate(rows) | {"fused_lm_head": True}) if fused else collate  # logits in pieces
 
 
-def _measuring(validation, every: int, losses: list, out: Path, report):
+def _measuring(history: finetune.History, out: Path, report):
     """A TrainerCallback that measures in every process: weights in pieces answer only where all ask."""
     from transformers import TrainerCallback
 
     class Measure(TrainerCallback):
         def measure(self, model, state) -> None:
-            loss = finetune.answer_loss(model, validation)["loss"]
-            losses.append((state.global_step, loss))
+            loss = finetune.answer_loss(model, history.sets["validation"])["loss"]
+            history.steps.append(state.global_step)
+            history.losses.setdefault("validation", []).append(loss)
             report(f"step {state.global_step:>6,}  validation {loss:.4f}")
             if state.is_world_process_zero:
                 with (out / "losses.jsonl").open("a", encoding="utf-8") as file:
@@ -209,7 +212,7 @@ def _measuring(validation, every: int, losses: list, out: Path, report):
             self.measure(model, state)
 
         def on_step_end(self, args, state, control, model=None, **_):
-            if state.global_step % every == 0 or state.global_step == state.max_steps:
+            if state.global_step % history.every == 0 or state.global_step == state.max_steps:
                 self.measure(model, state)
 
     return Measure()
@@ -233,7 +236,7 @@ def _same_choices(cfg, bits: int, out: Path, left: str | None) -> None:
 def _save(trainer, out: Path, cfg) -> Path:
     """The whole of what trained, from every process's piece, and the tokenizer.
 
-    Not by the Trainer (transformers 5.23, peft 0.21): of tied weights in pieces it waits for ever, and of an
+    Not by the Trainer (transformers 5.23, peft 0.21): with tied weights in pieces it fails, and of an
     adapter whose layers FSDP has wrapped the file is empty.
     """
     folder = out / ("model" if isinstance(cfg, FullFinetune) else "adapter")

@@ -235,7 +235,7 @@ SEARCH = """<section class="search"><h1>Search</h1><p id="count" role="status"><
 
 def _lesson_page(lesson: Lesson, before: Lesson | None, after: Lesson | None, run_dir: Path) -> str:
     entries = "".join(f'<li class="level{level}"><a href="#{anchor}">{text}</a></li>'
-                      for level, text, anchor in lesson.page.headings if level in (2, 3))
+                      for level, text, anchor in lesson.page.headings[1:] if level <= 3)  # after the title
     around = "".join(f'<a rel="{rel}" href="{there.name}.html"><small>{word}</small>{there.number} · '
                      f"{html.escape(there.title)}</a>" if there else "<span></span>"
                      for rel, word, there in (("prev", "Before", before), ("next", "Next", after)))

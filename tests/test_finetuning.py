@@ -54,8 +54,13 @@ def test_the_loss_falls_and_the_saved_model_has_it(alone):
     from lmlab.data import load_model, load_tokenizer
     from lmlab.finetuning import examples
 
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
     losses, out = alone
     assert losses[-1][1] < losses[0][1]
+    shown = EventAccumulator(str(out / "tensorboard")).Reload()
+    assert [row.step for row in shown.Scalars("validation/loss")] == [step for step, _ in losses]
+    assert {"train/loss", "train/learning_rate"} <= set(shown.Tags()["scalars"])
     model, tokenizer = load_model(str(out / "model")), load_tokenizer(str(out / "model"))
     cfg = load_recipe("04_shakespeare_full_finetune", "tiny", **FULL)
     again = finetune.answer_loss(model, examples(cfg, tokenizer)[1])["loss"]

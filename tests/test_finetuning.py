@@ -60,7 +60,7 @@ def test_the_loss_falls_and_the_saved_model_has_it(alone):
     assert losses[-1][1] < losses[0][1]
     shown = EventAccumulator(str(out / "tensorboard")).Reload()
     assert [row.step for row in shown.Scalars("validation/loss")] == [step for step, _ in losses]
-    assert {"train/loss", "train/learning_rate"} <= set(shown.Tags()["scalars"])
+    assert shown.Tensors("recipe/text_summary")
     model, tokenizer = load_model(str(out / "model")), load_tokenizer(str(out / "model"))
     cfg = load_recipe("04_shakespeare_full_finetune", "tiny", **FULL)
     again = finetune.answer_loss(model, examples(cfg, tokenizer)[1])["loss"]

@@ -97,6 +97,11 @@ def test_the_repository_is_the_one_of_pyproject(notebook):
     assert set(named) <= {REPOSITORY.removeprefix("https://"), REPOSITORY.removeprefix("https://").replace(".com", "")}
 
 
+def test_readme_opens_each_lesson_in_colab():
+    readme = (PROJECT / "README.md").read_text(encoding="utf-8")
+    assert re.findall(r"\((https://colab[^)]*)\)", readme) == [f"{COLAB}/{path.name}" for path in LESSON_NOTEBOOKS]
+
+
 @of_a_lesson
 def test_it_shows_itself_in_tensorboard_and_trains_no_curve_past_the_board(notebook):
     cells = code_cells(notebook)

@@ -127,7 +127,8 @@ def logit_bound(reference: Sequence, config, *dtypes) -> Bound:
     millions would be some six times the typical one if all were alike; on texts that a model does not know it was
     31 times, so thirty are allowed, and the mean has room too.
     Measured on the course's models, on their own and on foreign texts: at most 0.44 of the bound for the mean
-    and 0.28 of that for the largest.
+    and 0.28 of that for the largest. dtypes: of all that was rounded; a reference that was itself computed in 16
+    bits rounds some ten times a layer and needs more, so compare with one in float32.
     """
     import torch
 
@@ -452,6 +453,8 @@ def hub_id(source: str) -> str | None:
     name = source.partition(":")[0]
     if source.startswith("miniworld/") or Path(source).suffix in (".txt", ".jsonl", ".json", ".parquet"):
         return None
+    if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name):
+        return None
     return name if model_path(name) == name and not Path(name).exists() else None
 
 
@@ -490,6 +493,7 @@ def model_card(title: str, *, base: str, data: Sequence[str], recipe: str, resul
 - **Base:** {_name_of(base)}
 - **Data:** {", ".join(map(_name_of, data))}
 - **Recipe:** {recipe}
+- **Licence:** that of the base holds for this model too; read it before you share this
 
 ## Measured
 
@@ -570,6 +574,8 @@ def _send(folder: Path, repo: str, private: bool, api) -> None:
         api.whoami()
     except LocalTokenNotFoundError as error:
         raise ValueError(f"pushing {repo} needs a login; run: hf auth login") from error
+    if private and api.repo_exists(repo) and not api.repo_info(repo).private:
+        raise ValueError(f"{repo} is there already, and public; give another name, or private=False")
     api.create_repo(repo, private=private, exist_ok=True)
     api.upload_folder(repo_id=repo, folder_path=str(folder), commit_message="A merged model, by lmlab")
 

@@ -47,6 +47,15 @@ _PRE_TOKENIZERS = {
 # --- the file --------------------------------------------------------------------------------------
 
 
+def check_quantisation(name: str) -> None:
+    """Raises ValueError for a name that is not known, and for a K-quant that cannot be made on this machine."""
+    if name not in QUANTISATIONS + K_QUANTS:
+        raise ValueError(f"quantisation got {name!r}; give one of {', '.join(QUANTISATIONS + K_QUANTS)}")
+    if name in K_QUANTS and not shutil.which("llama-quantize"):
+        raise ValueError(f"quantisation {name} needs llama.cpp's program llama-quantize, which is not on the PATH; "
+                         f"install llama.cpp, or take one of {', '.join(QUANTISATIONS)}")
+
+
 def export_gguf(folder: str | Path, path: str | Path, quantisation: str = "f16") -> Path:
     """Writes the GPT-2, Llama or Qwen2 in a transformers folder as a GGUF file. Returns its path.
 

@@ -254,11 +254,9 @@ class ThinkFinetune(Recipe):
 
 @dataclass(frozen=True, kw_only=True)
 class MergeExport(Recipe):
-    llama_model: str
-    qwen_model: str
-    llama_data: str
-    qwen_data: str
-    lora_r: Positive = 8  # of the small adapter that is trained when there is none to merge
+    model: str  # of the small adapter that is trained when there is none to merge
+    data: str  # and its texts; adapters of 05 and 06 come with their own
+    lora_r: Positive = 8
     lora_alpha: Positive = 32
     warm_up_steps: Positive = 20
     learning_rate: PositiveFloat = 2e-3
@@ -270,11 +268,15 @@ class MergeExport(Recipe):
     answer_tokens: Positive = 64  # at most, of an answer to a problem
     quantisations: list[str] = field(default_factory=lambda: ["f16", "q8_0", "q5_0", "q4_0"])  # with the first
     keep_quantisation: str = "q8_0"  # of the GGUF file that stays
+    proof_dtypes: list[str] = field(default_factory=lambda: ["float32", "float16", "bfloat16"])  # that are proved
     push_to_hub: bool = False  # upload the merged folders; without it, only say what would be sent
     hub_owner: str | None = None  # whose repositories they are
 
     def contradictions(self) -> list[str]:
-        return ["push_to_hub is true, and hub_owner names nobody"] if self.push_to_hub and not self.hub_owner else []
+        wrong = ["push_to_hub is true, and hub_owner names nobody"] if self.push_to_hub and not self.hub_owner else []
+        if "float32" not in self.proof_dtypes or set(self.proof_dtypes) - {"float32", "float16", "bfloat16"}:
+            wrong.append(f"proof_dtypes has {self.proof_dtypes}: float32, and maybe float16 and bfloat16")
+        return wrong
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 from lmlab.board import write_results
-from lmlab.recipes import PROJECT, Recipe
+from lmlab.recipes import PROJECT, Recipe, load_recipe
 
 
 def lesson_dir(output_dir: str | Path, cfg: Recipe) -> Path:
@@ -26,6 +26,17 @@ def previous(output_dir: str | Path, lesson: str, relative: str) -> Path | None:
         return path
     print(f"lesson {lesson[:2]} has left no {relative} in {path.parent.parent}")
     return None
+
+
+def recipe_of(folder: Path) -> Recipe:
+    """The recipe, overrides and all, with which a lesson made ``folder``; read from its metrics.json."""
+    path = folder / "metrics.json"
+    if not path.exists():
+        raise FileNotFoundError(f"{path} is missing: the lesson did not end; run it again")
+    record = json.loads(path.read_text(encoding="utf-8"))
+    settings = record.get("settings", {"seed": record["seed"]})
+    chosen = {name: value for name, value in settings.items() if name not in ("lesson", "name")}
+    return load_recipe(record["lesson"], record["recipe"], **chosen)
 
 
 @dataclasses.dataclass(frozen=True)

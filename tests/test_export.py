@@ -429,6 +429,14 @@ class Api:
         if not self.token:
             raise LocalTokenNotFoundError("no token")
 
+    public = ()  # names that are there, for all to see
+
+    def repo_exists(self, repo):
+        return repo in self.public
+
+    def repo_info(self, repo):
+        return SimpleNamespace(private=repo not in self.public)
+
     def create_repo(self, repo, **choices):
         self.calls.append(("create_repo", repo, choices))
 
@@ -455,6 +463,9 @@ def test_a_push_is_a_dry_run_unless_it_is_really_meant(tmp_path):
     assert export.push_to_hub(tmp_path, "me/model", really=True, api=api).done
     assert api.calls == [("create_repo", "me/model", {"private": True, "exist_ok": True}),
                          ("upload_folder", "me/model", str(tmp_path))]
+    api.public = ("me/model",)
+    with pytest.raises(ValueError, match="there already, and public"):
+        export.push_to_hub(tmp_path, "me/model", really=True, api=api)
     (tmp_path / "README.md").unlink()
     with pytest.raises(ValueError, match=r"lacks README.md"):
         export.push_to_hub(tmp_path, "me/model", api=api)

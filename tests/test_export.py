@@ -6,6 +6,7 @@ import gc
 import json
 import shutil
 import weakref
+from types import SimpleNamespace
 
 import pytest
 import torch

@@ -5,7 +5,8 @@ import json
 import pytest
 
 from lmlab.recipes import load_recipe
-from lmlab.results import inside, lesson_dir, previous, read_progress, report_progress, write_metrics
+from lmlab.results import (inside, lesson_dir, previous, read_progress, recipe_of, report_progress,
+                           write_metrics)
 
 
 @pytest.fixture
@@ -50,6 +51,14 @@ def test_previous_says_what_it_found(tmp_path, cfg, capsys):
     assert previous(tmp_path, cfg.lesson, "adapter") == tmp_path / cfg.lesson / "adapter"
     said = capsys.readouterr().out
     assert "has left no adapter" in said and "using adapter of lesson 05" in said
+
+
+def test_a_lesson_tells_with_which_recipe_it_ran(tmp_path):
+    cfg = load_recipe("06_deepseek_qlora_think", seed=3, n_train=99)
+    with pytest.raises(FileNotFoundError, match="run it again"):
+        recipe_of(lesson_dir(tmp_path, cfg))
+    write_metrics(lesson_dir(tmp_path, cfg), cfg, {name: 1 for name in cfg.expected})
+    assert recipe_of(lesson_dir(tmp_path, cfg)) == cfg
 
 
 def test_progress_is_read_line_by_line(tmp_path):

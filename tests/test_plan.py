@@ -2,7 +2,6 @@
 
 import copy
 import dataclasses
-import re
 
 import pytest
 import torch
@@ -13,7 +12,7 @@ from lmlab.cli import main
 from lmlab.data import load_model
 from lmlab.gpt import GPT2_SIZES
 from lmlab.plan import PUBLISHED, _cache_bytes, changes, compare, forecast, measure, plan, published_config, trainings
-from lmlab.recipes import PROJECT, list_recipes, load_recipe
+from lmlab.recipes import list_recipes, load_recipe
 from lmlab.rehearsal import in_four_bits, model_on_meta, with_adapter
 
 T4 = hardware.gpu("T4")
@@ -253,13 +252,3 @@ def test_the_command(capsys):
     assert "DOES NOT FIT" in shown and "--set batch_size=1 --set grad_accumulation=4096" in shown
     assert main(["plan", "02", "--recipe", "local"]) == 2 and "--set data_dir=FOLDER" in capsys.readouterr().err
     assert main(["plan", "03"]) == 2 and "give 02, 04, 05, 06, 08 or 09" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize("page", ["README.md", "QUICK_START.md", "FINETUNING_GUIDE.md"])
-def test_commands_of_the_pages_run(page, capsys):
-    text = (PROJECT / page).read_text(encoding="utf-8")
-    commands = re.findall(r"python -m lmlab (plan .*?)\s*(?:#.*)?$", text, re.M)
-    assert commands
-    for command in commands:
-        assert main(command.split()) in (0, 1), command
-        assert "peak memory" in capsys.readouterr().out

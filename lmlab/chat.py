@@ -23,10 +23,11 @@ class Sampling(NamedTuple):
     repetition_penalty: float = 1.0
 
     def __str__(self) -> str:
+        penalty = f", repetition_penalty {self.repetition_penalty:g}" if self.repetition_penalty != 1 else ""
         if self.temperature == 0:
-            return "the likeliest token each time"
+            return f"the likeliest token each time{penalty}"
         among = f", top_k {self.top_k}" if self.top_k else ""
-        return f"temperature {self.temperature:g}, top_p {self.top_p:g}{among}"
+        return f"temperature {self.temperature:g}, top_p {self.top_p:g}{among}{penalty}"
 
 
 def check_sampling(sampling: Sampling, max_new_tokens: int) -> None:
@@ -52,7 +53,7 @@ class Speaker(Protocol):
     sampling: Sampling  # as the model asks for
 
     def render(self, messages: Sequence[Mapping]) -> str:
-        """A conversation as the model reads it before it answers."""
+        """A conversation as the model reads it before it answers. ValueError where the template takes none such."""
 
     def tokenise(self, text: str, begin: bool) -> list[int]:
         """begin: with what the tokenizer puts before a text."""
@@ -76,7 +77,12 @@ class FolderSpeaker:
         self._ends = {tokenizer.eos_token_id, *(ends if isinstance(ends, list) else [ends])}
 
     def render(self, messages: Sequence[Mapping]) -> str:
-        return self.tokenizer.apply_chat_template(list(messages), add_generation_prompt=True, tokenize=False)
+        from jinja2 import TemplateError
+
+        try:
+            return self.tokenizer.apply_chat_template(list(messages), add_generation_prompt=True, tokenize=False)
+        except TemplateError as error:
+            raise ValueError(f"the chat template does not take this conversation: {error}") from error
 
     def tokenise(self, text: str, begin: bool) -> list[int]:
         ids = self.tokenizer(text, add_special_tokens=begin, verbose=False)["input_ids"]
@@ -151,7 +157,7 @@ def open_speaker(source: str, say: Callable[[str], None] = print) -> Speaker:
     """The model of a source: a folder, an adapter's folder, a GGUF file, "miniworld/...", a hub id; a lesson
     ("06": what the last run left), a run's or a lesson's folder.
 
-    say: is told what was chosen and why. Raises ValueError for a source without a model, or with several.
+    say: is told what was chosen and why. Raises ValueError for a source without a model.
     """
     place = find_model(source, say)
     if place.endswith(".gguf"):
@@ -201,7 +207,12 @@ def _is_model(path: Path) -> bool:
 
 
 def _models_in(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.iterdir() if _is_model(path))
+    """Models in a folder, with the GGUF files of lesson 07; these only where they can run, or are all there is."""
+    from lmlab.llama_cpp import is_installed
+
+    there = sorted(path for path in (*folder.iterdir(), *folder.glob("gguf-*/*.gguf")) if _is_model(path))
+    folders = [path for path in there if path.is_dir()]
+    return there if is_installed() or not folders else folders
 
 
 def _newest_lesson(lesson: str, runs: Path) -> Path:
@@ -214,19 +225,27 @@ def _newest_lesson(lesson: str, runs: Path) -> Path:
 
 
 def _chosen(folder: Path, say: Callable[[str], None]) -> Path:
-    """The model in a lesson's folder, or in a run's where one lesson alone has left one."""
-    parts = [part for part in sorted(folder.iterdir()) if part.is_dir()]
-    there = _models_in(folder) or [model for part in parts for model in _models_in(part)]
+    """The model in a lesson's folder; in a run's, that of the lesson which wrote last."""
+    there = _models_in(folder)
+    lessons = [there] if there else [_models_in(part) for part in sorted(folder.iterdir()) if part.is_dir()]
+    there = [model for models in lessons for model in models]
     if not there:
         raise ValueError(f"{folder} holds no model, nor does a folder in it; a model has config.json, "
                          "adapter_config.json or the ending .gguf")
-    result = next((path for name in _RESULTS for path in there if path == folder / name), None)
-    if result is None and len(there) > 1:
-        raise ValueError(f"{folder} holds {len(there)} models; name one: " + ", ".join(map(str, there)))
-    result = result or there[0]
-    others = ", ".join(path.name for path in there if path != result)
-    say(f"{result.name}" + (f" (also there: {others})" if others else ""))
+    result = max((_favourite(models) for models in lessons if models), key=_written)
+    others = ", ".join(str(path.relative_to(folder)) for path in there if path != result)
+    say(str(result.relative_to(folder)) + (f" (also there: {others})" if others else ""))
     return result
+
+
+def _favourite(models: Sequence[Path]) -> Path:
+    """What a lesson was about, else what it wrote last."""
+    named = {path.name: path for path in models}
+    return next((named[name] for name in _RESULTS if name in named), None) or max(models, key=_written)
+
+
+def _written(model: Path) -> float:
+    return model.stat().st_mtime
 
 
 # --- thoughts --------------------------------------------------------------------------------------
@@ -282,23 +301,37 @@ class Talk:
     raw: bool = False  # goes on with each text, without the chat template
     messages: list[dict] = field(default_factory=list)  # what was said; a system message may stand first
 
+    def __post_init__(self):
+        self.raw = self.raw or not self.speaker.chats
+        if self.raw and self.messages:
+            raise ValueError("a system message got no place: without a chat template the model goes on with a text "
+                             "alone; leave --system out, or ask a model with a template, without --raw")
+
     def ask(self, text: str) -> bool:
-        """Shows the answer as it comes. Ctrl-C ends it: False. What was said of it stays in the conversation."""
-        raw = self.raw or not self.speaker.chats
-        if not raw:
-            self.messages.append({"role": "user", "content": text})
-        prompt = text if raw else self._prompt()
-        ids = self.speaker.tokenise(prompt, begin=raw)
+        """Shows the answer as it comes. Ctrl-C ends it: False. What was said of it stays in the conversation.
+
+        Raises ValueError for a text that leaves no room for an answer, or that the chat template refuses.
+        """
+        answer = _Answer(self.speaker, self.show_thinking)
+        if self.raw:
+            return self._show(answer, text)
+        self.messages.append({"role": "user", "content": text})
+        try:
+            return self._show(answer, self._prompt())
+        finally:
+            if answer.text:
+                self.messages.append({"role": "assistant", "content": answer.text})
+            else:  # refused or stopped: two questions in a row are no conversation
+                self.messages.pop()
+
+    def _show(self, answer: "_Answer", prompt: str) -> bool:
+        ids = self.speaker.tokenise(prompt, begin=self.raw)
         room = min(self.max_new_tokens, self.speaker.context - len(ids))
         if room < 1:
-            self.messages = self.messages if raw else self.messages[:-1]
             raise ValueError(f"the text has {len(ids)} tokens, the context {self.speaker.context}; say less")
-        answer = _Answer(self.speaker, self.show_thinking)
-        opened = prompt.rstrip().endswith(OPEN)
-        finished = answer.show(self.speaker.stream(ids, room, self.sampling, self.seed), opened and not raw, raw)
+        opened = prompt.rstrip().endswith(OPEN) and not self.raw
+        finished = answer.show(self.speaker.stream(ids, room, self.sampling, self.seed), opened, self.raw)
         self.seed += 1  # the same words draw another answer the next time, and the same one in another talk
-        if not raw:
-            self.messages.append({"role": "assistant", "content": answer.text})
         return finished
 
     def _prompt(self) -> str:
@@ -346,7 +379,7 @@ class _Answer:
         if self.show_thinking:
             shown = text if self.thought else text.lstrip()
             print(_dim(shown, sys.stdout), end="", flush=True)
-        elif sys.stderr.isatty() and not self.thought:
+        elif sys.stderr.isatty() and text.strip() and not self.thought.strip():  # an empty thought gets no note
             print(_dim("\rthinking ...", sys.stderr), end="", file=sys.stderr, flush=True)
         self.thought += text
 
@@ -375,28 +408,31 @@ def _dim(text: str, stream) -> str:
 
 
 def greet(talk: Talk) -> None:
-    what = "" if talk.speaker.chats and not talk.raw else ": it goes on with each text, and remembers none"
+    what = ": it goes on with each text, and remembers none" if talk.raw else ""
     _note(f"{talk.speaker.name}{what}\n"
           f"{talk.sampling}, seed {talk.seed}, context {talk.speaker.context:,} tokens\n"
           "Ctrl-C ends an answer, twice the chat")
 
 
-def hold(talk: Talk, ask: Callable[[], str]) -> None:
-    """Asks and answers until there is no more to ask. ask: gives the next text; raises EOFError at the end.
+def hold(talk: Talk, ask: Callable[[], str]) -> bool:
+    """Asks and answers until there is no more to ask; returns whether each text could be asked.
+
+    ask: gives the next text; raises EOFError at the end.
 
     Ctrl-C ends an answer; a second one, with nothing asked between, the conversation.
     """
-    interrupted = False
+    interrupted, fine = False, True
     while True:
         try:
             text = ask()
             interrupted = not talk.ask(text) if text.strip() else interrupted
         except EOFError:
-            return
+            return fine
         except KeyboardInterrupt:
             if interrupted:
-                return
+                return fine
             interrupted = True
             _note("\nCtrl-C again, or Ctrl-D, ends the chat")
         except ValueError as error:  # too long a text; the talk goes on
+            fine = False
             _note(str(error))

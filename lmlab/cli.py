@@ -3,6 +3,7 @@
 import argparse
 import difflib
 import logging
+import os
 import re
 import signal
 import sys
@@ -17,8 +18,8 @@ from lmlab.recipes import LESSONS, PROJECT, RECIPES, find_lesson, list_recipes, 
 def main(argv: list[str] | None = None) -> int:
     """Runs one command. Returns its exit code.
 
-    0: done; 1: a notebook failed, a plan does not fit, or the best is not known yet; 2: a request that cannot be
-    met; 130: interrupted.
+    0: done; 1: a notebook failed, a plan does not fit, the best is not known yet, or a question of several could
+    not be asked; 2: a request that cannot be met; 130: interrupted.
     """
     args = build_parser().parse_args(argv)
     try:
@@ -135,9 +136,10 @@ def _add_chat(commands) -> None:
     chat = commands.add_parser(
         "chat", help="talk with a model: a folder, an adapter, what a lesson left, a GGUF file",
         description="The answer goes to stdout as it comes, all else to stderr. How tokens are drawn is the "
-                    "model's own choice, where it has one. Ctrl-C ends an answer, twice the chat.")
+                    "model's own choice, where it has one. Ctrl-C ends an answer, twice the chat. Without a "
+                    "terminal each line of stdin is a question.")
     chat.add_argument("model", help="a model's or adapter's folder, a .gguf file, a lesson (06: what the last run "
-                      "left), a run's folder, miniworld/qwen2, or a hub id")
+                      "left), a run's folder (what was written last), miniworld/qwen2, or a hub id")
     chat.add_argument("--prompt", metavar="TEXT", help="one question; shows the answer and ends")
     chat.add_argument("--system", metavar="TEXT", help="what the model is told before the conversation")
     chat.add_argument("--temperature", type=float, help="0: the likeliest token each time (default 0.7)")
@@ -381,14 +383,18 @@ def chat_command(args) -> int:
     speaker = open_speaker(args.model, say=lambda line: print(line, file=sys.stderr))
     talk = Talk(speaker, speaker.sampling._replace(**given), args.max_new_tokens, args.seed,
                 args.show_thinking, args.raw, [{"role": "system", "content": args.system}] if args.system else [])
-    if args.prompt is not None:
-        return 0 if talk.ask(args.prompt) else 130
-    if sys.stdin.isatty():
-        import readline  # noqa: F401  input() then has a history and arrow keys
+    terminal = sys.stdin.isatty()
+    try:
+        if args.prompt is not None:
+            return 0 if talk.ask(args.prompt) else 130
+        if terminal:
+            import readline  # noqa: F401  input() then has a history and arrow keys
 
-        greet(talk)
-    hold(talk, lambda: input("> " if sys.stdin.isatty() else ""))
-    return 0
+            greet(talk)
+        return 0 if hold(talk, lambda: input("> " if terminal else "")) or terminal else 1
+    except BrokenPipeError:  # whoever read the answers has enough of them
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes stdout once more
+        return 0
 
 
 def plan_command(args) -> int:

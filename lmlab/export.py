@@ -406,6 +406,18 @@ def _too_full(folder: str | Path, need: int, free: int) -> str:
 
 
 @contextmanager
+def told_when_full(target: str | Path, need: int) -> Iterator[None]:
+    """Raises ValueError, with what helps, where the disk gets full while ``target`` is written."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        free = shutil.disk_usage(Path(target).parent).free
+        raise ValueError(f"the disk got full: {_too_full(target, need, free)}") from error
+
+
+@contextmanager
 def whole_folder(folder: str | Path, need: int) -> Iterator[Path]:
     """A folder to write into that gets the name ``folder`` when all is written; an older one gives way then.
 
@@ -420,12 +432,10 @@ def whole_folder(folder: str | Path, need: int) -> Iterator[Path]:
     require_room(folder, need + SPARE)
     partial.mkdir(parents=True)
     try:
-        yield partial
-    except BaseException as error:
-        free = shutil.disk_usage(partial).free
+        with told_when_full(folder, need + SPARE):
+            yield partial
+    except BaseException:
         shutil.rmtree(partial)
-        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise ValueError(f"the disk got full: {_too_full(folder, need + SPARE, free)}") from error
         raise
     if folder.exists():
         os.replace(folder, old)
@@ -578,8 +588,3 @@ def _send(folder: Path, repo: str, private: bool, api) -> None:
         raise ValueError(f"{repo} is there already, and public; give another name, or private=False")
     api.create_repo(repo, private=private, exist_ok=True)
     api.upload_folder(repo_id=repo, folder_path=str(folder), commit_message="A merged model, by lmlab")
-
-
-def folder_bytes(folder: str | Path) -> int:
-    """Bytes of all files under a folder."""
-    return sum(file.stat().st_size for file in Path(folder).rglob("*") if file.is_file())

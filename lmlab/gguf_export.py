@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from lmlab.evaluate import Difference, paired_bootstrap
-from lmlab.export import require_room
+from lmlab.export import require_room, told_when_full
 
 # by numpy in the gguf package; a block of 32 weights shares a scale (the _1 kinds: and a smallest value)
 QUANTISATIONS = ("f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0")
@@ -67,58 +67,43 @@ def export_gguf(folder: str | Path, path: str | Path, quantisation: str = "f16")
     Raises ValueError for what cannot be written in this format, or where the disk has no room.
     """
     folder, path = Path(folder), Path(path)
-    if quantisation not in QUANTISATIONS + K_QUANTS:
-        raise ValueError(f"quantisation got {quantisation!r}; give one of {', '.join(QUANTISATIONS + K_QUANTS)}")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if quantisation in QUANTISATIONS:
-        plan = _plan(folder, quantisation)
-        require_room(path.parent, plan.n_bytes)
-        with _whole(path) as partial:
-            _write(plan, partial)
-        return path
-    program = _llama_quantize(quantisation)
-    plan = _plan(folder, "f16")
-    require_room(path.parent, 2 * plan.n_bytes)  # its input, and a result that is smaller
-    with _whole(path.with_name(path.name + ".f16")) as source, _whole(path) as partial:
-        _write(plan, source)
-        _quantise(program, source, partial, quantisation)
-        source.unlink()
+    check_quantisation(quantisation)
+    plain = quantisation in QUANTISATIONS
+    plan = _plan(folder, quantisation if plain else "f16")
+    # a K-quant: its input too, and a result that is smaller
+    with _whole(path, plan.n_bytes if plain else 2 * plan.n_bytes) as partial:
+        _write(plan, partial) if plain else _quantise(plan, partial, quantisation)
     return path
 
 
-def gguf_bytes(folder: str | Path, quantisation: str) -> int:
-    """How large the file will be, in bytes, to a few thousand; one of QUANTISATIONS. Reads no weights."""
-    return _plan(Path(folder), quantisation).n_bytes
-
-
 @contextmanager
-def _whole(path: Path) -> Iterator[Path]:
+def _whole(path: Path, need: int) -> Iterator[Path]:
     """A partial name to write to, which becomes ``path`` at the end; whatever goes wrong leaves nothing.
 
-    A writer that has removed what it wrote gets no file.
+    need: bytes. Raises ValueError where the disk has less, or gets full.
     """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    require_room(path.parent, need)
     partial = path.with_name(f".partial_{path.name}")
     try:
-        yield partial
-        if partial.exists():
+        with told_when_full(path, need):
+            yield partial
             with partial.open("rb") as file:
                 os.fsync(file.fileno())  # a rename must not reach the disk before what it names
-            os.replace(partial, path)
+        os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
 
 
-def _llama_quantize(quantisation: str) -> str:
-    program = shutil.which("llama-quantize")
-    if program is None:
-        raise ValueError(f"quantisation {quantisation} needs llama.cpp's program llama-quantize, which is not on "
-                         f"the PATH; install llama.cpp, or take one of {', '.join(QUANTISATIONS)}")
-    return program
-
-
-def _quantise(program: str, source: Path, target: Path, quantisation: str) -> None:
-    command = [program, str(source), str(target), quantisation.upper()]
-    done = subprocess.run(command, capture_output=True, text=True)
+def _quantise(plan: "_Plan", target: Path, quantisation: str) -> None:
+    """By llama.cpp's program, from a file in float16 that is removed."""
+    source = target.with_name(f"{target.name}.f16")
+    try:
+        _write(plan, source)
+        command = ["llama-quantize", str(source), str(target), quantisation.upper()]
+        done = subprocess.run(command, capture_output=True, text=True)
+    finally:
+        source.unlink(missing_ok=True)
     if done.returncode or not target.exists():
         raise OSError(f"llama-quantize failed ({done.returncode}): {done.stderr.strip()[-500:]}")
 
@@ -152,13 +137,14 @@ def _plan(folder: Path, quantisation: str) -> _Plan:
     writer = gguf.GGUFWriter(None, config.model_type)
     tensors = _tensors(folder, config, quantisation)
     n_vocab = tensors["token_embd.weight"].shape[0]
+    writer.add_type(gguf.GGUFType.MODEL)
     writer.add_name(folder.resolve().name)
     writer.add_file_type(_file_type(quantisation))
     writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
     (_add_gpt2 if config.model_type == "gpt2" else _add_rotary)(writer, config)
     tokenizer = AutoTokenizer.from_pretrained(str(folder))
     vocabulary = _add_tokenizer(writer, tokenizer, n_vocab)
-    _add_asking(writer, read_asking(folder), tokenizer.eos_token_id)
+    _add_asking(writer, read_asking(folder), tokenizer)
     weights = sum(math.prod(_byte_shape(t)) * _dtype(t.kind).itemsize for t in tensors.values())
     return _Plan(folder, config, tensors, writer, weights + vocabulary + 100 * len(tensors))
 
@@ -357,6 +343,8 @@ def _add_gpt2(writer, config) -> None:
 
 def _add_rotary(writer, config) -> None:
     head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    if config.model_type == "llama":  # of the others llama.cpp counts the tokens
+        writer.add_vocab_size(config.vocab_size)
     writer.add_block_count(config.num_hidden_layers)
     writer.add_context_length(config.max_position_embeddings)
     writer.add_embedding_length(config.hidden_size)
@@ -467,9 +455,19 @@ def read_asking(folder: str | Path) -> Asking:
     return Asking(ends, **said)
 
 
-def _add_asking(writer, asking: Asking, eos: int | None) -> None:
-    if others := [end for end in asking.ends if end != eos]:
-        writer.add_eot_token_id(others[-1])
+# llama.cpp ends an answer at these by itself
+_KNOWN_ENDS = ("<|eot_id|>", "<|eom_id|>", "<|end_of_text|>", "<|endoftext|>", "<|im_end|>", "<|end|>", "<end_of_turn>")
+
+
+def _add_asking(writer, asking: Asking, tokenizer) -> None:
+    # a known mark must not take a place from one that llama.cpp would not stop at: beside eos it has two
+    others = [end for end in dict.fromkeys(asking.ends) if end != tokenizer.eos_token_id
+              and tokenizer.convert_ids_to_tokens(end) not in _KNOWN_ENDS]
+    if len(others) > 2:
+        raise ValueError(f"generation_config.json ends an answer at {tokenizer.convert_ids_to_tokens(others)} too; "
+                         "a GGUF file has places for two beside EOS: keep those that the chat template writes")
+    for end, add in zip(others, (writer.add_eot_token_id, writer.add_eom_token_id), strict=False):
+        add(end)
     add = {"temperature": writer.add_sampling_temp, "top_p": writer.add_sampling_top_p,
            "top_k": writer.add_sampling_top_k, "repetition_penalty": writer.add_sampling_penalty_repeat}
     for name, value in asking.sampling().items():
@@ -486,24 +484,35 @@ def read_metadata(path: str | Path) -> dict:
     """Keys and values of a GGUF file, and under "tensors" name -> shape as numpy has it. Reads no weights.
 
     The gguf package's own reader does this too, in seconds where a vocabulary is large.
-    Raises ValueError for another kind of file.
+    Raises ValueError for another kind of file, and for one that ends too soon.
     """
     if not Path(path).is_file():
         raise ValueError(f"there is no file {path}")
     with Path(path).open("rb") as file:
         if file.read(4) != b"GGUF":
             raise ValueError(f"{path} is no GGUF file")
-        _, n_tensors, n_values = struct.unpack("<IQQ", file.read(20))
-        values: dict = {}
-        for _ in range(n_values):
-            key, kind = _read_string(file), _read_scalar(file, "I")
-            values[key] = _read_value(file, kind)
-        values["tensors"] = {}
-        for _ in range(n_tensors):
-            name, n_dimensions = _read_string(file), _read_scalar(file, "I")
-            shape = struct.unpack(f"<{n_dimensions}Q", file.read(8 * n_dimensions))
-            values["tensors"][name] = shape[::-1]
-            file.read(12)  # kind and place
+        try:
+            return _read_head(file)
+        except (struct.error, UnicodeDecodeError, KeyError, OverflowError, MemoryError) as error:
+            raise damaged(path) from error
+
+
+def damaged(path: str | Path) -> ValueError:
+    return ValueError(f"{path} is cut short or damaged; export it again")
+
+
+def _read_head(file) -> dict:
+    _, n_tensors, n_values = struct.unpack("<IQQ", file.read(20))
+    values: dict = {}
+    for _ in range(n_values):
+        key, kind = _read_string(file), _read_scalar(file, "I")
+        values[key] = _read_value(file, kind)
+    values["tensors"] = {}
+    for _ in range(n_tensors):
+        name, n_dimensions = _read_string(file), _read_scalar(file, "I")
+        shape = struct.unpack(f"<{n_dimensions}Q", file.read(8 * n_dimensions))
+        values["tensors"][name] = shape[::-1]
+        file.read(12)  # kind and place
     return values
 
 

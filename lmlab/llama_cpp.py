@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from lmlab.gguf_export import read_metadata
+from lmlab.gguf_export import damaged, read_metadata
 
 INSTALL = "pip install xllamacpp"
 _ONE_THREAD = 50_000_000  # bytes; below, two threads wait for each other longer than they compute (measured)
@@ -30,7 +30,7 @@ class LlamaCpp:
         """context: tokens at most, prompt and answer together; never more than the model was trained for.
 
         exact: keys and values in float32 instead of float16, attention step by step: for comparisons.
-        Raises ValueError where xllamacpp or the file is missing.
+        Raises ValueError where xllamacpp or the file is missing, and for a damaged file.
         """
         if not is_installed():
             raise ValueError(f"{path} runs in llama.cpp, and the xllamacpp wheel is not installed: {INSTALL}")
@@ -47,7 +47,10 @@ class LlamaCpp:
             params.flash_attn_type = xllamacpp.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_DISABLED
         if Path(path).stat().st_size < _ONE_THREAD:
             params.cpuparams.n_threads = params.cpuparams_batch.n_threads = 1
-        self._server = xllamacpp.Server(params)
+        try:
+            self._server = xllamacpp.Server(params)
+        except RuntimeError as error:
+            raise damaged(path) from error
         self._address = self._server.listening_address.removeprefix("http://")
 
     # --- text and tokens
@@ -70,8 +73,13 @@ class LlamaCpp:
         return self._post("/tokenize", {"content": text, "add_special": begin, "parse_special": True})["tokens"]
 
     def render(self, messages: Sequence[Mapping]) -> str:
-        """A conversation as the model reads it before it answers, by the file's own template."""
-        return self._post("/apply-template", {"messages": list(messages)})["prompt"]
+        """A conversation as the model reads it before it answers, by the file's own template, BOS and all."""
+        prompt = self._post("/apply-template", {"messages": list(messages)})["prompt"]
+        bos = self.metadata["tokenizer.ggml.tokens"][self.start_id]
+        # where it adds BOS to texts, llama.cpp takes away the one that the template has written
+        taken = self.metadata.get("tokenizer.ggml.add_bos_token") and any(
+            written in (self.chat_template or "") for written in ("bos_token", bos))
+        return bos + prompt.removeprefix(bos) if taken else prompt
 
     # --- answers
 

@@ -72,6 +72,21 @@ def test_drawing_keeps_to_temperature_and_limits():
     assert punished == pytest.approx(torch.tensor([1.0, 1.0, 0.0, -1.0]).softmax(0), abs=0.04)
 
 
+def test_sampling_says_all_that_it_does():
+    assert str(Sampling(0.6, 0.9, 5, 1.1)) == "temperature 0.6, top_p 0.9, top_k 5, repetition_penalty 1.1"
+    assert str(Sampling(0, repetition_penalty=1.2)) == "the likeliest token each time, repetition_penalty 1.2"
+    assert str(Sampling()) == "temperature 0.7, top_p 0.95"
+
+
+def test_a_template_that_refuses_a_conversation_is_told(speaker):
+    tokenizer = load_tokenizer("miniworld/qwen2")
+    tokenizer.chat_template = "{{ raise_exception('System role not supported') }}"
+    talk = Talk(FolderSpeaker("x", speaker.model, tokenizer), GREEDY, 5, messages=[{"role": "system", "content": "S"}])
+    with pytest.raises(ValueError, match="does not take this conversation: System role not supported"):
+        talk.ask("Who?")
+    assert talk.messages == [{"role": "system", "content": "S"}]
+
+
 def test_the_seed_repeats_an_answer(speaker):
     ids = speaker.tokenise("The miller", begin=True)
     drawn = ["".join(speaker.stream(ids, 30, Sampling(1.0, 1.0), seed)) for seed in (1, 1, 2)]
@@ -177,6 +192,47 @@ def test_ctrl_c_ends_an_answer_and_twice_the_talk(capsys):
     assert talk.messages[1]["content"] == "One, two"  # what was said stays said
 
 
+def test_a_question_without_an_answer_is_not_remembered():
+    """Ctrl-C while the prompt is made, and before the first token."""
+    class Slow(Scripted):
+        breaks = iter([KeyboardInterrupt])
+
+        def render(self, messages):
+            for error in self.breaks:
+                raise error
+            return super().render(messages)
+
+    speaker = Slow([KeyboardInterrupt], ["</think>\n\nYes."])
+    talk = Talk(speaker, GREEDY, 20)
+    with pytest.raises(KeyboardInterrupt):
+        talk.ask("one")
+    assert not talk.ask("two") and not talk.messages
+    assert talk.ask("three") and [m["content"] for m in talk.messages] == ["three", "Yes."]
+
+
+@pytest.mark.parametrize(("pieces", "shown"), [
+    (["</think>", "\n\nYes."], "Yes.\n"), (["\n", "\n</think>\n\n", "Yes."], "Yes.\n"),
+    (["\n", "I add", "\n</think>\n\nYes."], "<\rthinking ...><\rthought for 1 tokens>\nYes.\n")])
+def test_a_terminal_shows_a_thought_that_is_none_as_none(monkeypatch, pieces, shown):
+    import io
+
+    terminal = io.StringIO()
+    terminal.isatty = lambda: True
+    monkeypatch.setattr("sys.stdout", terminal)
+    monkeypatch.setattr("sys.stderr", terminal)
+    Talk(Scripted(pieces), GREEDY, 20).ask("2 + 3?")
+    assert terminal.getvalue().replace("\x1b[2m", "<").replace("\x1b[0m", ">") == shown
+
+
+def test_a_system_message_without_a_place_for_it_is_refused():
+    base, system = Scripted(), [{"role": "system", "content": "S"}]
+    with pytest.raises(ValueError, match="leave --system out"):
+        Talk(base, GREEDY, raw=True, messages=system)
+    base.chats = False
+    with pytest.raises(ValueError, match="leave --system out"):
+        Talk(base, GREEDY, messages=system)
+
+
 def test_a_break_while_text_is_shown_stops_the_model_too(monkeypatch):
     class Kept(Scripted):
         def stream(self, *args):
@@ -243,9 +299,12 @@ def test_a_folder_with_models_in_it(tmp_path):
     make_model(lesson / "checkpoints" / "step_7")
     assert find_model(str(lesson), said.append) == str(model)
     assert said[-1] == "model (also there: style_model)"
-    make_model(tmp_path / "run" / "05_x" / "adapter", adapter=True)
-    with pytest.raises(ValueError, match="holds 3 models; name one: .*model.*adapter"):
-        find_model(str(tmp_path / "run"), said.append)
+    adapter = make_model(tmp_path / "run" / "05_x" / "adapter", adapter=True)
+    os.utime(adapter, (2e9, 2e9))
+    assert find_model(str(tmp_path / "run"), said.append) == str(adapter)  # written last
+    assert said[-1] == "05_x/adapter (also there: 04_x/model, 04_x/style_model)"
+    os.utime(lesson / "style_model", (3e9, 3e9))  # later, but not what its lesson is about
+    assert find_model(str(tmp_path / "run"), said.append) == str(adapter)
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match="holds no model"):
         find_model(str(tmp_path / "empty"), said.append)
@@ -255,6 +314,22 @@ def test_a_folder_with_models_in_it(tmp_path):
     (tmp_path / "x.gguf").write_bytes(b"")
     for source in (str(tmp_path / "x.gguf"), "miniworld/gpt2", "someone/a-model"):
         assert find_model(source, said.append) == source
+
+
+@pytest.mark.parametrize("installed", [True, False])
+def test_what_lesson_07_left(tmp_path, monkeypatch, installed):
+    monkeypatch.setattr(llama_cpp, "is_installed", lambda: installed)
+    said, lesson = [], tmp_path / "run" / "07_x"
+    for i, name in enumerate(("merged-05", "merged-06")):
+        os.utime(make_model(lesson / name), (i, i))
+    (lesson / "gguf-05").mkdir()
+    file = lesson / "gguf-05" / "model-q8_0.gguf"
+    file.write_bytes(b"GGUF")
+    for source in (lesson, tmp_path / "run"):
+        assert find_model(str(source), said.append) == str(file if installed else lesson / "merged-06")
+        others = "07_x/merged-05, 07_x/merged-06)" if installed else "(also there: 07_x/merged-05)"
+        assert said[-1].endswith(others if source != lesson else others.replace("07_x/", ""))
+    assert find_model(str(lesson / "gguf-05"), said.append) == str(file)  # to be told what is not installed
 
 
 # --- the command -----------------------------------------------------------------------------------
@@ -274,6 +349,24 @@ def test_questions_from_a_pipe(capsys, monkeypatch):
     monkeypatch.setattr("sys.stdin", io.StringIO("What is 2 + 3?\n\nWho works at the mill?\n"))
     assert main(["chat", "miniworld/qwen2", "--temperature", "0"]) == 0
     assert capsys.readouterr().out == "The answer is 5.\nThe miller works at the mill.\n"
+
+
+def test_a_question_that_is_too_long_is_told_by_the_exit_code(capsys, monkeypatch):
+    import io
+
+    monkeypatch.setattr("sys.stdin", io.StringIO("mill " * 400 + "\nWho works at the mill?\n"))
+    assert main(["chat", "miniworld/qwen2", "--temperature", "0"]) == 1
+    shown = capsys.readouterr()
+    assert shown.out == "The miller works at the mill.\n" and "say less" in shown.err
+
+
+def test_a_reader_that_goes_away_ends_it_quietly(capsys, monkeypatch):
+    read, write = os.pipe()
+    os.close(read)
+    with os.fdopen(write, "w") as pipe:
+        monkeypatch.setattr("sys.stdout", pipe)
+        assert main(["chat", "miniworld/gpt2", "--prompt", "The", "--raw", "--max-new-tokens", "3"]) == 0
+    assert capsys.readouterr().err == ""
 
 
 def test_an_adapter_is_put_on_its_base(tmp_path, machine, capsys):

@@ -170,6 +170,7 @@ def test_an_old_thought_is_dropped_as_r1_drops_it():
     assert render_go(go, as_ollama_gives(apart, IsThinkSet=True, Think=True)) == truth
     begun = render_go(go, as_ollama_gives(apart[:2]))  # the model goes on with its own words
     assert begun.endswith("<｜Assistant｜><think>\n2 + 3 = 5\n</think>\n\nIt is 5.")
+    assert "{{ else }}{{ end }}" not in go
 
 
 @pytest.mark.parametrize("template", [

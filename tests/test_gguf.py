@@ -168,7 +168,7 @@ def test_each_end_that_llama_cpp_does_not_know_has_a_place(tmp_path, ends, eot, 
     places = [data.get(f"tokenizer.ggml.{name}_token_id") for name in ("eot", "eom")]
     assert [None if place is None else data["tokenizer.ggml.tokens"][place] for place in places] == [eot, eom]
     (folder / "generation_config.json").write_text('{"eos_token_id": [10, 11, 12]}')
-    with pytest.raises(ValueError, match="places for two beside EOS"):
+    with pytest.raises(ValueError, match="places for two more"):
         export_gguf(folder, tmp_path / "m.gguf")
 
 
@@ -320,7 +320,7 @@ def test_what_each_bit_costs(tmp_path, reader):
     assert [round(row.bits_per_weight) for row in rows] == [32, 16, 9, 5]
     truth = perplexity(load_model("miniworld/qwen2"), load_tokenizer("miniworld/qwen2"), texts)["loss"]
     assert rows[0].loss == pytest.approx(truth, abs=1e-4) and rows[0].worse_by is None
-    for row, most in zip(rows[1:], (1e-4, 2e-3, 0.05), strict=True):
+    for row, most in zip(rows[1:], (1e-4, 3e-3, 0.05), strict=True):
         assert row.worse_by.low <= row.loss - rows[0].loss <= row.worse_by.high
         assert max(-row.worse_by.low, row.worse_by.high) < most, row
 

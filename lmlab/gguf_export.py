@@ -76,6 +76,14 @@ def export_gguf(folder: str | Path, path: str | Path, quantisation: str = "f16")
     return path
 
 
+def gguf_bytes(folder: str | Path, quantisation: str) -> int:
+    """How large the file will be, in bytes, to a few thousand; one of QUANTISATIONS. Reads no weights."""
+    if quantisation not in QUANTISATIONS:
+        raise ValueError(f"quantisation got {quantisation!r}, whose size is not known before it is made; give one "
+                         f"of {', '.join(QUANTISATIONS)}")
+    return _plan(Path(folder), quantisation).n_bytes
+
+
 @contextmanager
 def _whole(path: Path, need: int) -> Iterator[Path]:
     """A partial name to write to, which becomes ``path`` at the end; whatever goes wrong leaves nothing.

@@ -17,6 +17,7 @@ from lmlab.gguf_export import (
     adds_bos,
     check_quantisation,
     export_gguf,
+    gguf_bytes,
     pre_tokenizer_name,
     read_metadata,
 )
@@ -280,7 +281,7 @@ def test_stored_weights_are_near_by_their_bits(tmp_path, quantisation):
 
     folder = miniworld.model_dir("llama")
     path = export_gguf(folder, tmp_path / "m.gguf", quantisation)
-    assert path.stat().st_size == pytest.approx(gguf_export._plan(folder, quantisation).n_bytes, abs=40_000)
+    assert path.stat().st_size == pytest.approx(gguf_bytes(folder, quantisation), abs=40_000)
     state, stored = load_model("miniworld/llama").state_dict(), {t.name: t for t in gguf.GGUFReader(path).tensors}
     assert len(stored) == len(state) - 1  # the head is the embeddings
     names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, 6)
@@ -453,6 +454,9 @@ def test_weights_that_are_no_plain_models_are_refused(tmp_path):
         export_gguf(folder, tmp_path / "m.gguf", "q3")
     with pytest.raises(ValueError, match="quantisation got 'q9'; give one of f32"):
         check_quantisation("q9")
+    for name in ("q9", "q4_k_m"):
+        with pytest.raises(ValueError, match=f"quantisation got '{name}', whose size is not known"):
+            gguf_bytes(folder, name)
 
 
 def test_k_quants_take_llama_cpps_program(tmp_path, monkeypatch):

@@ -53,7 +53,7 @@ class Speaker(Protocol):
     sampling: Sampling  # as the model asks for
 
     def render(self, messages: Sequence[Mapping]) -> str:
-        """A conversation as the model reads it before it answers. ValueError where the template takes none such."""
+        """A conversation as the model reads it before it answers. ValueError where its template refuses."""
 
     def tokenise(self, text: str, begin: bool) -> list[int]:
         """begin: with what the tokenizer puts before a text."""
@@ -80,7 +80,8 @@ class FolderSpeaker:
         from jinja2 import TemplateError
 
         try:
-            return self.tokenizer.apply_chat_template(list(messages), add_generation_prompt=True, tokenize=False)
+            return self.tokenizer.apply_chat_template(list(messages), add_generation_prompt=True,
+                                                      tokenize=False)
         except TemplateError as error:
             raise ValueError(f"the chat template does not take this conversation: {error}") from error
 
@@ -207,7 +208,7 @@ def _is_model(path: Path) -> bool:
 
 
 def _models_in(folder: Path) -> list[Path]:
-    """Models in a folder, with the GGUF files of lesson 07; these only where they can run, or are all there is."""
+    """Models in a folder, and GGUF files of lesson 07; these where they can run, or are all there is."""
     from lmlab.llama_cpp import is_installed
 
     there = sorted(path for path in (*folder.iterdir(), *folder.glob("gguf-*/*.gguf")) if _is_model(path))
@@ -304,8 +305,8 @@ class Talk:
     def __post_init__(self):
         self.raw = self.raw or not self.speaker.chats
         if self.raw and self.messages:
-            raise ValueError("a system message got no place: without a chat template the model goes on with a text "
-                             "alone; leave --system out, or ask a model with a template, without --raw")
+            raise ValueError("a system message got no place: without a chat template the model goes on with "
+                             "a text alone; leave --system out, or ask a chat model without --raw")
 
     def ask(self, text: str) -> bool:
         """Shows the answer as it comes. Ctrl-C ends it: False. What was said of it stays in the conversation.
@@ -379,7 +380,8 @@ class _Answer:
         if self.show_thinking:
             shown = text if self.thought else text.lstrip()
             print(_dim(shown, sys.stdout), end="", flush=True)
-        elif sys.stderr.isatty() and text.strip() and not self.thought.strip():  # an empty thought gets no note
+        # not at an empty thought: it gets no line that would take the place of this one
+        elif sys.stderr.isatty() and text.strip() and not self.thought.strip():
             print(_dim("\rthinking ...", sys.stderr), end="", file=sys.stderr, flush=True)
         self.thought += text
 

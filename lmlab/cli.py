@@ -18,8 +18,8 @@ from lmlab.recipes import LESSONS, PROJECT, RECIPES, find_lesson, list_recipes, 
 def main(argv: list[str] | None = None) -> int:
     """Runs one command. Returns its exit code.
 
-    0: done; 1: a notebook failed, a plan does not fit, the best is not known yet, or a question of several could
-    not be asked; 2: a request that cannot be met; 130: interrupted.
+    0: done; 1: a notebook failed, a plan does not fit, the best is not known yet, or a question could not be
+    asked; 2: a request that cannot be met; 130: interrupted.
     """
     args = build_parser().parse_args(argv)
     try:

@@ -48,12 +48,12 @@ _PRE_TOKENIZERS = {
 
 
 def check_quantisation(name: str) -> None:
-    """Raises ValueError for a name that is not known, and for a K-quant that cannot be made on this machine."""
+    """Raises ValueError for a name that is not known, and for a K-quant that cannot be made here."""
     if name not in QUANTISATIONS + K_QUANTS:
         raise ValueError(f"quantisation got {name!r}; give one of {', '.join(QUANTISATIONS + K_QUANTS)}")
     if name in K_QUANTS and not shutil.which("llama-quantize"):
-        raise ValueError(f"quantisation {name} needs llama.cpp's program llama-quantize, which is not on the PATH; "
-                         f"install llama.cpp, or take one of {', '.join(QUANTISATIONS)}")
+        raise ValueError(f"quantisation {name} needs llama.cpp's program llama-quantize, which is not on the "
+                         f"PATH; install llama.cpp, or take one of {', '.join(QUANTISATIONS)}")
 
 
 def export_gguf(folder: str | Path, path: str | Path, quantisation: str = "f16") -> Path:
@@ -74,6 +74,14 @@ def export_gguf(folder: str | Path, path: str | Path, quantisation: str = "f16")
     with _whole(path, plan.n_bytes if plain else 2 * plan.n_bytes) as partial:
         _write(plan, partial) if plain else _quantise(plan, partial, quantisation)
     return path
+
+
+def gguf_bytes(folder: str | Path, quantisation: str) -> int:
+    """How large the file will be, in bytes, to a few thousand; one of QUANTISATIONS. Reads no weights."""
+    if quantisation not in QUANTISATIONS:
+        raise ValueError(f"quantisation got {quantisation!r}, whose size is not known before it is made; give one "
+                         f"of {', '.join(QUANTISATIONS)}")
+    return _plan(Path(folder), quantisation).n_bytes
 
 
 @contextmanager
@@ -456,7 +464,8 @@ def read_asking(folder: str | Path) -> Asking:
 
 
 # llama.cpp ends an answer at these by itself
-_KNOWN_ENDS = ("<|eot_id|>", "<|eom_id|>", "<|end_of_text|>", "<|endoftext|>", "<|im_end|>", "<|end|>", "<end_of_turn>")
+_KNOWN_ENDS = ("<|eot_id|>", "<|eom_id|>", "<|end_of_text|>", "<|endoftext|>", "<|im_end|>", "<|end|>",
+               "<end_of_turn>")
 
 
 def _add_asking(writer, asking: Asking, tokenizer) -> None:
@@ -464,8 +473,9 @@ def _add_asking(writer, asking: Asking, tokenizer) -> None:
     others = [end for end in dict.fromkeys(asking.ends) if end != tokenizer.eos_token_id
               and tokenizer.convert_ids_to_tokens(end) not in _KNOWN_ENDS]
     if len(others) > 2:
-        raise ValueError(f"generation_config.json ends an answer at {tokenizer.convert_ids_to_tokens(others)} too; "
-                         "a GGUF file has places for two beside EOS: keep those that the chat template writes")
+        raise ValueError("generation_config.json ends an answer also at "
+                         f"{tokenizer.convert_ids_to_tokens(others)}; a GGUF file has places for two more: "
+                         "keep those that the chat template writes")
     for end, add in zip(others, (writer.add_eot_token_id, writer.add_eom_token_id), strict=False):
         add(end)
     add = {"temperature": writer.add_sampling_temp, "top_p": writer.add_sampling_top_p,

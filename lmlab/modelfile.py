@@ -62,8 +62,8 @@ class ChatForm:
         if self.system:
             same = os.path.commonprefix([self.start, self.system[0]])
             asked, plain = self.system[0].removeprefix(same), self.start.removeprefix(same)
-            otherwise = f"{{{{ else }}}}{plain}" if plain else ""
-            start = f"{same}{{{{ if .System }}}}{asked}{{{{ .System }}}}{self.system[1]}{otherwise}{{{{ end }}}}"
+            other = f"{{{{ else }}}}{plain}" if plain else ""
+            start = f"{same}{{{{ if .System }}}}{asked}{{{{ .System }}}}{self.system[1]}{other}{{{{ end }}}}"
         if self.thinks:
             kept = "{{ .Thinking }}".join(self.after_thought)
             # Ollama takes the marks of a thought from what stands around .Thinking

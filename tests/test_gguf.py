@@ -17,6 +17,7 @@ from lmlab.gguf_export import (
     adds_bos,
     check_quantisation,
     export_gguf,
+    gguf_bytes,
     pre_tokenizer_name,
     read_metadata,
 )
@@ -168,7 +169,7 @@ def test_each_end_that_llama_cpp_does_not_know_has_a_place(tmp_path, ends, eot, 
     places = [data.get(f"tokenizer.ggml.{name}_token_id") for name in ("eot", "eom")]
     assert [None if place is None else data["tokenizer.ggml.tokens"][place] for place in places] == [eot, eom]
     (folder / "generation_config.json").write_text('{"eos_token_id": [10, 11, 12]}')
-    with pytest.raises(ValueError, match="places for two beside EOS"):
+    with pytest.raises(ValueError, match="places for two more"):
         export_gguf(folder, tmp_path / "m.gguf")
 
 
@@ -280,7 +281,7 @@ def test_stored_weights_are_near_by_their_bits(tmp_path, quantisation):
 
     folder = miniworld.model_dir("llama")
     path = export_gguf(folder, tmp_path / "m.gguf", quantisation)
-    assert path.stat().st_size == pytest.approx(gguf_export._plan(folder, quantisation).n_bytes, abs=40_000)
+    assert path.stat().st_size == pytest.approx(gguf_bytes(folder, quantisation), abs=40_000)
     state, stored = load_model("miniworld/llama").state_dict(), {t.name: t for t in gguf.GGUFReader(path).tensors}
     assert len(stored) == len(state) - 1  # the head is the embeddings
     names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, 6)
@@ -320,7 +321,7 @@ def test_what_each_bit_costs(tmp_path, reader):
     assert [round(row.bits_per_weight) for row in rows] == [32, 16, 9, 5]
     truth = perplexity(load_model("miniworld/qwen2"), load_tokenizer("miniworld/qwen2"), texts)["loss"]
     assert rows[0].loss == pytest.approx(truth, abs=1e-4) and rows[0].worse_by is None
-    for row, most in zip(rows[1:], (1e-4, 2e-3, 0.05), strict=True):
+    for row, most in zip(rows[1:], (1e-4, 3e-3, 0.05), strict=True):
         assert row.worse_by.low <= row.loss - rows[0].loss <= row.worse_by.high
         assert max(-row.worse_by.low, row.worse_by.high) < most, row
 
@@ -453,6 +454,9 @@ def test_weights_that_are_no_plain_models_are_refused(tmp_path):
         export_gguf(folder, tmp_path / "m.gguf", "q3")
     with pytest.raises(ValueError, match="quantisation got 'q9'; give one of f32"):
         check_quantisation("q9")
+    for name in ("q9", "q4_k_m"):
+        with pytest.raises(ValueError, match=f"quantisation got '{name}', whose size is not known"):
+            gguf_bytes(folder, name)
 
 
 def test_k_quants_take_llama_cpps_program(tmp_path, monkeypatch):

@@ -80,16 +80,9 @@ def test_the_solutions_leave_the_readers_random_numbers_alone():
         assert torch.equal(torch.get_rng_state(), numbers) and random.getstate() == lots, cell
 
 
-@pytest.mark.parametrize("name", ["02.2", "05.4"])
-def test_solutions_pass_where_gradients_are_off(name):
-    cells = code_cells(SOLUTIONS)
-    space = {}
+def test_gradients_are_judged_where_gradients_are_off():
     with torch.no_grad():
-        for cell in cells:
-            exec(cell, space)
-            if f'check("{name}"' in cell:
-                assert lmlab.check(name, space[CHECK.search(cell)[2]])
-                return
+        assert lmlab.check("05.4", lambda x, A, B, scale, g: (scale * (g @ B).T @ x, scale * g.T @ (x @ A.T)))
 
 
 # --- wrong answers, one or more of each exercise -----------------------------------------------------
@@ -227,7 +220,7 @@ WRONG = [
     ("04.1", lambda ids, n: [-100] * (n - 1) + ids[n - 1:], "One too few"),
     ("04.2", careless_padding, "the true EOS has lost its label"),
     ("04.2", lambda rows, pad: {"input_ids": 1}, "keys"),
-    ("04.2", off_by_one_place, "at ['labels'] 1 of 14 numbers are off, the first at [1, 2]: your function gives 7, and"),
+    ("04.2", off_by_one_place, "at ['labels'] 1 of 14 numbers are off, the first at [1, 2]: your function gives 7"),
     ("04.3", lambda batches: math.exp(statistics.mean(mean for mean, _ in batches)), "mean of batch means"),
     ("04.4", impatient, "measurement before"),
     ("05.1", 16 * 16 * (4096 + 2560 + 2560 + 4096), "attention alone"),
@@ -447,7 +440,8 @@ def test_names_are_read_kindly(name):
     assert lmlab.check(name).name == "05.2"
 
 
-@pytest.mark.parametrize(("name", "nearest"), [("05.9", "05."), ("9.12", "09."), ("05", "05.1"), (5, "05.1"), ("", "0"), (None, "0")])
+@pytest.mark.parametrize(("name", "nearest"), [("05.9", "05."), ("9.12", "09."), ("05", "05.1"), (5, "05.1"),
+                                               ("", "0"), (None, "0")])
 def test_an_unknown_name_is_answered_with_the_nearest(name, nearest):
     for verdict in (lmlab.check(name, 1), lmlab.hint(name)):
         assert verdict.status == "unknown" and f"the nearest is {nearest}" in verdict.message

@@ -88,7 +88,7 @@ def is_stub(answer) -> bool:
 
 
 def call(function, *arguments):
-    """What the reader's function returns, once. It gets copies, so that it cannot change the checker's own."""
+    """What the reader's function returns. It gets copies, so that it cannot change the checker's own."""
     if not callable(function):
         raise Wrong(f"A function is wanted, got {show(function)}: hand over the function itself, without "
                     "calling it.")

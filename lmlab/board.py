@@ -7,7 +7,8 @@
     result/<metric>                          what metrics.json holds, at the end
 
 A lesson's folder ``tensorboard`` is one run there; trainings beside the main one are runs below it. Curves
-have files of their own, for an interrupted training goes on with them, and all else is made anew.
+have files of their own, for an interrupted training goes on with them, and all else is made anew. When the
+lesson is done, those of trainings that it no longer has are removed.
 """
 
 import math
@@ -83,15 +84,29 @@ def open_curves(folder: Path, step: int):
 
 
 def write_results(out: Path, metrics: Mapping) -> None:
-    """The numbers among ``metrics`` as result/<metric>, in place of earlier ones."""
+    """The numbers among ``metrics`` as result/<metric>, in place of earlier ones.
+
+    The lesson is done: the runs below that only an earlier one had (of another rate, say) are removed.
+    """
     from torch.utils.tensorboard import SummaryWriter
 
+    begun = max(map(_made, (out / FOLDER).glob("events*.lesson")), default=0)
+    for folder in {path.parent for path in (out / FOLDER).rglob(f"events*{CURVES}")} - {out / FOLDER}:
+        curves = list(folder.glob(f"events*{CURVES}"))
+        if max(map(_made, curves)) < begun:
+            for path in curves:
+                path.unlink()
     for path in (out / FOLDER).glob(f"events*{RESULTS}"):
         path.unlink()
     with SummaryWriter(str(out / FOLDER), filename_suffix=RESULTS) as writer:
         for name, value in metrics.items():
-            if isinstance(value, (int, float)) and math.isfinite(value):
+            if isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value):
                 writer.add_scalar(f"result/{name}", value)
+
+
+def _made(path: Path) -> int:
+    """When a file of events was begun, in seconds; later writes do not change its name."""
+    return int(path.name.removeprefix("events.out.tfevents.").partition(".")[0])
 
 
 def recipe_table(cfg) -> str:

@@ -42,7 +42,7 @@ def score_tokens(model, sequences: Sequence[Sequence[int]], starts: Sequence[int
     if min(starts) < 1:
         raise ValueError(f"starts got {min(starts)}; give 1 or more, the first token has nothing before it")
     results: list[TokenScores | None] = [None] * len(sequences)
-    with _evaluating(model):
+    with evaluating(model):
         for batch in _batches([len(tokens) - 1 for tokens in sequences], batch_tokens):
             scored = _score_batch(model, [sequences[i] for i in batch], [starts[i] for i in batch])
             for i, scores in zip(batch, scored, strict=True):
@@ -57,7 +57,8 @@ def context_length(model) -> int:
 
 
 @contextmanager
-def _evaluating(model) -> Iterator[None]:
+def evaluating(model) -> Iterator[None]:
+    """Without dropout and gradients inside; afterwards the model is in the mode that it was in."""
     import torch
 
     was_training = model.training
@@ -178,7 +179,7 @@ def _score_rows(model, items: Sequence[Choices], batch_tokens: int) -> list[list
 
 def _score_trees(model, items: Sequence[Choices], batch_tokens: int) -> list[list[float]]:
     results: list[list[float] | None] = [None] * len(items)
-    with _evaluating(model):
+    with evaluating(model):
         for batch in _batches([_tree_length(item) for item in items], batch_tokens):
             for i, sums in zip(batch, _score_tree_batch(model, [items[i] for i in batch]), strict=True):
                 results[i] = sums
@@ -507,7 +508,7 @@ def attention_weights(model, tokens: Sequence[int]) -> np.ndarray:
     before = config._attn_implementation
     set_implementation("eager")
     try:
-        with _evaluating(model):
+        with evaluating(model):
             layers = model(ids, output_attentions=True, use_cache=False).attentions
     finally:
         set_implementation(before)

@@ -43,12 +43,11 @@ class LiveLoss:
         # given, for to find them doubles the time
         figure.subplots_adjust(left=0.08, right=0.98, top=0.9, bottom=0.15)
         ax = figure.subplots()
-        train, validation = (list(losses.items())[::1 + len(losses) // POINTS]
-                             for losses in self.losses.values())
+        train, validation = (_thinned(list(losses.items())) for losses in self.losses.values())
         plots.loss_curve([step for step, _ in train], [loss for _, loss in train],
                          [loss for _, loss in validation] or None, self.floor,
                          val_steps=[step for step, _ in validation], title=self.title, ax=ax)
-        ax.set_xlim(0, n_steps)  # so that one sees how far it is
+        ax.set_xlim(0, max(1, n_steps))  # so that one sees how far it is
         png = BytesIO()
         figure.savefig(png, dpi=80)
         return png.getvalue()
@@ -61,3 +60,8 @@ class LiveLoss:
             self.shown = display(image, display_id=True)
         else:
             self.shown.update(image)
+
+
+def _thinned(points: list) -> list:
+    """So many that all can be seen, the last among them."""
+    return points[:-1:1 + len(points) // POINTS] + points[-1:]

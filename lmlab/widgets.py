@@ -6,7 +6,7 @@ few settings are drawn and printed side by side instead.
 
 import html
 import io
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -14,14 +14,14 @@ import numpy as np
 
 from lmlab import plots
 from lmlab.blind import someone_is_there
-from lmlab.evaluate import HellaSwagScores, attention_weights, context_length, hellaswag_context
+from lmlab.evaluate import HellaSwagScores, attention_weights, context_length, evaluating, hellaswag_context
 from lmlab.token_view import IGNORED, token_view, visible
 
 # --- what all have in common -----------------------------------------------------------------------
 
 
 def _box(controls: Mapping[str, object], draw: Callable):
-    """Controls above what ``draw(**values)`` gives: a Figure or None, and HTML. A ValueError is shown as text."""
+    """Controls above what ``draw(**values)`` gives: a Figure or None, and HTML. An error is shown as text."""
     import ipywidgets
 
     picture, page = ipywidgets.Image(format="png", layout={"max_width": "100%"}), ipywidgets.HTML()
@@ -30,11 +30,10 @@ def _box(controls: Mapping[str, object], draw: Callable):
     def show(_=None) -> None:
         try:
             figure, page.value = draw(**{name: control.value for name, control in controls.items()})
-        except ValueError as error:
-            figure, page.value = None, f"<b>{html.escape(str(error))}</b>"
-        picture.layout.display = None if figure else "none"
-        if figure:
-            picture.value = _png(figure)
+            picture.value = _png(figure) if figure else b""
+        except Exception as error:  # what a callback raises, no notebook shows
+            picture.value, page.value = b"", f"<b>{html.escape(str(error) or type(error).__name__)}</b>"
+        picture.layout.display = None if picture.value else "none"
 
     for control in controls.values():
         control.observe(show, "value")
@@ -80,7 +79,7 @@ def _text(description: str, value: str):
 
 def _encode(tokenizer, text: str, start_tokens: Sequence[int] = ()) -> list[int]:
     """Tokens of a text, at least one; start_tokens in place of what the tokenizer itself puts before it."""
-    ids = [*start_tokens, *tokenizer(text, add_special_tokens=not start_tokens)["input_ids"]]
+    ids = [*start_tokens, *tokenizer(text, add_special_tokens=not start_tokens, verbose=False)["input_ids"]]
     if not ids:
         raise ValueError("the text got no token; write something, or give start_tokens")
     return ids
@@ -89,7 +88,7 @@ def _encode(tokenizer, text: str, start_tokens: Sequence[int] = ()) -> list[int]
 # --- sampling --------------------------------------------------------------------------------------
 
 
-class Sampling(NamedTuple):
+class Setting(NamedTuple):
     """How the next token is drawn. top_k None and top_p None: nothing is cut."""
 
     temperature: float = 1.0
@@ -102,8 +101,9 @@ class Sampling(NamedTuple):
         return ", ".join(filter(None, parts))
 
 
-SETTINGS = (Sampling(), Sampling(temperature=0.5), Sampling(top_k=3), Sampling(top_p=0.8))
+SETTINGS = (Setting(), Setting(temperature=0.5), Setting(top_k=3), Setting(top_p=0.8))
 _N_BARS = 10
+_ENDS_HERE = " (the text ends here)"
 
 
 class NextTokens(NamedTuple):
@@ -117,20 +117,18 @@ class NextTokens(NamedTuple):
         return int((self.after > 0).sum())
 
 
-def next_tokens(model, ids: Sequence[int], sampling: Sampling) -> NextTokens:
+def next_tokens(model, ids: Sequence[int], sampling: Setting) -> NextTokens:
     """What may follow ``ids``. model: lmlab's GPT or of transformers."""
     import torch
 
     from lmlab.gpt import distribution
 
-    was_training = model.training
-    with torch.no_grad():
-        logits = model.eval()(torch.tensor([list(ids)], device=model.device))[0][0, -1].float().cpu()  # (V,)
-    model.train(was_training)
+    with evaluating(model):
+        logits = model(torch.tensor([list(ids)], device=model.device))[0][0, -1].float().cpu()  # (V,)
     return NextTokens(logits.softmax(-1).numpy(), distribution(logits, *sampling).numpy())
 
 
-def continuation(model, tokenizer, ids: Sequence[int], sampling: Sampling, n_tokens: int = 60,
+def continuation(model, tokenizer, ids: Sequence[int], sampling: Setting, n_tokens: int = 60,
                  seed: int = 0) -> str:
     """What the model writes after ``ids``; the same for the same seed. The context bounds its length."""
     import torch
@@ -138,37 +136,41 @@ def continuation(model, tokenizer, ids: Sequence[int], sampling: Sampling, n_tok
     from lmlab import chat
 
     n_tokens = min(n_tokens, context_length(model) - len(ids))
-    if hasattr(model, "attention_weights"):  # lmlab's
+    settings = chat.Sampling(sampling.temperature, sampling.top_p or 1.0, sampling.top_k or 0)
+    with evaluating(model):
+        if not hasattr(model, "attention_weights"):  # of transformers
+            return "".join(chat.FolderSpeaker("", model, tokenizer).stream(ids, n_tokens, settings, seed))
         start = torch.tensor([list(ids)], device=model.device)
         made = model.generate(start, n_tokens, **sampling._asdict(), eos_token_id=tokenizer.eos_token_id,
                               generator=torch.Generator(model.device).manual_seed(seed))
         return tokenizer.decode(made[0, len(ids):], skip_special_tokens=True)
-    settings = chat.Sampling(sampling.temperature, sampling.top_p or 1.0, sampling.top_k or 0)
-    return "".join(chat.FolderSpeaker("", model, tokenizer).stream(ids, n_tokens, settings, seed))
 
 
-def sampling_playground(model, tokenizer, prompt: str, *, start_tokens: Sequence[int] = (),
-                        settings: Sequence[Sampling] = SETTINGS):
+def sampling_playground(model, tokenizer, prompt: str, *, start_tokens: Sequence[int] = ()):
     """Sliders for temperature, top-k and top-p; the next token's probabilities, and a text drawn from them.
 
     start_tokens stand before the prompt; give [eos] for a model that only ever saw documents begin so. Returns the
-    box; where nobody is there, it draws and prints the four ``settings`` and returns None.
+    box; where nobody is there, it draws and prints the four ``SETTINGS`` and returns None.
     """
     limit = context_length(model) // 2  # of a long prompt the end: room for what is to be written
-    ids = _encode(tokenizer, prompt, start_tokens)[-limit:]
+
+    def read(prompt: str) -> tuple[list[int], str]:
+        ids = _encode(tokenizer, prompt, start_tokens)
+        return ids[-limit:], f"(the model reads the last {limit:,} of {len(ids):,} tokens)" * (len(ids) > limit)
+
     if not someone_is_there():
-        return _four_settings(model, tokenizer, prompt, ids, settings)
+        return _four_settings(model, tokenizer, prompt, *read(prompt))
 
     def draw(prompt: str, temperature: float, top_k: int, top_p: float, seed: int):
-        ids = _encode(tokenizer, prompt, start_tokens)[-limit:]
-        sampling = Sampling(round(temperature, 2), top_k or None, top_p if top_p < 1 else None)
+        ids, cut = read(prompt)
+        sampling = Setting(round(temperature, 2), top_k or None, top_p if top_p < 1 else None)
         figure = _figure(7, 4.2)
         found = next_tokens(model, ids, sampling)
         _next_token_bars(found, tokenizer, f"{found.n_kept:,} of {len(found.after):,} tokens are left",
                          figure.subplots())
-        written = continuation(model, tokenizer, ids, sampling, seed=seed)
+        written = continuation(model, tokenizer, ids, sampling, seed=seed) or _ENDS_HERE
         return figure, (f'<div style="white-space:pre-wrap;line-height:1.4;max-width:60em">{html.escape(prompt)}'
-                        f"<b>{html.escape(written)}</b></div>")
+                        f"<b>{html.escape(written)}</b></div>{cut}")
 
     return _box({"prompt": _text("prompt", prompt),
                  "temperature": _slider("FloatSlider", "temperature", 0.0, 2.0, 1.0, step=0.1),
@@ -186,15 +188,18 @@ def _next_token_bars(found: NextTokens, tokenizer, title: str, ax) -> None:
                       [*found.after[best], rest[1]], title=title, ax=ax)
 
 
-def _four_settings(model, tokenizer, prompt: str, ids: Sequence[int], settings: Sequence[Sampling]) -> None:
+def _four_settings(model, tokenizer, prompt: str, ids: Sequence[int], cut: str) -> None:
     from matplotlib import pyplot
+
+    if cut:
+        print(cut)
 
     _, axes = pyplot.subplots(2, 2, figsize=(11, 7.6), layout="constrained")
     axes[0, 0].figure.suptitle(f"What follows {prompt!r}", parse_math=False)
-    for sampling, ax in zip(settings, axes.flat, strict=True):
+    for sampling, ax in zip(SETTINGS, axes.flat, strict=True):
         found = next_tokens(model, ids, sampling)
         _next_token_bars(found, tokenizer, f"{sampling}: {found.n_kept:,} tokens are left", ax)
-        print(f"--- {sampling}\n{prompt}{continuation(model, tokenizer, ids, sampling)}")
+        print(f"--- {sampling}\n{prompt}{continuation(model, tokenizer, ids, sampling) or _ENDS_HERE}")
 
 
 # --- attention -------------------------------------------------------------------------------------
@@ -208,8 +213,10 @@ def attention_explorer(model, tokenizer, ids: Sequence[int], *, layer: int = 0, 
 
     ids: a text's tokens; in the box it can be rewritten. Of a long one the first tokens are shown. token: its place;
     the last without it. Returns the box; where nobody is there, it draws this token in this head and in every head,
-    and returns None. Raises ValueError for a layer, head or token that is not there.
+    and returns None. Raises ValueError for no tokens, and for a layer, head or token that is not there.
     """
+    if not len(ids):
+        raise ValueError("ids got no token; give a text's tokens")
     looked = _Looked(model, tokenizer, ids)
     weights, names = looked(looked.text)
     token = len(names) - 1 if token is None else token
@@ -221,7 +228,7 @@ def attention_explorer(model, tokenizer, ids: Sequence[int], *, layer: int = 0, 
 
         _look(weights, names, layer, head, token, pyplot.figure(figsize=_look_size(names), layout="constrained"))
         plots.attention_heads(weights[:, :, token, :token + 1], names[:token + 1],
-                              title=f"Token {token}, {visible(names[token])}, in every head")
+                              title=f"{_token_title(token, names)}, in every head")
         return None
     return _explorer_box(looked, layer, head, token)
 
@@ -252,10 +259,14 @@ def _explorer_box(looked: _Looked, layer: int, head: int, token: int):
                 "head": _slider("IntSlider", "head", 0, n_head - 1, head),
                 "token": _slider("IntSlider", "token", 0, len(names) - 1, token)}
 
+    shown = looked.text
+
     def draw(text: str, layer: int, head: int, token: int):
+        nonlocal shown
         weights, names = looked(text)
-        controls["token"].max = len(names) - 1
-        token = min(token, len(names) - 1)
+        if text != shown:
+            shown, token = text, len(names) - 1
+            controls["token"].max = controls["token"].value = token  # the slider draws, too
         figure = _figure(*_look_size(names))
         _look(weights, names, layer, head, token, figure)
         return figure, ""
@@ -274,7 +285,11 @@ def _look(weights: np.ndarray, names: Sequence[str], layer: int, head: int, toke
     left, right = figure.subplots(1, 2, width_ratios=(height, width - height))
     plots.attention_map(weights[layer, head], names, row=token, title=f"Layer {layer}, head {head}", ax=left)
     plots.attention_row(weights[layer, head, token, :token + 1], names[:token + 1], ax=right,
-                        title=f"Token {token}, {visible(names[token])}".replace("$", r"\$"))
+                        title=_token_title(token, names))
+
+
+def _token_title(token: int, names: Sequence[str]) -> str:
+    return f"Token {token}, {visible(names[token])}".replace("$", r"\$")  # no formula
 
 
 # --- HellaSwag -------------------------------------------------------------------------------------
@@ -371,14 +386,15 @@ class Several:
 def hellaswag_browser(rows: Sequence[Mapping], scores: HellaSwagScores):
     """Items with their endings' scores, filtered by right and wrong, the most surely wrong first.
 
-    Returns the box; where nobody is there, three items: the most surely wrong, the closest and the most surely
-    right. Raises ValueError where rows and scores are not of the same items.
+    Returns the box; where nobody is there, a few items: the most surely wrong, the closest, the most surely right
+    and one on which the conventions differ. Raises ValueError where rows and scores are not of the same items.
     """
     if len(rows) != len(scores.labels):
         raise ValueError(f"got {len(rows)} rows and scores of {len(scores.labels)}; give the rows that were scored")
     if not someone_is_there():
         order, closest = chosen_items(scores, "all"), int(np.abs(scores.margins()).argmin())
-        shown = dict.fromkeys([int(order[0]), closest, int(order[-1])])  # of one item these are one
+        differing = chosen_items(scores, "conventions differ")[:1]
+        shown = dict.fromkeys(map(int, [order[0], closest, order[-1], *differing]))  # these may be one
         return Several(tuple(item_view(rows, scores, i) for i in shown))
     return _browser_box(rows, scores)
 
@@ -403,16 +419,18 @@ def _browser_box(rows: Sequence[Mapping], scores: HellaSwagScores):
 # --- tokens and labels -----------------------------------------------------------------------------
 
 
-def token_viewer(rows: Iterable[Mapping] | Mapping, tokenizer, *, n_static: int = 2):
+def token_viewer(rows: Sequence[Mapping] | Mapping, tokenizer):
     """Tokens of an example: which bear loss, which are special or padding, and the ids where one points.
 
     rows: tokenised examples, or a batch as a collator gives it. Returns the box; where nobody is there, the first
-    ``n_static`` examples.
+    two examples. Raises ValueError for none.
     """
     if isinstance(rows, Mapping):
         rows = [dict(zip(rows, row, strict=True)) for row in zip(*rows.values(), strict=True)]
+    if not len(rows):
+        raise ValueError("rows got no example; give tokenised examples, or a batch of them")
     if not someone_is_there():
-        return token_view([rows[i] for i in range(min(n_static, len(rows)))], tokenizer)
+        return token_view([rows[i] for i in range(min(2, len(rows)))], tokenizer)
 
     def draw(example: int):
         row = rows[example - 1]

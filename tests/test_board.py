@@ -199,8 +199,41 @@ def test_results_are_the_numbers_of_metrics_json(cfg, tmp_path):
         others = {"loss": loss, "ok": True, "name": "x", "none": None, "bad": math.nan}
         write_metrics(tmp_path, cfg, needed | others)
     found = scalars(tmp_path / "tensorboard")
-    assert set(found) == {f"result/{name}" for name in (*needed, "loss", "ok")}
-    assert found["result/loss"] == [(0, 2.0)] and found["result/ok"] == [(0, 1.0)]
+    assert set(found) == {f"result/{name}" for name in (*needed, "loss")}
+    assert found["result/loss"] == [(0, 2.0)]
+
+
+def test_at_the_end_of_a_lesson_runs_that_it_no_longer_has_are_gone(cfg, tmp_path, monkeypatch):
+    from torch.utils.tensorboard import SummaryWriter
+
+    needed, clock = dict.fromkeys(cfg.expected, 1.0), itertools.count(1_700_000_000, 10)
+    monkeypatch.setattr("tensorboard.summary.writer.event_file_writer.time.time", lambda: next(clock))
+    folder = tmp_path / "tensorboard"
+
+    def lesson(*runs):
+        board.Board(tmp_path, cfg)
+        for run in runs:
+            board.open_curves(folder / run, 0).close()
+        write_metrics(tmp_path, cfg, needed)
+
+    lesson("", "rate 0.1", "rate 0.01/deeper")
+    with SummaryWriter(str(folder / "the reader's own")):
+        pass
+    lesson("", "rate 0.2", "rate 0.01/deeper")
+    assert {path.parent.relative_to(folder).as_posix() for path in folder.rglob("events*")} == {
+        ".", "rate 0.2", "rate 0.01/deeper", "the reader's own"}
+    board.Board(tmp_path, cfg)
+    board.open_curves(folder / "rate 0.2", 5).close()  # goes on
+    write_metrics(tmp_path, cfg, needed)
+    assert list((folder / "rate 0.2").iterdir()) and not list((folder / "rate 0.01" / "deeper").iterdir())
+
+
+def test_a_recipe_may_hold_bars():
+    from tensorboard.plugin_util import markdown_to_safe_html
+
+    table = board.recipe_table(SimpleNamespace(rows=lambda: [("pattern", "a|b"), ("n", 3)]))
+    shown = markdown_to_safe_html(table)
+    assert "<code>a|b</code>" in shown and shown.count("<td>") == 4
 
 
 def test_a_text_stands_letter_by_letter_and_a_figure_is_the_file(cfg, tmp_path):

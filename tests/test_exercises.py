@@ -1,6 +1,8 @@
 """Exercises: solutions pass, stubs are not yet answers, wrong answers are told what is off, nothing raises."""
 
+import collections
 import math
+import random
 import re
 import statistics
 import sys
@@ -12,7 +14,9 @@ from nbclient import NotebookClient
 
 import lmlab
 from lmlab import exercises
-from lmlab.exercises import EXERCISES
+from lmlab.analysis import normalised
+from lmlab.exercises import EXERCISES, lesson_04
+from lmlab.exercises.judging import show
 from lmlab.recipes import LESSONS, PROJECT
 
 SOLUTIONS = PROJECT / "notebooks" / "solutions" / "solutions.ipynb"
@@ -64,7 +68,21 @@ def test_stubs_of_the_notebook_are_not_yet_answers(lesson):
         name, variable = CHECK.search(cell).groups()
         verdict = lmlab.check(name, space[variable])
         assert verdict.status == "not yet" and not verdict
-        assert verdict.hints == EXERCISES[name].hints[:1]
+        assert verdict.hints == (), "a stub is no try"
+        assert f'lmlab.hint("{name}")' in verdict.message
+        assert ("`return` it" in verdict.message) == callable(space[variable])
+
+
+def test_the_solutions_leave_the_readers_random_numbers_alone():
+    space, numbers, lots = {}, torch.get_rng_state(), random.getstate()
+    for cell in code_cells(SOLUTIONS):
+        exec(cell, space)
+        assert torch.equal(torch.get_rng_state(), numbers) and random.getstate() == lots, cell
+
+
+def test_gradients_are_judged_where_gradients_are_off():
+    with torch.no_grad():
+        assert lmlab.check("05.4", lambda x, A, B, scale, g: (scale * (g @ B).T @ x, scale * g.T @ (x @ A.T)))
 
 
 # --- wrong answers, one or more of each exercise -----------------------------------------------------
@@ -80,6 +98,31 @@ def whole_pairs(rows, seed):
     """Removes only pairs of which both sides repeat."""
     kept = list({(row["modern"].lower(), row["shakespearean"]): row for row in reversed(rows)}.values())
     return kept[24:], kept[:24]
+
+
+def compared_raw(rows, seed):
+    """Removes only what is written the same."""
+    kept = list({row["modern"]: row for row in reversed(rows)}.values())
+    return kept[8:], kept[:8]
+
+
+def blind_to_the_seed(rows, seed):
+    seen = {}
+    for row in rows:
+        seen.setdefault(normalised(row["modern"]), row)
+    kept = list(seen.values())
+    return kept[4:], kept[:4]
+
+
+def forgets_to_return(lengths, max_length):
+    if max_length < 8:
+        return sum(n >= max_length for n in lengths)
+
+
+def off_by_one_place(rows, pad):
+    right = lesson_04._collated(rows, pad)
+    right["labels"][1, 2] = 7
+    return right
 
 
 def unmasked(q, k, v):
@@ -148,16 +191,21 @@ WRONG = [
     ("01.1", lambda lengths, share: sorted(lengths)[int(share * len(lengths))], "is right"),
     ("01.2", divide_first, "before you removed"),
     ("01.2", whole_pairs, "another translation"),
+    ("01.2", compared_raw, "compare `normalised`"),
+    ("01.2", blind_to_the_seed, "Another `seed`"),
     ("01.2", lambda rows, seed: (rows[:3], []), "are lost"),
     ("01.2", lambda rows, seed: rows, "Two lists"),
     ("01.3", lambda a, b: len(set(a.split()) & set(b.split())) / len(set(a.split()) | set(b.split())), "Capitals"),
     ("01.4", lambda lengths, limit: len([n for n in lengths if n > limit]), "its EOS does not"),
+    ("01.4", forgets_to_return, "your function gives nothing (None)"),
     ("01.5", lambda lengths, size: 1 - statistics.mean(lengths) / max(lengths), "longest text of the set"),
     ("02.1", lambda L, C, T, V: 2 * V * C + T * C + L * (12 * C * C + 13 * C) + 2 * C, "shares its weights"),
     ("02.1", lambda L, C, T, V: V * C + T * C + L * (12 * C * C + 4 * C) + 2 * C, "biases"),
     ("02.2", unmasked, "sees the future"),
     ("02.2", masked_late, "after the softmax"),
+    ("02.2", lambda q, k, v: (q @ k.transpose(-2, -1) / q.shape[-1]**0.5).tril().softmax(-1) @ v, "A score of 0"),
     ("02.2", lambda q, k, v: (q * k).sum(-1), "shape"),
+    ("02.2", lambda q, k, v: v, "96 of 120 numbers are off, the first at [0, 0, 1, 0]"),
     ("02.3", unshifted, "Without the shift"),
     ("02.4", without_smoothing_of_the_whole, "Each row must add up"),
     ("03.1", lambda p: 10, "the lower end"),
@@ -172,10 +220,13 @@ WRONG = [
     ("04.1", lambda ids, n: [-100] * (n - 1) + ids[n - 1:], "One too few"),
     ("04.2", careless_padding, "the true EOS has lost its label"),
     ("04.2", lambda rows, pad: {"input_ids": 1}, "keys"),
+    ("04.2", off_by_one_place, "at ['labels'] 1 of 14 numbers are off, the first at [1, 2]: your function gives 7"),
     ("04.3", lambda batches: math.exp(statistics.mean(mean for mean, _ in batches)), "mean of batch means"),
     ("04.4", impatient, "measurement before"),
     ("05.1", 16 * 16 * (4096 + 2560 + 2560 + 4096), "attention alone"),
     ("05.1", 44032 * 16, "for one layer"),
+    ("05.1", 44032, "for one layer at rank 1"),
+    ("05.1", 11_272_191, "11272191 is not right"),
     ("05.1", "eleven million", "A number is wanted"),
     ("05.2", lambda blocks, values: values[((blocks / blocks.max(1, keepdim=True).values)[..., None] - values).abs(
         ).argmin(-1)] * blocks.max(1, keepdim=True).values, "largest absolute"),
@@ -184,14 +235,20 @@ WRONG = [
     ("05.4", lambda x, A, B, scale, g: ((g @ B).T @ x).T, "A list of 2"),
     ("06.1", lambda text: "</think>" in text and "answer is" in text.split("</think>")[-1], "an empty thought"),
     ("06.1", lambda text: "</think>" in text, "more than the mark"),
+    ("06.1", lambda text: re.search("</think>.*answer is", text, re.DOTALL), "gives nothing (None)"),
+    ("06.1", lambda text: "yes" if "</think>" in text else "no", "True or False is wanted"),
+    ("06.1", lambda text: text.startswith("3"), "gives False, and True is right"),
     ("06.2", lambda turns: [-100] * sum(len(ids) for _, ids in turns[:-1]) + turns[-1][1], "Only the last turn"),
     ("06.3", lambda p, n: sum(math.comb(n, k) * p**k * (1 - p)**(n - k) for k in range(n // 2 + 1, n + 1)),
      "majority of all"),
     ("06.4", lambda answers: statistics.mode(a for a in answers if a is not None), "You count texts"),
     ("06.4", lambda answers: answers[-1], "most votes"),
+    ("06.4", lambda answers: collections.Counter(answers).most_common(1)[0][0], "None is no vote"),
     ("07.1", lambda W, A, B, alpha: W + alpha / A.shape[0] * B @ A, "transposed"),
     ("07.1", lambda W, A, B, alpha: W + (B @ A).T, "scale"),
     ("07.2", lambda x, dtype: (x.to(dtype).to(x.dtype) - x).abs().max(), "largest absolute error"),
+    ("07.2", lambda x, dtype: 0 if dtype == torch.float32 else ((x.to(dtype).to(x.dtype) - x) / x).abs().max(),
+     "is right"),
     ("07.3", {"q8_0": 8, "q4_0": 4, "q4_1": 4}, "weights alone"),
     ("07.3", 8.5, "A dict with the keys"),
     ("07.4", lambda a, b: torch.nn.functional.kl_div(a.log_softmax(-1), b.log_softmax(-1), log_target=True,
@@ -302,6 +359,55 @@ def test_an_error_in_the_readers_function_is_told_with_its_line():
     assert f"KeyError in line {line}" in verdict.message and "It was given [2, 4, 10], 4" in verdict.message
 
 
+def test_of_an_error_in_the_readers_function_the_first_line_is_told():
+    def talks(lengths, max_length):
+        raise ValueError("first\nsecond")
+
+    message = lmlab.check("01.4", talks).message
+    assert "first." in message and "second" not in message
+
+
+@pytest.mark.parametrize("value", ["y" * 5000, [{"a": ["x" * 90] * 9}] * 9, {i: ["row" * 30] * 6 for i in range(9)}])
+def test_what_is_long_is_shown_shortened(value):
+    assert len(show(value)) < 220 and show(value).endswith("...")
+
+
+def test_numbers_are_shown_as_they_were_given():
+    assert show(11_272_191) == show(11_272_191.0) == "11272191"
+    assert show([[1.23456789, 2]] * 2) == "[[1.2346, 2], [1.2346, 2]]" and show(False) == "False"
+
+
+# --- right answers, each once refused ----------------------------------------------------------------
+
+
+def by_blocks_of_64(blocks, values):
+    back = torch.empty(len(blocks), 64)
+    for row, block in zip(back, blocks, strict=True):
+        scale = block.abs().max()
+        for j in range(64):
+            row[j] = values[(values - block[j] / scale).abs().argmin()] * scale
+    return back
+
+
+def two_sided(x, y):
+    return min(1, 2 * sum(math.comb(x + y, i) for i in range(min(x, y) + 1)) / 2**(x + y))
+
+
+def by_masks(a, b):
+    a, b = (torch.tensor(part) for part in (a, b))
+    return two_sided(int(a[~b].sum()), int(b[~a].sum()))
+
+
+def by_tensors(rewards):
+    rewards = torch.tensor(rewards)
+    return (rewards - rewards.mean()) / (rewards.std() + 1e-4)
+
+
+@pytest.mark.parametrize(("name", "answer"), [("05.2", by_blocks_of_64), ("03.4", by_masks), ("09.1", by_tensors)])
+def test_answers_that_hold_for_what_is_asked_are_right(name, answer):
+    assert lmlab.check(name, answer)
+
+
 def test_a_function_cannot_change_what_it_is_judged_by():
     def clears(lengths, max_length):
         lost = sum(n >= max_length for n in lengths)
@@ -320,7 +426,9 @@ def test_other_kinds_of_numbers_are_numbers():
 
 def test_hints_open_one_by_one_and_stay_open():
     hints = EXERCISES["05.2"].hints
-    assert lmlab.check("05.2").hints == lmlab.check("05.2").hints == hints[:1]  # the stub opens one, once
+    assert lmlab.check("05.2").hints == ()
+    assert lmlab.check("05.2", len).hints == hints[:1]
+    assert lmlab.check("05.2").hints == hints[:1]
     assert lmlab.check("05.2", len).hints == hints[:2]
     assert lmlab.hint("05.2").hints == hints[:3] == hints
     assert "no more hints" in lmlab.hint("05.2").message
@@ -332,7 +440,8 @@ def test_names_are_read_kindly(name):
     assert lmlab.check(name).name == "05.2"
 
 
-@pytest.mark.parametrize(("name", "nearest"), [("05.9", "05."), ("9.12", "09."), ("", "0"), (None, "0")])
+@pytest.mark.parametrize(("name", "nearest"), [("05.9", "05."), ("9.12", "09."), ("05", "05.1"), (5, "05.1"),
+                                               ("", "0"), (None, "0")])
 def test_an_unknown_name_is_answered_with_the_nearest(name, nearest):
     for verdict in (lmlab.check(name, 1), lmlab.hint(name)):
         assert verdict.status == "unknown" and f"the nearest is {nearest}" in verdict.message

@@ -100,6 +100,14 @@ def test_a_long_training_draws_a_few_hundred_points(monkeypatch):
     curve.losses["train"] = {step: 1.0 for step in range(100_000)}
     curve._picture(100_000)
     assert len(drawn[0]) <= live.POINTS + 1
+    assert drawn[0][0] == 0 and drawn[0][-1] == 99_999
+
+
+def test_a_training_of_no_steps_is_drawn_without_a_warning(monkeypatch, recwarn):
+    monkeypatch.setattr(live, "someone_is_there", lambda: True)
+    monkeypatch.setattr(live.LiveLoss, "_show", lambda self, png: None)
+    live.LiveLoss()("validation", {"step": 0, "loss": 1.0}, 0)
+    assert not recwarn.list
 
 
 def test_a_kernel_shows_it_and_an_interrupt_does_no_harm():

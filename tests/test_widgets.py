@@ -11,7 +11,7 @@ from lmlab import widgets
 from lmlab.data import load_tokenizer
 from lmlab.evaluate import HellaSwagScores
 from lmlab.token_view import LABELLED, MASKED, PAD, READ, token_view, visible
-from lmlab.widgets import Sampling
+from lmlab.widgets import Setting
 
 matplotlib.use("Agg")
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -86,8 +86,8 @@ def picture(box):
 
 
 @pytest.mark.parametrize("sampling", [
-    Sampling(), Sampling(0.5), Sampling(1.7), Sampling(top_k=1), Sampling(top_k=7), Sampling(top_k=1000),
-    Sampling(top_p=0.3), Sampling(top_p=0.9), Sampling(top_p=1.0), Sampling(0.8, 20, 0.7), Sampling(1.3, 3, 0.99)])
+    Setting(), Setting(0.5), Setting(1.7), Setting(top_k=1), Setting(top_k=7), Setting(top_k=1000),
+    Setting(top_p=0.3), Setting(top_p=0.9), Setting(top_p=1.0), Setting(0.8, 20, 0.7), Setting(1.3, 3, 0.99)])
 def test_what_is_drawn_from_equals_transformers_warpers(own, tokenizer, sampling):
     import torch
     from transformers.generation import TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
@@ -108,13 +108,13 @@ def test_what_is_drawn_from_equals_transformers_warpers(own, tokenizer, sampling
 
 
 def test_temperature_0_leaves_the_likeliest(own, tokenizer):
-    found = widgets.next_tokens(own, tokenizer(PROMPT)["input_ids"], Sampling(0.0))
+    found = widgets.next_tokens(own, tokenizer(PROMPT)["input_ids"], Setting(0.0))
     assert found.n_kept == 1 and found.after[found.before.argmax()] == 1
 
 
 def test_both_kinds_of_models_give_the_same_and_stay_as_they_were(own, theirs, tokenizer):
     ids = tokenizer(PROMPT)["input_ids"]
-    both = [widgets.next_tokens(model.train(), ids, Sampling(top_k=5)) for model in (own, theirs)]
+    both = [widgets.next_tokens(model.train(), ids, Setting(top_k=5)) for model in (own, theirs)]
     assert own.training and theirs.training
     own.eval(), theirs.eval()
     assert both[0].after == pytest.approx(both[1].after, abs=1e-4)
@@ -124,20 +124,34 @@ def test_a_continuation_belongs_to_its_seed(model, tokenizer):
     import torch
 
     ids, state = tokenizer(PROMPT)["input_ids"], torch.get_rng_state()
-    texts = [widgets.continuation(model, tokenizer, ids, Sampling(), 20, seed) for seed in (1, 1, 2)]
+    texts = [widgets.continuation(model, tokenizer, ids, Setting(), 20, seed) for seed in (1, 1, 2)]
     assert texts[0] == texts[1] != texts[2]
     assert torch.equal(torch.get_rng_state(), state), "the reader's own random numbers are left alone"
 
 
+def test_a_model_in_training_stays_in_training(model, tokenizer, monkeypatch):
+    ids = tokenizer(PROMPT)["input_ids"]
+    model.train()
+    widgets.continuation(model, tokenizer, ids, Setting(), 3)
+    assert model.training
+    monkeypatch.setattr(model.transformer.wte, "forward", lambda *_: 1 / 0)
+    for of in (lambda: widgets.next_tokens(model, ids, Setting()),
+               lambda: widgets.continuation(model, tokenizer, ids, Setting(), 3)):
+        with pytest.raises(ZeroDivisionError):
+            of()
+        assert model.training
+    model.eval()
+
+
 def test_greedy_continuations_of_both_kinds_are_equal(own, theirs, tokenizer):
     ids = tokenizer(PROMPT)["input_ids"]
-    first, second = (widgets.continuation(each, tokenizer, ids, Sampling(0.0), 12) for each in (own, theirs))
+    first, second = (widgets.continuation(each, tokenizer, ids, Setting(0.0), 12) for each in (own, theirs))
     assert first == second != ""
 
 
 def test_cut_tokens_are_seen_to_be_cut(own, tokenizer):
     ax = widgets._figure(6, 4).subplots()
-    found = widgets.next_tokens(own, tokenizer(PROMPT)["input_ids"], Sampling(top_k=3))
+    found = widgets.next_tokens(own, tokenizer(PROMPT)["input_ids"], Setting(top_k=3))
     widgets._next_token_bars(found, tokenizer, "", ax)
     said = [text.get_text() for text in ax.texts]
     assert said.count("cut") == len(said) - 3 == 8  # ten tokens and all others
@@ -170,9 +184,42 @@ def test_the_playground(there, own, tokenizer, capsys):
     assert (picture(box) == before).all() and box.children[-1].value == text
 
 
-def test_a_prompt_longer_than_the_context_keeps_its_end(watched, own, tokenizer):
-    box = widgets.sampling_playground(own, tokenizer, "so " * 400)
-    assert "<b>" in box.children[-1].value and "ValueError" not in box.children[-1].value
+def test_of_a_prompt_longer_than_the_context_the_end_is_read_and_that_is_said(there, own, theirs, tokenizer, capsys,
+                                                                             caplog):
+    prompt = "so " * 400
+    said = f"(the model reads the last 128 of {len(tokenizer(prompt, verbose=False)['input_ids']):,} tokens)"
+    caplog.clear()
+    for model in (own, theirs):
+        box = widgets.sampling_playground(model, tokenizer, prompt)
+        assert said in (box.children[-1].value if there else capsys.readouterr().out)
+    assert not caplog.records
+    if there:
+        control(box, "prompt").value = PROMPT
+        assert "the model reads" not in box.children[-1].value and "ValueError" not in box.children[-1].value
+
+
+def test_where_nothing_follows_the_text_ends(there, own, tokenizer, monkeypatch, capsys):
+    monkeypatch.setattr(widgets, "continuation", lambda *_, **__: "")
+    box = widgets.sampling_playground(own, tokenizer, PROMPT)
+    assert "(the text ends here)" in (box.children[-1].value if there else capsys.readouterr().out)
+
+
+@pytest.mark.parametrize(("error", "told"), [(RuntimeError("out of <memory>"), "out of &lt;memory&gt;"),
+                                             (AssertionError(), "AssertionError")])
+def test_every_error_is_shown_in_place_of_the_picture(watched, own, tokenizer, monkeypatch, error, told):
+    box = widgets.sampling_playground(own, tokenizer, PROMPT)
+
+    def fail(*_):
+        raise error
+
+    for name in ("next_tokens", "_png"):
+        with monkeypatch.context() as patch:
+            patch.setattr(widgets, name, fail)
+            control(box, "seed").value += 1
+        assert told in box.children[-1].value
+        assert box.children[-2].value == b"" and box.children[-2].layout.display == "none"
+    control(box, "seed").value = 0
+    assert picture(box).size and box.children[-2].layout.display is None
 
 
 # --- attention ---
@@ -215,8 +262,31 @@ def test_the_explorer(there, model, tokenizer):
     control(box, "token").value = control(box, "token").max
     control(box, "text").value = "Ada"
     assert control(box, "token").max == control(box, "token").value < 4
+    control(box, "text").value = "Ada was hungry and ate."
+    assert control(box, "token").value == control(box, "token").max > 4, "the last token of the new text"
+    control(box, "token").value = 2
+    assert control(box, "token").value == 2
     control(box, "text").value = ""
     assert "got no token" in box.children[-1].value
+
+
+def test_dollars_are_no_formula(alone, own, tokenizer):
+    from matplotlib import pyplot
+
+    ids = tokenizer("Ada ate $2$")["input_ids"]
+    for token in range(len(ids)):
+        widgets.attention_explorer(own, tokenizer, ids, token=token)
+        for number in pyplot.get_fignums():
+            for ax in pyplot.figure(number).axes:
+                assert ax.get_title().count("$") == ax.get_title().count(r"\$")
+        pyplot.close("all")
+
+
+def test_no_tokens_are_refused(there, own, tokenizer):
+    with pytest.raises(ValueError, match="ids got no token; give"):
+        widgets.attention_explorer(own, tokenizer, [])
+    with pytest.raises(ValueError, match="rows got no example; give"):
+        widgets.token_viewer([], tokenizer)
 
 
 @pytest.mark.parametrize("wrong", [{"layer": 2}, {"head": -1}, {"token": 99}])
@@ -268,6 +338,14 @@ def test_the_browser(there):
     assert "1 of 2" in page.value and "item 3:" in page.value
     control(shown, "item").value = 2
     assert "2 of 2" in page.value and "item 0:" in page.value
+
+
+def test_a_batch_run_also_shows_where_the_conventions_differ(alone):
+    scores = HellaSwagScores(numpy.array([[-9.0, -1], [-2, -2.1], [-1, -9], [-3, -4]]), *(
+        numpy.array([[1, 1], [1, 1], [1, 1], [1, 2]]) for _ in range(3)), labels=numpy.zeros(4, int))
+    rows = [{**row, "endings": row["endings"][:2]} for row in ROWS]
+    assert [view.title.split(":")[0] for view in widgets.hellaswag_browser(rows, scores).views] == [
+        "item 0", "item 1", "item 2", "item 3"]
 
 
 def test_where_no_item_is_left_it_says_so(watched):

@@ -19,10 +19,10 @@ def check(name, answer=...) -> Verdict:
         if is_stub(answer):
             raise NotYet
         return Verdict(known, "right", found.judge(answer))
-    except NotYet:
-        _opened[known] = max(1, _opened.get(known, 0))
-        return Verdict(known, "not yet", f"Write your answer to “{found.title}”, then run the cell again.",
-                       _open(known))
+    except NotYet:  # no try: it opens no hint
+        write = f"Write your answer to “{found.title}”" + callable(answer) * " and `return` it"
+        return Verdict(known, "not yet", f'{write}, then run the cell again. `lmlab.hint("{known}")` opens a '
+                                         "hint.", _open(known))
     except Wrong as wrong:
         message = str(wrong)
     except Exception as error:  # an object that no judge has thought of
@@ -56,6 +56,7 @@ def _find(name) -> str | None:
 
 def _unknown(name) -> Verdict:
     text = name if isinstance(name, str) else show(name)
-    near = difflib.get_close_matches(text, EXERCISES, n=1, cutoff=0)[0]
+    lesson = [each for each in EXERCISES if each.startswith(text.strip().zfill(2))]
+    near = (lesson or difflib.get_close_matches(text, EXERCISES, n=1, cutoff=0))[0]
     return Verdict(text, "unknown", f"There is no such exercise; the nearest is {near}, "
                                     f"“{EXERCISES[near].title}”.")

@@ -11,6 +11,7 @@ from numbers import Number
 from typing import Any
 
 TOLERANCE = 1e-4  # relative: answers may be computed in float32
+_LONGEST = 200  # letters of a value in a message
 
 
 class Wrong(Exception):
@@ -93,15 +94,27 @@ def call(function, *arguments):
                     "calling it.")
     shown = ", ".join(map(show, arguments))
     try:
-        returned = function(*copy.deepcopy(arguments))
+        return function(*copy.deepcopy(arguments))
     except NotImplementedError:
         raise NotYet from None
     except Exception as error:
-        raise Wrong(f"Your function raised {type(error).__name__}{_line(function, error)}: {error}. "
-                    f"It was given {shown}.") from None
-    if is_stub(returned):
+        raise Wrong(f"Your function raised {type(error).__name__}{_line(function, error)}: "
+                    f"{str(error).partition(chr(10))[0]}. It was given {shown}.") from None
+
+
+def calls(function, cases: Sequence[tuple], of_none: str = "") -> list:
+    """What the reader's function returns for each case; the stub gives nothing for any.
+
+    of_none: what is off with a function that gives nothing for some.
+    """
+    given = [call(function, *case) for case in cases]
+    if all(map(is_stub, given)):
         raise NotYet
-    return returned
+    for case, one in zip(cases, given, strict=True):
+        if is_stub(one):
+            nothing = "nothing (None)" if one is None else show(one)
+            raise Wrong(of_none or f"For ({', '.join(map(show, case))}) your function gives {nothing}.")
+    return given
 
 
 def _line(function, error: Exception) -> str:
@@ -123,15 +136,21 @@ def show(value) -> str:
             return f"a {type(value).__name__.lower()} of shape {tuple(value.shape)}"
         value = value.tolist()
     if isinstance(value, float):
-        return f"{value:.6g}"
+        return f"{value:.0f}" if value.is_integer() and abs(value) < 1e15 else f"{value:.6g}"
     if isinstance(value, list | tuple) and len(value) <= 20 and all(isinstance(part, Number) for part in value):
         shown = (f"{part:.5g}" if isinstance(part, float) else str(part) for part in value)
         return f"[{', '.join(shown)}]"
-    if isinstance(value, str):
-        return repr(value)
-    short = reprlib.Repr()
-    short.maxother = short.maxstring = 80
-    return short.repr(value)
+    text = repr(value) if isinstance(value, str) else _Short().repr(value)
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]} ..."
+
+
+class _Short(reprlib.Repr):
+    def __init__(self):
+        super().__init__()
+        self.maxother = self.maxstring = 80
+
+    def repr_float(self, value: float, level: int) -> str:
+        return f"{value:.5g}"
 
 
 # --- comparing ---------------------------------------------------------------------------------------
@@ -152,15 +171,15 @@ def alike(given, wanted, what: str = "your function's result"):
         if not isinstance(given, str):
             raise Wrong(f"A text is wanted; {what} is {show(given)}.")
         return given
-    return _number(given, what)
+    return _number(given, what, "True or False" if isinstance(wanted, bool) else "A number")
 
 
-def _number(given, what: str) -> float:
+def _number(given, what: str, kind: str) -> Number:
     if hasattr(given, "item") and getattr(given, "shape", None) in ((), (1,)):
         given = given.item()
     if not isinstance(given, Number) or isinstance(given, complex):
-        raise Wrong(f"A number is wanted; {what} is {show(given)}.")
-    return float(given)
+        raise Wrong(f"{kind} is wanted; {what} is {show(given)}.")
+    return given
 
 
 def _list(given, wanted, what: str) -> list:
@@ -197,7 +216,7 @@ def equal(given, wanted, tolerance: float = TOLERANCE) -> bool:
     if isinstance(wanted, str):
         return given == wanted
     both_nan = math.isnan(given) and math.isnan(wanted)
-    return both_nan or math.isclose(given, wanted, rel_tol=tolerance, abs_tol=tolerance * 1e-2)
+    return both_nan or math.isclose(given, wanted, rel_tol=tolerance, abs_tol=1e-9)
 
 
 def compare(function, reference: Callable, cases: Sequence[tuple], mistakes: Mapping[str, Callable],
@@ -212,7 +231,7 @@ def compare(function, reference: Callable, cases: Sequence[tuple], mistakes: Map
         except Wrong:  # of another kind or shape
             return False
 
-    given = [call(function, *case) for case in cases]
+    given = calls(function, cases)
     wanted = [reference(*case) for case in cases]
     failed = [i for i, value in enumerate(wanted) if not matches(i, value)]
     if not failed:
@@ -222,7 +241,21 @@ def compare(function, reference: Callable, cases: Sequence[tuple], mistakes: Map
             raise Wrong(message)
     i = failed[0]
     got, at = alike(given[i], wanted[i]), ", ".join(map(show, cases[i]))
-    raise Wrong(f"For ({at}) your function gives {show(got)}, and {show(wanted[i])} is right.")
+    raise Wrong(f"For ({at}) {_off(got, wanted[i], tolerance)} is right.")
+
+
+def _off(got, wanted, tolerance: float) -> str:
+    """Where two values of one kind differ first."""
+    if isinstance(wanted, Mapping | tuple):  # a tuple: several results
+        parts = wanted.items() if isinstance(wanted, Mapping) else enumerate(wanted)
+        key = next(key for key, part in parts if not equal(got[key], part, tolerance))
+        return f"at [{key!r}] {_off(got[key], wanted[key], tolerance)}"
+    if not _is_array(wanted):
+        return f"your function gives {show(got)}, and {show(wanted)}"
+    close = got.double().isclose(wanted.double(), rtol=tolerance, atol=tolerance, equal_nan=True)
+    first = tuple((~close).nonzero()[0].tolist())
+    return (f"{int((~close).sum())} of {close.numel()} numbers are off, the first at {list(first)}: "
+            f"your function gives {show(got[first])}, and {show(wanted[first])}")
 
 
 def compare_value(given, wanted, mistakes: Mapping[str, Any], tolerance: float = TOLERANCE) -> None:

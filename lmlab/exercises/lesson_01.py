@@ -2,7 +2,7 @@
 
 import random
 
-from lmlab.exercises.judging import Wrong, call, compare, exercise, is_stub, show
+from lmlab.exercises.judging import Wrong, calls, compare, exercise, is_stub, show
 
 
 def _lengths(dice: random.Random, n: int) -> list[int]:
@@ -51,12 +51,16 @@ def _flawed_pairs(seed: int) -> list[dict]:
 def mend(answer):
     from lmlab.analysis import normalised
 
-    for seed in (0, 1, 2):
-        rows = _flawed_pairs(seed)
+    cases = [(_flawed_pairs(0), 0), (_flawed_pairs(0), 1), (_flawed_pairs(2), 2)]
+    given = calls(answer, cases)
+    for (rows, _), parts in zip(cases, given, strict=True):
         first = {}
         for row in rows:
             first.setdefault(normalised(row["modern"]), row)
-        _judge_split(call(answer, rows, seed), first, normalised)
+        _judge_split(parts, first, normalised)
+    one, other = ({row["modern"] for row in validation} for _, validation in given[:2])
+    if one == other:
+        raise Wrong("Another `seed` gives the same split: hand it on to `split_indices`.")
     return ("Pairs of which both sides repeat are not enough: the model is asked `modern`, and has read that "
             "sentence with its other translation. No cleaning makes a set larger, though.")
 
@@ -74,7 +78,8 @@ def _judge_split(parts, first: dict, normalised) -> None:
         texts = {row["shakespearean"] for modern, row in train + validation if modern == min(leaks)}
         raise Wrong(f"{len(leaks)} validation sentences also stand in train, {min(leaks)!r} is one" + (
             ", with another translation: compare `modern` alone." if len(texts) > 1 else
-            ": you divided before you removed the repetitions."))
+            ": you divided before you removed the repetitions, or compared the texts as they stand (compare "
+            "`normalised`)."))
     if len(kept) != len(set(kept)):
         raise Wrong("Within one part a `modern` still comes twice (compare `normalised`).")
     if set(kept) != set(first):

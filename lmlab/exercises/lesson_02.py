@@ -19,10 +19,13 @@ def _parameters(n_layer, n_embd, block_size, vocab_size, head=False, places=True
           "Outside the layers: an embedding of tokens, one of places, a last norm. The output head is the "
           "embedding of tokens again.")
 def count_parameters(answer):
+    import torch
+
     from lmlab.gpt import GPT, GPTConfig
 
     def reference(n_layer, n_embd, block_size, vocab_size):
-        return GPT(GPTConfig(n_layer, 1, n_embd, block_size, vocab_size)).num_parameters()
+        with torch.random.fork_rng(devices=[]):  # the reader's own draws stay as they were
+            return GPT(GPTConfig(n_layer, 1, n_embd, block_size, vocab_size)).num_parameters()
 
     cases = [(2, 32, 16, 50), (3, 24, 40, 101), (1, 8, 5, 7)]
     compare(answer, reference, cases, {
@@ -44,6 +47,8 @@ def _attend(q, k, v, scale=True, mask="causal"):
     seen = torch.ones(scores.shape[-2:]).tril(-1 if mask == "strict" else 0).bool()
     if mask in ("causal", "strict"):
         return scores.masked_fill(~seen, -math.inf).softmax(-1) @ v
+    if mask == "zero":
+        return scores.tril().softmax(-1) @ v
     return (scores.softmax(-1) * (seen if mask == "after" else 1)) @ v
 
 
@@ -64,6 +69,8 @@ def attention(answer):
         "The scores are not divided by the root of the head's size.": lambda *qkv: _attend(*qkv, scale=False),
         "A place must see itself: your mask is one too narrow, and the first place sees nothing.":
             lambda *qkv: _attend(*qkv, mask="strict"),
+        "A score of 0 is not unlikely: set the scores of later places to `-inf`.":
+            lambda *qkv: _attend(*qkv, mask="zero"),
         "You mask after the softmax: the weights of a place no longer add up to one, and it has already "
         "looked.":
             lambda *qkv: _attend(*qkv, mask="after")})

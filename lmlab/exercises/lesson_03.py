@@ -87,8 +87,9 @@ def p_value(answer):
     from lmlab.evaluate import mcnemar
 
     dice = random.Random(0)
-    cases = [([0] * 28 + [1] * 12 + [1] * 9, [1] * 28 + [0] * 12 + [1] * 9), ([1, 1, 0], [1, 1, 0])]
-    cases += [tuple([int(dice.random() < p) for _ in range(40)] for p in shares)
+    yes, no = [True], [False]
+    cases = [(no * 28 + yes * 12 + yes * 9, yes * 28 + no * 12 + yes * 9), (yes * 2 + no, yes * 2 + no)]
+    cases += [tuple([dice.random() < p for _ in range(40)] for p in shares)
               for shares in ((0.3, 0.6), (0.5, 0.5))]
 
     def tail(n, k):

@@ -23,6 +23,8 @@ def count(answer):
         "k and v are narrower: their eight heads of 64 give 512.": trained(full_heads),
         "That is for one layer, or for rank 1: there are 16 layers, and r is 16.":
             trained(_LLAMA.values()) // _RANK,
+        "That is for one layer at rank 1: there are 16 layers, and r is 16.":
+            trained(_LLAMA.values()) // (_LAYERS * _RANK),
         "That is the number of weights in the matrices themselves; an adapter has two thin ones beside each.":
             _LAYERS * sum(n_in * n_out for n_in, n_out in _LLAMA.values()),
         "That is A alone; B trains too.": _LAYERS * _RANK * sum(n_in for n_in, _ in _LLAMA.values()),
@@ -54,7 +56,7 @@ def quantise(answer):
     nf4_like = torch.tensor([-1.0, -0.7, -0.53, -0.39, -0.28, -0.18, -0.09, 0,
                              0.08, 0.16, 0.25, 0.34, 0.44, 0.56, 0.72, 1.0])
     cases = [(0.1 * torch.randn(n, 64, generator=dice) - 0.02, nf4_like) for n in (2, 5)]
-    cases.append((torch.randn(3, 8, generator=dice), torch.linspace(-1, 1, 5)))
+    cases.append((torch.randn(3, 64, generator=dice), torch.linspace(-1, 1, 5)))
     compare(answer, _quantised, cases, {
         "The scale must be of the largest absolute weight: in some blocks that is a negative one.":
             lambda *case: _quantised(*case, absolute=False),
@@ -98,7 +100,8 @@ def lora_gradients(answer):
 
     def reference(x, A, B, scale, g):
         A, B = A.clone().requires_grad_(), B.clone().requires_grad_()
-        return torch.autograd.grad(scale * (x @ A.T) @ B.T, (A, B), g)
+        with torch.enable_grad():
+            return torch.autograd.grad(scale * (x @ A.T) @ B.T, (A, B), g)
 
     dice = torch.Generator().manual_seed(0)
 

@@ -4,7 +4,7 @@ import itertools
 import math
 import random
 
-from lmlab.exercises.judging import Wrong, alike, call, compare, exercise
+from lmlab.exercises.judging import Wrong, alike, calls, compare, exercise
 
 _THOUGHTS = ["3 + 4 = 7.\n</think>\n\nThe answer is 7.", "<think>\n3 + 4 = 7.\n</think>\n\nThe answer is 7.",
              "</think>\n\nThe answer is 7.", " \n</think>\n\nThe answer is 7.", "3 + 4 = 7. The answer is 7.",
@@ -102,7 +102,9 @@ def vote(answer):
     def most_common(votes):
         return max(votes, key=votes.count)
 
-    given = [alike(call(answer, case), "") for case in cases]
+    given = [alike(one, "") for one in calls(
+        answer, [(case,) for case in cases],
+        of_none="None is no vote: it stands for a sample without an answer. Leave it out before you count.")]
     wrong = [case for case, got in zip(cases, given, strict=True)
              if not same_answer(got, majority_vote(case))]
     if wrong and all(same_answer(got, most_common([a for a in case if a])) for case, got in

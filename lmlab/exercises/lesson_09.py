@@ -19,7 +19,7 @@ def advantages(answer):
         return lambda rewards: [(r - statistics.fmean(rewards)) / (spread(rewards) or math.nan)
                                 for r in rewards]
 
-    cases = [([1, 1, 0, 0, 0, 0, 0, 0],), ([0.2, 0.9, 0.4],), ([1, 0],), ([1, 1, 1, 1],), ([0, 0],)]
+    cases = [([1.0] * 2 + [0.0] * 6,), ([0.2, 0.9, 0.4],), ([1.0, 0.0],), ([1.0] * 4,), ([0.0] * 2,)]
     compare(answer, lambda rewards: group_advantages(rewards, len(rewards)), cases, {
         "Where all rewards are equal you divide 0 by 0: such a group must give zeros.":
             over(statistics.stdev),

@@ -151,7 +151,7 @@ def _add_chat(commands) -> None:
     chat.add_argument("--seed", type=int, default=0, help="of the drawing (default 0)")
     chat.add_argument("--show-thinking", action="store_true", help="show the thought too, not its length alone")
     chat.add_argument("--raw", action="store_true",
-                      help="go on with the text, without a chat template: for models of lessons 02, 04 and 08")
+                      help="go on with the text, without a chat template: for models of lessons 02, 04, 05 and 08")
     chat.set_defaults(command=chat_command)
 
 
@@ -281,6 +281,7 @@ def finetune_command(args) -> int:
     cfg = load_recipe(lesson, args.recipe, **settings)
     from lmlab.finetuning import run_recipe
 
+    warnings.simplefilter("ignore")
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it warns of an optional kernel package
     out = (args.out or PROJECT / "runs" / "finetune" / f"{lesson[:2]}-{args.recipe}").expanduser().resolve()
     run_recipe(cfg, out, args.bits, report=lambda line: print(line, flush=True))

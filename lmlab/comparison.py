@@ -23,7 +23,8 @@ def read_curves(folder: Path) -> dict[str, dict[str, Series]]:
     its measure: "small: loss". The split is "train", "validation", or "" where there is one only.
     """
     curves: dict[str, dict[str, Series]] = {}
-    for file in sorted(folder.rglob("events.out.tfevents*")):
+    files = folder.rglob("events.out.tfevents*")  # with the second, the process and a count in their names
+    for file in sorted(files, key=lambda file: (file.parent, [int(n) for n in re.findall(r"\d+", file.name)])):
         parts = [p for p in file.relative_to(folder).parts[:-1] if not _FOLDERS_OF_LIBRARIES.fullmatch(p)]
         for tag, series in _scalars(file).items():
             split, measure = re.fullmatch(r"(train|eval|validation)/(.+)|(.+)", tag).groups()[:2]
@@ -34,7 +35,9 @@ def read_curves(folder: Path) -> dict[str, dict[str, Series]]:
                 splits[split] = sorted((dict(splits.get(split, ())) | dict(series)).items())
     rows = read_progress(folder)
     for name in dict.fromkeys(name for row in rows for name in row if name != "step"):
-        if not _BOOKKEEPING.search(name):
+        # a validation loss that TensorBoard has already
+        again = name in ("eval_loss", "val_loss") and "validation" in curves.get("loss", {})
+        if not _BOOKKEEPING.search(name) and not again:
             known = [row for row in rows if math.isfinite(row.get(name, math.nan))]
             curves[name] = {"": [(row["step"], row[name]) for row in known]}
     long = {name: {split: s for split, s in splits.items() if len(s) > 1} for name, splits in curves.items()}

@@ -15,7 +15,7 @@ from lmlab.recipes import PROJECT, list_recipes
 PACKAGES = ("torch", "transformers", "peft", "trl", "bitsandbytes", "datasets", "accelerate", "matplotlib",
             "ipywidgets", "ipykernel", "nbconvert", "papermill", "tensorboard")
 # GiB; for GPUs a little below what is on the box: drivers keep some
-TINY_MEMORY_GB, T4_MEMORY_GB, GPU_MEMORY_GB = 4, 14, 22
+TINY_MEMORY_GB, T4_MEMORY_GB, GPU_MEMORY_GB = 4, 14, 21
 
 
 def examine() -> str:

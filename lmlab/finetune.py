@@ -47,7 +47,9 @@ def pair_sets(cfg) -> dict[str, list[dict[str, str]]]:
             "train": _unseen(train, validation)[:cfg.n_train], "validation": validation}
     for name, pairs in sets.items():
         if len(pairs) < 20:
-            raise ValueError(f"{name} got {len(pairs)} pairs from {cfg.small_data} and {cfg.data}; give more")
+            sources = " and ".join(dict.fromkeys((cfg.small_data, cfg.data)))
+            raise ValueError(f"{name} got {len(pairs)} pairs from {sources}, and needs 20; give more, or smaller "
+                             f"small_train ({cfg.small_train}) and small_validation, which take theirs first")
     return sets
 
 
@@ -558,7 +560,7 @@ def think_sets(cfg, tokenizer) -> dict[str, list[dict]]:
     held_out = [held_out[i] for part in ("train", "validation")
                 for i in split_indices(len(held_out), part, cfg.seed)]
     easy = [row for row in held_out if not _is_harder(cfg, row)]
-    validation = _short_enough(easy, tokenizer, cfg.max_length)[:cfg.n_validation]
+    validation = _short_enough(easy, tokenizer, cfg.max_length)[:min(cfg.n_validation, len(easy) // 2)]
     sets = {"train": [row for row in train if not _is_harder(cfg, row)], "validation": validation,
             "test": _not_in(easy, validation)[:cfg.n_eval],
             "harder": [row for row in held_out if _is_harder(cfg, row)][:cfg.n_harder]}

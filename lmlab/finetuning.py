@@ -219,17 +219,21 @@ def _measuring(history: finetune.History, out: Path, report):
 
 
 def _same_choices(cfg, bits: int, out: Path, left: str | None) -> None:
-    """Raises ValueError where checkpoints of other choices lie in ``out``; notes the choices."""
+    """Raises ValueError where a finished run, or one of other choices, lies in ``out``; notes the choices."""
     from accelerate import PartialState
 
     now = json.dumps({**dataclasses.asdict(cfg), "bits": bits}, default=str, indent=1)
     note = out / "choices.json"
+    if left is None and any((out / name).exists() for name in ("adapter", "model")):
+        raise ValueError(f"{out} holds a finished run; give another --out, or remove it")
     if left and note.exists() and note.read_text(encoding="utf-8") != now:
         raise ValueError(f"{out} holds an unfinished run of other choices; give another --out, or remove it")
     PartialState().wait_for_everyone()
     if PartialState().is_main_process:
         out.mkdir(parents=True, exist_ok=True)
         note.write_text(now, encoding="utf-8")
+        if left is None:
+            (out / "losses.jsonl").unlink(missing_ok=True)  # of a run that ended before its first checkpoint
     PartialState().wait_for_everyone()
 
 

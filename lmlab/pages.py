@@ -246,7 +246,8 @@ def describe_plot(source: str, heading: str) -> str:
     for name, axis in (("xlabel", "across"), ("ylabel", "upwards")):
         labels = ", ".join(dict.fromkeys(filter(None, said[name])))
         parts.append(f"{axis}: {labels}" if labels else "")
-    kind = (", ".join(kinds) or "plot").capitalize() + (f" under “{heading}”" if heading else "")
+    under = f" under “{heading.replace('`', '')}”" if heading else ""
+    kind = (", ".join(kinds) or "plot").capitalize() + under
     return ". ".join([kind, *(part for part in parts if part.strip("…: "))])
 
 

@@ -34,7 +34,7 @@ class Lesson:
     @property
     def title(self) -> str:
         """Without its number."""
-        title = self.page.title if self.page and self.page.title else self.name
+        title = self.page.title if self.page and self.page.title else self.name[3:].replace("_", " ")
         return re.sub(r"^\d+\s*·\s*", "", title)
 
     @property
@@ -87,7 +87,10 @@ def _read_lesson(outcome: dict, run_dir: Path, site: Path) -> Lesson:
     name = outcome["lesson"]
     executed, metrics = run_dir / f"{name}.ipynb", run_dir / name / "metrics.json"
     record = json.loads(metrics.read_text(encoding="utf-8")) if metrics.exists() else None
-    notebook = nbformat.read(executed, as_version=4) if executed.exists() else None
+    notebook = None
+    if executed.exists():  # what is shown to others names no folder of this machine
+        text = executed.read_text(encoding="utf-8").replace(json.dumps(str(run_dir.resolve()))[1:-1], run_dir.name)
+        notebook = nbformat.reads(text, as_version=4)
     return Lesson(name, outcome, record, notebook and render_notebook(notebook, name, site))
 
 
@@ -130,7 +133,7 @@ def _index(run: str, lessons: list[Lesson]) -> str:
     steps = "".join(f'<li class="{_mark(lesson)}"><a href="#{lesson.name}"><b>{lesson.number}</b>'
                     f"<span>{html.escape(lesson.title)}</span></a></li>" for lesson in lessons)
     cards = "".join(_card(lesson) for lesson in lessons)
-    return (f'<section class="hero"><p class="kicker">Run {html.escape(run)}</p>'
+    return (f'<section class="hero"><p class="kicker">Run <span class="name">{html.escape(run)}</span></p>'
             f"<h1>The whole life of a language model</h1><p class='lead'>{ABOUT}</p>{_summary(lessons)}"
             f'</section><nav aria-label="Lessons" class="line"><ol>{steps}</ol></nav>{cards}'
             f'<footer><p>Made by <code>lmlab report</code>, version {__version__}.</p></footer>')
@@ -148,7 +151,7 @@ def _summary(lessons: list[Lesson]) -> str:
              for name, band in lesson.record["expected"].items()]
     facts = [(f"{good} of {len(lessons)}", "notebooks ran through"),
              (f"{seconds / 60:.1f}", "minutes together"), (f"{memory:.1f} GiB", "of memory at the peak"),
-             (f"{sum(bands)} of {len(bands)}", "expectations met")]
+             (f"{sum(bands)} of {len(bands)}" if bands else "no", "expectations met")]
     return f'<ul class="facts">{"".join(f"<li><b>{value}</b> {what}</li>" for value, what in facts)}</ul>'
 
 

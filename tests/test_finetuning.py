@@ -49,6 +49,14 @@ def test_two_processes_learn_what_one_does(config, alone, tmp_path):
     assert max((one[name] - two[name]).abs().max().item() for name in one) < 1e-3
 
 
+def test_a_finished_run_is_not_overwritten(alone):
+    _, out = alone
+    before = (out / "losses.jsonl").read_text()
+    with pytest.raises(ValueError, match="holds a finished run; give another --out"):
+        run_recipe(load_recipe("04_shakespeare_full_finetune", "tiny", **FULL), out)
+    assert (out / "losses.jsonl").read_text() == before
+
+
 def test_the_loss_falls_and_the_saved_model_has_it(alone):
     from lmlab import finetune
     from lmlab.data import load_model, load_tokenizer

@@ -57,7 +57,10 @@ def first_notebook():
 def make_run(run, losses, settings):
     """A run of three lessons: one with all there is, one that died, one with text only."""
     run.mkdir()
-    nbformat.write(first_notebook(), run / "01_data_analysis.ipynb")
+    notebook = first_notebook()
+    saved = new_output("stream", text=f"saved in {run}/01_data_analysis/model")
+    notebook.cells.append(new_code_cell("print(saved)", outputs=[saved]))
+    nbformat.write(notebook, run / "01_data_analysis.ipynb")
     short = new_markdown_cell("# 03 · Another\nIt has text.\n\n## An okapi\n\nNo more.")
     nbformat.write(new_notebook(cells=[short]), run / "03_hellaswag.ipynb")
     out = run / "01_data_analysis"
@@ -67,7 +70,7 @@ def make_run(run, losses, settings):
         "expected": {"good": [0, 1], "bad": [None, 1]}}))
     write_events(out / "tensorboard", losses)
     (out / "progress.jsonl").write_text("".join(
-        json.dumps({"step": step, "val_loss": loss, "floor_gap": 1}) + "\n"
+        json.dumps({"step": step, "val_loss": loss, "accuracy": loss, "floor_gap": 1}) + "\n"
         for step, loss in enumerate(losses)))
     record = {"status": "ok", "seconds": 61.0, "peak_memory_gb": 1.2, "error": "", "recipe": "tiny"}
     (run / "run.json").write_text(json.dumps({"lessons": [
@@ -233,10 +236,10 @@ def test_a_folder_without_a_run_is_refused(tmp_path, runs):
 
 def test_curves_come_from_tensorboard_and_from_progress(runs):
     curves = comparison.read_curves(runs[0] / "01_data_analysis")
-    assert curves.keys() == {"loss", "val_loss"}, "bookkeeping and floors are no curves"
+    assert curves.keys() == {"loss", "accuracy"}, "no bookkeeping, no floors, no validation loss twice"
     assert curves["loss"]["validation"] == [(0, 2.0), (10, 1.0), (20, 0.5)]
     assert curves["loss"]["train"][0] == (0, pytest.approx(2.1))
-    assert curves["val_loss"] == {"": [(0, 2.0), (1, 1.0), (2, 0.5)]}
+    assert curves["accuracy"] == {"": [(0, 2.0), (1, 1.0), (2, 0.5)]}
 
 
 def test_trainings_in_one_lesson_keep_apart_and_a_resumed_one_is_whole(tmp_path):
@@ -246,6 +249,12 @@ def test_trainings_in_one_lesson_keep_apart_and_a_resumed_one_is_whole(tmp_path)
     curves = comparison.read_curves(tmp_path)
     assert curves.keys() == {"small: loss", "loss"}
     assert curves["loss"]["validation"] == [(0, 3.0), (10, 2.0), (20, 1.0)]
+
+
+def test_no_page_names_a_folder_of_this_machine(site, runs):
+    """What a notebook printed of its run's folder is shortened: a site is made to be shown."""
+    pages = [path.read_text(encoding="utf-8") for path in site.rglob("*") if path.suffix in (".html", ".js")]
+    assert f"saved in {runs[0].name}/01" in "".join(pages) and not any(str(run.resolve()) in page for page in pages for run in runs)
 
 
 def test_a_comparison_shows_both_curves_the_differences_and_nothing_else(site):

@@ -205,6 +205,11 @@ def test_the_largest_recipe_that_fits_is_suggested(monkeypatch, gpu, name):
     assert doctor.suggest_recipe("05_llama_lora_4bit").startswith(f'recipe = "{name}" runs here: ')
 
 
+def test_a_card_of_24_gb_that_keeps_some_for_itself_carries_the_gpu_recipes():
+    machine = dataclasses.replace(hardware.gpu("A10G"), gpu_memory_gb=21.9)
+    assert doctor.tiers(machine, online=True)["gpu"].startswith("runs here")
+
+
 def test_recipes_are_listed(capsys):
     assert cli.main(["recipes"]) == 0
     assert "05_llama_lora_4bit               tiny, gpu, local, t4" in capsys.readouterr().out

@@ -105,7 +105,8 @@ def _run(cfg, out: Path, args, machine, bits: int, report) -> list[tuple[int, fl
     fused = not in_pieces() and not isinstance(cfg, FullFinetune) and many_logits(
         cfg.batch_size * longest, model.config.vocab_size)
     n_steps = math.ceil(len(train) / (cfg.batch_size * cfg.grad_accumulation)) * cfg.epochs
-    history = finetune.History({"validation": validation}, math.ceil(n_steps / getattr(cfg, "evaluations", EVALUATIONS)))
+    every = math.ceil(n_steps / getattr(cfg, "evaluations", EVALUATIONS))
+    history = finetune.History({"validation": validation}, every)
     trainer = Trainer(model, args, train_dataset=train, processing_class=tokenizer,
                       data_collator=_collator(model, tokenizer, fused),
                       callbacks=[_measuring(history, out, report)])

@@ -167,6 +167,16 @@ def test_a_file_is_divided_by_problem(cfg, tokenizer, tmp_path):
     assert len(sets["train"]) == 90 and not held_out & {question_of(row) for row in sets["train"]}
 
 
+def test_of_few_problems_half_of_those_held_out_are_left_to_test(cfg, tokenizer, tmp_path):
+    path = tmp_path / "rows.jsonl"
+    path.write_text("\n".join(json.dumps(
+        {"question": f"What is {i} + 3?", "answer": f"{i} + 3 = <<{i}+3={i + 3}>>{i + 3}\n#### {i + 3}"})
+        for i in range(10, 110)), encoding="utf-8")
+    sets = finetune.think_sets(dataclasses.replace(
+        cfg, data=[str(path)], n_train=None, n_eval=40, n_validation=80, trained_steps=None, redrawn=0), tokenizer)
+    assert len(sets["validation"]) == len(sets["test"]) == 5, "of ten"
+
+
 # --- training ----------------------------------------------------------------------------------------
 
 

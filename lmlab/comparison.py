@@ -195,7 +195,7 @@ def _shown(value) -> str:
 
 def _table(header: list[str], rows: list[tuple]) -> str:
     head = "".join(f"<th scope='col'>{html.escape(name)}</th>" for name in header)
-    body = "".join(f"<tr><th scope='row'><code>{html.escape(row[0])}</code></th>"
+    body = "".join(f"<tr><th scope='row'><code>{html.escape(row[0]).replace('_', '_<wbr>')}</code></th>"
                    + "".join(f"<td>{html.escape(cell)}</td>" for cell in row[1:]) + "</tr>" for row in rows)
     return (f'<div class="scroll"><table class="numbers"><thead><tr>{head}</tr></thead><tbody>{body}</tbody>'
             "</table></div>")

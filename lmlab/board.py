@@ -17,6 +17,8 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from lmlab.token_view import IGNORED
+
 FOLDER = "tensorboard"
 CURVES, RESULTS = ".curves", ".results"
 Watch = Callable[[str, Mapping, int], None]  # "train" or "validation", a row, the steps that there will be
@@ -145,7 +147,7 @@ def _curves_callback(folder: Path, history, watch: Watch | None):
         def count(self, model, args, inputs):
             labels = inputs.get("labels")
             if labels is not None and torch.is_grad_enabled():  # no evaluation, no reference model
-                self.tokens = self.tokens + (labels[..., 1:] != -100).sum()  # the device is not waited for
+                self.tokens = self.tokens + (labels[..., 1:] != IGNORED).sum()  # the device is not waited for
 
         def on_step_begin(self, args, state, control, **_):
             self.measured(state.max_steps)

@@ -264,10 +264,14 @@ def shared_overrides(lessons: list[str], settings: list[tuple[str, object]]) -> 
     return overrides
 
 
+def _settings(args, lesson: str) -> dict:
+    """What --set says, for the one lesson of a command."""
+    return shared_overrides([lesson], [parse_setting(text) for text in args.set])[lesson]
+
+
 def pretrain_command(args) -> int:
     lesson = "02_gpt2_from_scratch"
-    settings = shared_overrides([lesson], [parse_setting(text) for text in args.set])
-    cfg = load_recipe(lesson, args.recipe, **settings[lesson])
+    cfg = load_recipe(lesson, args.recipe, **_settings(args, lesson))
     from lmlab.pretraining import run_recipe
 
     out = (args.out or PROJECT / "runs" / "pretrain" / args.recipe).expanduser().resolve()
@@ -277,8 +281,7 @@ def pretrain_command(args) -> int:
 
 def finetune_command(args) -> int:
     lesson = find_lesson(args.lesson)
-    settings = shared_overrides([lesson], [parse_setting(text) for text in args.set])[lesson]
-    cfg = load_recipe(lesson, args.recipe, **settings)
+    cfg = load_recipe(lesson, args.recipe, **_settings(args, lesson))
     from lmlab.finetuning import run_recipe
 
     warnings.simplefilter("ignore")
@@ -294,7 +297,7 @@ def search_command(args) -> int:
     lesson = find_lesson(args.lesson)
     if args.save_recipe:
         check_new_recipe(lesson, args.save_recipe)
-    settings = shared_overrides([lesson], [parse_setting(text) for text in args.set])[lesson]
+    settings = _settings(args, lesson)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends the notebook as Ctrl-C does
     found = search(lesson, args.space, args.metric, recipe=args.recipe, direction=args.direction,
                    overrides=settings, trials=args.trials, name=args.name, storage=args.storage,
@@ -403,8 +406,7 @@ def plan_command(args) -> int:
     from lmlab.plan import plan
 
     lesson = find_lesson(args.lesson)
-    settings = shared_overrides([lesson], [parse_setting(text) for text in args.set])[lesson]
-    cfg = load_recipe(lesson, args.recipe, **{"data_dir": "DATA_DIR", **settings})
+    cfg = load_recipe(lesson, args.recipe, **{"data_dir": "DATA_DIR", **_settings(args, lesson)})
     machine = gpu(args.gpu) if args.gpu else describe_machine()
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it warns of an optional kernel package
     try:

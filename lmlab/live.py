@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Mapping
-from io import BytesIO
 
 from lmlab import plots
 from lmlab.blind import someone_is_there
@@ -48,9 +47,7 @@ class LiveLoss:
                          [loss for _, loss in validation] or None, self.floor,
                          val_steps=[step for step, _ in validation], title=self.title, ax=ax)
         ax.set_xlim(0, max(1, n_steps))  # so that one sees how far it is
-        png = BytesIO()
-        figure.savefig(png, dpi=80)
-        return png.getvalue()
+        return plots.png_bytes(figure, dpi=80)
 
     def _show(self, png: bytes) -> None:
         from IPython.display import Image, display

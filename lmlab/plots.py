@@ -347,6 +347,15 @@ def _in_font(token: str) -> str:
     return token.strip(" ").replace("\n", "\\n").replace("｜", "|")
 
 
+def png_bytes(figure, dpi: int) -> bytes:
+    """A Figure as a PNG file, for what shows pictures by itself."""
+    from io import BytesIO
+
+    file = BytesIO()
+    figure.savefig(file, format="png", dpi=dpi)
+    return file.getvalue()
+
+
 def next_tokens(tokens: Sequence[str], before: Sequence[float], after: Sequence[float], *, title: str = "",
                 ax=None):
     """Probabilities of next tokens as the model gives them, and as they are drawn from: 0 there means cut.

@@ -5,7 +5,6 @@ few settings are drawn and printed side by side instead.
 """
 
 import html
-import io
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -30,7 +29,7 @@ def _box(controls: Mapping[str, object], draw: Callable):
     def show(_=None) -> None:
         try:
             figure, page.value = draw(**{name: control.value for name, control in controls.items()})
-            picture.value = _png(figure) if figure else b""
+            picture.value = plots.png_bytes(figure, dpi=90) if figure else b""
         except Exception as error:  # what a callback raises, no notebook shows
             picture.value, page.value = b"", f"<b>{html.escape(str(error) or type(error).__name__)}</b>"
         picture.layout.display = None if picture.value else "none"
@@ -39,12 +38,6 @@ def _box(controls: Mapping[str, object], draw: Callable):
         control.observe(show, "value")
     show()
     return ipywidgets.VBox([*controls.values(), picture, page])
-
-
-def _png(figure) -> bytes:
-    file = io.BytesIO()
-    figure.savefig(file, format="png", dpi=90)
-    return file.getvalue()
 
 
 def _figure(width: float, height: float):

@@ -209,12 +209,12 @@ def test_where_nothing_follows_the_text_ends(there, own, tokenizer, monkeypatch,
 def test_every_error_is_shown_in_place_of_the_picture(watched, own, tokenizer, monkeypatch, error, told):
     box = widgets.sampling_playground(own, tokenizer, PROMPT)
 
-    def fail(*_):
+    def fail(*_, **__):
         raise error
 
-    for name in ("next_tokens", "_png"):
+    for place, name in ((widgets, "next_tokens"), (widgets.plots, "png_bytes")):
         with monkeypatch.context() as patch:
-            patch.setattr(widgets, name, fail)
+            patch.setattr(place, name, fail)
             control(box, "seed").value += 1
         assert told in box.children[-1].value
         assert box.children[-2].value == b"" and box.children[-2].layout.display == "none"

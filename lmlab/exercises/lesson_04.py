@@ -4,8 +4,7 @@ import math
 import random
 
 from lmlab.exercises.judging import compare, exercise
-
-IGNORED = -100
+from lmlab.token_view import IGNORED
 
 
 @exercise("04.1", "Mask by hand", "As many -100 as the prompt has tokens; then the ids themselves.",

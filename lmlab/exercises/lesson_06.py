@@ -5,6 +5,7 @@ import math
 import random
 
 from lmlab.exercises.judging import Wrong, alike, calls, compare, exercise
+from lmlab.token_view import IGNORED
 
 _THOUGHTS = ["3 + 4 = 7.\n</think>\n\nThe answer is 7.", "<think>\n3 + 4 = 7.\n</think>\n\nThe answer is 7.",
              "</think>\n\nThe answer is 7.", " \n</think>\n\nThe answer is 7.", "3 + 4 = 7. The answer is 7.",
@@ -45,8 +46,8 @@ def _labelled(turns, roles=("assistant",), last_only=False, ends=True):
     labels = []
     for i, (role, ids) in enumerate(turns):
         counts = role in roles and (not last_only or i == len(turns) - 1)
-        own = ids if ends else [*ids[:-1], -100]
-        labels += own if counts else [-100] * len(ids)
+        own = ids if ends else [*ids[:-1], IGNORED]
+        labels += own if counts else [IGNORED] * len(ids)
     return labels
 
 

@@ -125,23 +125,50 @@ def by_gpu_name(table: Mapping[str, float], name: str) -> float | None:
 
 @contextmanager
 def fast_matmul(device: str, block_size: int):
-    """Lets float32 matrix products take the fast way while a model trains; gives them back as they were.
+    """Lets float32 matrix products take the fast kernels while a model trains, and restores the setting after.
 
-    On a GPU that is TF32. On a CPU it is oneDNN in place of MKL, in plain float32 where the CPU has AVX-512 and
-    no AMX (twice as fast on AMD's), with factors rounded to bfloat16 where it has AMX. oneDNN is slow at the
-    many small products of fused attention, so for short windows attention is computed whole.
+    On a CPU every product stays float32: where oneDNN's float32 kernels are used at all (``onednn_is_exact``) they
+    take MKL's place, which on AMD CPUs with AVX-512 halves the time; elsewhere nothing changes. On a GPU the
+    products of float32 tensors use TF32. A precision that the caller has lowered already stays as it is.
+    oneDNN is slow at the many small products of fused attention, so for short windows attention is computed whole.
+
+    Args:
+        device: a torch device type: "cpu", "cuda" or "mps".
+        block_size: sequence length in tokens.
     """
     import torch
     from torch.nn.attention import SDPBackend, sdpa_kernel
 
     before = torch.get_float32_matmul_precision()
-    whole = device == "cpu" and block_size <= SHORT_WINDOW
-    torch.set_float32_matmul_precision("medium" if device == "cpu" else "high")
+    if before == "highest":
+        torch.set_float32_matmul_precision(_training_precision(device))
+    short = device == "cpu" and block_size <= SHORT_WINDOW
     try:
-        with sdpa_kernel(SDPBackend.MATH) if whole else nullcontext():
+        with sdpa_kernel(SDPBackend.MATH) if short else nullcontext():
             yield
     finally:
         torch.set_float32_matmul_precision(before)
+
+
+def _training_precision(device: str) -> str:
+    """What ``torch.set_float32_matmul_precision`` gets for training: its names say less than they do."""
+    if device != "cpu":
+        return "high"  # TF32
+    return "medium" if onednn_is_exact() else "highest"
+
+
+def onednn_is_exact() -> bool:
+    """Whether "medium" precision means oneDNN's kernels in plain float32 on this CPU.
+
+    PyTorch documents "medium" as leave to round float32 factors to bfloat16, and on a CPU it hands the products to
+    oneDNN. That rounds only where the CPU multiplies bfloat16 matrices in hardware (AMX, AVX10.2); with AVX-512
+    alone its kernels are float32. Without AVX-512 PyTorch does not use them, so there is nothing to gain.
+    """
+    import torch
+
+    has = torch.cpu.get_capabilities()
+    rounds = any(has.get(name) for name in ("amx_tile", "amx_bf16", "amx_fp16", "avx10_2"))
+    return bool(has.get("avx512_f")) and not rounds
 
 
 def available_cores() -> int:

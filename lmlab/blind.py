@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from lmlab.evaluate import wilson_interval
+from lmlab.files import write_atomic
 
 QUALITIES = ("fluency", "relevance", "correctness")
 GRADES = (1, 2, 3, 4, 5)
@@ -120,7 +121,7 @@ class BlindTest:
         text = self.path.read_text(encoding="utf-8")
         whole = text[:text.rfind("\n") + 1]
         if whole != text:
-            self.path.write_text(whole, encoding="utf-8")
+            write_atomic(self.path, whole)
         rows = {row["pair"]: row for row in map(json.loads, whole.splitlines())}
         return {digest: rows[digest] for digest in self._digests if digest in rows}
 

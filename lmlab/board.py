@@ -11,12 +11,14 @@ have files of their own, for an interrupted training goes on with them, and all 
 lesson is done, those of trainings that it no longer has are removed.
 """
 
+import io
 import math
 import struct
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from lmlab.files import write_atomic
 from lmlab.token_view import IGNORED
 
 FOLDER = "tensorboard"
@@ -53,9 +55,10 @@ class Board:
         """The picture with ``axes`` (an Axes or a Figure), as out/``name``.png and as figures/``name``."""
         from tensorboard.compat.proto.summary_pb2 import Summary
 
-        path = self.out / f"{name}.png"
-        axes.figure.savefig(path, dpi=120)
-        png = path.read_bytes()
+        image = io.BytesIO()
+        axes.figure.savefig(image, format="png", dpi=120)
+        png = image.getvalue()
+        write_atomic(self.out / f"{name}.png", png)
         width, height = struct.unpack(">II", png[16:24])  # where every PNG has them
         image = Summary.Image(width=width, height=height, colorspace=4, encoded_image_string=png)
         value = Summary.Value(tag=f"figures/{name}", image=image)
@@ -150,8 +153,11 @@ def _curves_callback(folder: Path, history, watch: Watch | None):
                 self.tokens = self.tokens + (labels[..., 1:] != IGNORED).sum()  # the device is not waited for
 
         def on_step_begin(self, args, state, control, **_):
-            self.measured(state.max_steps)
+            self.measured(state.max_steps)  # before the first step
             self.begun = time.perf_counter()
+
+        def on_step_end(self, args, state, control, **_):
+            self.measured(state.max_steps)  # a checkpoint of this step may follow, and a resumed run begins after it
 
         def on_optimizer_step(self, args, state, control, **_):
             self.seconds += time.perf_counter() - self.begun

@@ -1,48 +1,40 @@
-"""Checkpoints of a training run: whole or not there, the newest and the best kept, found again.
+"""Checkpoints of a training run: complete or not there, the newest and the best kept, found again.
 
-A checkpoint is a folder step_<n> with the model in transformers' layout and, in trainer.pt, all else that is
-needed to go on as if nothing had happened.
+The course's own training loop (``lmlab.train``) has folders step_<n>: the model in transformers' layout and, in
+trainer.pt, all else that is needed to go on as if nothing had happened. The Trainer of transformers has folders
+checkpoint-<n>, which it writes in place; so each gets, last of all, a file that says what belongs to it.
 """
 
-import os
+import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
+from pickle import UnpicklingError
+
+from lmlab.files import check_replaceable, replace_folder, sync_tree, write_atomic
 
 STATE = "trainer.pt"
+COMPLETE = "complete.json"  # in a Trainer's checkpoint: the size in bytes of every other file
 
 
 def save_checkpoint(folder: Path, step: int, save_model: Callable[[Path], None], state: dict) -> Path:
-    """Writes folder/step_<step> under another name first, so that a folder of that name is always whole.
+    """Writes folder/step_<step>, complete or not at all.
 
     save_model: writes the model into the folder that it is given. state: what ``torch.save`` can write.
     """
     import torch
 
-    partial, final = folder / f".partial_step_{step}", folder / f"step_{step}"
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    save_model(partial)
-    torch.save(state, partial / STATE)
-    for file in partial.iterdir():
-        _sync(file)
-    shutil.rmtree(final, ignore_errors=True)
-    os.replace(partial, final)
-    _sync(folder)
+    final = folder / f"step_{step}"
+    with replace_folder(final, partial(check_replaceable, ours=(STATE,))) as new:
+        save_model(new)
+        torch.save(state, new / STATE)
     return final
 
 
-def _sync(path: Path) -> None:
-    """Has the disk really write: a rename must not arrive there before what it names."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
 def list_checkpoints(folder: Path) -> dict[int, Path]:
-    """step -> its whole checkpoint, in order of steps."""
+    """step -> its complete checkpoint, in order of steps."""
     found = {int(path.name.removeprefix("step_")): path for path in folder.glob("step_*")
              if path.name.removeprefix("step_").isdigit()}
     return dict(sorted(found.items()))
@@ -53,17 +45,42 @@ def newest_state(folder: Path) -> tuple[Path, dict] | None:
 
     Raises ValueError for a state that cannot be read.
     """
-    import torch
-
     whole = [path for path in list_checkpoints(folder).values() if (path / STATE).exists()]
     if not whole:
         return None
     try:
-        # only tensors and plain Python values are in it: nothing in the file is executed
-        return whole[-1], torch.load(whole[-1] / STATE, map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise ValueError(f"{whole[-1] / STATE} cannot be read ({type(error).__name__}: {error}); "
-                         f"remove {whole[-1]}, and training goes on from the checkpoint before it") from error
+        return whole[-1], load_state(whole[-1] / STATE)
+    except ValueError as error:
+        raise ValueError(f"{error}; remove {whole[-1]}, and training goes on from the checkpoint before "
+                         "it") from error
+
+
+def load_state(path: Path):
+    """What ``torch.save`` wrote, if that is tensors and plain Python values: nothing in the file is executed.
+
+    Raises ValueError for a file that holds anything else, or is damaged.
+    """
+    import torch
+
+    try:
+        with code_refused(path):
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, OSError, EOFError) as error:
+        raise ValueError(f"{path} cannot be read ({type(error).__name__}: {error})") from error
+
+
+@contextmanager
+def code_refused(source: str | Path) -> Iterator[None]:
+    """Raises ValueError where torch refuses a file that would run code as it is loaded.
+
+    source: the file, or the folder or model that it is in. torch's own message says how to run it all the same.
+    """
+    try:
+        yield
+    except UnpicklingError as error:
+        raise ValueError(f"{source} cannot be read: it holds more than tensors and plain values, which would "
+                         "run as code, or is damaged; nothing of it was run: take weights in safetensors, "
+                         "and checkpoints of your own alone") from error
 
 
 def prune_checkpoints(folder: Path, losses: dict[int, float], keep: int | None) -> None:
@@ -79,3 +96,106 @@ def prune_checkpoints(folder: Path, losses: dict[int, float], keep: int | None) 
         kept.add(min(measured, key=losses.__getitem__))
     for step in found.keys() - kept:
         shutil.rmtree(found[step])
+
+
+# --- those of the Trainer ----------------------------------------------------------------------------
+
+
+def trainer_checkpoints(folder: Path) -> dict[int, Path]:
+    """step -> checkpoint-<step>, complete or not, in order of steps."""
+    found = {int(path.name.removeprefix("checkpoint-")): path for path in folder.glob("checkpoint-*")
+             if path.name.removeprefix("checkpoint-").isdigit() and path.is_dir()}
+    return dict(sorted(found.items()))
+
+
+def mark_complete(checkpoint: Path) -> None:
+    """Has the disk write a checkpoint, and then a file with the size of each of its files."""
+    sync_tree(checkpoint)
+    write_atomic(checkpoint / COMPLETE, json.dumps(_sizes(checkpoint), indent=1))
+
+
+def is_complete(checkpoint: Path) -> bool:
+    """Whether all that was in a checkpoint when it was marked is there, and as large as it was."""
+    try:
+        noted = json.loads((checkpoint / COMPLETE).read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        return False
+    there = _sizes(checkpoint)
+    return all(there.get(name) == size for name, size in noted.items())
+
+
+def _sizes(checkpoint: Path) -> dict[str, int]:
+    return {str(path.relative_to(checkpoint)): path.stat().st_size for path in sorted(checkpoint.rglob("*"))
+            if path.is_file() and path != checkpoint / COMPLETE}
+
+
+def find_resumable_checkpoint(folder: Path, report: Callable[[str], None] = print) -> Path | None:
+    """The newest complete checkpoint of a Trainer that was interrupted; None: there is none, begin anew.
+
+    It is what ``trainer.train(resume_from_checkpoint=...)`` takes. What was cut off while it was written, or
+    while it was removed, is removed; it is said which. Of several processes one alone may call this.
+    """
+    complete = None
+    for step, path in trainer_checkpoints(folder).items():
+        if is_complete(path):
+            complete = path
+        else:
+            report(f"the checkpoint of step {step} is not complete: removed ({path})")
+            shutil.rmtree(path)
+    if complete is not None:
+        report(f"goes on from step {complete.name.removeprefix('checkpoint-')} ({complete})")
+    return complete
+
+
+def remove_checkpoints(folder: Path) -> None:
+    """Removes the Trainer's checkpoints of a run that is done; each is three times what trains."""
+    for path in trainer_checkpoints(folder).values():
+        _remove(path)
+
+
+def _remove(checkpoint: Path) -> None:
+    (checkpoint / COMPLETE).unlink(missing_ok=True)  # first, so that half a checkpoint is not taken for one
+    shutil.rmtree(checkpoint)
+
+
+def complete_checkpoints(before_mark: Callable[[Path], None] | None = None):
+    """A TrainerCallback that marks each checkpoint as complete, and then removes the older ones.
+
+    The Trainer would remove them before the new one is safe, so this callback takes ``save_total_limit`` over:
+    so many stay, the newest and the best among them. before_mark: puts something more into each checkpoint.
+    """
+    from transformers import TrainerCallback
+
+    class Complete(TrainerCallback):
+        limit = None
+
+        def on_train_begin(self, args, state, control, **_):
+            if args.save_total_limit is not None:
+                self.limit, args.save_total_limit = args.save_total_limit, None
+
+        def on_save(self, args, state, control, **_):
+            _wait_for_all()  # each process writes its own random state, and with FSDP its piece of the rest
+            if state.is_world_process_zero:
+                folder = Path(args.output_dir)
+                checkpoint = folder / f"checkpoint-{state.global_step}"
+                if before_mark is not None:
+                    before_mark(checkpoint)
+                mark_complete(checkpoint)
+                self.remove_older(folder, state)
+            _wait_for_all()
+
+        def remove_older(self, folder: Path, state) -> None:
+            *older, newest = trainer_checkpoints(folder).values()
+            best = Path(state.best_model_checkpoint or newest)
+            removable = [path for path in older if path != best]
+            too_many = len(older) + 1 - self.limit if self.limit else 0
+            for path in removable[:max(0, too_many)]:
+                _remove(path)
+
+    return Complete()
+
+
+def _wait_for_all() -> None:
+    from accelerate import PartialState
+
+    PartialState().wait_for_everyone()

@@ -3,16 +3,18 @@
 import argparse
 import difflib
 import logging
-import os
 import re
 import signal
 import sys
 import time
 import warnings
+from contextlib import nullcontext
 from pathlib import Path
 
+from lmlab.files import write_atomic
 from lmlab.hardware import GPUS
 from lmlab.recipes import LESSONS, PROJECT, RECIPES, find_lesson, list_recipes, load_recipe
+from lmlab.signals import discard, handle_signals, unbreakable_output
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -22,8 +24,18 @@ def main(argv: list[str] | None = None) -> int:
     asked; 2: a request that cannot be met; 130: interrupted.
     """
     args = build_parser().parse_args(argv)
+    works = getattr(args, "works", False)  # for hours maybe, with results in files: whether or not anybody looks on
     try:
-        return args.command(args)
+        with unbreakable_output() if works else nullcontext():
+            code = args.command(args)
+        print(end="", flush=True)
+        return code
+    except BrokenPipeError as error:
+        if works:
+            print(f"lmlab: {error}", file=sys.stderr)
+            return 2
+        discard(sys.stdout)  # whoever read the output has enough of it
+        return 0
     except (ValueError, OSError) as error:
         print(f"lmlab: {error}", file=sys.stderr)
         return 2
@@ -44,7 +56,7 @@ def build_parser() -> argparse.ArgumentParser:
     run.add_argument("--jobs", type=int, default=1, help="notebooks at the same time (default 1)")
     run.add_argument("--output-dir", type=Path, default=PROJECT / "runs",
                      help="where runs go (default runs/)")
-    run.set_defaults(command=run_command)
+    run.set_defaults(command=run_command, works=True)
     pretrain = commands.add_parser(
         "pretrain", help="train the model of lesson 02 without its notebook; also by torchrun -m lmlab pretrain")
     pretrain.add_argument("--recipe", default="tiny", help="a recipe of lesson 02: tiny (default), t4, gpu, ...")
@@ -55,7 +67,7 @@ def build_parser() -> argparse.ArgumentParser:
     pretrain.add_argument("--replace", action="store_true",
                           help="begin again where a finished or another run is; that one goes to OUT/previous")
     pretrain.add_argument("--data-only", action="store_true", help="prepare the shards, and stop")
-    pretrain.set_defaults(command=pretrain_command)
+    pretrain.set_defaults(command=pretrain_command, works=True)
     tune = commands.add_parser(
         "finetune", help="lesson 04, 05 or 06 without its notebook; also by accelerate launch ... -m lmlab finetune")
     tune.add_argument("lesson", help="04, 05, 06, or a full name")
@@ -66,7 +78,7 @@ def build_parser() -> argparse.ArgumentParser:
                       help="of the frozen weights of 05 and 06 (default 4; FSDP and ZeRO-3 need 16)")
     tune.add_argument("--out", type=Path, help="where everything goes (default runs/finetune/<lesson>-<recipe>); "
                       "an unfinished run there goes on")
-    tune.set_defaults(command=finetune_command)
+    tune.set_defaults(command=finetune_command, works=True)
     search = commands.add_parser("search", help="try many values of a recipe, and find the best")
     search.add_argument("lesson", help="01 to 09, or a full name")
     search.add_argument("--recipe", default="tiny", help="the recipe to begin with: tiny (default), t4, ...")
@@ -87,7 +99,7 @@ def build_parser() -> argparse.ArgumentParser:
     search.add_argument("--no-pruning", action="store_true", help="let every trial come to its end")
     search.add_argument("--save-recipe", metavar="NAME", help="write the best values as a recipe")
     search.add_argument("--output-dir", type=Path, help="where studies go (default runs/search/)")
-    search.set_defaults(command=search_command)
+    search.set_defaults(command=search_command, works=True)
     _add_generate(commands)
     _add_chat(commands)
     forecast = commands.add_parser("plan", help="predict memory, disk, time and cost of a recipe; nothing is loaded")
@@ -129,7 +141,7 @@ def _add_generate(commands) -> None:
     generate.add_argument("--price-input", type=float, metavar="P", help="of a million tokens, to know the cost")
     generate.add_argument("--price-output", type=float, metavar="P", help="of a million tokens")
     generate.add_argument("--yes", action="store_true", help="begin without asking back")
-    generate.set_defaults(command=generate_command)
+    generate.set_defaults(command=generate_command, works=True)
 
 
 def _add_chat(commands) -> None:
@@ -173,9 +185,9 @@ def run_command(args) -> int:
     jobs = [Job(lesson, NOTEBOOKS / f"{lesson}.ipynb",
                 {"recipe": args.recipe, "overrides": overrides[lesson], "output_dir": str(run_dir)})
             for lesson in lessons]
-    (run_dir.parent / "latest").write_text(run_dir.name, encoding="utf-8")
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends the notebooks as Ctrl-C does
-    outcomes = run_jobs(jobs, run_dir, args.jobs)
+    write_atomic(run_dir.parent / "latest", run_dir.name)
+    with handle_signals([signal.SIGTERM], signal.default_int_handler):  # ends the notebooks as Ctrl-C does
+        outcomes = run_jobs(jobs, run_dir, args.jobs)
     print(f"\n{'lesson':<32} {'status':<12} {'seconds':>8} {'peak GiB':>9}")
     for o in outcomes:
         print(f"{o.lesson:<32} {o.status:<12} {o.seconds:>8.1f} {o.peak_memory_gb:>9.2f}")
@@ -298,11 +310,11 @@ def search_command(args) -> int:
     if args.save_recipe:
         check_new_recipe(lesson, args.save_recipe)
     settings = _settings(args, lesson)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends the notebook as Ctrl-C does
-    found = search(lesson, args.space, args.metric, recipe=args.recipe, direction=args.direction,
-                   overrides=settings, trials=args.trials, name=args.name, storage=args.storage,
-                   timeout=args.timeout, pruning=not args.no_pruning, root=args.output_dir or STUDIES,
-                   report=lambda line: print(line, flush=True))
+    with handle_signals([signal.SIGTERM], signal.default_int_handler):  # ends the notebook as Ctrl-C does
+        found = search(lesson, args.space, args.metric, recipe=args.recipe, direction=args.direction,
+                       overrides=settings, trials=args.trials, name=args.name, storage=args.storage,
+                       timeout=args.timeout, pruning=not args.no_pruning, root=args.output_dir or STUDIES,
+                       report=lambda line: print(line, flush=True))
     print(f"\n{found}\n{found.folder}")
     if not args.save_recipe:
         return 0 if found.best else 1
@@ -388,17 +400,13 @@ def chat_command(args) -> int:
     talk = Talk(speaker, speaker.sampling._replace(**given), args.max_new_tokens, args.seed,
                 args.show_thinking, args.raw, [{"role": "system", "content": args.system}] if args.system else [])
     terminal = sys.stdin.isatty()
-    try:
-        if args.prompt is not None:
-            return 0 if talk.ask(args.prompt) else 130
-        if terminal:
-            import readline  # noqa: F401  input() then has a history and arrow keys
+    if args.prompt is not None:
+        return 0 if talk.ask(args.prompt) else 130
+    if terminal:
+        import readline  # noqa: F401  input() then has a history and arrow keys
 
-            greet(talk)
-        return 0 if hold(talk, lambda: input("> " if terminal else "")) or terminal else 1
-    except BrokenPipeError:  # whoever read the answers has enough of them
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes stdout once more
-        return 0
+        greet(talk)
+    return 0 if hold(talk, lambda: input("> " if terminal else "")) or terminal else 1
 
 
 def plan_command(args) -> int:

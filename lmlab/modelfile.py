@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from lmlab.files import write_atomic
 from lmlab.gguf_export import adds_bos, read_asking, read_metadata
 
 # tokens for prompt and answer: room for a thought, and the cache stays below 300 MB (predicted for
@@ -174,7 +175,7 @@ def write_modelfile(folder: str | Path, gguf: str | Path) -> Path:
     if "strftime_now" in (tokenizer.chat_template or ""):
         lines.insert(1, "# the date in the template is that of the export: Ollama has no clock there")
     path = gguf.with_name("Modelfile")
-    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    write_atomic(path, "\n".join(lines) + "\n")
     return path
 
 

@@ -152,7 +152,7 @@ class FullFinetune(Recipe):
     frozen_layers: Count = 0  # of the first blocks, and with them the embeddings; 0: every weight trains
     early_stopping_patience: Positive | None = None  # measurements without a new best; None: to the end
     restore_best: bool = True  # keep the weights with the lowest validation loss, not the last
-    checkpoint_every: Positive | None = None  # steps; an interrupted run goes on from there. None: it cannot
+    checkpoint_every: Positive | None = 200  # steps; an interrupted run goes on from there. None: it cannot
     max_bad_share: Fraction = 0.05  # of rows that cannot be used; more stop the run
     n_memorised: Positive = 100  # pairs of the memorisation test, seen and unseen
     study_sizes: list[Positive]  # pairs to train on, for the same number of steps
@@ -202,7 +202,7 @@ class LoraFinetune(Recipe):
     epochs: Positive = 3
     learning_rate: PositiveFloat
     evaluations: Positive = 4  # in the course of training, evenly
-    checkpoint_every: Positive | None = None  # steps; an interrupted run goes on from there. None: it cannot
+    checkpoint_every: Positive | None = 200  # steps; an interrupted run goes on from there. None: it cannot
     study_steps: Positive = 10  # of each short run that compares ranks, alphas, targets and dropouts
     n_train: Positive | None = None
     n_validation: Positive | None = None

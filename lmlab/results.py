@@ -3,11 +3,11 @@
 import dataclasses
 import html
 import json
-import os
 import time
 from pathlib import Path
 
 from lmlab.board import write_results
+from lmlab.files import read_jsonl, remove_leftovers, write_atomic, write_jsonl
 from lmlab.recipes import PROJECT, Recipe, load_recipe
 
 
@@ -21,6 +21,7 @@ def lesson_dir(output_dir: str | Path, cfg: Recipe) -> Path:
 def previous(output_dir: str | Path, lesson: str, relative: str) -> Path | None:
     """What an earlier lesson made (``relative`` to its folder), or None. Says which it is."""
     path = PROJECT / Path(output_dir).expanduser() / lesson / relative
+    remove_leftovers(path.parent)  # a lesson that was killed while it replaced its result
     if path.exists():
         print(f"using {relative} of lesson {lesson[:2]}: {path}")
         return path
@@ -57,7 +58,7 @@ class Expectations:
 
 
 def write_metrics(out: Path, cfg: Recipe, metrics: dict, started: float | None = None) -> Expectations:
-    """Writes out/metrics.json whole or not at all, and returns the table of expected against measured.
+    """Writes out/metrics.json, all or nothing, and returns the table of expected against measured.
 
     TensorBoard shows the numbers as result/<metric>.
 
@@ -72,9 +73,7 @@ def write_metrics(out: Path, cfg: Recipe, metrics: dict, started: float | None =
     record = {"lesson": cfg.lesson, "recipe": cfg.name, "seed": cfg.seed,
               "seconds": None if started is None else round(time.time() - started, 1),
               "metrics": plain, "expected": cfg.expected, "settings": dict(cfg.rows())}
-    partial = out / "metrics.json.part"
-    partial.write_text(json.dumps(record, indent=1), encoding="utf-8")
-    os.replace(partial, out / "metrics.json")
+    write_atomic(out / "metrics.json", json.dumps(record, indent=1))
     write_results(out, plain)
     return expectation_table(plain, cfg.expected)
 
@@ -82,19 +81,18 @@ def write_metrics(out: Path, cfg: Recipe, metrics: dict, started: float | None =
 def report_progress(out: Path, step: int, **metrics: float) -> None:
     """Notes in out/progress.jsonl what metrics, by their names in metrics.json, are at an optimizer step.
 
-    A search reads it while the notebook runs, and ends a trial that falls behind the others.
+    A search reads it while the notebook runs, and ends a trial that falls behind the others. Where a run was
+    interrupted and goes on, or begins anew, what was noted of these metrics from this step on is replaced.
     """
     row = {"step": step, **{name: float(value) for name, value in metrics.items()}}
     out.mkdir(parents=True, exist_ok=True)
-    with open(out / "progress.jsonl", "a", encoding="utf-8") as file:
-        file.write(json.dumps(row) + "\n")
+    earlier = [old for old in read_progress(out) if old["step"] < step or not old.keys() & metrics.keys()]
+    write_jsonl(out / "progress.jsonl", [*earlier, row])
 
 
 def read_progress(out: Path) -> list[dict]:
-    """What was noted so far; a line that is still being written is left for later."""
-    path = out / "progress.jsonl"
-    lines = path.read_text(encoding="utf-8").split("\n")[:-1] if path.exists() else []
-    return [json.loads(line) for line in lines]
+    """What was noted so far."""
+    return read_jsonl(out / "progress.jsonl")
 
 
 def expectation_table(metrics: dict, expected: dict) -> Expectations:

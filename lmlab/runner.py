@@ -15,6 +15,7 @@ from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from lmlab.files import write_atomic
 from lmlab.hardware import available_cores
 from lmlab.recipes import PROJECT
 
@@ -122,7 +123,7 @@ def run_notebook(job: Job, run_dir: Path, live: set, row: int = 0, parallel: int
 def write_record(run_dir: Path, outcomes: list[Outcome]) -> None:
     """run.json: what ran so far, for ``lmlab report``."""
     record = {"lessons": [asdict(outcome) for outcome in outcomes]}
-    (run_dir / "run.json").write_text(json.dumps(record, indent=1), encoding="utf-8")
+    write_atomic(run_dir / "run.json", json.dumps(record, indent=1))
 
 
 def failing_cell(executed: Path) -> tuple[str, str] | None:

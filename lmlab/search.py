@@ -19,6 +19,7 @@ from urllib.parse import unquote
 
 from lmlab import plots, recipes, runner
 from lmlab.cli import parse_setting
+from lmlab.files import replace_file, write_atomic
 from lmlab.recipes import PROJECT, find_lesson, load_recipe
 from lmlab.results import read_progress
 
@@ -351,7 +352,7 @@ class _Work:
         if outcome is None:
             return "PRUNED", None, ""
         if not outcome.ok:
-            (out / "error.txt").write_text(outcome.error, encoding="utf-8")
+            write_atomic(out / "error.txt", outcome.error)
             return "FAIL", None, _last_line(outcome.error)
         written = out / self.plan.lesson / "metrics.json"
         if not written.exists():
@@ -500,7 +501,8 @@ def _picture(path: Path):
 
     figure = Figure(figsize=(7, 3.5), layout="constrained")
     yield figure.subplots()
-    figure.savefig(path, dpi=150)
+    with replace_file(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=150)
 
 
 def check_new_recipe(lesson: str, name: str) -> Path:
@@ -532,6 +534,4 @@ def save_recipe(findings: Findings, name: str) -> Path:
             f"({plan.direction}) of {sum(trial.state == 'ok' for trial in findings.trials)} finished trials\n"
             f"# of study {findings.folder.name}, trial {best.number}. It has no expected bands yet.\n")
     values = {**base, **plan.overrides, **best.values, "expected": {}}  # else it has those of "like"
-    with open(path, "x", encoding="utf-8") as file:
-        file.write(head + yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=100))
-    return path
+    return write_atomic(path, head + yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=100))

@@ -5,13 +5,12 @@ document, eos, document, ..., eos, as ``train.pack`` has it), cut every ``shard_
 span files.
 
 A file is a header of 256 bytes and then the tokens, all little endian, tokens of 16 bits. A file under its
-final name is whole: it is written as ``*.partial``, synced and renamed. Its header says where the next file
+final name is complete: it is written under a temporary one, synced and renamed. Its header says where the next file
 begins (document, token), so a run that was stopped goes on exactly there.
 """
 
 import hashlib
 import json
-import os
 import shutil
 import struct
 import time
@@ -22,6 +21,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+
+from lmlab.files import replace_file
 
 TOKEN = np.dtype("<u2")
 MAX_VOCABULARY = 65_536  # ids that 16 bits can hold
@@ -251,8 +252,6 @@ def _resumable(folder: Path, plan: Plan) -> list[Header]:
 
 def _write_set(texts, tokenizer, folder: Path, plan: Plan, shards: list[Header], expected: int | None,
                report) -> None:
-    for partial in folder.glob("*.partial"):  # of a run that was killed
-        partial.unlink()
     writer = _Writer(folder, plan, shards, expected, report)
     writer.check_room()
     document, offset = 0, 0
@@ -311,13 +310,9 @@ class _Writer:
         path, tokens = self.plan.path(self.folder, self.number), self.tokens[:self.count]
         header = Header(self.number, self.count, last, hashlib.sha256(tokens).digest(), next_document,
                         next_offset, self.plan)
-        partial = path.with_name(f"{path.name}.{os.getpid()}.partial")  # two runs at once do not mix
-        with open(partial, "wb") as file:
+        with replace_file(path) as temporary, open(temporary, "wb") as file:
             file.write(header.pack())
             file.write(tokens)
-            file.flush()
-            os.fsync(file.fileno())  # first the bytes, then the name
-        os.replace(partial, path)
         self._progress()
         self.number, self.count = self.number + 1, 0
 

@@ -20,10 +20,12 @@ from torch import Tensor, nn
 
 from lmlab.board import CURVES, FOLDER, Watch, as_it_stands, open_curves
 from lmlab.checkpoints import newest_state, prune_checkpoints, save_checkpoint
+from lmlab.files import replace_folder
 from lmlab.gpt import GPT, IGNORE
 from lmlab.hardware import fast_matmul, peak_flops
 from lmlab.ranks import Ranks, silent
 from lmlab.results import report_progress
+from lmlab.signals import handle_signals
 
 
 @dataclass(frozen=True)
@@ -334,12 +336,8 @@ def _stop_signals(wanted: bool):
         stop.set()
 
     numbers = {signal.SIGTERM, signal.SIGINT, getattr(signal, "SIGHUP", signal.SIGTERM)}  # Windows has no third
-    before = {number: signal.signal(number, request) for number in numbers}
-    try:
+    with handle_signals(numbers, request):
         yield stop
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 class _Run:
@@ -408,8 +406,12 @@ class _Run:
 
 
 def _move_aside(out: Path) -> None:
-    """What a run left in ``out`` goes to out/previous/, in place of what is there."""
+    """What a run left in ``out`` goes to out/previous/, in place of what an earlier call has put there."""
     previous = out / "previous"
+    strangers = {path.name for path in previous.glob("*")} - {"checkpoints", "model", FOLDER}
+    if strangers or previous.is_file():
+        raise ValueError(f"{previous} holds {', '.join(sorted(strangers)) or 'something else'}, which no run has put "
+                         "there; move it, or give another folder")
     shutil.rmtree(previous, ignore_errors=True)
     previous.mkdir()
     for name in ("checkpoints", "model"):
@@ -531,7 +533,8 @@ class _Record:
     def save(self) -> None:
         """A checkpoint of this step; of the last one the result before it, so that no finished run lacks it."""
         if self.ranks.first and self.run.step == self.cfg.max_steps:
-            self.run.save_model(self.run.out / "model")
+            with replace_folder(self.run.out / "model") as new:
+                self.run.save_model(new)
         loss, = self.ranks.total(self.loss.item())
         self.run.save({"history": {**asdict(self.history), "seconds": self._seconds()}, "loss": loss,
                        "updates": self.updates, "tokens": self.tokens, "lap": time.perf_counter() - self.lap})

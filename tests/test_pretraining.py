@@ -45,8 +45,8 @@ rate = train.learning_rate_at
 train.learning_rate_at = lambda step, cfg: os.kill(os.getpid(), 9) if step == 26 else rate(step, cfg)
 """
 KILLED_WHILE_IT_SAVES = """
-sync = checkpoints._sync
-checkpoints._sync = lambda path: os.kill(os.getpid(), 9) if "step_20" in str(path) else sync(path)
+sync = files.sync
+files.sync = lambda path: os.kill(os.getpid(), 9) if "step_20" in str(path) else sync(path)
 """
 ASKED_TO_STOP = """
 rate = train.learning_rate_at
@@ -62,7 +62,7 @@ def run_and_stop(out: Path, how: str) -> subprocess.CompletedProcess:
     code = f"""
 import os
 from pathlib import Path
-from lmlab import checkpoints, pretraining, train
+from lmlab import files, pretraining, train
 from lmlab.recipes import load_recipe
 {how}
 try:

@@ -69,3 +69,11 @@ def test_progress_is_read_line_by_line(tmp_path):
         file.write('{"step": 10, "val')
     assert read_progress(tmp_path / "new") == [
         {"step": 0, "val_loss": 2.0}, {"step": 5, "val_loss": 1.5, "floor_gap": float("inf")}]
+
+
+def test_progress_of_a_run_that_goes_on_has_each_step_once(tmp_path):
+    for step in (0, 5, 10):
+        report_progress(tmp_path, step, val_loss=step, gap=1)
+    report_progress(tmp_path, 0, other=3)
+    report_progress(tmp_path, 5, val_loss=50)  # it was killed, and went on after a step before this one
+    assert [(row["step"], row.get("val_loss")) for row in read_progress(tmp_path)] == [(0, 0), (0, None), (5, 50)]

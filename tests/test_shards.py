@@ -216,7 +216,7 @@ def test_killed_and_started_again_gives_the_same_bytes(tmp_path, whole, texts, t
                           capture_output=True, env={**os.environ, "PYTHONPATH": root})
     assert done.returncode == -signal.SIGKILL, done.stderr
     assert len(files(folder)) == left
-    assert len(list(folder.glob("*.partial"))) == (mode != "between")
+    assert len(list(folder.glob("*.lmlab"))) == (mode != "between")
     with pytest.raises(ValueError, match="not finished; run prepare_shards"):
         open_shards(folder, "train")
     kept = {path.name: path.stat().st_mtime_ns for path in files(folder)}

@@ -12,6 +12,9 @@ from lmlab.miniworld import problems
 from lmlab.reasoning import CALCULATION, think_rows
 
 _NUMBER = re.compile(r"(?<![\w.])(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?(?![\d])|(?<![\w.])\.\d+")
+# numbers that are not read here, so that no other can take their place: 5½, 10³, 5'000, 12.000,00, 1 234
+_UNREAD = re.compile("[¹²³¼-¾⁰-ₜ⅐-⅟⁄√π±]|\\d['’\u00a0\u2009\u202f]\\d|" r"\.\d{3}[.,]\d|\b\d{1,3} \d{3}\b|"
+                     r"\d\s*[!^]|\d[eE][-+]?\d|\\[A-Za-z]")
 _COMMON = 12  # a smaller number in two sums may mean another thing in the second: open 5 hours, 5 weekdays
 _TRIES = 30  # draws, until one gives whole and positive results
 # by the words of a question that can bring them in, numbers that a solution may use without being given them
@@ -41,7 +44,8 @@ class Worked:
 def redrawn(row: Mapping, rng: random.Random) -> dict | None:
     """A row of the same layout with other numbers, or None where it cannot be seen that this would be right.
 
-    row: GSM8K, whose calculations are noted, or a miniworld problem, whose steps are sums. Every number of the
+    row: of ``rows.problem_row``: GSM8K, whose calculations are noted, or a miniworld problem, whose steps are sums.
+    Every number of the
     solution must come from the question, from an earlier sum, or from a word ("twice", "week"), and it must be
     clear which: a number that stands for two things is not touched. The sums are then computed anew; a draw with
     a result that is negative, or broken where it was whole, is drawn again. What the numbers mean is not
@@ -54,8 +58,10 @@ def redrawn(row: Mapping, rng: random.Random) -> dict | None:
         allowed = _in_village
     elif "question" in row and "####" in row.get("answer", ""):
         solution, _, answer = row["answer"].partition("####")
-        value = read_answer(answer).value
-        worked, allowed = Worked(row["question"], solution, tuple(CALCULATION.findall(solution)), value), None
+        if not _NUMBER.fullmatch(answer.strip()) or _UNREAD.search(row["question"] + solution):
+            return None
+        sums = tuple(CALCULATION.findall(solution))
+        worked, allowed = Worked(row["question"], solution, sums, _value(answer.strip())), None
     else:
         return None
     new = _mapping(worked, rng, allowed)
@@ -98,7 +104,8 @@ def _in_village(calculation: str) -> bool:
 def _mapping(worked: Worked, rng: random.Random, allowed) -> dict[Fraction, Fraction] | None:
     """old value -> new value, of every number in problem and solution; None where nothing can change."""
     given = [_value(text) for text in _NUMBER.findall(worked.question)]
-    results = [read_answer(result).value for _, result in worked.sums]
+    said = [read_answer(result) for _, result in worked.sums]
+    results = [None if result.percent or result.unit else result.value for result in said]
     if None in results or not _all_known(worked, given, results):
         return None
     changeable = _changeable(worked, given, results)

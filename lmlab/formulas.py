@@ -6,35 +6,45 @@ almost never (Schwartz 1980, Zippel 1979).
 """
 
 import cmath
+import math
 import random
 import re
 from fractions import Fraction
 
-_LONGEST = 120  # characters; brackets in brackets cost Python's stack
+LONGEST = 120  # characters; brackets in brackets cost Python's stack
 _POINTS = 3  # the variables are positive at all but the last
 _LARGEST = 1000  # bits up to which a power is kept exactly
 _PRECISION = 1e-9
+_LARGEST_FACTORIAL = 100
 _FUNCTIONS = {"\\sin": cmath.sin, "\\cos": cmath.cos, "\\tan": cmath.tan, "\\ln": cmath.log,
-              "\\log": cmath.log10}
+              "\\log": cmath.log10, "\\exp": cmath.exp, "\\arcsin": cmath.asin, "\\arccos": cmath.acos,
+              "\\arctan": cmath.atan}
 _CONSTANTS = {"\\pi": complex(cmath.pi), "e": complex(cmath.e), "i": 1j}
 _LETTERS = {f"\\{name}" for name in "alpha beta gamma delta theta lambda mu phi omega infty".split()}
 _TIDIED = [(re.compile(pattern), by) for pattern, by in (
-    (r"\\\{", "⟦"), (r"\\\}", "⟧"), (r"\\cup\b", "∪"), (r"\\in\b", "∈"), (r"\\pm\b", "±"), (r"\*\*", "^"),
-    (r"\\(?:cdot|times)\b|[·×]", "*"), (r"\\div\b|÷", "/"), ("π", r"\\pi "), ("∞", r"\\infty "),
+    (r"\\\{", "⟦"), (r"\\\}", "⟧"), (r"\\cup(?![A-Za-z])", "∪"), (r"\\in(?![A-Za-z])", "∈"),
+    (r"\\pm(?![A-Za-z])", "±"), (r"\*\*", "^"), (r"\\(?:cdot|times)(?![A-Za-z])|[·×]", "*"),
+    (r"\\div(?![A-Za-z])|÷", "/"), ("π", r"\\pi "), ("∞", r"\\infty "),
     (r"(?<![\\A-Za-z])(sin|cos|tan|ln|log|sqrt|pi)(?![A-Za-z])", r"\\\1"), (r"\b(?:or|and)\b", ","),
     (r"\\frac\s*(\d)\s*(\d)", r"\\frac{\1}{\2}"),
-    (r"(\d+)\s*\\frac\{(\d+)\}\{(\d+)\}", r"(\1+\2/\3)"))]  # a mixed number is no product
-_TOKEN = re.compile(r"\s*(\d+(?:\.\d*)?|\.\d+|\\[A-Za-z]+|[A-Za-z](?:_(?:\{\w+\}|\w))?|[-+*/^(){}\[\]|])")
+    (r"(\d+)\s*\\frac\{(\d+)\}\{(\d+)\}", r"(\1+\2/\3)"),  # a mixed number is no product
+    (r"\\begin\{[bp]matrix\}", "⟪"), (r"\\end\{[bp]matrix\}", "⟫"))]
+_UNREAD = re.compile(r"(?<![\w.])0[xXbBoO]\w|!!|\.\d*\(\d+\)")  # 0x1F, 5!!, 0.(3)
+_GROUPED = re.compile(r"(?<![\d,.])[1-9]\d{0,2}(?:,\d{3})+(?![\d,])")  # 1,000
+_RELATION = re.compile("([=<>≤≥≠])")
+_NAMED_VALUE = re.compile(r"\s*([A-Za-z](?:_\w)?|\\[a-z]+)\s*=([^=<>≤≥≠]+)")
+_TURNED = {">": "<", "≥": "≤"}
+_TOKEN = re.compile(r"\s*(\d+(?:\.\d*)?|\.\d+|\\[A-Za-z]+|[A-Za-z](?:_(?:\{\w+\}|\w))?|[-+*/^(){}\[\]|!])")
 
 
 def same_formula(a: str, b: str, tolerance: float = 0.0) -> bool:
     """Whether two formulas say the same: "2\\sqrt{5}" and "\\sqrt{20}", or "\\{1, 2\\}" and "\\{2, 1\\}".
 
-    Read are numbers, variables, + - * / ^, roots, sin, cos, tan, ln, log, \\pi, e, i, \\pm; and lists, sets,
-    tuples, intervals, unions and equations of these. What is not read (words, matrices, integrals,
-    factorials) is the same as nothing. tolerance: relative, of the values of ``b``.
+    Read are numbers, variables, + - * / ^ !, roots, sin, cos, tan, ln, log, \\pi, e, i, \\pm; and lists, sets,
+    tuples, intervals, unions, matrices, equations and inequalities of these. What is not read (words, integrals,
+    sums, bases) is the same as nothing. tolerance: relative, of the values of ``b``.
     """
-    if max(len(a), len(b)) > _LONGEST:
+    if max(len(a), len(b)) > LONGEST:
         return False
     try:
         return _same(_tidied(a), _tidied(b), tolerance)
@@ -42,7 +52,16 @@ def same_formula(a: str, b: str, tolerance: float = 0.0) -> bool:
         return False
 
 
+def is_formula(text: str) -> bool:
+    """Whether all of a text is read."""
+    return same_formula(text, text)
+
+
 def _tidied(text: str) -> str:
+    if _UNREAD.search(text):
+        raise ValueError(f"a part of {text!r} is not read")
+    if not re.search(r"[(\[]|\\\{", text):  # there a comma parts two numbers
+        text = _GROUPED.sub(lambda number: number.group().replace(",", ""), text)
     for pattern, by in _TIDIED:
         text = pattern.sub(by, text)
     words = re.findall(r"\\?[A-Za-z]+", text)
@@ -55,6 +74,12 @@ def _tidied(text: str) -> str:
 
 
 def _same(a: str, b: str, tolerance: float) -> bool:
+    named, others = _named_values(a), _named_values(b)
+    if named and others:
+        return named.keys() == others.keys() and all(
+            _same_values(named[name], others[name], tolerance) for name in named)
+    if named or others:  # x = 5, y = 6 is the point (5, 6)
+        a, b = (f"({','.join(values.values())})" if values else text for values, text in ((named, a), (others, b)))
     (kind, mine), (other, theirs) = _members(a), _members(b)
     if kind != other or len(mine) != len(theirs):
         return False
@@ -70,9 +95,21 @@ def _same(a: str, b: str, tolerance: float) -> bool:
     return True
 
 
+def _named_values(text: str) -> dict[str, str]:
+    """{"x": "5", "y": "6"} of "x = 5, y = 6"; empty for what is not several names with a value each."""
+    parts = [_NAMED_VALUE.fullmatch(part) for part in _split(text, ",")]
+    if len(parts) < 2 or not all(parts):
+        return {}
+    values = {part[1]: part[2] for part in parts}
+    return values if len(values) == len(parts) else {}
+
+
 def _members(text: str) -> tuple[str, list[str]]:
-    """(kind, members): of a union, of brackets, which are the kind, or of a bare list, often of one."""
-    text = re.sub(r"^\s*[A-Za-z](?:\([A-Za-z]\))?\s*[=∈]", "", text).strip()
+    """(kind, members): of a union, of brackets or a matrix, which are the kind, or of a bare list."""
+    text = re.sub(r"^\s*[A-Za-z](?:_\w)?(?:\([A-Za-z]\))?\s*[=∈]", "", text).strip()
+    if text[:1] == "⟪" and text.find("⟫") == len(text) - 1:
+        rows = [row.split("&") for row in text[1:-1].split("\\\\")]
+        return f"matrix {[len(row) for row in rows]}", [cell for row in rows for cell in row]
     if "∪" in text:
         return "∪", _split(text, "∪")
     inner = _split(text[1:-1], ",") if _in_brackets(text) else []
@@ -108,14 +145,23 @@ def _in_brackets(text: str) -> bool:
 
 def _same_values(a: str, b: str, tolerance: float) -> bool:
     """Of an equation, the difference of its sides counts, from whichever side."""
-    (a, *others), (b, *more) = a.split("="), b.split("=")
-    if len(others) != len(more) or len(more) > 1:
+    (mine, signs), (theirs, others) = _sides(a), _sides(b)
+    if signs != others:
         return False
-    if not more:
-        return all(_close(formula_value(a, point), formula_value(b, point), tolerance)
-                   for point in range(_POINTS))
-    a, b = f"({a})-({others[0]})", f"({b})-({more[0]})"
+    if signs != ["="]:
+        return all(_close(formula_value(x, point), formula_value(y, point), tolerance)
+                   for x, y in zip(mine, theirs, strict=True) for point in range(_POINTS))
+    a, b = (f"({left})-({right})" for left, right in (mine, theirs))
     return _same_values(a, b, tolerance) or _same_values(a, f"-({b})", tolerance)
+
+
+def _sides(text: str) -> tuple[list[str], list[str]]:
+    """(sides, signs between them): "5 > x" is ["x", "5"] and ["<"]."""
+    parts = _RELATION.split(text)
+    sides, signs = parts[::2], parts[1::2]
+    if signs and set(signs) <= set(_TURNED):
+        return sides[::-1], [_TURNED[sign] for sign in signs[::-1]]
+    return sides, signs
 
 
 def _close(x: Fraction | complex, y: Fraction | complex, tolerance: float) -> bool:
@@ -173,12 +219,30 @@ def _signed(tokens: list[str], point: int) -> Fraction | complex:
     if tokens[0] in ("+", "-"):
         sign = 1 if tokens.pop(0) == "+" else -1
         return sign * _signed(tokens, point)
-    base = _atom(tokens, point)
+    base = _with_factorial(tokens, point)
     return _raised(base, _argument(tokens, point)) if _taken("^", tokens) else base
 
 
+def _with_factorial(tokens: list[str], point: int) -> Fraction | complex:
+    value = _atom(tokens, point)
+    if not _taken("!", tokens):
+        return value
+    if not isinstance(value, Fraction) or value.denominator > 1 or not 0 <= value <= _LARGEST_FACTORIAL:
+        raise ValueError(f"{value}! is not read")
+    return Fraction(math.factorial(int(value)))
+
+
 def _argument(tokens: list[str], point: int) -> Fraction | complex:
-    return -_atom(tokens, point) if _taken("-", tokens) else _atom(tokens, point)
+    return -_with_factorial(tokens, point) if _taken("-", tokens) else _with_factorial(tokens, point)
+
+
+def _argument_of_function(tokens: list[str], point: int) -> Fraction | complex:
+    """In \\sin 2x the factors belong to it, up to the next function."""
+    bare = tokens[0] not in ("(", "{", "-")
+    value = _argument(tokens, point)
+    while bare and _is_factor(tokens[0]) and tokens[0] not in _FUNCTIONS and tokens[0] not in ("(", "{"):
+        value = value * _signed(tokens, point)
+    return value
 
 
 def _atom(tokens: list[str], point: int) -> Fraction | complex:
@@ -192,7 +256,7 @@ def _atom(tokens: list[str], point: int) -> Fraction | complex:
     if token == "\\sqrt":
         return _root(tokens, point)
     if token in _FUNCTIONS:
-        return _FUNCTIONS[token](_argument(tokens, point))
+        return _FUNCTIONS[token](_argument_of_function(tokens, point))
     if token in _CONSTANTS:
         return _CONSTANTS[token]
     if token in _LETTERS or token[:1].isalpha():

@@ -5,9 +5,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from fractions import Fraction
 
 from lmlab.analysis import near_duplicates, normalised
-from lmlab.answers import arithmetic, extract_answer, read_answer, same_answer
+from lmlab.answers import arithmetic, extract_answer, parse_gold, read_answer, same_answer, unread_parts
 from lmlab.data import VALIDATION_SHARE, split_indices
-from lmlab.pairs import BadRow, leave_out
+from lmlab.pairs import MAX_BAD_SHARE, BadRow, leave_out
+from lmlab.rows import UnusableRow, block_text, is_nothing, problem_row
 
 # --- conversion --------------------------------------------------------------------------------------
 
@@ -22,52 +23,59 @@ def to_think(row: Mapping) -> dict:
 
     row: MathCodeInstruct (messages), SciBench (problem_text, answer_number, unit, maybe solution), GSM8K
     (question, answer) or a miniworld problem in one of these schemas.
-    Returns {"prompt": [user], "completion": [assistant], "answer", "unit"}, where the assistant says
-    "<think>\\n...\\n</think>\\n\\nThe answer is 12." A row without a worked solution (most of SciBench) has
-    completion None: it serves to measure, not to train. Where no final answer can be found, answer and
-    completion are None. unit: in which the answer is asked for, SciBench alone.
-    Raises ValueError for a row of another schema.
+    Returns {"prompt": [..., user], "completion": [assistant], "answer", "unit"}, where the assistant says
+    "<think>\\n...\\n</think>\\n\\nThe answer is 12." An answer that is no number stands in \\boxed{}. A row without a
+    worked solution (most of SciBench) has completion None: it serves to measure, not to train. Where no final answer
+    can be found, answer and completion are None. unit: in which the answer is asked for, SciBench alone. Of a
+    conversation of several turns the last is the completion, all before it the prompt, a system turn too.
+    Raises UnusableRow, a ValueError, for a row of another schema, and for one with fields that are empty or of the
+    wrong kind.
     """
-    unit = ""
+    row, unit = problem_row(row), ""
     if "messages" in row:
-        question, reasoning, answer = _math_code_instruct(row["messages"])
+        prompt, reasoning, answer = _math_code_instruct(row["messages"])
     elif "problem_text" in row:
         question, reasoning, answer, unit = _scibench(row)
-    elif "question" in row and "answer" in row:
-        question, reasoning, answer = _gsm8k(row)
     else:
-        raise ValueError(f"to_think got a row with keys {', '.join(sorted(row))}; it knows MathCodeInstruct "
-                         "(messages), SciBench (problem_text) and GSM8K (question, answer)")
+        question, reasoning, answer = _gsm8k(row)
+    if "messages" not in row:
+        prompt = [{"role": "user", "content": question}]
     said = answer if answer is None or read_answer(answer).value is not None else f"$\\boxed{{{answer}}}$"
     spoken = f"<think>\n{reasoning}\n</think>\n\nThe answer is {said}."
     completion = [{"role": "assistant", "content": spoken}] if reasoning and answer else None
-    return {"prompt": [{"role": "user", "content": question}], "completion": completion, "answer": answer,
+    return {"prompt": prompt, "completion": completion, "answer": answer,
             "unit": unit}
 
 
 def _gsm8k(row: Mapping) -> tuple[str, str, str | None]:
     reasoning, _, answer = row["answer"].partition("####")
-    return row["question"].strip(), re.sub(r"<<.*?>>", "", reasoning).strip(), extract_answer(answer)
+    return row["question"].strip(), re.sub(r"<<.*?>>", "", reasoning).strip(), _gold(answer)
 
 
 def _scibench(row: Mapping) -> tuple[str, str, str, str]:
     question, unit = row["problem_text"].strip(), (row.get("unit") or "").strip()
     if unit and unit not in question:
         question += f" Give the answer in {unit}."
-    answer = extract_answer(str(row["answer_number"])) or str(row["answer_number"]).strip()
-    return question, (row.get("solution") or "").strip(), answer, unit
+    return question, (row.get("solution") or "").strip(), _gold(row["answer_number"]), unit
 
 
-def _math_code_instruct(messages: list[dict]) -> tuple[str, str, str | None]:
-    """What was said last is the answer, what stands before it the reasoning.
+def _gold(text: str | float | None) -> str | None:
+    """A gold answer, read as a whole (``answers.parse_gold``) and as one writes it; None where it is none."""
+    gold = parse_gold(text)
+    return None if gold is None else gold.written
+
+
+def _math_code_instruct(messages: list[dict]) -> tuple[list[dict], str, str | None]:
+    """(prompt, reasoning, answer). What was said last is the answer, what stands before it the reasoning.
 
     Code and what it printed are kept, fenced, as part of the thought.
     """
-    spoken = {message["role"]: message["content"] for message in messages}
-    parts = [_part(part) for part in spoken["assistant"]]
-    question = "\n".join(part["content"] for part in spoken["user"]).strip()
-    boxed, last = _last_answers(spoken["assistant"])
-    return question, "\n".join(parts[:-1] or parts).strip(), boxed or last
+    *before, last = messages
+    prompt = [{"role": turn["role"], "content": "\n".join(map(block_text, turn["content"])).strip()}
+              for turn in before]
+    parts = list(map(block_text, last["content"]))
+    boxed, said = _last_answers(last["content"])
+    return prompt, "\n".join(parts[:-1] or parts).strip(), boxed or said
 
 
 def _last_answers(parts: Sequence[Mapping]) -> tuple[str | None, str | None]:
@@ -84,26 +92,26 @@ def _last_answers(parts: Sequence[Mapping]) -> tuple[str | None, str | None]:
     return boxed, boxed or extract_answer(last)
 
 
-def _part(part: dict) -> str:
-    fence = {"code": "python", "execution": "output"}.get(part["type"])
-    return part["content"].strip() if fence is None else f"```{fence}\n{part['content'].strip()}\n```"
-
-
-def think_rows(rows: Iterable[Mapping], source: str, max_bad_share: float = 0.05,
+def think_rows(rows: Iterable[Mapping], source: str, max_bad_share: float = MAX_BAD_SHARE,
                tolerance: float = 0.0) -> list[dict]:
     """The problems of a source in think form (``to_think``), each checked, with "tolerance", "steps", "row".
 
     A row that fails (``why_bad``) is left out, and it is said how many and which. tolerance: of SciBench's
     answers, which are rounded measurements; all others must be right exactly. steps: see ``difficulty``. row: as
-    published.
+    published, its fields as text (``rows.problem_row``).
     Raises ValueError when more than ``max_bad_share`` of the rows fail, or the schema is unknown.
     """
     good, bad, n_rows = [], [], 0
-    for i, row in enumerate(rows):
+    for i, published in enumerate(rows):
         n_rows += 1
-        problem = to_think(row)
+        try:
+            row = problem_row(published)
+            problem = to_think(row)
+        except UnusableRow as error:
+            bad.append(BadRow(i, str(error), repr(published)))
+            continue
         if why := why_bad(row, problem):
-            bad.append(BadRow(i, why, repr(problem["prompt"][0]["content"])))
+            bad.append(BadRow(i, why, repr(question_of(problem))))
         else:
             share = tolerance if "problem_text" in row else 0.0
             good.append(problem | {"tolerance": share, "steps": difficulty(problem), "row": row})
@@ -112,27 +120,35 @@ def think_rows(rows: Iterable[Mapping], source: str, max_bad_share: float = 0.05
 
 
 def why_bad(row: Mapping, problem: Mapping) -> str:
-    """Why a row cannot be used; empty if it can. row: as published; problem: what ``to_think`` made of it."""
-    question, answer = problem["prompt"][0]["content"], problem["answer"]
-    if not question:
-        return "no question"
-    if answer is None:
+    """Why a row cannot be used; empty if it can. row: of ``problem_row``; problem: what ``to_think`` made of it."""
+    asked, answer = "\n".join(turn["content"] for turn in problem["prompt"]), problem["answer"]
+    if is_nothing(answer):
         return "no final answer"
     if problem["completion"] is None:
         return "" if "problem_text" in row else "no solution"  # SciBench without one serves to measure
     spoken = problem["completion"][0]["content"]
     reasoning = spoken.removeprefix("<think>\n").partition("\n</think>")[0]
-    if _MARKS.search(question + reasoning):
+    if _MARKS.search(asked + reasoning):
         return "a mark of the chat template in the text"
     if not same_answer(extract_answer(spoken), answer):
         return "the answer is not read back"
+    published = _published_answer(row)
+    if published is not None and unread_parts(published, answer):
+        return "the answer is not read whole"
     return _why_wrong(row)
+
+
+def _published_answer(row: Mapping) -> str | None:
+    """The text of the answer, where it stands apart."""
+    if "messages" in row:
+        return None
+    return str(row["answer_number"]) if "problem_text" in row else row["answer"].partition("####")[2]
 
 
 def _why_wrong(row: Mapping) -> str:
     """Why a solution cannot be believed, as far as its layout lets one see."""
     if "messages" in row:
-        parts = {message["role"]: message["content"] for message in row["messages"]}["assistant"]
+        parts = row["messages"][-1]["content"]
         printed = [part["content"] for part in parts if part["type"] == "execution"]
         if printed and re.search(r"Traceback|\b\w+Error:", printed[-1]):
             return "its code failed"
@@ -177,7 +193,8 @@ def level_name(steps: tuple[int, int | None]) -> str:
 
 
 def question_of(problem: Mapping) -> str:
-    return problem["prompt"][0]["content"]
+    """What the user asks, over all turns."""
+    return "\n".join(turn["content"] for turn in problem["prompt"] if turn["role"] == "user")
 
 
 def problem_groups(questions: Sequence[str], near: float | None = None) -> list[int]:

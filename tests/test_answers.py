@@ -1,5 +1,7 @@
 """The answer checker: what it reads, what it holds to be the same, and that nothing it is given is run."""
 
+import time
+
 import pytest
 
 from lmlab.answers import (
@@ -37,9 +39,9 @@ def test_what_is_no_number_is_not_read_as_one(text):
 
 
 @pytest.mark.parametrize("text, answer", [
-    ("The answer is 12.", "12"), ("The answer is $1,200.50.", "1200.50"), ("#### 72", "72"),
-    ("#### 1,080", "1080"), ("so \\boxed{-3} it is", "-3"), ("13 - 5 = 8. So 8 books", "8"), ("13-5", "5"),
-    ("from 3 to -4", "-4"), ("it takes 1.5e-3 s", "1.5e-3"), ("the answer is 1/2", "1/2"), ("+7.3", "7.3"),
+    ("The answer is 12.", "12"), ("The answer is $1,200.50.", "$1200.50"), ("#### 72", "72"),
+    ("#### 1,080", "1080"), ("so \\boxed{-3} it is", "-3"), ("13 - 5 = 8. So 8 books", "8"), ("13-5", "13-5"),
+    ("from 3 to -4", None), ("it takes 1.5e-3 s", "1.5e-3 s"), ("the answer is 1/2", "1/2"), ("+7.3", "7.3"),
     ("it is −5", "-5"), ("−1.642876", "-1.642876"), ("The answer is –5 m.", "-5 m"),
     ("The answer is 3 + 4 = 7.", "7"), ("The answer is $2^{10} = 1024$.", "1024"),
     ("\\boxed{3 + 4 = 7}", "7"),
@@ -72,7 +74,6 @@ def test_the_answer_is_found(text, answer):
     ("5 cents", "$0.05"), ("\\$5.00", "500 cents"), ("$5$", "5 cents"), ("1 J", "1 N \\cdot m"),
     ("2 feet", "24 inches"),
     ("1 week", "7 days"), ("5 Kilometers", "5 km"), ("3 \\mu \\mathrm{C}", "0.003 mC"),
-    ("5 degrees", "5 radians"),
     ("5 J/mol K", "5 kJ/mol")])  # what stands below the line is not clear, so the unit is not read
 def test_the_same_answers(given, expected):
     assert same_answer(given, expected)
@@ -168,16 +169,22 @@ HOSTILE = ["9^{9^{9}}", "(9^{99})^{99}", "10000000!", "\\int_0^1 x^{99999} dx", 
            ",".join("1" * 60), "((1,1),(1,1))," * 8, "|x" * 60, "-" * 119 + "1", "e^{999}-e^{999}",
            "0^{-1}", "\\ln 0",
            "{" * 5000, "$" * 5000, "1," * 2000, "1/" * 2000, "\\text{" * 2000, "5 " + "km " * 2000,
-           "1" * 5000]
+           "1" * 5000, "99!^{99!^{99!}}", "(99!)^{99!}", "100!" * 20, "!" * 100, "\\boxed{" * 2000, "½" * 2000, "⁹" * 2000,
+           "1 000" * 800, "and so " * 5000, "5 and " * 5000, "x=1," * 30, "1<" * 59 + "2", "0." + "9" * 50 + "(" + "9" * 50 + ")",
+           "\\text{\\text{" * 900, "\\sin " * 19 + "x", "2 km " * 199, "5 or " * 3000, "-" * 5000, "\\frac{" * 900, "0.(3)" * 20,
+           "\\begin{pmatrix}" * 7, "1&" * 55, "\\frac{1}{2} or " * 60, "ﷺ" * 900, "1,000," * 800]
 
 
 @pytest.mark.parametrize("text", HOSTILE, ids=lambda text: text[:20])
 def test_what_would_take_for_ever_is_not_computed(text):
     """An algebra program takes minutes over some of these, deep in C, where no signal reaches it."""
+    began = time.process_time()
     for other in ("\\sqrt{2}", "7", "\\{2, 3\\}"):
         assert not same_answer(text, other) and not same_answer(other, text)
         assert not score_think(f"r</think>The answer is {text}", other)["correct"]
         assert not score_think(f"r</think>\\boxed{{{text}}}", other)["correct"]
+        assert not score_think(f"r</think>So it is {text}", other)["correct"]
+    assert time.process_time() - began < 2
 
 
 def test_nothing_is_run(tmp_path):

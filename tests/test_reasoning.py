@@ -90,7 +90,7 @@ def test_miniworld_problems_agree_with_their_own_answers(source):
 
 
 def test_row_of_another_schema_is_refused():
-    with pytest.raises(ValueError, match="keys text; it knows"):
+    with pytest.raises(ValueError, match="keys text; "):
         to_think({"text": "x"})
 
 

@@ -2,6 +2,7 @@
 
 import random
 import re
+import unicodedata
 import zlib
 from bisect import bisect_left, insort
 from collections import Counter, defaultdict
@@ -11,32 +12,62 @@ from typing import NamedTuple
 
 import numpy as np
 
+from lmlab.pairs import usable_pairs
+from lmlab.rows import UnusableRow, conversation
+
 # --- texts of rows ---------------------------------------------------------------------------------
 
 
+# columns that hold texts, in the order in which a model reads them
+_TEXT_COLUMNS = ("text", "modern", "shakespearean", "system", "instruction", "input", "output", "problem_text",
+                 "solution", "question", "answer")
+
+
 def row_text(row: Mapping) -> str:
-    """All that a model would read of a row, whichever of the course's schemas it has."""
-    if "endings" in row:
-        return f"{row['ctx']} {row['endings'][int(row['label'])]}"
-    if "messages" in row:
-        return "\n".join(part["content"] for message in row["messages"] for part in message["content"])
-    known = ("text", "modern", "shakespearean", "problem_text", "solution", "question", "answer")
-    keys = [key for key in known if isinstance(row.get(key), str)]
-    if not keys:
+    """All that a model would read of a row, whichever of the course's schemas it has; "" where it has nothing."""
+    if row.get("endings") is not None:
+        return f"{_context(row)} {_right_ending(row)}".strip()
+    if row.get("messages") is not None:
+        return "\n".join(text for _, text in _said(row["messages"]))
+    keys = [key for key in _TEXT_COLUMNS if key in row]
+    if not keys and not {"endings", "messages"} & row.keys():
         raise ValueError(f"row_text got a row with keys {', '.join(sorted(row))}; give rows of text, pairs, "
                          "HellaSwag, MathCodeInstruct, SciBench or GSM8K")
-    return "\n".join(row[key] for key in keys)
+    return "\n".join(row[key] for key in keys if isinstance(row[key], str))
 
 
 def row_input(row: Mapping) -> str:
     """What is given to a model at test time: the part that must not stand in the training set."""
-    if "messages" in row:
-        return "\n".join(part["content"] for message in row["messages"] if message["role"] == "user"
-                         for part in message["content"])
+    if row.get("endings") is not None:
+        return _context(row)
+    if row.get("messages") is not None:
+        return "\n".join(text for role, text in _said(row["messages"]) if role == "user")
+    if row.get("output") is not None:
+        return "\n".join(row[key] for key in ("instruction", "input") if isinstance(row.get(key), str))
     for key in ("modern", "ctx", "problem_text", "question"):
-        if key in row:
-            return row[key]
+        if row.get(key) is not None:
+            return str(row[key])
     return row_text(row)
+
+
+def _context(row: Mapping) -> str:
+    """HellaSwag's, which is published whole or in two parts."""
+    parts = [row["ctx"]] if row.get("ctx") else [row.get("ctx_a"), row.get("ctx_b")]
+    return " ".join(part for part in parts if part)
+
+
+def _right_ending(row: Mapping) -> str:
+    label = str(row.get("label", ""))  # the test split has none
+    return row["endings"][int(label)] if label.isdecimal() and int(label) < len(row["endings"]) else ""
+
+
+def _said(messages) -> list[tuple[str, str]]:
+    """(role, text) of each turn; nothing where a conversation cannot be read."""
+    try:
+        turns = conversation(messages)
+    except UnusableRow:
+        return []
+    return [(turn.role, "\n".join(block["content"] for block in turn.blocks)) for turn in turns]
 
 
 # --- lengths ---------------------------------------------------------------------------------------
@@ -113,9 +144,34 @@ def packing(lengths: Sequence[int], max_length: int, batch_size: int = 8) -> lis
 
 # --- duplicates ------------------------------------------------------------------------------------
 
+_APOSTROPHES = str.maketrans("’‘ʼ`´", "'''''")
+_INVISIBLE = dict.fromkeys(map(ord, "\u00ad\u200b\u2060\ufeff"))
+_MEANINGFUL = ("<super>", "<sub>", "<fraction>")  # 10² is not 102, 5½ not 51/2
+_OPENING = re.compile(r'(?<!\S)["“”„«»¿¡…]+')
+_CLOSING = re.compile(  # at the end of a word or alone, but a sign between two numbers and after one: 3 : 4, 5!, 6"
+    r'(?!(?<=[\d)])\s?[:?]\s?\d)(?!(?<=\d\s)[:!?])(?:(?<![\d)\]}])[!"]|[.,;:?”“»«…。、])+(?!\S)')
+
+
+_HEADING = re.compile(r"^\s*(?:= )+|(?: =)+\s*$", re.MULTILINE)  # WikiText's " = Title = "
+
+
 def normalised(text: str) -> str:
-    """Lower case, one blank between words, no punctuation: what makes two texts the same to a reader."""
-    return " ".join(re.findall(r"[\w'<>]+", text.lower()))
+    """Lower case, one blank between words, no quotation marks or stops at the ends of words.
+
+    It is what makes two texts the same to a reader. Signs of operation, brackets, emoji and the vowel signs of
+    other scripts stay: 7 + 2 is not 7 - 2. Letters that Unicode has in several forms become one (NFKC).
+    """
+    if not text.isascii():
+        text = _one_form(text.translate(_INVISIBLE)).translate(_APOSTROPHES)
+    text = " ".join(_HEADING.sub(" ", text.casefold()).split())
+    return " ".join(_CLOSING.sub("", _OPENING.sub("", text)).split())
+
+
+def _one_form(text: str) -> str:
+    """NFKC, but for characters whose plain form would say something else."""
+    plain = (char if unicodedata.decomposition(char).startswith(_MEANINGFUL)
+             else unicodedata.normalize("NFKC", char) for char in text)
+    return unicodedata.normalize("NFC", "".join(plain))
 
 
 def exact_duplicates(texts: Sequence[str]) -> list[list[int]]:
@@ -283,8 +339,9 @@ def leakage(train: Sequence[str], validation: Sequence[str], threshold: float = 
 
 def word_counts(texts: Iterable[str]) -> Counter:
     """How often each word comes, in lower case."""
-    letters = r"[^\W\d_]+"
-    word = re.compile(f"{letters}(?:['-]{letters})*")
+    import regex  # re knows no combining marks, which are the vowels of many scripts
+
+    word = regex.compile(r"[\p{L}\p{M}]+(?:['-][\p{L}\p{M}]+)*")
     return Counter(found for text in texts for found in word.findall(text.lower()))
 
 
@@ -368,9 +425,11 @@ MIN_PAIRS = 1000
 def judge_pairs(train: Sequence[Mapping], validation: Sequence[Mapping]) -> list[Finding]:
     """Asks a set of modern to Shakespearean pairs six questions; see ``PAIR_LIMITS`` and ``MIN_PAIRS``.
 
-    The limits are the course's own. Natural text breaks the one on rare words at any size that fits a lesson:
-    read it as "these words must be known to the model beforehand".
+    Rows that cannot be used are left out as lesson 04 does (``pairs.usable_pairs``), which also takes "input"
+    and "output". The limits are the course's own. Natural text breaks the one on rare words at any size that fits a
+    lesson: read it as "these words must be known to the model beforehand".
     """
+    train, validation = (usable_pairs(rows, name) for name, rows in (("train", train), ("validation", validation)))
     rows = [*train, *validation]
     outputs = defaultdict(set)
     for row in rows:

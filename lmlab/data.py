@@ -4,28 +4,46 @@ A source is "miniworld/<name>" (shipped), a local file or folder in its publishe
 ("openai/gsm8k:main" names a config after a colon). One loader serves the three.
 """
 
-import json
 import random
 import re
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from pathlib import Path
 
+from lmlab.checkpoints import code_refused
+from lmlab.pairs import MAX_BAD_SHARE
+from lmlab.readers import ENDINGS, csv_rows, files_of_split, json_row, open_text, read_table, text_lines
+from lmlab.rows import UnusableRow
+
 VALIDATION_SHARE = 0.1  # of a source that comes without a validation split
 SPLITS = ("train", "validation", "all")
-_SUFFIXES = (".jsonl", ".json", ".parquet", ".txt")
 
 
 # --- rows -----------------------------------------------------------------------------------------
 
-def load_rows(source: str, split: str = "train", limit: int | None = None, seed: int = 0):
-    """The rows of one split as a ``datasets.Dataset``.
+def load_rows(source: str, split: str = "train", limit: int | None = None, seed: int = 0,
+              max_bad_share: float = MAX_BAD_SHARE):
+    """The rows of one split of a source.
 
-    split: "train", "validation" or "all". A local file is divided 90 to 10, always in the same way: the rows
-    of a .jsonl, .json or .parquet file after a shuffle by ``seed``; a .txt file, of which each paragraph is a
-    row {"text"}, as it stands, its end being the validation part. A hub set without a validation split gives
-    its "test" split, and without that every tenth row of "train". limit: at most so many rows.
-    Raises ValueError for an unknown source or split, or when there are no rows.
+    A folder has the splits that the names of its folders and files say (``readers.split_files``), all files of
+    each; "validation" is its test files where it has no validation files. A file, and a folder that names no
+    validation, is divided 90 to 10, always in the same way: rows after a shuffle by ``seed``; a .txt file, of
+    which each paragraph is a row {"text"}, as it stands, its end being the validation part. A hub set without a
+    validation split gives its "test" split, and without that every tenth row of "train".
+
+    Args:
+        source: miniworld/NAME, a file or folder, or a hub id.
+        split: "train", "validation" or "all".
+        limit: At most so many rows; None: all.
+        seed: Of the division of a file.
+        max_bad_share: Of the lines of a .jsonl, .json or .csv file, that may be no rows; these are counted,
+            shown and left out.
+
+    Returns:
+        A ``datasets.Dataset``.
+
+    Raises:
+        ValueError: The source or split is unknown, there are no rows, or too many unusable ones.
     """
     if split not in SPLITS:
         raise ValueError(f"split of {source} got {split!r}; give one of {', '.join(SPLITS)}")
@@ -34,7 +52,7 @@ def load_rows(source: str, split: str = "train", limit: int | None = None, seed:
     if source.startswith("miniworld/"):
         return _miniworld_rows(source.removeprefix("miniworld/"), split, limit, seed)
     path = _local_path(source)
-    rows = _hub_rows(source, split, limit) if path is None else _local_rows(path, split, seed)
+    rows = _hub_rows(source, split, limit) if path is None else _local_rows(path, split, seed, max_bad_share)
     rows = rows if limit is None else rows.select(range(min(limit, len(rows))))
     if len(rows) == 0:
         raise ValueError(f"{source} has no rows in {split}; give a source with more rows, or split='all'")
@@ -77,79 +95,40 @@ def _local_path(source: str) -> Path | None:
     path = Path(source).expanduser()
     if path.exists():
         return path
-    looks_local = source.startswith(("/", ".", "~")) or path.suffix in _SUFFIXES or source.count("/") > 1
+    looks_local = source.startswith(("/", ".", "~")) or path.suffix in ENDINGS or source.count("/") > 1
     if looks_local or not re.fullmatch(r"[\w.-]+(/[\w.-]+)?(:[\w.-]+)?", source):
         raise ValueError(f"found no file or folder {source!r}; "
                          "give 'miniworld/<name>', an existing path or a hub id")
     return None
 
 
-def _local_rows(path: Path, split: str, seed: int):
-    if path.is_dir():
-        return _folder_rows(path, split, seed)
-    if path.suffix not in _SUFFIXES:
-        raise ValueError(f"{path} ends in {path.suffix!r}; give a file ending in {', '.join(_SUFFIXES)}")
-    if path.suffix == ".txt":
-        return _text_rows(path, split)
-    rows = _parquet_rows(path) if path.suffix == ".parquet" else _json_rows(path)
-    return rows.select(split_indices(len(rows), split, seed))
+def _local_rows(path: Path, split: str, seed: int, max_bad_share: float):
+    if path.is_file() and path.suffix not in ENDINGS:
+        raise ValueError(f"{path} ends in {path.suffix!r}; give a file ending in {', '.join(ENDINGS)}")
+    files, mixed = files_of_split(path, split)
+    part = split if mixed else "all"
+    if files[0].suffix == ".txt":
+        return _text_rows(files, part)
+    rows = _parquet_rows(files) if files[0].suffix == ".parquet" else read_table(files, max_bad_share)
+    return rows.select(split_indices(len(rows), part, seed))
 
 
-def _parquet_rows(path: Path):
-    from datasets import Dataset
-    from pyarrow import parquet
+def _parquet_rows(files: list[Path]):
+    from datasets import Dataset, concatenate_datasets
+    from pyarrow import ArrowException, parquet
 
-    return Dataset(parquet.read_table(path))
-
-
-def _json_rows(path: Path):
-    """One JSON object a line, or one JSON list of them all."""
-    from datasets import Dataset
-
-    text = path.read_text(encoding="utf-8")
-    rows = json.loads(text) if text.lstrip().startswith("[") else list(_json_lines(text.split("\n"), path))
-    keys = dict.fromkeys(key for row in rows for key in row)  # a key may be missing in the first row
-    return Dataset.from_dict({key: _one_kind([row.get(key) for row in rows]) for key in keys})
-
-
-def _one_kind(values: list) -> list:
-    """A column as a Dataset can hold it: where some values are text, those that are not become None."""
-    is_text = [isinstance(value, str) for value in values]
-    if not any(is_text) or all(is_text):
-        return values
-    return [value if text else None for value, text in zip(values, is_text, strict=True)]
-
-
-def _json_lines(lines: Iterable[str], path: Path) -> Iterator[dict]:
-    for number, line in enumerate(lines, 1):
-        if line.strip():
-            yield _json_line(line, number, path)
-
-
-def _json_line(line: str, number: int, path: Path):
     try:
-        return json.loads(line)
-    except ValueError as error:
-        raise ValueError(f"{path}, line {number} is not JSON ({error}); mend or remove it") from error
+        return concatenate_datasets([Dataset(parquet.read_table(file)) for file in files])
+    except (ArrowException, ValueError) as error:
+        names = ", ".join(str(file) for file in files[:5])
+        raise ValueError(f"could not read {names} as parquet files with the same columns ({error}); fetch them "
+                         "again, or move away what does not belong to the set") from error
 
 
-def _folder_rows(path: Path, split: str, seed: int):
-    """A folder with files named after their split, or with one data file alone."""
-    files = sorted(file for file in path.rglob("*") if file.suffix in _SUFFIXES)
-    wanted = {"train": ("train",), "validation": ("valid", "val", "test"), "all": ("",)}[split]
-    named = [file for start in wanted for file in files if file.stem.startswith(start)]
-    if split != "all" and named:
-        return _local_rows(named[0], "all", seed)
-    if len(files) != 1:
-        raise ValueError(f"{path} holds {len(files)} data files and none is clearly {split}; "
-                         f"name one of them: {', '.join(file.name for file in files[:5]) or 'it is empty'}")
-    return _local_rows(files[0], split, seed)
-
-
-def _text_rows(path: Path, split: str):
+def _text_rows(files: list[Path], split: str):
     from datasets import Dataset
 
-    texts = paragraphs(path.read_text(encoding="utf-8"))
+    texts = [text for file in files for text in _paragraphs(text_lines(file))]
     cut = len(texts) - round(len(texts) * VALIDATION_SHARE)
     part = {"train": texts[:cut], "validation": texts[cut:], "all": texts}[split]
     return Dataset.from_dict({"text": part})
@@ -239,16 +218,17 @@ def _whole_paragraphs(rows):
 
 # --- texts as a stream ----------------------------------------------------------------------------
 
-_STREAMED = (".jsonl", ".parquet", ".txt")
+_STREAMED = (".jsonl", ".csv", ".parquet", ".txt")
 
 
 def stream_texts(source: str, split: str = "train", skip: int = 0, limit: int | None = None) -> Iterator[str]:
     """The texts (column "text") of a source, one by one; memory does not grow with a file or a hub set.
 
-    A local source is a .jsonl, .parquet or .txt file (of which each paragraph is a text), or a folder of many
-    files of one of these kinds, read in the order of their paths, as FineWeb-Edu's sample/10BT has them. It
+    A local source is a .jsonl, .csv, .parquet or .txt file (of which each paragraph is a text), or a folder of
+    many files of one of these kinds, read in the order of their paths, as FineWeb-Edu's sample/10BT has them. It
     is read whole, as whoever streams holds out the first part of the stream; but where files of a folder are
-    named after splits ("train-...", "validation-...", "test-..."), those of ``split`` are read, or all.
+    named after splits (see ``load_rows``), those of ``split`` are read, or all. A row without a text stops the
+    stream, as later positions would be others if it were left out.
     miniworld and hub sets give ``split`` as published. skip: at which text to begin; limit: at most so many.
     Raises ValueError for an unknown source, split or column, and for a text that is none.
     """
@@ -291,29 +271,14 @@ def _hub_texts(source: str, split: str, skip: int) -> Iterator[str]:
 
 def _files(path: Path, split: str) -> list[Path]:
     """The files of a local source in the order in which they are read."""
-    if path.is_file():
-        files = [path]
-    else:
-        files = sorted(file for file in path.rglob("*") if file.suffix in _STREAMED
-                       and not any(part.startswith(".") for part in file.relative_to(path).parts))
-    kinds = sorted({file.suffix for file in files})
-    if len(kinds) != 1 or kinds[0] not in _STREAMED:
-        raise ValueError(f"{path} gives files ending in {', '.join(kinds) or 'none of these endings'}; "
+    files, mixed = files_of_split(path, split)
+    if files[0].suffix not in _STREAMED:
+        raise ValueError(f"{path} gives files ending in {files[0].suffix}; "
                          f"give a file, or a folder with files, of one kind: {', '.join(_STREAMED)}")
-    return files if split == "all" else _files_of_split(path, files, split)
-
-
-def _files_of_split(path: Path, files: list[Path], split: str) -> list[Path]:
-    def named(*starts: str) -> list[Path]:
-        return [file for file in files if path.is_dir() and file.stem.startswith(starts)]
-
-    if split == "train" and not named("train", "val", "test"):
-        return files
-    found = named("train") if split == "train" else named("val") or named("test")
-    if not found:
-        raise ValueError(f"{path} has no {split} part to stream apart from the rest; give split='all', "
+    if mixed and split == "validation":
+        raise ValueError(f"{path} has no validation part to stream apart from the rest; give split='all', "
                          "and hold out the first shard")
-    return found
+    return files
 
 
 def _file_texts(files: list[Path], skip: int) -> Iterator[str]:
@@ -332,17 +297,33 @@ Pieces = Iterator[tuple[int, Callable[[], Iterable[str]]]]
 
 
 def _txt_pieces(path: Path) -> Pieces:
-    with open(path, encoding="utf-8") as lines:
-        for paragraph in _paragraphs(lines):
-            yield 1, lambda text=paragraph: [text]
+    for paragraph in _paragraphs(text_lines(path)):
+        yield 1, lambda text=paragraph: [text]
 
 
 def _jsonl_pieces(path: Path) -> Pieces:
-    with open(path, encoding="utf-8") as lines:
+    with open_text(path) as lines:
         for number, line in enumerate(lines, 1):
             if line.strip():
-                yield 1, lambda line=line, number=number: [
-                    _text_of(_json_line(line, number, path), f"{path}, line {number}")]
+                yield 1, lambda line=line, number=number: [_line_text(line, f"{path}, line {number}")]
+
+
+def _line_text(line: str, where: str) -> str:
+    try:
+        return _text_of(json_row(line), where)
+    except UnusableRow as error:
+        raise _no_row(where, error) from error
+
+
+def _csv_pieces(path: Path) -> Pieces:
+    for number, row, _ in csv_rows(path):
+        if isinstance(row, UnusableRow):
+            raise _no_row(f"{path}, line {number}", row)
+        yield 1, lambda row=row, number=number: [_text_of(row, f"{path}, line {number}")]
+
+
+def _no_row(where: str, reason: UnusableRow) -> ValueError:
+    return ValueError(f"{where} is no row: {reason}; mend or remove it")
 
 
 def _parquet_pieces(path: Path) -> Pieces:
@@ -366,7 +347,7 @@ def _group_texts(file, group: int, path: Path) -> Iterator[str]:
             yield _text_of(row, str(path))
 
 
-_PIECES = {".txt": _txt_pieces, ".jsonl": _jsonl_pieces, ".parquet": _parquet_pieces}
+_PIECES = {".txt": _txt_pieces, ".jsonl": _jsonl_pieces, ".csv": _csv_pieces, ".parquet": _parquet_pieces}
 
 
 # --- models ---------------------------------------------------------------------------------------
@@ -401,7 +382,9 @@ def load_model(source: str, **kwargs):
     from transformers.utils import logging
 
     logging.disable_progress_bar()
-    model = AutoModelForCausalLM.from_pretrained(model_path(source), **({"dtype": torch.float32} | kwargs))
+    choices = {"dtype": torch.float32} | kwargs
+    with code_refused(source):
+        model = AutoModelForCausalLM.from_pretrained(model_path(source), **choices)
     model.loss_type = "ForCausalLM"
     return one_piece_gelu(model)
 

@@ -204,3 +204,60 @@ def test_verdict_on_pairs_sees_each_flaw():
         assert question in [f.question for f in judge_pairs(train, clean[-1:]) if not f.passed]
     leaked = {f.question: f.measured for f in judge_pairs(clean[:1100], clean[1090:1110])}
     assert leaked["validation inputs seen in training"] == 0.5
+
+
+# --- what makes two texts the same to a reader -------------------------------------------------------
+
+
+@pytest.mark.parametrize("texts", [
+    ("7 + 2", "7 - 2", "7 / 2", "7 * 2", "7.2", "7 × 2", "7 ÷ 2", "72", "7 − 2", "7 = 2", "7 < 2", "7 > 2", "7 ^ 2", "7 % 2"),
+    ("7+2", "7-2", "7/2", "7:2", "7,2", "7.2"), ("3 : 4", "3 4"), ("x + y", "x - y"), ("-5", "5"), (".5", "5"),
+    ("5!", "5"), ("5 ! = 120", "5 = 120"), ("5%", "5"), ("$5", "5", "€5"), ("√2", "2"), ("10²", "102", "10"),
+    ("5½", "51/2", "5"), ("H₂O", "HO"), ("[1, 2]", "(1, 2]", "[1, 2)"), ("(7 + 2) * 3", "7 + (2 * 3)"), ("x ∈ A", "x ∉ A"),
+    ("a ≤ b", "a ≥ b"), ("a ∧ b", "a ∨ b"), ("I 😀", "I 😂", "I"), ("👍🏽", "👍🏿"), ("👩‍🚀", "👨‍🚀"), ("🇫🇷", "🇩🇪"), ("❤", "♥"),
+    ("हिन्दी", "हिन्दु", "हन्द"), ("กิน", "กัน", "กน"), ("வி", "வு"), ("نَعَم", "نِعَم"), ("résumé", "resume"), ("C++", "C#", "C"),
+    ("f(x)", "f x"), ("a_b", "ab"), ("6' 5\"", "6 5"), ("don't", "dont")], ids=repr)
+def test_signs_emoji_and_vowels_part_texts(texts):
+    assert len({normalised(text) for text in texts}) == len(texts)
+    assert exact_duplicates(texts) == []
+
+
+@pytest.mark.parametrize("texts", [
+    ("Good  morrow, Sir!", "good morrow sir", "GOOD\nmorrow , sir ."), ("“Hi,” he said.", '"Hi", he said', "hi he said…"),
+    ("Don’t go", "don't GO"), ("é", "e\u0301"), ("ﬁne", "fine"), ("ｆｕｌｌ", "full"), ("STRASSE", "Straße"),
+    ("\ufeffThe cat.", "the cat"), ("co\u00adoperate", "cooperate"), ("What is 7 + 2?", "what is 7 + 2"),
+    ("It is 5.", "it is 5"), ("¿Qué?", "qué"), ("« Oui »", "oui"), (" = Lobster = \n It lives .", "lobster it lives"),
+    ("7 + 2 =", "7 + 2"), ("...", "!", "")], ids=repr)
+def test_case_blanks_and_stops_do_not(texts):
+    assert len({normalised(text) for text in texts}) == 1
+
+
+def test_normalising_twice_changes_nothing():
+    texts = [row_text(row) for name in miniworld.dataset_names() for row in miniworld.dataset(name, n=20)]
+    for text in [*texts, "5 ! ? 3", '"(a)". "', "= = x = =", "« … »! 3 : : 4", "¿¡a!?"]:
+        assert normalised(normalised(text)) == normalised(text)
+
+
+def test_words_of_other_scripts_are_whole():
+    assert word_counts(["हिन्दी में, กิน"]) == {"हिन्दी": 1, "में": 1, "กิน": 1}
+
+
+def test_lesson_01_takes_the_columns_that_lesson_04_takes():
+    pairs = [{"modern": f"you see {i} men", "shakespearean": f"thou seest {i} men"} for i in range(60)]
+    renamed = [{"input": pair["modern"], "output": pair["shakespearean"]} for pair in pairs]
+    assert judge_pairs(renamed[:50], renamed[50:]) == judge_pairs(pairs[:50], pairs[50:])
+    assert [row_text(row) for row in renamed] == [row_text(row) for row in pairs]
+    assert [row_input(row) for row in renamed] == [row_input(row) for row in pairs]
+    row = {"instruction": "Say it.", "input": "You.", "output": "Thou."}
+    assert row_text(row) == "Say it.\nYou.\nThou." and row_input(row) == "Say it.\nYou."
+
+
+def test_odd_rows_are_read_as_far_as_they_go():
+    for row in ({"modern": None, "shakespearean": "b"}, {"question": None, "answer": None}, {"text": None},
+                {"messages": None}, {"messages": []}, {"messages": [{"role": "user", "content": None}]},
+                {"ctx": "c", "endings": list("wxyz"), "label": ""}, {"ctx": None, "endings": list("wxyz"), "label": None},
+                {"ctx_a": "a", "ctx_b": "b", "endings": list("wxyz"), "label": 3}, {"problem_text": None, "solution": 5}):
+        assert isinstance(row_text(row), str) and isinstance(row_input(row), str)
+    pairs = [{"modern": f"you {i}", "shakespearean": f"thou {i}"} for i in range(60)]
+    assert judge_pairs([*pairs, {"modern": None, "shakespearean": "b"}], pairs[:3]) == judge_pairs(pairs, pairs[:3])
+    assert row_input({"messages": [{"role": "user", "content": "a?"}, {"role": "assistant", "content": "b"}]}) == "a?"

@@ -70,8 +70,7 @@ def test_folder_finds_the_file_named_after_its_split(tmp_path):
     write_lines(tmp_path / "validation-0.jsonl", [{"text": "b"}])
     assert load_rows(str(tmp_path), "train")["text"][:] == ["a"]
     assert load_rows(str(tmp_path), "validation")["text"][:] == ["b"]
-    with pytest.raises(ValueError, match="2 data files and none is clearly all"):
-        load_rows(str(tmp_path), "all")
+    assert load_rows(str(tmp_path), "all")["text"][:] == ["a", "b"]
 
 
 @pytest.fixture
@@ -150,15 +149,15 @@ def test_unreachable_hub_set_says_what_to_do(monkeypatch):
 def test_wrong_requests_are_refused(tmp_path):
     bad = tmp_path / "bad.jsonl"
     bad.write_text('{"a": 1}\n{"a": \n', encoding="utf-8")
-    with pytest.raises(ValueError, match="line 2 is not JSON"):
+    with pytest.raises(ValueError, match="line 2: {"):
         load_rows(str(bad))
     with pytest.raises(ValueError, match="split of .* got 'test'; give one of train, validation, all"):
         load_rows("miniworld/stories", "test")
     with pytest.raises(ValueError, match="limit of .* got 0"):
         load_rows("miniworld/stories", limit=0)
-    with pytest.raises(ValueError, match="ends in '.csv'"):
-        (tmp_path / "x.csv").write_text("a\n")
-        load_rows(str(tmp_path / "x.csv"))
+    with pytest.raises(ValueError, match="ends in '.xlsx'"):
+        (tmp_path / "x.xlsx").write_text("a\n")
+        load_rows(str(tmp_path / "x.xlsx"))
     with pytest.raises(ValueError, match="no rows in validation"):
         load_rows(write_lines(tmp_path / "one.jsonl", [{"a": 1}]), "validation")
 
@@ -227,7 +226,7 @@ def test_a_stream_of_a_folder_with_named_splits_keeps_them_apart(tmp_path):
     assert len(list(stream_texts(str(tmp_path), "all"))) == 4
     (tmp_path / "train-0.jsonl").unlink()
     (tmp_path / "train-1.jsonl").unlink()
-    with pytest.raises(ValueError, match="no train part to stream"):
+    with pytest.raises(ValueError, match="none is train"):
         stream_texts(str(tmp_path))
 
 
@@ -274,15 +273,15 @@ def test_wrong_streams_are_refused_by_name(tmp_path):
             list(stream_texts(str(tmp_path / name)))
 
     refused("a.jsonl", '{"body": "x", "id": 1}', "a.jsonl, line 1 has no column 'text'; .* are: body, id")
-    refused("b.jsonl", '{"text": "x"}\n\n{"text": ', "b.jsonl, line 3 is not JSON")
+    refused("b.jsonl", '{"text": "x"}\n\n{"text": ', "b.jsonl, line 3 .*not JSON")
     refused("c.jsonl", '{"text": null}', "c.jsonl, line 1 has a text that is None")
-    refused("d.jsonl", '["x"]', "d.jsonl, line 1 has no column 'text'.*it is a list")
+    refused("d.jsonl", '["x"]', "d.jsonl, line 1 .*a list")
     refused("e.parquet", "no parquet", "e.parquet is no whole parquet file")
-    refused("f.csv", "text", "f.csv gives files ending in .csv; give .*of one kind: .jsonl, .parquet, .txt")
+    refused("f.json", "[]", "f.json gives files ending in .json; give .*of one kind: .jsonl, .csv, .parquet, .txt")
     Dataset.from_list([{"body": "x"}]).to_parquet(tmp_path / "g.parquet")
     with pytest.raises(ValueError, match="g.parquet has no column 'text'; its columns are: body"):
         list(stream_texts(str(tmp_path / "g.parquet")))
-    with pytest.raises(ValueError, match="gives files ending in .jsonl, .parquet"):
+    with pytest.raises(ValueError, match=".json, .jsonl, .parquet"):
         stream_texts(str(tmp_path))
     with pytest.raises(ValueError, match="no validation part to stream"):
         stream_texts(str(tmp_path / "a.jsonl"), "validation")

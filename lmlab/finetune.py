@@ -12,8 +12,12 @@ from pathlib import Path
 from lmlab import augmentation
 from lmlab.analysis import normalised
 from lmlab.answers import score_think
+from lmlab.chat_template import labels_by_hand, prompt_text, stop_token_ids
+from lmlab.checkpoints import (complete_checkpoints, find_resumable_checkpoint, remove_checkpoints,
+                               trainer_checkpoints)
 from lmlab.data import load_rows, split_indices
-from lmlab.pairs import BadRow, leave_out, usable_pairs
+from lmlab.files import replace_folder, write_atomic, write_jsonl
+from lmlab.pairs import BadRow, leave_out, usable_pairs, usable_texts
 from lmlab.reasoning import question_of, split_by_problem, think_rows
 from lmlab.results import report_progress
 from lmlab.token_view import IGNORED
@@ -27,20 +31,20 @@ def pair_sets(cfg) -> dict[str, list[dict[str, str]]]:
     """The pairs of lesson 04: "small" and "small_validation" (as careless scripts split them), "train" and
     "validation", which shares no modern sentence with any of the others.
 
-    Where ``small_data`` and ``data`` are one source, its first rows are the small set, the rest is shuffled.
-    Rows that cannot be used are left out (``lmlab.pairs.usable_pairs``). Raises ValueError when more than
+    Where ``small_data`` and ``data`` are one source, its first rows are the small set, the rest is shuffled. A file is
+    checked whole and then divided, so that the rows that are shown have the numbers of the file. Rows that cannot be
+    used are left out (``lmlab.pairs.usable_pairs``). Raises ValueError when more than
     ``max_bad_share`` of a source are such, and when a source has too few rows.
     """
     n_small = cfg.small_train + cfg.small_validation
-    found = usable_pairs(load_rows(cfg.small_data, "all"), cfg.small_data, cfg.max_bad_share)
+    found = _usable(cfg, cfg.small_data, "all")
     small = found[:n_small]
-    if cfg.small_data == cfg.data:
-        rest = found[n_small:]
+    if cfg.small_data == cfg.data or Path(cfg.data).expanduser().is_file():
+        rest = found[n_small:] if cfg.small_data == cfg.data else _usable(cfg, cfg.data, "all")
         train, validation = ([rest[i] for i in split_indices(len(rest), part, cfg.seed)]
                              for part in ("train", "validation"))
     else:
-        train, validation = (usable_pairs(load_rows(cfg.data, part, n, cfg.seed), f"{part} of {cfg.data}",
-                                          cfg.max_bad_share)
+        train, validation = (_usable(cfg, cfg.data, part, n)
                              for part, n in (("train", cfg.n_train), ("validation", cfg.n_validation)))
     validation = _unseen(validation, small)[:cfg.n_validation]
     sets = {"small": small[:cfg.small_train], "small_validation": small[cfg.small_train:],
@@ -51,6 +55,12 @@ def pair_sets(cfg) -> dict[str, list[dict[str, str]]]:
             raise ValueError(f"{name} got {len(pairs)} pairs from {sources}, and needs 20; give more, or smaller "
                              f"small_train ({cfg.small_train}) and small_validation, which take theirs first")
     return sets
+
+
+def _usable(cfg, source: str, part: str, n: int | None = None) -> list[dict]:
+    seed = 0 if part == "all" else cfg.seed  # the small set is one and the same whatever the recipe's seed
+    rows = load_rows(source, part, n, seed, cfg.max_bad_share)
+    return usable_pairs(rows, source if part == "all" else f"{part} of {source}", cfg.max_bad_share)
 
 
 def _unseen(rows: list[dict], others: list[dict]) -> list[dict]:
@@ -74,12 +84,11 @@ def pair_examples(rows: Sequence[Mapping], tokenizer, max_length: int, *, prompt
 
     if not rows:
         raise ValueError(f"pair_examples got no rows of {source}; give one or more")
-    if tokenizer.eos_token_id is None:
-        raise ValueError("the tokenizer got no eos_token, with which an answer ends; set one")
+    eos = eos_id(tokenizer)
     prompts = [PROMPT.format(modern=row["modern"]) for row in rows]
     answers = [" " + row["shakespearean"] for row in rows]
     ids = [tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"] for texts in (prompts, answers)]
-    pairs = [(prompt, [*answer, tokenizer.eos_token_id]) for prompt, answer in zip(*ids, strict=True)]
+    pairs = [(prompt, [*answer, eos]) for prompt, answer in zip(*ids, strict=True)]
     why = f"longer than max_length, {max_length} tokens"
     long = [BadRow(i, why, prompts[i]) for i, (prompt, answer) in enumerate(pairs)
             if len(prompt) + len(answer) > max_length]
@@ -91,6 +100,13 @@ def pair_examples(rows: Sequence[Mapping], tokenizer, max_length: int, *, prompt
     ids = [prompt + answer for prompt, answer in kept]
     return Dataset.from_dict({"input_ids": ids, "labels": [
         [IGNORED] * n + row[n:] for n, row in zip(n_masked, ids, strict=True)]})
+
+
+def eos_id(tokenizer) -> int:
+    """The tokenizer's EOS. Raises ValueError for one without: nothing would teach where a text ends."""
+    if tokenizer.eos_token_id is None:
+        raise ValueError("eos_token of the tokenizer is None, and a text to train on must end; set one")
+    return tokenizer.eos_token_id
 
 
 def _pad_id(tokenizer) -> int:
@@ -140,13 +156,14 @@ def answer_loss(model, examples, batch_tokens: int = 1024) -> dict:
 
 
 def training_arguments(folder: str | Path, machine, *, epochs: float, batch_size: int, learning_rate: float,
-                       grad_accumulation: int = 1, seed: int = 0, checkpoint_every: int | None = None,
+                       grad_accumulation: int = 1, seed: int = 0, checkpoint_every: float | None = None,
                        **others):
     """``TrainingArguments`` whose number format is the machine's.
 
     Weights stay float32 and the forward pass runs in bf16 or fp16 where the machine has it. Warm-up over the
     first twentieth of the steps, then a straight line down to 0. checkpoint_every: optimizer steps between two
-    checkpoints, of which the last two are kept. others: any further TrainingArguments.
+    checkpoints (below 1: the fraction of all steps), of which the last two are kept. others: any further
+    TrainingArguments.
     """
     from transformers import TrainingArguments
 
@@ -154,6 +171,8 @@ def training_arguments(folder: str | Path, machine, *, epochs: float, batch_size
         others = {"save_strategy": "steps", "save_steps": checkpoint_every, "save_total_limit": 2} | others
     choices = {"lr_scheduler_type": "linear", "warmup_steps": 0.05, "weight_decay": 0.01, "logging_steps": 10,
                "save_strategy": "no", "disable_tqdm": True} | others
+    if "activation_checkpointing" in choices and not hasattr(TrainingArguments, "activation_checkpointing"):
+        choices["gradient_checkpointing"] = choices.pop("activation_checkpointing")  # before transformers 5.23
     return TrainingArguments(
         output_dir=str(folder), num_train_epochs=epochs, per_device_train_batch_size=batch_size,
         gradient_accumulation_steps=grad_accumulation, learning_rate=learning_rate, seed=seed,
@@ -176,10 +195,11 @@ class History:
 
     sets: name -> examples; "validation" must be among them. every: optimizer steps between two measurements
     (the first is before training, the last at its end). folder: where the model is kept, if given: that with
-    the lowest validation loss, or the last where ``keep_best`` is false. patience: training stops after so many
-    measurements without a new lowest validation loss. progress: called with each step and validation loss, if
-    given. seconds: what measuring took. elapsed: what training and measuring took, over all sessions of a run
-    that was interrupted.
+    the lowest validation loss, or the last where ``keep_best`` is false; with the tokenizer, if given. patience:
+    training stops after so many measurements without a new lowest validation loss. progress: called with each
+    step and validation loss, if given. log: a .jsonl file of them, if given. report: is told of each measurement.
+    seconds: what measuring took. elapsed: what training and measuring took, over all sessions of a run that was
+    interrupted.
     """
 
     sets: Mapping
@@ -188,6 +208,9 @@ class History:
     progress: Callable[[int, float], None] | None = None
     patience: int | None = None
     keep_best: bool = True
+    tokenizer: object = None
+    log: Path | None = None
+    report: Callable[[str], None] = print
     steps: list[int] = field(default_factory=list)
     epochs: list[float] = field(default_factory=list)
     losses: dict[str, list[float]] = field(default_factory=dict)
@@ -207,34 +230,47 @@ class History:
         self.steps.append(step)
         self.epochs.append(epoch)
         shown = "  ".join(f"{name} {loss:.3f}" for name, loss in now.items())
-        print(f"epoch {epoch:5.2f}  {shown}", flush=True)
+        self.report(f"step {step:>6,}  epoch {epoch:5.2f}  {shown}")
         if self.progress is not None:
             self.progress(step, now["validation"])
+        self._write_log()
         if self.folder is not None and (not self.keep_best or self.best == len(self.steps) - 1):
-            model.save_pretrained(str(self.folder))
+            with replace_folder(self.folder) as new:
+                model.save_pretrained(str(new))
+                if self.tokenizer is not None:
+                    self.tokenizer.save_pretrained(str(new))
         self.seconds += time.perf_counter() - begun
 
+    def _write_log(self) -> None:
+        if self.log is not None:
+            write_jsonl(self.log, ({"step": step, "loss": loss} for step, loss in
+                                   zip(self.steps, self.losses["validation"], strict=True)))
+
     def save(self, folder: Path) -> None:
-        """Puts the kept model and, last, the measurements into a checkpoint; one that has them is whole."""
+        """Puts the kept model and the measurements into a checkpoint."""
         if self.folder is not None and self.folder.exists():
             shutil.copytree(self.folder, folder / "kept")
         state = {name: getattr(self, name) for name in ("steps", "epochs", "losses", "seconds", "elapsed")}
-        part = folder / f"{_MEASURED}.part"
-        part.write_text(json.dumps(state), encoding="utf-8")
-        part.replace(folder / _MEASURED)
+        write_atomic(folder / _MEASURED, json.dumps(state))
 
     def load(self, folder: Path) -> None:
+        """Takes over what ``save`` has put into a checkpoint, in place of what came after it."""
         for name, value in json.loads((folder / _MEASURED).read_text(encoding="utf-8")).items():
             setattr(self, name, value)
+        self._write_log()
         if self.folder is not None and (folder / "kept").exists():  # it may have been overwritten since
-            shutil.rmtree(self.folder, ignore_errors=True)
-            shutil.copytree(folder / "kept", self.folder)
+            with replace_folder(self.folder) as new:
+                shutil.copytree(folder / "kept", new, dirs_exist_ok=True)
 
     def callback(self):
-        """A TrainerCallback that measures, stops in time, and takes up the measurements of a resumed run."""
+        """A TrainerCallback that measures, stops in time, and takes up the measurements of a resumed run.
+
+        It does what ``complete_checkpoints`` does, too. Every process measures: weights in pieces answer only
+        where all ask.
+        """
         from transformers import TrainerCallback
 
-        history = self
+        history, checkpoints = self, complete_checkpoints(before_mark=self.save)
 
         class Measure(TrainerCallback):
             def clock(self) -> None:
@@ -243,8 +279,9 @@ class History:
 
             def on_train_begin(self, args, state, control, model=None, **_):
                 self.looked = time.perf_counter()
+                checkpoints.on_train_begin(args, state, control)
                 if state.global_step:
-                    history.load(_checkpoint(args, state))
+                    history.load(Path(args.output_dir) / f"checkpoint-{state.global_step}")
                 else:
                     history.measure(model, 0, 0.0)
 
@@ -256,7 +293,7 @@ class History:
 
             def on_save(self, args, state, control, **_):
                 self.clock()
-                history.save(_checkpoint(args, state))
+                checkpoints.on_save(args, state, control)
 
             def on_train_end(self, args, state, control, **_):
                 self.clock()
@@ -282,42 +319,25 @@ def progress_callback(out: Path, metric: str):
     return Progress()
 
 
-def _checkpoint(args, state) -> Path:
-    return Path(args.output_dir) / f"checkpoint-{state.global_step}"
-
-
-def unfinished(folder: Path, choices: Mapping, examples, last_file: str = _MEASURED) -> str | None:
-    """The newest whole checkpoint of an interrupted run with the same choices and examples; None if there is none.
+def unfinished(folder: Path, choices: Mapping, examples) -> str | None:
+    """The newest complete checkpoint of an interrupted run with the same choices and examples; None: there is none.
 
     It is what ``trainer.train(resume_from_checkpoint=...)`` takes. Checkpoints of another run are removed, and
-    it is said why: going on from them would give a run that no recipe describes. last_file: what is written last
-    into a checkpoint; without ``History`` it is "trainer_state.json".
+    it is said why: going on from them would give a run that no recipe describes.
     """
     rows = json.dumps({name: examples[name][:] for name in examples.column_names})
     now = json.loads(json.dumps({**choices, "examples": hashlib.sha256(rows.encode()).hexdigest()}, default=str))
     note = folder / "choices.json"
-    found = {int(path.name.split("-")[1]): path for path in folder.glob("checkpoint-*")}
+    found = trainer_checkpoints(folder)
     then = json.loads(note.read_text(encoding="utf-8")) if found and note.exists() else {}
     if found and then != now:
         other = sorted(key for key in {**then, **now} if then.get(key) != now.get(key))
         print(f"the checkpoints in {folder} are of another run (other: {', '.join(other)}): removed")
         remove_checkpoints(folder)
-        found = {}
     folder.mkdir(parents=True, exist_ok=True)
-    note.write_text(json.dumps(now), encoding="utf-8")
-    whole = [step for step, path in found.items() if (path / last_file).exists()]
-    if not whole:
-        return None
-    print(f"going on from step {max(whole)}")
-    return str(found[max(whole)])
-
-
-def remove_checkpoints(folder: Path) -> None:
-    """Removes the Trainer's checkpoints of a run that is done; each is three times the model."""
-    for path in folder.glob("checkpoint-*"):
-        for last in (_MEASURED, "trainer_state.json"):  # first, so that half a checkpoint is not taken for one
-            (path / last).unlink(missing_ok=True)
-        shutil.rmtree(path)
+    write_atomic(note, json.dumps(now))
+    checkpoint = find_resumable_checkpoint(folder)
+    return None if checkpoint is None else str(checkpoint)
 
 
 def stop_after(step: int):
@@ -358,7 +378,7 @@ def translate(model, tokenizer, rows: Sequence[Mapping], max_new_tokens: int = 6
 
 def plain_texts(source: str, split: str, seed: int = 0) -> list[str]:
     """The texts (column "text") of a source; the paragraphs of a .txt file are one text again."""
-    texts = [row["text"] for row in load_rows(source, split, seed=seed)]
+    texts = usable_texts(load_rows(source, split, seed=seed), source)
     return ["\n\n".join(texts)] if source.endswith(".txt") else texts
 
 
@@ -371,7 +391,7 @@ def packed_windows(texts: Sequence[str], tokenizer, block_size: int):
     """
     from datasets import Dataset
 
-    eos = tokenizer.eos_token_id
+    eos = eos_id(tokenizer)
     rows = tokenizer(list(texts), add_special_tokens=False, verbose=False)["input_ids"]
     tokens = [token for row in rows for token in (eos, *row)] + [eos]
     windows = [tokens[i:i + block_size] for i in range(0, len(tokens) - block_size + 1, block_size)]
@@ -389,7 +409,7 @@ def document_windows(texts: Sequence[str], tokenizer, max_length: int):
     """
     from datasets import Dataset
 
-    eos = tokenizer.eos_token_id
+    eos = eos_id(tokenizer)
     bos = eos if tokenizer.bos_token_id is None else tokenizer.bos_token_id
     ids = tokenizer(list(texts), add_special_tokens=False, verbose=False)["input_ids"]
     rows = [[bos, *row, eos] for row in ids]
@@ -583,7 +603,7 @@ def _divided(cfg, source: str) -> tuple[list[dict], list[dict]]:
         train, held_out = (think_rows(load_rows(source, part, n, cfg.seed), f"{part} of {source}", **checks)
                            for part, n in sizes.items())
         return train, held_out
-    rows = think_rows(load_rows(source, "all", cfg.n_rows), source, **checks)
+    rows = think_rows(load_rows(source, "all", cfg.n_rows, max_bad_share=cfg.max_bad_share), source, **checks)
     return split_by_problem(rows, seed=cfg.seed, near=cfg.near_duplicate)
 
 
@@ -621,7 +641,7 @@ def try_problems(model, tokenizer, rows: Sequence[Mapping], max_new_tokens: int,
     scores = [score_think(text, row["answer"], row["tolerance"], row["unit"])
               for text, row in zip(texts, rows, strict=True)]
     return Tried(texts, [score["well_formed"] for score in scores], [score["correct"] for score in scores],
-                 [len(ids) for ids in tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]])
+                 [len(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]) for text in texts])
 
 
 def best_optimizer(machine) -> str:
@@ -643,23 +663,15 @@ def folder_bytes(folder: Path) -> int:
 # --- conversations ---------------------------------------------------------------------------------
 
 
-def prompt_text(tokenizer, messages: list[dict]) -> str:
-    """A conversation as the model reads it before it answers, with all special tokens in it."""
-    return tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+def conversation_examples(rows: Sequence[Mapping], tokenizer):
+    """Conversations as token ids with labels (``labels_by_hand``): a ``datasets.Dataset`` for any trainer.
 
-
-def labels_by_hand(tokenizer, row: dict) -> tuple[list[int], list[int]]:
-    """(input_ids, labels) of a row {"prompt", "completion"} where only what the model must write counts.
-
-    The prompt ends where the chat template lets the model begin (R1: after "<think>" and a line break), so that
-    piece is taken off the completion; its end is the EOS. Labels of the prompt are -100. It is what TRL's mask
-    is checked against; it is not fast.
+    Columns input_ids and labels, both (T,), unpadded.
     """
-    prompt = prompt_text(tokenizer, row["prompt"])
-    answer = row["completion"][0]["content"].removeprefix("<think>\n") + tokenizer.eos_token
-    prompt_ids, answer_ids = (tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
-                              for text in (prompt, answer))
-    return prompt_ids + answer_ids, [IGNORED] * len(prompt_ids) + answer_ids
+    from datasets import Dataset
+
+    ids, labels = zip(*[labels_by_hand(tokenizer, row) for row in rows], strict=True)
+    return Dataset.from_dict({"input_ids": list(ids), "labels": list(labels)})
 
 
 def generate_greedy(model, tokenizer, prompts: Sequence[str], max_new_tokens: int,
@@ -667,9 +679,9 @@ def generate_greedy(model, tokenizer, prompts: Sequence[str], max_new_tokens: in
     """What the model writes after each prompt, likeliest token by token, without special tokens.
 
     prompts are texts with their special tokens in them. Batches are padded on the left, so that every prompt
-    ends where its answer begins; those of like length go together. An answer ends with EOS, after
-    ``max_new_tokens``, or where the model's context does. settings: any further ones of ``generate``. Raises
-    ValueError for a prompt that fills the context.
+    ends where its answer begins; those of like length go together. An answer ends at any of the stop tokens
+    (``stop_token_ids``), after ``max_new_tokens``, or where the model's context does. settings: any further
+    ones of ``generate``. Raises ValueError for a prompt that fills the context.
     """
     return _generate(model, tokenizer, prompts, max_new_tokens, batch_size, do_sample=False, **settings)
 
@@ -696,7 +708,7 @@ def _generate(model, tokenizer, prompts: Sequence[str], max_new_tokens: int, bat
 
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
     answers, was_training = [""] * len(prompts), model.training
-    pad = _pad_id(tokenizer)
+    pad, stops = _pad_id(tokenizer), stop_token_ids(model, tokenizer)
     model.eval()
     for start in range(0, len(order), batch_size):
         batch = order[start:start + batch_size]
@@ -710,12 +722,19 @@ def _generate(model, tokenizer, prompts: Sequence[str], max_new_tokens: int, bat
         with torch.no_grad():
             written = model.generate(input_ids=padded, attention_mask=mask, use_cache=True,
                                      max_new_tokens=min(max_new_tokens, room), pad_token_id=pad,
-                                     eos_token_id=tokenizer.eos_token_id, **choices)
-        texts = tokenizer.batch_decode(written[:, width:], skip_special_tokens=True)
+                                     eos_token_id=stops or None, **choices)
+        texts = tokenizer.batch_decode([_until_stop(row, stops) for row in written[:, width:].tolist()],
+                                       skip_special_tokens=True)
         for i, text in zip(batch, texts, strict=True):
             answers[i] = text
     model.train(was_training)
     return answers
+
+
+def _until_stop(ids: list[int], stops: Sequence[int]) -> list[int]:
+    """Without the end and what follows it: not every model's end is a special token, which decoding skips."""
+    end = next((i for i, token in enumerate(ids) if token in stops), len(ids))
+    return ids[:end]
 
 
 # --- adapters on disk ------------------------------------------------------------------------------
@@ -725,5 +744,6 @@ def save_adapter(model, folder: str | Path, source: str) -> Path:
     """Saves the adapter of a PeftModel alone, with the source of its base ("miniworld/llama", a hub id)."""
     for config in model.peft_config.values():
         config.base_model_name_or_path = source
-    model.save_pretrained(str(folder), save_embedding_layers=False, selected_adapters=["default"])  # TRL may add one
+    with replace_folder(folder) as new:
+        model.save_pretrained(str(new), save_embedding_layers=False, selected_adapters=["default"])  # TRL may add one
     return Path(folder)

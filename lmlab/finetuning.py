@@ -10,15 +10,19 @@ import json
 import math
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import redirect_stdout
 from pathlib import Path
 
 from lmlab import finetune
 from lmlab.board import Board
+from lmlab.checkpoints import code_refused, find_resumable_checkpoint, remove_checkpoints, trainer_checkpoints
 from lmlab.cost import many_logits
 from lmlab.data import load_model, load_rows, load_tokenizer
+from lmlab.files import is_write_failure, replace_folder, write_atomic
 from lmlab.hardware import describe_machine, fast_matmul
+from lmlab.pairs import usable_texts
+from lmlab.preflight import preflight
 from lmlab.ranks import leave_ranks, silent
 from lmlab.recipes import FullFinetune, LoraFinetune, Recipe, ThinkFinetune
 
@@ -31,9 +35,11 @@ def run_recipe(cfg: Recipe, out: Path, bits: int | None = None,
 
     bits: 4 (the default) or 16, of the frozen weights beside an adapter. ``grad_accumulation`` of the recipe
     counts the batches of one step over all processes, so a step is the same for any number of them. Killed, it
-    goes on from its last checkpoint when it is called again, where the recipe has ``checkpoint_every``. What is
-    kept in the end are the last weights: "model" or "adapter" in ``out``.
-    Raises ValueError for another lesson, a number of processes that does not divide a step, and 4 bits in pieces.
+    goes on from its last complete checkpoint when it is called again, with the losses that it would have had:
+    it has one every ``checkpoint_every`` steps of the recipe, or at each evaluation (06). What is kept in the
+    end are the last weights: "model" or "adapter" in ``out``; a run is finished when that folder is there.
+    Raises ValueError for another lesson, a number of processes that does not divide a step, 4 bits in pieces, a
+    finished run in ``out`` or one of other choices; OSError when the disk gets full.
     """
     from accelerate import PartialState
 
@@ -44,6 +50,11 @@ def run_recipe(cfg: Recipe, out: Path, bits: int | None = None,
         first = PartialState().is_main_process
         with open(os.devnull, "w", encoding="utf-8") as null, redirect_stdout(sys.stdout if first else null):
             return _run(cfg, out, args, machine, bits or 4, report if first else silent)
+    except Exception as error:
+        if not is_write_failure(error):
+            raise
+        raise OSError(f"the disk of {out} is full ({error}); nothing complete is lost: free some room, and the same "
+                      "command goes on from the last checkpoint") from error
     finally:
         leave_ranks()
 
@@ -58,6 +69,9 @@ def check_request(cfg: Recipe, bits: int | None) -> None:
     if not isinstance(cfg, FullFinetune) and bits != 16 and in_pieces():
         raise ValueError("the launcher cuts the weights into pieces (FSDP or ZeRO-3), which packed 4-bit weights "
                          "do not bear; give --bits 16, or launch with ddp.yaml or deepspeed_zero2.yaml")
+    if _env_is("ACCELERATE_USE_FSDP", "true") and _env_is("FSDP_STATE_DICT_TYPE", "FULL_STATE_DICT"):
+        raise ValueError("fsdp_state_dict_type got FULL_STATE_DICT, with which the Trainer cannot write a checkpoint "
+                         "(transformers 5.23, accelerate 1.15); give SHARDED_STATE_DICT, as fsdp.yaml has it")
     if cfg.grad_accumulation % world():
         more = world() * math.ceil(cfg.grad_accumulation / world())
         raise ValueError(f"grad_accumulation got {cfg.grad_accumulation} batches for {world()} processes; "
@@ -73,53 +87,59 @@ def world() -> int:
 
 def in_pieces() -> bool:
     """Whether the launcher has weights cut into pieces, one for each process."""
-    def says(name: str, value: str) -> bool:
-        return os.environ.get(name, "").lower() == value
+    zero_3 = _env_is("ACCELERATE_USE_DEEPSPEED", "true") and _env_is("ACCELERATE_DEEPSPEED_ZERO_STAGE", "3")
+    return _env_is("ACCELERATE_USE_FSDP", "true") or zero_3
 
-    zero_3 = says("ACCELERATE_USE_DEEPSPEED", "true") and says("ACCELERATE_DEEPSPEED_ZERO_STAGE", "3")
-    return says("ACCELERATE_USE_FSDP", "true") or zero_3
+
+def _env_is(name: str, value: str) -> bool:
+    return os.environ.get(name, "").lower() == value.lower()
 
 
 def _arguments(cfg, out: Path, machine):
+    """The Trainer's. Lesson 06 names no ``checkpoint_every``: as in its notebook, each evaluation leaves one."""
     order = "sequential" if getattr(cfg, "order", "") == "easy_first" else "random"
     # FSDP recomputes by itself, where its config says so
-    by_fsdp = os.environ.get("ACCELERATE_USE_FSDP", "").lower() == "true"
+    by_fsdp = _env_is("ACCELERATE_USE_FSDP", "true")
     recompute = getattr(cfg, "activation_checkpointing", False) and not by_fsdp
     return finetune.training_arguments(
         out / "trainer", machine, epochs=cfg.epochs, batch_size=cfg.batch_size, seed=cfg.seed,
         learning_rate=cfg.learning_rate, grad_accumulation=cfg.grad_accumulation // world(),
-        checkpoint_every=getattr(cfg, "checkpoint_every", None), activation_checkpointing=recompute,
+        checkpoint_every=getattr(cfg, "checkpoint_every", 1 / _evaluations(cfg)), activation_checkpointing=recompute,
         ddp_find_unused_parameters=False,
         lr_scheduler_type="linear" if isinstance(cfg, FullFinetune) else "cosine", train_sampling_strategy=order)
 
 
+def _evaluations(cfg) -> int:
+    return getattr(cfg, "evaluations", EVALUATIONS)
+
+
 def _run(cfg, out: Path, args, machine, bits: int, report) -> list[tuple[int, float]]:
     from transformers import PrinterCallback, Trainer, set_seed
-    from transformers.trainer_utils import get_last_checkpoint
 
+    checkpoint = _prepare_folder(cfg, bits, out, Path(args.output_dir), report)
     tokenizer = load_tokenizer(cfg.model)
     train, validation = examples(cfg, tokenizer)
+    check_examples(cfg, tokenizer, {"train": train, "validation": validation}, report)
     set_seed(cfg.seed)
     model = build_model(cfg, machine, bits)
     longest = max(map(len, train["input_ids"]))
     fused = not in_pieces() and not isinstance(cfg, FullFinetune) and many_logits(
         cfg.batch_size * longest, model.config.vocab_size)
     n_steps = math.ceil(len(train) / (cfg.batch_size * cfg.grad_accumulation)) * cfg.epochs
-    every = math.ceil(n_steps / getattr(cfg, "evaluations", EVALUATIONS))
-    history = finetune.History({"validation": validation}, every)
+    every = math.ceil(n_steps / _evaluations(cfg))
+    history = finetune.History({"validation": validation}, every, report=report,
+                               log=out / "losses.jsonl" if args.process_index == 0 else None)
     trainer = Trainer(model, args, train_dataset=train, processing_class=tokenizer,
                       data_collator=_collator(model, tokenizer, fused),
-                      callbacks=[_measuring(history, out, report)])
+                      callbacks=[history.callback()])
     if trainer.is_world_process_zero():
         trainer.add_callback(Board(out, cfg).callback(history))
     trainer.remove_callback(PrinterCallback)
     n_trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     report(f"{n_trained:,} weights train on {len(train):,} examples, {n_steps:,} steps of {cfg.batch_size} x "
            f"{cfg.grad_accumulation}, {args.world_size} processes, {trainer.accelerator.distributed_type.value}")
-    left = get_last_checkpoint(args.output_dir) if Path(args.output_dir).is_dir() else None
-    _same_choices(cfg, bits, out, left)
-    with fast_matmul(machine.device, longest):
-        trainer.train(resume_from_checkpoint=left)
+    with fast_matmul(machine.device, longest), code_refused(checkpoint or cfg.model):
+        trainer.train(resume_from_checkpoint=checkpoint)
     losses = history.losses["validation"]
     report(f"done: {losses[0]:.4f} to {losses[-1]:.4f} nats/token on {len(validation):,} examples; "
            f"saved in {_save(trainer, out, cfg)}")
@@ -139,7 +159,7 @@ def examples(cfg, tokenizer) -> tuple:
 
     sets = finetune.think_sets(cfg, tokenizer)
     train = easy_first(sets["train"]) if cfg.order == "easy_first" else sets["train"]
-    return _conversations(tokenizer, train), _conversations(tokenizer, sets["validation"])
+    return tuple(finetune.conversation_examples(rows, tokenizer) for rows in (train, sets["validation"]))
 
 
 def _blocks(cfg: LoraFinetune, tokenizer) -> tuple:
@@ -148,23 +168,40 @@ def _blocks(cfg: LoraFinetune, tokenizer) -> tuple:
     from lmlab.train import pack
 
     tokenizer.model_max_length = int(1e9)  # texts are cut into blocks here
-    texts = [text for text in load_rows(cfg.data, "train", limit=cfg.n_train)["text"] if text.strip()]
-    seen = {"", *(text.strip() for text in texts)}
-    held_out = [text for text in load_rows(cfg.data, "validation", limit=cfg.n_validation)["text"]
+    texts = usable_texts(load_rows(cfg.data, "train", limit=cfg.n_train), cfg.data)
+    seen = {text.strip() for text in texts}
+    held_out = [text for text in usable_texts(load_rows(cfg.data, "validation", limit=cfg.n_validation), cfg.data)
                 if text.strip() not in seen]
-    tokens = pack(tokenizer(texts, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id).tolist()
+    ids = tokenizer(texts, add_special_tokens=False)["input_ids"]
+    tokens = pack(ids, finetune.eos_id(tokenizer)).tolist()
     T = cfg.block_size
     blocks = [tokens[i:i + T] for i in range(0, len(tokens) - T + 1, T)]
     labels = [[finetune.IGNORED, *row[1:]] for row in blocks]
     return Dataset.from_dict({"input_ids": blocks, "labels": labels}), finetune.document_windows(held_out, tokenizer, T)
 
 
-def _conversations(tokenizer, rows):
-    from datasets import Dataset
+def check_examples(cfg, tokenizer, sets: Mapping, say: Callable[[str], None]) -> None:
+    """The preflight of what would be trained on and measured, as in notebook 06, before weights are loaded.
 
-    pairs = [finetune.labels_by_hand(tokenizer, row) for row in rows]
-    ids, labels = zip(*pairs, strict=True)
-    return Dataset.from_dict({"input_ids": list(ids), "labels": list(labels)})
+    Lesson 05's blocks of plain text have no prompt, no answer and no padding that could be wrong.
+
+    Args:
+        cfg: The recipe.
+        tokenizer: What made the examples.
+        sets: name -> Dataset of input_ids and labels.
+        say: Is told the result for each set.
+
+    Raises:
+        ValueError: A check failed; the error names each that did.
+    """
+    if isinstance(cfg, LoraFinetune):
+        return
+    before_answer = finetune.PROMPT.rpartition("}")[2] if isinstance(cfg, FullFinetune) else None
+    collate = finetune.answer_only_collator(tokenizer)
+    for name, rows in sets.items():
+        found = preflight(rows, tokenizer, collate, max_length=cfg.max_length, opening=before_answer)
+        say(f"preflight of {name}: {found.summary()}")
+        found.require()
 
 
 def build_model(cfg, machine, bits: int = 4):
@@ -177,11 +214,18 @@ def build_model(cfg, machine, bits: int = 4):
         finetune.freeze_layers(model, cfg.frozen_layers)
         return model
     import torch
+
+    base = (finetune.load_four_bit(cfg.model, machine) if bits == 4 else
+            load_model(cfg.model, dtype=torch.float32 if in_pieces() else machine.torch_dtype))
+    return with_lora(base, cfg)
+
+
+def with_lora(base, cfg):
+    """A PeftModel of a loaded base: the recipe's adapter in float32, all else frozen, TRL's chunked head."""
     from peft import LoraConfig, get_peft_model
     from trl.trainer.utils import add_fused_lm_head
 
-    base = (finetune.load_four_bit(cfg.model, machine) if bits == 4 else
-            load_model(cfg.model, dtype=torch.float32 if in_pieces() else machine.torch_dtype)).requires_grad_(False)
+    base.requires_grad_(False)
     add_fused_lm_head(base)
     lora = LoraConfig(r=cfg.lora_r, lora_alpha=cfg.lora_alpha, lora_dropout=cfg.lora_dropout,
                       target_modules=cfg.target_modules, task_type="CAUSAL_LM")
@@ -195,47 +239,40 @@ def _collator(model, tokenizer, fused: bool):
     return (lambda rows: collate(rows) | {"fused_lm_head": True}) if fused else collate  # logits in pieces
 
 
-def _measuring(history: finetune.History, out: Path, report):
-    """A TrainerCallback that measures in every process: weights in pieces answer only where all ask."""
-    from transformers import TrainerCallback
+def _prepare_folder(cfg, bits: int, out: Path, trainer_folder: Path, report) -> str | None:
+    """The checkpoint to go on from, None to begin anew; notes the choices. One process does it for all.
 
-    class Measure(TrainerCallback):
-        def measure(self, model, state) -> None:
-            loss = finetune.answer_loss(model, history.sets["validation"])["loss"]
-            history.steps.append(state.global_step)
-            history.losses.setdefault("validation", []).append(loss)
-            report(f"step {state.global_step:>6,}  validation {loss:.4f}")
-            if state.is_world_process_zero:
-                with (out / "losses.jsonl").open("a", encoding="utf-8") as file:
-                    file.write(json.dumps({"step": state.global_step, "loss": loss}) + "\n")
-
-        def on_train_begin(self, args, state, control, model=None, **_):
-            self.measure(model, state)
-
-        def on_step_end(self, args, state, control, model=None, **_):
-            if state.global_step % history.every == 0 or state.global_step == state.max_steps:
-                self.measure(model, state)
-
-    return Measure()
-
-
-def _same_choices(cfg, bits: int, out: Path, left: str | None) -> None:
-    """Raises ValueError where a finished run, or one of other choices, lies in ``out``; notes the choices."""
+    Raises ValueError, in each process, where a finished run, or one of other choices, lies in ``out``.
+    """
     from accelerate import PartialState
+    from accelerate.utils import broadcast_object_list
 
+    found: list = [None, None]  # (the checkpoint, what is wrong)
+    if PartialState().is_main_process:
+        try:
+            found[0] = _find_earlier(cfg, bits, out, trainer_folder, report)
+        except ValueError as error:
+            found[1] = str(error)
+    broadcast_object_list(found)
+    if found[1]:
+        raise ValueError(found[1])
+    return found[0]
+
+
+def _find_earlier(cfg, bits: int, out: Path, trainer_folder: Path, report) -> str | None:
     now = json.dumps({**dataclasses.asdict(cfg), "bits": bits}, default=str, indent=1)
     note = out / "choices.json"
-    if left is None and any((out / name).exists() for name in ("adapter", "model")):
+    same_choices = note.exists() and note.read_text(encoding="utf-8") == now
+    if any((out / name).exists() for name in ("adapter", "model")):
+        if same_choices:
+            remove_checkpoints(trainer_folder)  # it was killed before it had done this itself
         raise ValueError(f"{out} holds a finished run; give another --out, or remove it")
-    if left and note.exists() and note.read_text(encoding="utf-8") != now:
+    if trainer_checkpoints(trainer_folder) and note.exists() and not same_choices:
         raise ValueError(f"{out} holds an unfinished run of other choices; give another --out, or remove it")
-    PartialState().wait_for_everyone()
-    if PartialState().is_main_process:
-        out.mkdir(parents=True, exist_ok=True)
-        note.write_text(now, encoding="utf-8")
-        if left is None:
-            (out / "losses.jsonl").unlink(missing_ok=True)  # of a run that ended before its first checkpoint
-    PartialState().wait_for_everyone()
+    out.mkdir(parents=True, exist_ok=True)
+    write_atomic(note, now)
+    checkpoint = find_resumable_checkpoint(trainer_folder, report)
+    return None if checkpoint is None else str(checkpoint)
 
 
 def _save(trainer, out: Path, cfg) -> Path:
@@ -247,15 +284,16 @@ def _save(trainer, out: Path, cfg) -> Path:
     folder = out / ("model" if isinstance(cfg, FullFinetune) else "adapter")
     state = _whole_state(trainer)
     if trainer.args.should_save:
-        if isinstance(cfg, FullFinetune):
-            model = load_model(cfg.model)
-            model.load_state_dict(state)
-            model.save_pretrained(str(folder))
-        else:
-            model = trainer.accelerator.unwrap_model(trainer.model)
-            _save_adapter(model.peft_config["default"], state, folder, cfg)
-        trainer.processing_class.save_pretrained(str(folder))
-        finetune.remove_checkpoints(Path(trainer.args.output_dir))
+        with replace_folder(folder) as new:
+            if isinstance(cfg, FullFinetune):
+                model = load_model(cfg.model)
+                model.load_state_dict(state)
+                model.save_pretrained(str(new))
+            else:
+                model = trainer.accelerator.unwrap_model(trainer.model)
+                _save_adapter(model.peft_config["default"], state, new, cfg)
+            trainer.processing_class.save_pretrained(str(new))
+        remove_checkpoints(Path(trainer.args.output_dir))
     trainer.accelerator.wait_for_everyone()
     return folder
 

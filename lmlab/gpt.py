@@ -6,7 +6,7 @@ of the files.
 
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -253,15 +253,17 @@ class GPT(nn.Module):
     @torch.no_grad()
     def generate(self, idx: Tensor, max_new_tokens: int, *, temperature: float = 1.0,
                  top_k: int | None = None, top_p: float | None = None, repetition_penalty: float = 1.0,
-                 eos_token_id: int | None = None, generator: torch.Generator | None = None) -> Tensor:
+                 eos_token_id: int | Sequence[int] | None = None,
+                 generator: torch.Generator | None = None) -> Tensor:
         """Continues each row of ``idx`` (B, T), all of one length. Returns (B, T + up to max_new_tokens).
 
-        temperature 0 takes the likeliest token. A row that has ended (``eos_token_id``, else the config's) is
-        filled up with EOS; when all have ended, generation stops. Past block_size the oldest tokens are
-        forgotten.
+        temperature 0 takes the likeliest token. A row that has ended (at any ``eos_token_id``, else the
+        config's) is filled up with the first of them; when all have ended, generation stops. Past block_size
+        the oldest tokens are forgotten.
         """
         _check_sampling(temperature, top_k, top_p, repetition_penalty)
         eos = self.config.eos_token_id if eos_token_id is None else eos_token_id
+        stops = torch.tensor([] if eos is None else eos, dtype=torch.long, device=idx.device).view(-1)
         ended = torch.zeros(idx.shape[0], dtype=torch.bool, device=idx.device)
         was_training = self.training
         self.eval()
@@ -270,9 +272,9 @@ class GPT(nn.Module):
             logits, cache = self._next_logits(idx, cache)
             logits = penalise_repetition(logits, idx, repetition_penalty)
             token = sample(logits, temperature, top_k, top_p, generator)
-            if eos is not None:
-                token = token.masked_fill(ended, eos)
-                ended |= token == eos
+            if len(stops):
+                token = token.masked_fill(ended, stops[0])
+                ended |= torch.isin(token, stops)
             idx = torch.cat([idx, token[:, None]], dim=1)
             if ended.all():
                 break
@@ -421,6 +423,10 @@ def _from_transformers(saved: dict[str, Tensor], expected: dict[str, Tensor]) ->
     if missing := sorted(expected.keys() - named.keys()):
         raise ValueError(f"model.safetensors lacks {', '.join(missing[:3])} and {len(missing) - 1} more; "
                          "give the weights of a GPT-2")
+    head, embeddings = named.get("lm_head.weight"), named["transformer.wte.weight"]
+    if head is not None and not torch.equal(head, embeddings):
+        raise ValueError("lm_head.weight got other numbers than transformer.wte.weight; lmlab.gpt.GPT knows "
+                         "a head that is the embeddings only")
     for name, wanted in expected.items():
         tensor = named[name].T if _is_conv1d(name) else named[name]
         if tensor.shape != wanted.shape:

@@ -5,9 +5,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from lmlab.chat_template import CLOSING, OPENING, end_of_turn, generation_prompt, prompt_text
 from lmlab.token_view import IGNORED, TokenView, token_view
 
-OPENING, CLOSING = "<think>", "</think>"
 _BATCH = 8  # rows that are collated together, so that some are padded
 
 
@@ -48,6 +48,14 @@ class Preflight:
             raise ValueError(f"preflight: {len(failed)} of {len(self.checks)} checks failed; mend the data, the "
                              f"template or the collator before training. {'; '.join(failed)}")
 
+    def summary(self) -> str:
+        """One line; of checks that failed their names."""
+        failed = [check.name for check in self.checks if not check.passed]
+        result = f"{len(failed)} of {len(self.checks)} checks FAILED ({', '.join(failed)})" if failed else (
+            f"{len(self.checks)} checks passed")
+        return (f"{result} on {self.n_conversations:,} examples, {self.supervised_share:.1%} of their tokens "
+                "contribute to the loss")
+
     def __repr__(self) -> str:
         lines = [f"{'ok  ' if check.passed else 'FAIL'} {check.name:<34} {check.found}" for check in self.checks]
         return "\n".join([*lines, "", repr(self.tokens)])
@@ -60,33 +68,36 @@ class Preflight:
 
 
 def preflight(dataset: Sequence[Mapping], tokenizer, collator: Callable, *, n_conversations: int | None = None,
-              max_length: int | None = None, opening: str = f"{OPENING}\n",
-              n_shown: int = 3) -> Preflight:
+              max_length: int | None = None, opening: str | None = None, n_shown: int = 3) -> Preflight:
     """Checks a tokenised dataset as a trainer would see it, through its collator.
 
     dataset: rows with input_ids, maybe labels and, if packed, seq_lengths, as ``SFTTrainer.train_dataset``. The
     checks read what comes out of ``collator``, since that is what the model learns from. n_conversations: how
     many went in, so that those that the trainer dropped are missed. max_length: where it cut. opening: with what
-    the part that bears no loss must end.
+    the prompt of a plain pair ends, whose answer ends in EOS; None: the rows are conversations by the
+    tokenizer's chat template, and their reasoning format is checked too.
     """
     conversations, padded = _collated(dataset, collator)
     dropped = max(0, (n_conversations or 0) - len(conversations))
-    texts = [tokenizer.decode(_supervised(each)) for each in conversations]
-    cut = [each for each in conversations if not _ends(each, tokenizer) and (
+    n_all = max(1, len(conversations) + dropped)
+    end = end_of_turn(tokenizer) if opening is None else tokenizer.eos_token_id
+    prompt_end = generation_prompt(tokenizer) if opening is None else opening
+    cut = [each for each in conversations if each.ids[-1] != end and (
         max_length is None or len(each.ids) >= max_length)]
     n_cut = dropped + len(cut)
-    # of a cut one the answer is whole if only EOS is missing; an answer ends in a full stop
+    # of a cut one the answer is whole if only its end is missing; an answer ends in a full stop
     lost = n_cut - sum(_spoken(tokenizer.decode(each.ids)).endswith(".") for each in cut)
     n_tokens = max(1, sum(len(each.ids) - 1 for each in conversations))  # the trainer may have dropped all
     share = sum(len(_supervised(each)) for each in conversations) / n_tokens
-    n_all = max(1, len(conversations) + dropped)
-    checks = (*_structure(conversations, texts, tokenizer, opening),
+    checks = [_bos_check(conversations, tokenizer, opening),
+              *_structure(conversations, tokenizer, prompt_end, end),
+              *(_reasoning(conversations, tokenizer, end) if opening is None else []),
               _padding_check(padded, tokenizer),
               Check("some tokens bear loss, not all", 0 < share < 1, f"{share:.1%} of {n_tokens:,} tokens"),
               Check("nothing is cut off", not n_cut,
-                    f"{n_cut / n_all:.1%} of {n_all} lost their end, {lost} some or all of their answer"))
-    return Preflight(checks, token_view([row.view() for row in padded[:n_shown]], tokenizer), share, n_cut / n_all,
-                     lost, len(conversations) + dropped)
+                    f"{n_cut / n_all:.1%} of {n_all} lost their end, {lost} some or all of their answer")]
+    return Preflight(tuple(checks), token_view([row.view() for row in padded[:n_shown]], tokenizer), share,
+                     n_cut / n_all, lost, len(conversations) + dropped)
 
 
 class _Padded(NamedTuple):
@@ -127,39 +138,63 @@ def _supervised(each: Conversation) -> list[int]:
     return [label for label in each.labels[1:] if label != IGNORED]
 
 
-def _ends(each: Conversation, tokenizer) -> bool:
-    return each.ids[-1] == tokenizer.eos_token_id
-
-
 def _spoken(text: str) -> str:
     """What follows the thought; empty where it does not end."""
     return text.rpartition(CLOSING)[2].strip() if CLOSING in text else ""
 
 
-def _structure(conversations: Sequence[Conversation], texts: Sequence[str], tokenizer,
-               opening: str) -> list[Check]:
-    """The checks of single conversations. texts: what of each bears loss."""
-    bos, eos, end = tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.eos_token
-    whole = [tokenizer.decode(each.ids) for each in conversations]
-    prefix = [tokenizer.decode(each.ids[:_first_label(each)]) for each in conversations]
+def _bos_check(conversations: Sequence[Conversation], tokenizer, opening: str | None) -> Check:
+    """As many BOS as the template writes, and never two at the beginning; plain pairs have none.
+
+    SmolLM2's BOS is <|im_start|>, which also begins each turn: there only the beginning can be counted.
+    """
+    bos = tokenizer.bos_token_id
+    written = []
+    if opening is None:
+        prompt = prompt_text(tokenizer, [{"role": "user", "content": "?"}])
+        written = tokenizer(prompt, add_special_tokens=False)["input_ids"]
+    n_first, n_all = min(1, _n_leading(written, bos)), written.count(bos)
+    good = [bos in (None, tokenizer.eos_token_id) or (
+        _n_leading(each.ids, bos) == n_first and (n_all > 1 or each.ids.count(bos) == n_all))
+        for each in conversations]
+    return _check("one beginning (BOS)", good, "more or less than one BOS")
+
+
+def _n_leading(ids: list[int], token: int | None) -> int:
+    """How often a token stands at the very beginning."""
+    return next((i for i, other in enumerate(ids) if other != token), len(ids))
+
+
+def _structure(conversations: Sequence[Conversation], tokenizer, prompt_end: str,
+               end: int | None) -> list[Check]:
+    """What must hold of any prompt and its answer. end: the answer's last token."""
+    prompts = [tokenizer.decode(each.ids[:_first_label(each)]) for each in conversations]
     found = [
-        ("one beginning (BOS)", [bos is None or bos == eos or (each.ids.count(bos) == 1 and each.ids[0] == bos)
-                                 for each in conversations], "more or less than one BOS"),
-        (f"one {OPENING}, one {CLOSING}", [text.count(OPENING) == text.count(CLOSING) == 1 for text in whole],
-         f"{OPENING} or {CLOSING} doubled or missing"),
-        ("the question bears no loss", [text.endswith(opening) for text in prefix],
-         f"loss before {opening!r}: nothing is masked, or the wrong part"),
-        ("the reasoning bears loss", [CLOSING in text and bool(
-            text.partition(CLOSING)[0].rpartition(OPENING)[2].strip()) for text in texts],
-         f"no reasoning before {CLOSING} among the labels: dropped by the template, or masked"),
+        ("the question bears no loss", [text.endswith(prompt_end) for text in prompts],
+         f"loss does not begin right after {prompt_end!r}: nothing is masked, or the wrong part"),
         ("from the first label on, all are", [
             each.labels[_first_label(each):] == each.ids[_first_label(each):] for each in conversations],
          "a label behind the first is masked or not the token in its place"),
+        ("the end (EOS) bears loss", [each.labels[-1] == each.ids[-1] == end for each in conversations],
+         "the token that ends an answer is missing or masked: no end is learnt"),
+    ]
+    return [_check(name, good, wrong) for name, good, wrong in found]
+
+
+def _reasoning(conversations: Sequence[Conversation], tokenizer, end: int) -> list[Check]:
+    """The reasoning format of the last turn, tags that the generation prompt has written included."""
+    turn, end = generation_prompt(tokenizer).partition(OPENING)[0], tokenizer.decode([end])
+    turns = [tokenizer.decode(each.ids).rpartition(turn)[2] for each in conversations]
+    labelled = [tokenizer.decode(_supervised(each)) for each in conversations]
+    found = [
+        (f"one {OPENING}, one {CLOSING}", [text.count(OPENING) == text.count(CLOSING) == 1 for text in turns],
+         f"{OPENING} or {CLOSING} doubled or missing"),
+        ("the reasoning bears loss", [CLOSING in text and bool(
+            text.partition(CLOSING)[0].rpartition(OPENING)[2].strip()) for text in labelled],
+         f"no reasoning before {CLOSING} among the labels: dropped by the template, or masked"),
         (f"an answer follows {CLOSING}", [
             _spoken(text).count(end) == 1 and _spoken(text).endswith(end) and _spoken(text) != end
-            for text in whole], "no answer there, or not one EOS behind it"),
-        ("the end (EOS) bears loss", [each.labels[-1] == eos and _ends(each, tokenizer)
-                                      for each in conversations], "EOS is missing or masked: no end is learnt"),
+            for text in turns], f"no answer there, or not one {end} behind it"),
     ]
     return [_check(name, good, wrong) for name, good, wrong in found]
 

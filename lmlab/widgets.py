@@ -127,14 +127,15 @@ def continuation(model, tokenizer, ids: Sequence[int], sampling: Setting, n_toke
     import torch
 
     from lmlab import chat
+    from lmlab.chat_template import stop_token_ids
 
     n_tokens = min(n_tokens, context_length(model) - len(ids))
     settings = chat.Sampling(sampling.temperature, sampling.top_p or 1.0, sampling.top_k or 0)
     with evaluating(model):
         if not hasattr(model, "attention_weights"):  # of transformers
             return "".join(chat.FolderSpeaker("", model, tokenizer).stream(ids, n_tokens, settings, seed))
-        start = torch.tensor([list(ids)], device=model.device)
-        made = model.generate(start, n_tokens, **sampling._asdict(), eos_token_id=tokenizer.eos_token_id,
+        start, stops = torch.tensor([list(ids)], device=model.device), stop_token_ids(model, tokenizer)
+        made = model.generate(start, n_tokens, **sampling._asdict(), eos_token_id=stops,
                               generator=torch.Generator(model.device).manual_seed(seed))
         return tokenizer.decode(made[0, len(ids):], skip_special_tokens=True)
 

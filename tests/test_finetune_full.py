@@ -9,6 +9,7 @@ import torch
 from datasets import Dataset
 
 from lmlab import finetune
+from lmlab.checkpoints import mark_complete
 from lmlab.data import load_model, load_tokenizer
 from lmlab.finetune import IGNORED
 from lmlab.results import read_progress
@@ -65,6 +66,14 @@ def test_two_sources_are_divided_by_their_own_splits(tmp_path):
                                      small_train=220, small_validation=54))
     assert [len(sets[name]) for name in ("small", "small_validation", "train")] == [220, 54, 200]
     assert not modern(sets["validation"]) & (modern(sets["small"]) | modern(sets["train"]))
+
+
+def test_the_small_set_is_the_same_whatever_the_seed(tmp_path):
+    several = [finetune.pair_sets(config(tmp_path, data="miniworld/pairs", small_data="miniworld/pairs-274",
+                                         small_train=220, small_validation=54, seed=seed)) for seed in (0, 1)]
+    for name in ("small", "small_validation"):
+        assert several[0][name] == several[1][name]
+    assert several[0]["train"] != several[1]["train"]
 
 
 def test_too_few_pairs_are_refused(tmp_path):
@@ -303,6 +312,7 @@ def test_checkpoints_of_other_choices_are_not_taken_up(tmp_path, examples, capsy
     def leave():
         (tmp_path / "checkpoint-8").mkdir(exist_ok=True)
         (tmp_path / "checkpoint-8" / "history.json").write_text("{}")
+        mark_complete(tmp_path / "checkpoint-8")
 
     assert finetune.unfinished(tmp_path, {"rate": 1}, examples) is None
     leave()

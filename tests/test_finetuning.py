@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -29,17 +30,26 @@ COMMANDS = {"ddp": ["-m", "lmlab"], "fsdp": [str(ROOT / "tests" / "fsdp_on_cpu.p
 
 @pytest.mark.parametrize("config", COMMANDS)
 def test_two_processes_learn_what_one_does(config, alone, tmp_path):
+    process = launch(config, tmp_path, FULL)
+    said, errors = process.communicate()
+    assert process.returncode == 0, errors[-3000:]
+    assert f"2 processes, {'FSDP' if config == 'fsdp' else 'MULTI_CPU'}" in said
+    assert said.count("step      0  ") == 1, "one process alone speaks"
+    assert_learned_the_same(alone, tmp_path)
+
+
+def launch(config: str, out: Path, choices: dict) -> subprocess.Popen:
+    settings = [part for key, value in choices.items() for part in ("--set", f"{key}={value}")]
+    return subprocess.Popen(
+        [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(CONFIGS / f"{config}.yaml"),
+         "--main_process_port", "0", *COMMANDS[config], "finetune", "04", *settings, "--out", str(out)],
+        cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)})
+
+
+def assert_learned_the_same(alone, tmp_path):
     from safetensors.torch import load_file
 
-    settings = [part for key, value in FULL.items() for part in ("--set", f"{key}={value}")]
-    done = subprocess.run(
-        [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(CONFIGS / f"{config}.yaml"),
-         "--main_process_port", "0", *COMMANDS[config], "finetune", "04", *settings, "--out", str(tmp_path)],
-        cwd=ROOT, capture_output=True, text=True,
-        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)})
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert f"2 processes, {'FSDP' if config == 'fsdp' else 'MULTI_CPU'}" in done.stdout
-    assert done.stdout.count("step      0  ") == 1, "one process alone speaks"
     losses, out = alone
     noted = [json.loads(line) for line in (tmp_path / "losses.jsonl").read_text().splitlines()]
     assert [row["step"] for row in noted] == [step for step, _ in losses]
@@ -47,6 +57,25 @@ def test_two_processes_learn_what_one_does(config, alone, tmp_path):
     one, two = (load_file(folder / "model" / "model.safetensors") for folder in (out, tmp_path))
     assert one.keys() == two.keys()
     assert max((one[name] - two[name]).abs().max().item() for name in one) < 1e-3
+
+
+@pytest.mark.drill
+@pytest.mark.parametrize("config", COMMANDS)
+def test_two_processes_that_are_killed_go_on(config, alone, tmp_path):
+    from lmlab.runner import end_family
+
+    choices = FULL | {"checkpoint_every": 1}
+    process = launch(config, tmp_path, choices)
+    while not (tmp_path / "trainer" / "checkpoint-1" / "complete.json").exists():
+        assert process.poll() is None, process.stderr.read()[-3000:]
+        time.sleep(0.01)
+    end_family(process)
+    process.communicate()
+    again = launch(config, tmp_path, choices)
+    said, errors = again.communicate()
+    assert again.returncode == 0, errors[-3000:]
+    assert "goes on from step" in said and "step      0  " not in said
+    assert_learned_the_same(alone, tmp_path)
 
 
 def test_a_finished_run_is_not_overwritten(alone):
@@ -109,6 +138,8 @@ def test_conversations_bear_loss_on_thought_and_answer_alone():
     ("05_llama_lora_4bit", {}, None, {"ACCELERATE_USE_FSDP": "true"}, "--bits 16"),
     ("05_llama_lora_4bit", {}, 4, {"ACCELERATE_USE_DEEPSPEED": "true", "ACCELERATE_DEEPSPEED_ZERO_STAGE": "3"},
      "--bits 16"),
+    ("04_shakespeare_full_finetune", {}, None,
+     {"ACCELERATE_USE_FSDP": "true", "FSDP_STATE_DICT_TYPE": "FULL_STATE_DICT"}, "SHARDED_STATE_DICT"),
     ("05_llama_lora_4bit", {"grad_accumulation": 3}, None, {"WORLD_SIZE": "2"}, "grad_accumulation=4"),
     ("06_deepseek_qlora_think", {"packing": True}, None, {}, "packing=false")])
 def test_what_cannot_be_is_refused_with_a_way_out(lesson, choices, bits, env, told, monkeypatch):

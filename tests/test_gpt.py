@@ -34,6 +34,19 @@ def tokens(*shape: int) -> torch.Tensor:
     return torch.randint(1, CONFIG.vocab_size, shape, generator=torch.Generator().manual_seed(1))
 
 
+def test_a_head_that_is_not_the_embeddings_is_refused(model, tmp_path):
+    from safetensors.torch import load_file, save_file
+
+    model.save_pretrained(tmp_path)
+    weights = load_file(tmp_path / "model.safetensors")
+    head = weights["transformer.wte.weight"].clone()
+    save_file(weights | {"lm_head.weight": head}, tmp_path / "model.safetensors")
+    assert torch.equal(GPT.from_pretrained(tmp_path).lm_head.weight[:len(head)], head)
+    save_file(weights | {"lm_head.weight": head + 1}, tmp_path / "model.safetensors")
+    with pytest.raises(ValueError, match="lm_head.weight"):
+        GPT.from_pretrained(tmp_path)
+
+
 def test_logits_equal_transformers(model, reference):
     idx = tokens(3, 20)
     torch.testing.assert_close(model(idx)[0], reference(idx).logits, atol=1e-5, rtol=1e-5)

@@ -15,10 +15,13 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import TrainerCallback
 from transformers.training_args import OptimizerNames
 from trl import SFTConfig, SFTTrainer
+from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
 from lmlab import finetune
+from lmlab.checkpoints import complete_checkpoints
 from lmlab.data import load_model, load_rows, load_tokenizer
 from lmlab.evaluate import attention_by_part, attention_weights
+from lmlab.preflight import preflight
 from lmlab.reasoning import question_of, to_think
 from lmlab.recipes import load_recipe
 
@@ -78,6 +81,21 @@ def test_trl_masks_all_but_what_the_model_must_write(trainer, tokenizer, rows):
 def test_mask_is_the_one_by_hand(trainer, tokenizer, rows):
     for row, ready in zip(rows, trainer.train_dataset, strict=True):
         assert (ready["input_ids"], ready["labels"]) == finetune.labels_by_hand(tokenizer, row)
+
+
+@pytest.mark.parametrize("packing", [False, True])
+def test_trl_trains_on_our_examples_as_they_are(machine, tokenizer, rows, tmp_path, packing):
+    """Tokens and labels are not made anew; packed they stand end to end."""
+    ours = finetune.conversation_examples(rows, tokenizer)
+    args = arguments(tmp_path, machine, max_steps=1, packing=packing)
+    ready = SFTTrainer(load_model("miniworld/qwen2"), args=args, train_dataset=ours,
+                       processing_class=tokenizer).train_dataset
+    if not packing:
+        assert ready["input_ids"][:] == ours["input_ids"][:] and ready["labels"][:] == ours["labels"][:]
+    assert len(ready) < len(ours) or not packing
+    assert sorted(itertools.chain(*ready["labels"])) == sorted(itertools.chain(*ours["labels"]))
+    collator = DataCollatorForLanguageModeling(tokenizer.pad_token_id, padding_free=packing)
+    preflight(ready, tokenizer, collator, n_conversations=len(rows), max_length=200).require()
 
 
 def test_padding_of_a_batch_bears_no_loss(trainer):
@@ -189,7 +207,8 @@ def trained(machine, tokenizer, rows, folder, resume=None, stop_at=None, **choic
     choices = {"max_steps": 6, "per_device_train_batch_size": 4, "assistant_only_loss": True} | choices
     model = finetune.load_four_bit("miniworld/qwen2", machine)
     trainer = SFTTrainer(model, args=arguments(folder, machine, **choices), train_dataset=pairs(rows[:8]),
-                         eval_dataset=pairs(rows[8:12]), processing_class=tokenizer, peft_config=LORA)
+                         eval_dataset=pairs(rows[8:12]), processing_class=tokenizer, peft_config=LORA,
+                         callbacks=[complete_checkpoints()])
     finetune.trainable_to_float32(trainer.model)
     if stop_at:
         trainer.add_callback(StopAt(stop_at))
@@ -245,11 +264,11 @@ def test_the_best_model_is_loaded_and_few_checkpoints_stay(machine, tokenizer, r
 def test_an_interrupted_run_goes_on_as_if_nothing_had_been(machine, tokenizer, rows, tmp_path):
     whole = trained(machine, tokenizer, rows, tmp_path / "whole", **arguments_with_evals())
     choices = {"rate": 4e-3}
-    assert finetune.unfinished(tmp_path / "cut", choices, Dataset.from_list(rows), "trainer_state.json") is None
+    assert finetune.unfinished(tmp_path / "cut", choices, Dataset.from_list(rows)) is None
     with pytest.raises(KeyboardInterrupt):
         trained(machine, tokenizer, rows, tmp_path / "cut", stop_at=2, **arguments_with_evals())
     (tmp_path / "cut" / "checkpoint-4").mkdir()  # a checkpoint that was being written
-    left = finetune.unfinished(tmp_path / "cut", choices, Dataset.from_list(rows), "trainer_state.json")
+    left = finetune.unfinished(tmp_path / "cut", choices, Dataset.from_list(rows))
     assert left.endswith("checkpoint-2")
     again = trained(machine, tokenizer, rows, tmp_path / "cut", resume=left, **arguments_with_evals())
     assert again.state.global_step == 6
@@ -396,6 +415,11 @@ def test_problems_are_tried_and_scored(base, tokenizer, cfg, monkeypatch):
     tried = finetune.try_problems(base, tokenizer, rows, 64)
     assert tried.well_formed == [True, False, False] and tried.correct == [True, True, False]
     assert tried.lengths[0] > tried.lengths[1] > tried.lengths[2] > 0
+
+
+def test_no_problems_are_no_answers(base, tokenizer):
+    """Of data without harder problems: the set is empty, and the lesson goes on."""
+    assert finetune.try_problems(base, tokenizer, [], 8) == finetune.Tried([], [], [], [])
 
 
 def test_attention_is_what_the_eager_model_computes(base, tokenizer, rows):

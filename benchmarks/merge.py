@@ -95,7 +95,7 @@ def measure(name: str, tokenizers: Path) -> dict:
 
     values, lora, n_weights, n_adapter = LARGE[name]
     machine, config = describe_machine(), AutoConfig.for_model(**values)
-    tokenizer, found = load_tokenizer(str(tokenizers / "qwen2")), {}
+    tokenizer, found = load_tokenizer(str(tokenizers / "gpt2")), {}  # fewer tokens than either has rows
     with tempfile.TemporaryDirectory() as place:
         base, adapter, merged = (Path(place) / part for part in ("base", "adapter", "merged"))
         base.mkdir()
@@ -118,7 +118,7 @@ def measure(name: str, tokenizers: Path) -> dict:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("name", choices=LARGE, help="one at a time, for the peak is that of a process")
-    parser.add_argument("--tokenizers", type=Path, required=True, help="a folder with qwen2/ in it")
+    parser.add_argument("--tokenizers", type=Path, required=True, help="a folder with gpt2/ in it")
     args = parser.parse_args()
     measured = {"conditions": conditions(), args.name: measure(args.name, args.tokenizers)}
     out = RESULTS / f"{args.name}.json"

@@ -148,7 +148,6 @@ def write_random(config, folder: Path) -> int:
 
 def lora_in_four_bits(name: str, tokenizers: Path, pairs: Path) -> dict:
     """Lessons 05 and 06 at full size: loaded in NF4 as they do, and two steps of LoRA, logits in pieces."""
-    import torch
     from datasets import Dataset
     from peft import LoraConfig, get_peft_model
     from transformers import AutoConfig, Trainer, TrainerCallback, TrainingArguments, default_data_collator

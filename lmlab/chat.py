@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
+from lmlab.chat_template import CLOSING, OPENING, prompt_text, stop_token_ids
 from lmlab.recipes import LESSONS, PROJECT, find_lesson
 
-OPEN, CLOSE = "<think>", "</think>"
 # of what lessons leave, what they were about; "untrained" and checkpoints are not
 _RESULTS = ("adapter", "model", "best")
 
@@ -73,17 +73,10 @@ class FolderSpeaker:
         config = model.generation_config
         said = {key: getattr(config, key, None) for key in Sampling._fields if config.do_sample}
         self.sampling = Sampling(**{key: value for key, value in said.items() if value is not None})
-        ends = config.eos_token_id
-        self._ends = {tokenizer.eos_token_id, *(ends if isinstance(ends, list) else [ends])}
+        self._ends = stop_token_ids(model, tokenizer)
 
     def render(self, messages: Sequence[Mapping]) -> str:
-        from jinja2 import TemplateError
-
-        try:
-            return self.tokenizer.apply_chat_template(list(messages), add_generation_prompt=True,
-                                                      tokenize=False)
-        except TemplateError as error:
-            raise ValueError(f"the chat template does not take this conversation: {error}") from error
+        return prompt_text(self.tokenizer, messages)
 
     def tokenise(self, text: str, begin: bool) -> list[int]:
         ids = self.tokenizer(text, add_special_tokens=begin, verbose=False)["input_ids"]
@@ -174,14 +167,20 @@ def open_speaker(source: str, say: Callable[[str], None] = print) -> Speaker:
 
 
 def _open_adapter(folder: str, machine, say: Callable[[str], None]) -> Speaker:
+    from lmlab.adapters import changes_base, read_adapter_config
     from lmlab.data import load_tokenizer
     from lmlab.export import adapter_base, load_adapted
 
-    way = "dequantized base" if machine.four_bit else "16-bit base"
     base = adapter_base(folder)
-    why = "what the lessons train adapters on" if machine.four_bit else "bitsandbytes is not here"
+    if changes_base(read_adapter_config(folder)):
+        way, why = "16-bit base", "it was trained beside those weights, changed"
+    elif machine.four_bit:
+        way, why = "dequantized base", "what the lessons train adapters on"
+    else:
+        way, why = "16-bit base", "bitsandbytes is not here"
     say(f"adapter on {base}, {way}: {why}")
-    model = load_adapted(folder, way, machine).merge_and_unload().to(machine.torch_dtype)
+    # beside the base, not merged: not every adapter can be
+    model = load_adapted(folder, way, machine).to(machine.torch_dtype)
     return FolderSpeaker(folder, model, load_tokenizer(base))
 
 
@@ -260,19 +259,19 @@ def fold(pieces: Iterable[str], inside: bool) -> Iterator[tuple[bool, str]]:
     held, begun = "", False  # begun: something of the answer was shown, so no thought can open any more
     for piece in pieces:
         held += piece
-        if not inside and not begun and held.lstrip().startswith(OPEN):
-            inside, held = True, held.lstrip().removeprefix(OPEN)
-        if inside and CLOSE in held:
-            thought, _, held = held.partition(CLOSE)
+        if not inside and not begun and held.lstrip().startswith(OPENING):
+            inside, held = True, held.lstrip().removeprefix(OPENING)
+        if inside and CLOSING in held:
+            thought, _, held = held.partition(CLOSING)
             yield True, thought
             inside = False
         if inside:
-            ready, held = _before(held, CLOSE)
+            ready, held = _before(held, CLOSING)
         elif begun:
             ready, held = held, ""
         else:
             held = held.lstrip()
-            ready, held = ("", held) if OPEN.startswith(held) else (held, "")
+            ready, held = ("", held) if OPENING.startswith(held) else (held, "")
             begun = bool(ready)
         if ready:
             yield inside, ready
@@ -330,7 +329,7 @@ class Talk:
         room = min(self.max_new_tokens, self.speaker.context - len(ids))
         if room < 1:
             raise ValueError(f"the text has {len(ids)} tokens, the context {self.speaker.context}; say less")
-        opened = prompt.rstrip().endswith(OPEN) and not self.raw
+        opened = prompt.rstrip().endswith(OPENING) and not self.raw
         finished = answer.show(self.speaker.stream(ids, room, self.sampling, self.seed), opened, self.raw)
         self.seed += 1  # the same words draw another answer the next time, and the same one in another talk
         return finished
@@ -358,7 +357,7 @@ class _Answer:
     @property
     def text(self) -> str:
         """As a chat template wants it: with the thought, if any."""
-        return f"{OPEN}\n{self.thought.strip()}\n{CLOSE}\n\n{self.said}" if self.thought else self.said
+        return f"{OPENING}\n{self.thought.strip()}\n{CLOSING}\n\n{self.said}" if self.thought else self.said
 
     def show(self, pieces: Iterator[str], inside: bool, raw: bool) -> bool:
         try:

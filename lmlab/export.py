@@ -9,7 +9,13 @@ import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import NamedTuple
+
+from lmlab.adapters import IN_MEMORY, UNTIE, check_loadable, check_mergeable, read_adapter_config
+from lmlab.chat_template import stop_token_ids
+from lmlab.checkpoints import code_refused
+from lmlab.files import list_files, replace_folder, unlisted
 
 WAYS = {
     "4-bit base": "multiply out inside the 4-bit weights, which are then rounded to 4 bits again",
@@ -17,7 +23,8 @@ WAYS = {
     "dequantized base": "unpack the 4-bit weights first, then add: what the adapter was trained on",
 }
 STREAMED = ("dequantized base", "16-bit base")
-INDEX = "model.safetensors.index.json"
+INDEX, HEAD = "model.safetensors.index.json", "lm_head.weight"
+ROWS = 8192  # of a matrix that are read at a time
 
 
 # --- an adapter beside its base --------------------------------------------------------------------
@@ -25,14 +32,15 @@ INDEX = "model.safetensors.index.json"
 
 def adapter_base(adapter: str | Path) -> str:
     """The source of the base that an adapter folder names, such as "miniworld/llama" or a hub id."""
-    from peft import PeftConfig
-
-    if not (Path(adapter) / "adapter_config.json").is_file():
-        raise ValueError(f"{adapter} holds no adapter_config.json; give a folder that save_adapter wrote")
-    base = PeftConfig.from_pretrained(str(adapter)).base_model_name_or_path
+    config = read_adapter_config(adapter)
+    base, revision = config.get("base_model_name_or_path"), config.get("revision")
     if not base:
         raise ValueError(f"{adapter} got no base_model_name_or_path in adapter_config.json; write the base's "
                          "name there")
+    if revision not in (None, "main"):
+        raise ValueError(f"{adapter} got revision {revision!r} of {base}; fetch that (hf download {base} "
+                         f"--revision {revision} --local-dir FOLDER), and write FOLDER there as the base's "
+                         "name, without a revision")
     return base
 
 
@@ -42,7 +50,8 @@ def load_adapted(adapter: str | Path, way: str, machine, base: str | None = None
     base: the base's source, by default what the adapter names. Off the 4-bit base weights and adapter are
     float32: the sums are exact, and rounding to 16 bits can be measured by itself. On it, the layers that are
     not in 4 bits have the machine's dtype.
-    ``merge_and_unload()`` of the result merges in memory.
+    ``merge_and_unload()`` of the result merges in memory. Raises ValueError for an adapter that was trained
+    beside other weights (see ``check_loadable``).
     """
     import torch
     from peft import PeftModel
@@ -52,6 +61,7 @@ def load_adapted(adapter: str | Path, way: str, machine, base: str | None = None
 
     if way not in WAYS:
         raise ValueError(f"way of merging got {way!r}; give one of {', '.join(WAYS)}")
+    check_loadable(adapter, way)
     base = base or adapter_base(adapter)
     model = load_model(base) if way == "16-bit base" else load_four_bit(base, machine)
     if way == "dequantized base":
@@ -59,7 +69,8 @@ def load_adapted(adapter: str | Path, way: str, machine, base: str | None = None
         model = model.to(torch.float32)
     if way != "4-bit base" and machine.device != "cpu":
         model.to(machine.device)
-    return PeftModel.from_pretrained(model, str(adapter)).eval()
+    with code_refused(adapter):
+        return PeftModel.from_pretrained(model, str(adapter)).eval()
 
 
 # --- the proof -------------------------------------------------------------------------------------
@@ -184,31 +195,37 @@ def merge_to_folder(adapter: str | Path, folder: str | Path, way: str, machine, 
     default that in which the base is published) and written before the next one is read; the files are cut
     as the base's are. way: "dequantized base" sends every matrix that the 4-bit base has in 4 bits through
     bitsandbytes and back, on the machine's device; "16-bit base" takes it as published.
-    The disk is asked first, and ``folder`` appears when it is whole (see ``whole_folder``). Raises ValueError
-    for a base or an adapter of another kind, and for a number that ``dtype`` cannot hold.
+    The disk is asked first, and ``folder`` appears when it is whole (see ``whole_folder``).
+
+    Raises:
+        ValueError: for a base or an adapter of another kind; where the adapter's own forward pass is another
+            than that of W + scale * B A (see ``lmlab.adapters``); for a tokenizer with more tokens than the base
+            has embeddings; for a folder that is not a merge's; for a number that ``dtype`` cannot hold.
     """
     if way not in STREAMED:
         raise ValueError(f"way of merging got {way!r}; give one of {', '.join(STREAMED)}: 4-bit weights that are "
                          "rounded again are worse than both, see lesson 07")
     base = base or adapter_base(adapter)
+    check_mergeable(adapter)
     dtype = dtype or base_dtype(base)
     path = base_folder(base)
-    deltas, four_bit = _outline(adapter, path)
-    layouts = {file: _layout(file, dtype) for file in _weight_files(path)}
-    there = set().union(*layouts.values())
-    if missing := sorted(deltas.keys() - there):
-        raise ValueError(f"the adapter got layers that {base} has no tensors for, such as {missing[0]}; give the "
-                         "base that it was trained on, and no adapter on tied embeddings")
+    if Path(folder).resolve() in (path.resolve(), Path(adapter).resolve()):
+        raise ValueError(f"folder got {folder}, which is what is merged; give another one")
+    deltas, four_bit, embeddings, head = _outline(adapter, path)
+    layouts = {file: _layout(file, dtype) for file in weight_files(path)}
+    shapes = {name: entry["shape"] for layout in layouts.values() for name, entry in layout.items()}
+    _check_shapes(deltas, shapes, base, head)
+    _check_vocabulary(adapter, tokenizer, shapes[embeddings][0])
     n_bytes = sum(_n_bytes(entry) for layout in layouts.values() for entry in layout.values())
     through_four_bit = four_bit if way == "dequantized base" else set()
     with whole_folder(folder, n_bytes) as partial:
-        _save_config(path, partial, dtype)
+        _save_config(path, partial, dtype, tokenizer, untied=head in deltas or own_head(path))
         tokenizer.save_pretrained(partial)
         for file, layout in layouts.items():
             write_safetensors(partial / file.name, layout, _merged_tensors(
                 file, layout, deltas, through_four_bit, machine, way, dtype))
         _save_index(path, partial, n_bytes)
-    return Merged(Path(folder), len(there), len(deltas), n_bytes)
+    return Merged(Path(folder), len(shapes), len(deltas), n_bytes)
 
 
 def base_folder(source: str) -> Path:
@@ -239,26 +256,55 @@ def base_dtype(source: str):
 def merged_bytes(source: str, dtype=None) -> int:
     """Bytes that the weights of a base take in ``dtype``, by default that in which it is published."""
     dtype = dtype or base_dtype(source)
-    return sum(_n_bytes(entry) for file in _weight_files(base_folder(source))
+    return sum(_n_bytes(entry) for file in weight_files(base_folder(source))
                for entry in _layout(file, dtype).values())
 
 
-def _weight_files(path: Path) -> list[Path]:
-    """The safetensors files of a model folder."""
-    if (path / INDEX).is_file():
-        names = json.loads((path / INDEX).read_text(encoding="utf-8"))["weight_map"].values()
-        return [path / name for name in dict.fromkeys(names)]
-    if not (path / "model.safetensors").is_file():
-        raise ValueError(f"{path} holds neither model.safetensors nor {INDEX}; give a base with safetensors "
+def weight_files(path: Path) -> list[Path]:
+    """The safetensors files of a model folder; as in transformers, a file in one piece comes before shards."""
+    if (path / "model.safetensors").is_file():
+        return [path / "model.safetensors"]
+    if not (path / INDEX).is_file():
+        raise ValueError(f"{path} holds neither model.safetensors nor {INDEX}; give a model with safetensors "
                          "weights")
-    return [path / "model.safetensors"]
+    names = json.loads((path / INDEX).read_text(encoding="utf-8"))["weight_map"].values()
+    return [path / name for name in dict.fromkeys(names)]
 
 
-def _outline(adapter: str | Path, path: Path) -> tuple[dict, set[str]]:
-    """(tensor name -> peft's layer with A and B, names of the matrices that the 4-bit base has in 4 bits).
+def own_head(path: Path) -> bool:
+    """Whether the files of a Llama, Qwen2 or GPT-2 hold an output head that is not its embeddings.
 
-    The model is built without memory, on meta; peft puts A and B where they belong and knows their scale.
+    The tensors decide, not tie_word_embeddings in config.json: transformers ties the two only where a file has
+    one of them, or both are equal. Other programs, and its older versions, believe the config and drop the head.
     """
+    from safetensors import safe_open
+
+    files = {}
+    for file in weight_files(path):
+        with safe_open(file, "pt") as tensors:
+            files |= dict.fromkeys(tensors.keys(), file)
+    embeddings = next((name for name in files if name.endswith(("embed_tokens.weight", "wte.weight"))), None)
+    if embeddings is None or HEAD not in files:
+        return False
+    with safe_open(files[embeddings], "pt") as one, safe_open(files[HEAD], "pt") as other:
+        one, other = one.get_slice(embeddings), other.get_slice(HEAD)
+        if one.get_shape() != other.get_shape():
+            return True
+        return any(bool((one[i:i + ROWS].float() != other[i:i + ROWS].float()).any())
+                   for i in range(0, one.get_shape()[0], ROWS))
+
+
+class _Outline(NamedTuple):
+    """What the layers of a model with its adapter are."""
+
+    deltas: Mapping[str, object]  # tensor name -> peft's layer with A and B
+    four_bit: set[str]  # names of the matrices that the 4-bit base has in 4 bits
+    embeddings: str  # tensor names
+    head: str
+
+
+def _outline(adapter: str | Path, path: Path) -> _Outline:
+    """Builds the model without memory, on meta; peft puts A and B where they belong and knows their scale."""
     import torch
     from peft import PeftConfig, get_peft_model
     from peft.tuners.lora import LoraLayer
@@ -270,27 +316,70 @@ def _outline(adapter: str | Path, path: Path) -> tuple[dict, set[str]]:
         raise ValueError(f"{path} got weights that are quantised already; give the base in 16 or 32 bits")
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config)
-        head = model.get_output_embeddings()
-        four_bit = {f"{name}.weight" for name, module in model.named_modules()
-                    if isinstance(module, torch.nn.Linear) and module is not head}
+        names = {module: f"{name}.weight" for name, module in model.named_modules()}
+        head, embeddings = names[model.get_output_embeddings()], names[model.get_input_embeddings()]
+        four_bit = {name for module, name in names.items() if isinstance(module, torch.nn.Linear)} - {head}
         lora = PeftConfig.from_pretrained(str(adapter))
         lora.base_model_name_or_path = None  # peft would warn that the base has another name here
         model = get_peft_model(model, lora)
-    weights = {name: tensor.float() for name, tensor in load_peft_weights(str(adapter), device="cpu").items()}
+    with code_refused(adapter):
+        weights = load_peft_weights(str(adapter), device="cpu")
+    weights = {name: tensor.float() for name, tensor in weights.items()}
     if odd := [name for name in weights if not name.endswith((".lora_A.weight", ".lora_B.weight"))]:
-        raise ValueError(f"{adapter} got {odd[0]}, more than plain LoRA on linear layers; merge it in memory, "
-                         "by peft's merge_and_unload")
+        both = config.tie_word_embeddings and any(
+            name.removesuffix(".weight") in odd[0] for name in (embeddings, head))
+        raise ValueError(f"{adapter} got {odd[0]}, more than plain LoRA on linear layers; "
+                         f"{UNTIE if both else IN_MEMORY}")
     layers = {name: module for name, module in model.named_modules() if isinstance(module, LoraLayer)}
     for name, layer in layers.items():
         for side, part in (("lora_A", layer.lora_A), ("lora_B", layer.lora_B)):
-            if f"{name}.{side}.weight" not in weights:
+            factor = weights.pop(f"{name}.{side}.weight", None)
+            if factor is None:
                 raise ValueError(f"{adapter} got no {side} of {name}, which its config names; save it again")
-            part["default"].weight = torch.nn.Parameter(weights[f"{name}.{side}.weight"], requires_grad=False)
+            if factor.shape != part["default"].weight.shape:
+                raise ValueError(f"{adapter} got {side} of {name} in shape {tuple(factor.shape)}, and its "
+                                 f"config and the base ask for {tuple(part['default'].weight.shape)}; check "
+                                 "r, and the base")
+            part["default"].weight = torch.nn.Parameter(factor, requires_grad=False)
         if layer.fan_in_fan_out:
             raise ValueError(f"{name} got its matrix the other way round, as GPT-2 has it; merge it in memory, "
                              "by peft's merge_and_unload")
-    tensors = {f"{name.removeprefix('base_model.model.')}.weight": layer for name, layer in layers.items()}
-    return tensors, four_bit
+    if weights:
+        raise ValueError(f"{adapter} got {next(iter(weights))}, for which the base has no layer; give the "
+                         "base that it was trained on")
+    deltas = {f"{name.removeprefix('base_model.model.')}.weight": layer for name, layer in layers.items()}
+    return _Outline(deltas, four_bit, embeddings, head)
+
+
+def _check_shapes(deltas: Mapping, shapes: Mapping[str, Sequence[int]], base: str, head: str) -> None:
+    """Raises ValueError where the base's files lack what the adapter changes, or have it in another shape."""
+    missing = sorted(deltas.keys() - shapes.keys())
+    if head in missing:
+        raise ValueError(f"the adapter got {head}, for which {base} has no tensor; {UNTIE}")
+    if missing:
+        raise ValueError(f"the adapter got layers that {base} has no tensors for, such as {missing[0]}; give "
+                         "the base that it was trained on")
+    for name, layer in deltas.items():
+        wanted = [layer.out_features, layer.in_features]
+        if list(shapes[name]) != wanted:
+            raise ValueError(f"{base} got {name} in shape {shapes[name]}, and its config.json asks for "
+                             f"{wanted}; give files of one model")
+
+
+def _check_vocabulary(adapter: str | Path, tokenizer, n_rows: int) -> None:
+    """Raises ValueError for more tokens than embeddings: in the tokenizer, or in that beside the adapter."""
+    from transformers import AutoTokenizer
+
+    tokenizers = {"the tokenizer": tokenizer}
+    if (Path(adapter) / "tokenizer_config.json").is_file():
+        tokenizers[f"the tokenizer in {adapter}"] = AutoTokenizer.from_pretrained(str(adapter))
+    for which, one in tokenizers.items():
+        n_tokens = 1 + max(one.get_vocab().values())
+        if n_tokens > n_rows:
+            raise ValueError(f"{which} got {n_tokens:,} tokens, and the base {n_rows:,} rows of embeddings: "
+                             "those of the added tokens are neither in the base nor in the adapter; give "
+                             "the base's own tokenizer, or train on a base with "
+                             "model.resize_token_embeddings(len(tokenizer))")
 
 
 def _layout(file: Path, dtype) -> dict[str, dict]:
@@ -367,18 +456,27 @@ def write_safetensors(path: Path, layout: Mapping[str, Mapping], tensors: Iterat
         os.fsync(file.fileno())  # a rename must not reach the disk before what it names
 
 
-def _save_config(path: Path, folder: Path, dtype) -> None:
+def _save_config(path: Path, folder: Path, dtype, tokenizer, untied: bool) -> None:
+    """The base's config, and its generation config with every token at which the adapter's model stops.
+
+    A base model's EOS is often not the token with which its chat template, and so fine-tuning, ends a turn.
+    """
     from transformers import AutoConfig
 
     config = AutoConfig.from_pretrained(path)
     config.dtype = dtype
+    if untied:
+        config.tie_word_embeddings = False
     config.save_pretrained(folder)
-    if (path / "generation_config.json").is_file():
-        shutil.copy(path / "generation_config.json", folder)
+    file = path / "generation_config.json"
+    generation = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    published = SimpleNamespace(config=SimpleNamespace(eos_token_id=generation.get("eos_token_id", config.eos_token_id)))
+    generation["eos_token_id"] = stop_token_ids(published, tokenizer)
+    (folder / file.name).write_text(json.dumps(generation, indent=2), encoding="utf-8")
 
 
 def _save_index(path: Path, folder: Path, n_bytes: int) -> None:
-    if (path / INDEX).is_file():
+    if not (folder / "model.safetensors").is_file():
         index = json.loads((path / INDEX).read_text(encoding="utf-8"))
         index["metadata"] = {"total_size": n_bytes}
         (folder / INDEX).write_text(json.dumps(index, indent=2), encoding="utf-8")
@@ -386,6 +484,7 @@ def _save_index(path: Path, folder: Path, n_bytes: int) -> None:
 
 # --- a folder that is whole or not there -----------------------------------------------------------
 
+MARK = ".lmlab.json"  # in a folder that a merge wrote: the names of its files
 SPARE = 2**26  # bytes for what stands beside the weights: a tokenizer of 128,000 tokens takes 17 MB
 
 
@@ -417,30 +516,44 @@ def told_when_full(target: str | Path, need: int) -> Iterator[None]:
         raise ValueError(f"the disk got full: {_too_full(target, need, free)}") from error
 
 
+def require_ours(folder: Path) -> None:
+    """Raises ValueError where something has the name ``folder`` that ``whole_folder`` did not write alone.
+
+    What is nobody's loss: an empty folder, and a card that was written again (README.md).
+    """
+    if not folder.exists():
+        return
+    if not folder.is_dir():
+        raise ValueError(f"{folder} is a file; give the name of a folder")
+    others = unlisted(folder, MARK)
+    if (folder / MARK).is_file() and "README.md" in others:
+        others.remove("README.md")
+    if others:
+        raise ValueError(f"{folder} holds {others[0]}, which was not written by a merge, and would be lost; give "
+                         "another folder, or move it away")
+
+
 @contextmanager
 def whole_folder(folder: str | Path, need: int) -> Iterator[Path]:
     """A folder to write into that gets the name ``folder`` when all is written; an older one gives way then.
 
-    need: bytes of the weights; the disk is asked for them first. Where writing fails, or is interrupted, what
-    was written is removed, and a folder of that name stays as it was. A killed process leaves the folder
-    ``<name>.partial``, which the next one removes. Raises ValueError when the disk is or gets too full.
+    Only a folder that this has written gives way: it holds a list of its files (``MARK``). Where writing fails, or
+    is interrupted, a folder of that name stays as it was (``files.replace_folder``).
+
+    Args:
+        folder: the name in the end.
+        need: bytes of the weights; the disk is asked for them first.
+
+    Raises:
+        ValueError: where the disk is or gets too full, or the name is that of a file or of somebody's folder.
     """
     folder = Path(folder)
-    partial, old = folder.with_name(f"{folder.name}.partial"), folder.with_name(f"{folder.name}.old")
-    for left in (partial, old):
-        shutil.rmtree(left, ignore_errors=True)
+    require_ours(folder)
     require_room(folder, need + SPARE)
-    partial.mkdir(parents=True)
-    try:
-        with told_when_full(folder, need + SPARE):
-            yield partial
-    except BaseException:
-        shutil.rmtree(partial)
-        raise
-    if folder.exists():
-        os.replace(folder, old)
-    os.replace(partial, folder)
-    shutil.rmtree(old, ignore_errors=True)
+    folder.resolve().parent.mkdir(parents=True, exist_ok=True)
+    with told_when_full(folder, need + SPARE), replace_folder(folder, require_ours) as new:
+        yield new
+        list_files(new, MARK)
 
 
 # --- a model card ----------------------------------------------------------------------------------
@@ -568,8 +681,12 @@ def push_to_hub(folder: str | Path, repo: str, *, really: bool = False, private:
                          "wrote, with its card")
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", repo):
         raise ValueError(f"repo got {repo!r}; give owner/name, as in you/llama-encyclopedia")
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    if config.get("tie_word_embeddings", config.get("model_type") == "gpt2") and own_head(folder):
+        raise ValueError(f"{folder} holds a {HEAD} that is not its embeddings, and tie_word_embeddings in "
+                         "config.json says that it is: many programs would drop it; set that to false")
     files = {str(file.relative_to(folder)): file.stat().st_size for file in sorted(folder.rglob("*"))
-             if file.is_file()}
+             if file.is_file() and file.name != MARK}
     if really:
         _send(folder, repo, private, api)
     return Upload(repo, private, files, really)
@@ -587,4 +704,5 @@ def _send(folder: Path, repo: str, private: bool, api) -> None:
     if private and api.repo_exists(repo) and not api.repo_info(repo).private:
         raise ValueError(f"{repo} is there already, and public; give another name, or private=False")
     api.create_repo(repo, private=private, exist_ok=True)
-    api.upload_folder(repo_id=repo, folder_path=str(folder), commit_message="A merged model, by lmlab")
+    api.upload_folder(repo_id=repo, folder_path=str(folder), ignore_patterns=[MARK],
+                      commit_message="A merged model, by lmlab")

@@ -6,7 +6,6 @@ converter, convert_hf_to_gguf.py, writes.
 
 import json
 import math
-import os
 import shutil
 import struct
 import subprocess
@@ -16,14 +15,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 from lmlab.evaluate import Difference, paired_bootstrap
-from lmlab.export import require_room, told_when_full
+from lmlab.export import HEAD, ROWS, own_head, require_room, told_when_full, weight_files
+from lmlab.files import replace_file
 
 # by numpy in the gguf package; a block of 32 weights shares a scale (the _1 kinds: and a smallest value)
 QUANTISATIONS = ("f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0")
 # of llama.cpp alone: blocks of 256 weights, and tensors that matter more in more bits
 K_QUANTS = ("q6_k", "q5_k_m", "q5_k_s", "q4_k_m", "q4_k_s", "q3_k_l", "q3_k_m", "q3_k_s", "q2_k")
-
-_ROWS = 8192  # of a matrix that are converted at a time
 
 # how a tokenizer's file cuts text before it merges bytes -> the name that llama.cpp has for it
 _GPT2_WORDS = {"type": "ByteLevel", "add_prefix_space": False, "use_regex": True}
@@ -86,21 +84,24 @@ def gguf_bytes(folder: str | Path, quantisation: str) -> int:
 
 @contextmanager
 def _whole(path: Path, need: int) -> Iterator[Path]:
-    """A partial name to write to, which becomes ``path`` at the end; whatever goes wrong leaves nothing.
+    """A temporary name to write to, which becomes ``path`` at the end; whatever goes wrong leaves nothing.
 
-    need: bytes. Raises ValueError where the disk has less, or gets full.
+    need: bytes. Raises ValueError where the disk has less, or gets full, and where another kind of file has the
+    name.
     """
+    if path.exists() and not _is_gguf(path):
+        raise ValueError(f"{path} is there already, and no GGUF file: it would be lost; give another name")
     path.parent.mkdir(parents=True, exist_ok=True)
     require_room(path.parent, need)
-    partial = path.with_name(f".partial_{path.name}")
-    try:
-        with told_when_full(path, need):
-            yield partial
-            with partial.open("rb") as file:
-                os.fsync(file.fileno())  # a rename must not reach the disk before what it names
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with told_when_full(path, need), replace_file(path) as temporary:
+        yield temporary
+
+
+def _is_gguf(path: Path) -> bool:
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        return file.read(4) == b"GGUF"
 
 
 def _quantise(plan: "_Plan", target: Path, quantisation: str) -> None:
@@ -188,8 +189,9 @@ def _tensors(folder: Path, config, quantisation: str) -> dict[str, _Tensor]:
     architecture = gguf.MODEL_ARCH[config.model_type.upper()]
     names = gguf.get_tensor_name_map(architecture, config.num_hidden_layers)
     tensors = {}
+    tied = config.tie_word_embeddings and not own_head(folder)
     for file, source, shape in _stored(folder):
-        if _is_left_out(source, config):
+        if _is_left_out(source, tied):
             continue
         name = names.get_name(source, try_suffixes=(".weight", ".bias"))
         if name is None:
@@ -197,6 +199,11 @@ def _tensors(folder: Path, config, quantisation: str) -> dict[str, _Tensor]:
                              "for; merge adapters first, and export a plain model")
         shape = shape[::-1] if _is_conv1d(source, config, len(shape)) else shape
         tensors[name] = _Tensor(file, source, shape, _kind(name, shape, quantisation))
+    if "token_embd.weight" not in tensors:
+        raise ValueError(f"{folder} holds no embeddings; save the model again, with save_pretrained")
+    if "output.weight" not in tensors and not tied:  # llama.cpp would take the embeddings
+        raise ValueError(f"{folder} got tie_word_embeddings false, and its files hold no {HEAD}; set it to "
+                         "true in config.json if the head is the embeddings, else save the model again")
     if getattr(config, "rope_parameters", None) and config.rope_parameters["rope_type"] == "llama3":
         tensors["rope_freqs.weight"] = _Tensor(None, "", (config.head_dim // 2,), gguf.GGMLQuantizationType.F32)
     return tensors
@@ -206,19 +213,15 @@ def _stored(folder: Path) -> Iterator[tuple[Path, str, tuple[int, ...]]]:
     """(file, name, shape) of each stored tensor. Reads the heads of the files alone."""
     from safetensors import safe_open
 
-    files = sorted(folder.glob("model*.safetensors"))
-    if not files:
-        raise ValueError(f"{folder} holds no model.safetensors; save the model with save_pretrained")
-    for file in files:
+    for file in weight_files(folder):
         with safe_open(file, framework="pt") as opened:
             for name in opened.keys():
                 yield file, name, tuple(opened.get_slice(name).get_shape())
 
 
-def _is_left_out(source: str, config) -> bool:
-    """Masks and frequencies, which old files hold and llama.cpp computes; and a head tied to the embeddings."""
-    return (source.endswith((".attn.bias", ".attn.masked_bias", ".inv_freq"))
-            or (source == "lm_head.weight" and config.tie_word_embeddings))
+def _is_left_out(source: str, tied: bool) -> bool:
+    """Masks and frequencies, which old files hold and llama.cpp computes; a head that is the embeddings."""
+    return source.endswith((".attn.bias", ".attn.masked_bias", ".inv_freq")) or (source == HEAD and tied)
 
 
 def _is_conv1d(source: str, config, n_dimensions: int) -> bool:
@@ -265,8 +268,8 @@ def _encoded(name: str, tensor: _Tensor, config):
         if len(tensor.shape) == 1 or turned or config.model_type == "gpt2":
             return _encoded_rows(_in_place(stored[:], name, tensor, config, turned), tensor)
         whole = np.empty(_byte_shape(tensor), _dtype(tensor.kind))
-        for start in range(0, len(whole), _ROWS):
-            whole[start:start + _ROWS] = _encoded_rows(stored[start:start + _ROWS], tensor)
+        for start in range(0, len(whole), ROWS):
+            whole[start:start + ROWS] = _encoded_rows(stored[start:start + ROWS], tensor)
     return whole
 
 

@@ -12,6 +12,7 @@ from functools import cache, cached_property
 from pathlib import Path
 from typing import NamedTuple
 
+from lmlab.checkpoints import load_state
 from lmlab.cost import WEIGHT, adam_bytes, four_bit_bytes, many_logits, product_speed
 from lmlab.hardware import BANDWIDTH, GPUS, PEAK_TFLOPS, Machine, by_gpu_name
 
@@ -93,7 +94,13 @@ def published_config(source: str):
 
     if source in PUBLISHED:
         return AutoConfig.for_model(**PUBLISHED[source])
-    return AutoConfig.from_pretrained(model_path(source))
+    path = Path(model_path(source))
+    config = AutoConfig.from_pretrained(str(path))
+    if config.tie_word_embeddings and path.is_dir() and any(path.glob("*.safetensors")):
+        from lmlab.export import own_head
+
+        config.tie_word_embeddings = not own_head(path)
+    return config
 
 
 def trainings(cfg, machine: Machine) -> list[Training]:
@@ -616,7 +623,10 @@ def _weight_bytes(model) -> dict[str, int]:
 
 
 def stored_bytes(folder: str | Path) -> int:
-    """Bytes of the tensors in a checkpoint's folder: the weights', and those of the optimizer's state."""
+    """Bytes of the tensors in a checkpoint's folder: the weights', and those of the optimizer's state.
+
+    Raises ValueError for a state that holds more than tensors and plain values: none of it is run.
+    """
     import json
 
     import torch
@@ -630,7 +640,7 @@ def stored_bytes(folder: str | Path) -> int:
                      for name, entry in header.items() if name != "__metadata__")
     for name in ("optimizer.pt", "trainer.pt"):
         if (Path(folder) / name).exists():
-            state = torch.load(Path(folder) / name, map_location="cpu", weights_only=name == "optimizer.pt")
+            state = load_state(Path(folder) / name)
             total += sum(t.nbytes for t in tree_leaves(state.get("optimizer", state)) if torch.is_tensor(t))
     return total
 

@@ -163,8 +163,8 @@ def deep_base(folder, n_layer=16, **choices):
 
 
 @pytest.mark.parametrize("way", export.STREAMED)
-def test_a_merge_holds_a_few_tensors_and_never_the_model(way, machine, tmp_path):
-    model = deep_base(tmp_path / "base", n_layer=24, vocab_size=256, initializer_range=0.02)
+def test_a_merge_holds_a_few_tensors_and_never_the_model(way, machine, gpt2_folder, tmp_path):
+    model = deep_base(tmp_path / "base", n_layer=24, vocab_size=400, initializer_range=0.02)
     adapter = random_adapter(model, tmp_path / "adapter", str(tmp_path / "base"))
     largest = max(parameter.nbytes for name, parameter in model.named_parameters() if "lora" not in name)
     whole = export.merged_bytes(str(tmp_path / "base"), torch.float32)
@@ -172,7 +172,7 @@ def test_a_merge_holds_a_few_tensors_and_never_the_model(way, machine, tmp_path)
     del model
     gc.collect()
     with LiveBytes() as counted:
-        export.merge_to_folder(adapter, tmp_path / "m", way, machine, load_tokenizer("miniworld/llama"))
+        export.merge_to_folder(adapter, tmp_path / "m", way, machine, load_tokenizer(str(gpt2_folder)))
     assert held + largest < counted.peak < held + 5 * largest < whole / 4
 
 
@@ -293,23 +293,113 @@ def test_what_fails_midway_leaves_nothing_half(llama_adapter, machine, tmp_path,
     def fails(*args):
         calls.append(args)
         if len(calls) == 20:
-            assert any(file.stat().st_size > 8 for file in tmp_path.glob("m.partial/*.safetensors"))
+            assert any(file.stat().st_size > 8 for file in tmp_path.glob(".m.*/new/*.safetensors"))
             raise failure
         return whole(*args)
 
-    tokenizer = load_tokenizer("miniworld/llama")
-    (tmp_path / "m").mkdir()
-    (tmp_path / "m" / "earlier").touch()
+    merge(llama_adapter, tmp_path / "m", machine)
+    before = contents(tmp_path)
     with monkeypatch.context() as patched:
         patched.setattr(export, "four_bits_and_back", fails)
         with pytest.raises(raised, match="disk got full" if raised is ValueError else None):
-            export.merge_to_folder(llama_adapter, tmp_path / "m", "dequantized base", machine, tokenizer)
-    assert [str(path.relative_to(tmp_path)) for path in sorted(tmp_path.rglob("*"))] == ["m", "m/earlier"]
-    (tmp_path / "m.partial").mkdir()  # as a killed process leaves it
-    (tmp_path / "m.partial" / "half").touch()
+            export.merge_to_folder(llama_adapter, tmp_path / "m", "dequantized base", machine,
+                                   load_tokenizer("miniworld/llama"))
+    assert len(calls) == 20 and contents(tmp_path) == before
+
+
+def contents(folder) -> dict:
+    """path -> bytes of every file under a folder, and None for a folder."""
+    return {str(path.relative_to(folder)): path.read_bytes() if path.is_file() else None
+            for path in sorted(folder.rglob("*"))}
+
+
+def test_files_of_the_users_are_never_removed(llama_adapter, machine, tmp_path):
+    """Neither beside the folder, whatever their names, nor in it."""
+    for name in ("m.old", "m.partial", "m.new", ".m.partial", ".partial_m"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "mine").write_text(name)
+    (tmp_path / "file").write_text("mine")
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "notes.txt").write_text("mine")
+    before = contents(tmp_path)
+    for taken, said in (("file", "is a file"), ("mine", "notes.txt"), ("m.old", "mine")):
+        with pytest.raises(ValueError, match=said):
+            merge(llama_adapter, tmp_path / taken, machine)
+    assert contents(tmp_path) == before
+    (tmp_path / "m").mkdir()  # empty: nothing is lost
     merge(llama_adapter, tmp_path / "m", machine)
-    assert [path.name for path in tmp_path.iterdir()] == ["m"]
-    assert not (tmp_path / "m" / "earlier").exists() and not (tmp_path / "m" / "half").exists()
+    (tmp_path / "m" / "README.md").write_text("a card")
+    merge(llama_adapter, tmp_path / "m", machine)  # a merge may be done again
+    assert {name: data for name, data in contents(tmp_path).items() if not name.startswith("m/")
+            and name != "m"} == before
+    (tmp_path / "m" / "checkpoint-5").mkdir()
+    (tmp_path / "m" / "checkpoint-5" / "optimizer.pt").write_text("mine")
+    before = contents(tmp_path)
+    with pytest.raises(ValueError, match=r"checkpoint-5.optimizer.pt"):
+        merge(llama_adapter, tmp_path / "m", machine)
+    assert contents(tmp_path) == before
+
+
+def test_a_folder_of_the_users_that_appears_meanwhile_stays(llama_adapter, machine, tmp_path, monkeypatch):
+    whole = export.write_safetensors
+
+    def slow(*args):
+        whole(*args)
+        (tmp_path / "m").mkdir()
+        (tmp_path / "m" / "mine").touch()
+
+    monkeypatch.setattr(export, "write_safetensors", slow)
+    with pytest.raises(ValueError, match="mine"):
+        merge(llama_adapter, tmp_path / "m", machine)
+    assert list(contents(tmp_path)) == ["m", "m/mine"]
+
+
+def test_a_link_is_kept_and_what_it_points_to_is_written(llama_adapter, machine, tmp_path):
+    (tmp_path / "link").symlink_to(tmp_path / "disk" / "m")
+    for _ in range(2):
+        merge(llama_adapter, tmp_path / "link", machine)
+        assert (tmp_path / "link").is_symlink() and (tmp_path / "disk" / "m" / "model.safetensors").is_file()
+    assert len(list(tmp_path.iterdir())) == 2 and len(list((tmp_path / "disk").iterdir())) == 1
+
+
+def test_a_merge_does_not_replace_what_it_reads(llama_adapter, machine, tmp_path):
+    merge(llama_adapter, tmp_path / "base", machine)
+    with pytest.raises(ValueError, match="folder got"):
+        export.merge_to_folder(llama_adapter, tmp_path / "base", "16-bit base", machine,
+                               load_tokenizer("miniworld/llama"), base=str(tmp_path / "base"))
+
+
+# --- a tied config, and a file with another head -----------------------------------------------------
+
+
+@pytest.fixture()
+def two_heads(tmp_path):
+    """A base whose config ties its head, in a file with another head than the embeddings."""
+    folder = tmp_path / "base"
+    shutil.copytree(model_path("miniworld/llama"), folder)
+    weights = load_file(folder / "model.safetensors")
+    head = weights["model.embed_tokens.weight"].flip(0).clone()
+    save_file(weights | {"lm_head.weight": head}, folder / "model.safetensors", metadata={"format": "pt"})
+    return folder
+
+
+def test_a_merge_keeps_the_head_that_transformers_uses_and_says_so(two_heads, machine, tmp_path):
+    adapter = random_adapter(load_model(str(two_heads)), tmp_path / "adapter", str(two_heads))
+    adapted = export.logits_of(export.load_adapted(adapter, "16-bit base", machine), SEQUENCES)
+    streamed(adapter, tmp_path / "m", "16-bit base", machine, torch.float32)
+    merged = export.logits_of(load_model(str(tmp_path / "m")), SEQUENCES)
+    assert export.compare_logits(adapted, merged).max_difference < 1e-4
+    assert json.loads((tmp_path / "m" / "config.json").read_text())["tie_word_embeddings"] is False
+    assert export.merged_bytes(str(two_heads)) == export.merged_bytes("miniworld/llama") + 2 * 1536 * 128
+
+
+def test_a_head_that_many_programs_would_drop_is_not_pushed(two_heads, machine, tmp_path):
+    (two_heads / "README.md").write_text("a card")
+    with pytest.raises(ValueError, match="tie_word_embeddings"):
+        export.push_to_hub(two_heads, "me/model")
+    config = json.loads((two_heads / "config.json").read_text())
+    (two_heads / "config.json").write_text(json.dumps(config | {"tie_word_embeddings": False}))
+    assert not export.push_to_hub(two_heads, "me/model").done
 
 
 # --- mistakes --------------------------------------------------------------------------------------
@@ -327,8 +417,8 @@ def test_numbers_that_float16_cannot_hold_are_refused(machine, tmp_path):
 
 
 @pytest.mark.parametrize(("choices", "said"), [
-    ({"use_dora": True}, "lora_magnitude_vector"), ({"target_modules": ["lm_head"]}, "no tensors for"),
-    ({"target_modules": ["q_proj"], "modules_to_save": ["norm"]}, "more than plain LoRA")])
+    ({"use_dora": True}, "use_dora"), ({"target_modules": ["lm_head"]}, "lm_head"),
+    ({"target_modules": ["q_proj"], "modules_to_save": ["norm"]}, "modules_to_save")])
 def test_adapters_of_another_kind_are_refused(choices, said, machine, tmp_path):
     adapter = random_adapter(load_model("miniworld/llama"), tmp_path / "adapter", "miniworld/llama", **choices)
     with pytest.raises(ValueError, match=said):
@@ -454,6 +544,7 @@ def test_a_push_is_a_dry_run_unless_it_is_really_meant(tmp_path):
     (tmp_path / "model.safetensors").write_bytes(b"x" * 3000)
     with pytest.raises(ValueError, match="give owner/name"):
         export.push_to_hub(tmp_path, "model", really=True, api=api)
+    (tmp_path / export.MARK).write_text("{}")  # of the merge: of no use to others
     plan = export.push_to_hub(tmp_path, "me/model", api=api)
     assert api.calls == [] and not plan.done
     assert list(plan.files) == ["README.md", "config.json", "model.safetensors"]

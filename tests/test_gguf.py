@@ -244,6 +244,56 @@ def test_what_the_model_says_stays_the_same(opened, name):
     assert np.abs(file.logprobs(ids) - hf_logprobs(model, ids)).max() < (2e-3 if name == "gpt2" else 2e-4)
 
 
+def with_a_head(folder: Path, name: str, other: bool) -> Path:
+    """A base whose config ties its head, in a file that has a head beside the embeddings: another, or the same."""
+    from safetensors.torch import load_file, save_file
+
+    shutil.copytree(miniworld.model_dir(name), folder)
+    weights = load_file(folder / "model.safetensors")
+    head = next(weights[key] for key in weights if key.endswith(("embed_tokens.weight", "wte.weight"))).clone()
+    if other:
+        head[5:] = head[5:].flip(0)
+    save_file(weights | {"lm_head.weight": head}, folder / "model.safetensors", metadata={"format": "pt"})
+    assert json.loads((folder / "config.json").read_text())["tie_word_embeddings"] is True
+    return folder
+
+
+@needs_llama_cpp
+@pytest.mark.parametrize("other", [True, False])
+@pytest.mark.parametrize("name", BASES)
+def test_a_head_beside_the_embeddings_is_used_as_transformers_uses_it(tmp_path, name, other):
+    """transformers ties the two where they are equal, whatever the config says."""
+    folder = with_a_head(tmp_path / "m", name, other)
+    path = export_gguf(folder, tmp_path / "m.gguf", "f32")
+    assert ("output.weight" in read_metadata(path)["tensors"]) == other
+    model, ids = load_model(str(folder)).eval(), load_tokenizer(str(folder))("The miller grinds the corn.")["input_ids"]
+    theirs = hf_logprobs(model, ids)
+    assert np.abs(LlamaCpp(path, exact=True).logprobs(ids) - theirs).max() < (2e-3 if name == "gpt2" else 2e-4)
+    tied = hf_logprobs(load_model(f"miniworld/{name}").eval(), ids)
+    assert (np.abs(theirs - tied).max() > 1) == other
+    if name != "gpt2":  # of which transformers reads no context length
+        assert np.abs(hf_logprobs(gguf_export.load_gguf(path), ids) - theirs).max() < 1e-4
+
+
+def test_a_head_that_is_nowhere_is_refused(tmp_path):
+    """llama.cpp would take the embeddings, transformers random numbers."""
+    folder = shutil.copytree(miniworld.model_dir("llama"), tmp_path / "m")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"tie_word_embeddings": False}))
+    with pytest.raises(ValueError, match="tie_word_embeddings"):
+        export_gguf(folder, tmp_path / "m.gguf")
+
+
+def test_a_file_in_one_piece_comes_before_older_pieces(tmp_path):
+    """As in transformers, which reads model.safetensors where both are there."""
+    load_model("miniworld/llama").save_pretrained(tmp_path / "m", max_shard_size="1MB")
+    shutil.copytree(miniworld.model_dir("llama"), tmp_path / "m", dirs_exist_ok=True)
+    assert len(list((tmp_path / "m").glob("*.safetensors"))) > 2
+    both = export_gguf(tmp_path / "m", tmp_path / "m.gguf").read_bytes()
+    alone = export_gguf(shutil.copytree(miniworld.model_dir("llama"), tmp_path / "alone" / "m"), tmp_path / "a.gguf")
+    assert both == alone.read_bytes()
+
+
 @needs_llama_cpp
 def test_perplexity_is_transformers(opened):
     texts = [row["text"] for row in miniworld.dataset("stories", "validation", n=3)]
@@ -338,7 +388,7 @@ def test_a_folder_in_shards_gives_the_same_file(tmp_path, files):
 @pytest.mark.parametrize("name", BASES)
 def test_rows_some_at_a_time_give_the_same_file(tmp_path, monkeypatch, name):
     whole = export_gguf(miniworld.model_dir(name), tmp_path / "m.gguf", "q5_1").read_bytes()
-    monkeypatch.setattr(gguf_export, "_ROWS", 100)
+    monkeypatch.setattr(gguf_export, "ROWS", 100)
     assert export_gguf(miniworld.model_dir(name), tmp_path / "m.gguf", "q5_1").read_bytes() == whole
 
 
@@ -375,11 +425,11 @@ def break_after(monkeypatch, n: int, error: BaseException) -> None:
     ids=["full", "broken", "ctrl-c"])
 def test_a_break_leaves_the_older_file_and_no_half_one(tmp_path, monkeypatch, error, raised, message):
     target = tmp_path / "m.gguf"
-    target.write_bytes(b"older")
+    target.write_bytes(b"GGUF, older")
     break_after(monkeypatch, 5, error)
     with pytest.raises(raised, match=message):
         export_gguf(miniworld.model_dir("gpt2"), target)
-    assert [path.name for path in tmp_path.iterdir()] == ["m.gguf"] and target.read_bytes() == b"older"
+    assert [path.name for path in tmp_path.iterdir()] == ["m.gguf"] and target.read_bytes() == b"GGUF, older"
 
 
 def test_room_is_asked_for_first(tmp_path, monkeypatch):
@@ -391,6 +441,19 @@ def test_room_is_asked_for_first(tmp_path, monkeypatch):
     monkeypatch.undo()
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=2_000_000))
     assert export_gguf(miniworld.model_dir("llama"), tmp_path / "m.gguf", "q8_0").exists()
+
+
+def test_files_of_the_users_are_never_removed(tmp_path):
+    for name in (".partial_m.gguf", "m.gguf.partial", ".partial_m.gguf.f16", "notes.txt"):
+        (tmp_path / name).write_text("mine")
+    with pytest.raises(ValueError, match=r"notes.txt"):
+        export_gguf(miniworld.model_dir("gpt2"), tmp_path / "notes.txt")
+    with pytest.raises(ValueError, match="no GGUF file"):
+        export_gguf(miniworld.model_dir("gpt2"), tmp_path)
+    for _ in range(2):  # a GGUF file of this name is replaced
+        export_gguf(miniworld.model_dir("gpt2"), tmp_path / "m.gguf")
+    assert {path.name: path.read_text() for path in tmp_path.iterdir() if path.name != "m.gguf"} == dict.fromkeys(
+        (".partial_m.gguf", "m.gguf.partial", ".partial_m.gguf.f16", "notes.txt"), "mine")
 
 
 def test_one_tensor_at_a_time(tmp_path, monkeypatch):

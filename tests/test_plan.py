@@ -141,6 +141,22 @@ def test_a_run_of_lmlab_train_is_predicted_to_the_byte(tmp_path, one_thread):
     assert found["checkpoint"] == made.kept["checkpoint"] and found["weights"] == made.kept["weights"]
 
 
+def test_a_head_that_is_not_the_embeddings_is_counted(tmp_path):
+    """Whatever the config says: transformers loads both."""
+    import shutil
+
+    from safetensors.torch import load_file, save_file
+
+    from lmlab.data import model_path
+
+    folder = shutil.copytree(model_path("miniworld/gpt2"), tmp_path / "base")
+    weights = load_file(folder / "model.safetensors")
+    head = weights["transformer.wte.weight"].flip(0).clone()
+    save_file(weights | {"lm_head.weight": head}, folder / "model.safetensors", metadata={"format": "pt"})
+    made = plan(recipe("04", model=str(folder)), CPU).forecasts["pairs"].kept["weights"]
+    assert made == measure(load_model(str(folder)))["weights"]
+
+
 def test_comparing_asks_for_a_training_that_is_there():
     with pytest.raises(ValueError, match="compare got training 'x'; the plan has pretraining"):
         compare(plan(recipe("02"), T4), {}, "x")

@@ -1,11 +1,14 @@
 """Two runs of a lesson side by side: their curves on one plot, their metrics, where their recipes differ."""
 
-import html
-import json
 import math
 import re
+from dataclasses import dataclass
 from pathlib import Path
 
+from markupsafe import Markup
+
+from lmlab.pages import render
+from lmlab.records import is_number, own_file, read_metrics
 from lmlab.results import read_progress
 
 Series = list[tuple[float, float]]  # (optimizer step, value)
@@ -26,19 +29,20 @@ def read_curves(folder: Path) -> dict[str, dict[str, Series]]:
     files = folder.rglob("events.out.tfevents*")  # with the second, the process and a count in their names
     for file in sorted(files, key=lambda file: (file.parent, [int(n) for n in re.findall(r"\d+", file.name)])):
         parts = [p for p in file.relative_to(folder).parts[:-1] if not _FOLDERS_OF_LIBRARIES.fullmatch(p)]
-        for tag, series in _scalars(file).items():
+        for tag, series in _scalars(own_file(folder, file.relative_to(folder))).items():
             split, measure = re.fullmatch(r"(train|eval|validation)/(.+)|(.+)", tag).groups()[:2]
             name = ": ".join([*parts, (measure or tag).replace("/", " ")])
             if not _BOOKKEEPING.search(tag):
                 split = {"eval": "validation", None: ""}.get(split, split)
                 splits = curves.setdefault(name, {})  # a training that was resumed has several files
                 splits[split] = sorted((dict(splits.get(split, ())) | dict(series)).items())
-    rows = read_progress(folder)
+    own_file(folder, "progress.jsonl")
+    rows = [row for row in read_progress(folder) if isinstance(row, dict) and is_number(row.get("step"))]
     for name in dict.fromkeys(name for row in rows for name in row if name != "step"):
         # a validation loss that TensorBoard has already
         again = name in ("eval_loss", "val_loss") and "validation" in curves.get("loss", {})
         if not _BOOKKEEPING.search(name) and not again:
-            known = [row for row in rows if math.isfinite(row.get(name, math.nan))]
+            known = [row for row in rows if is_number(row.get(name)) and math.isfinite(row[name])]
             curves[name] = {"": [(row["step"], row[name]) for row in known]}
     long = {name: {split: s for split, s in splits.items() if len(s) > 1} for name, splits in curves.items()}
     return {name: splits for name, splits in long.items() if splits}
@@ -58,38 +62,37 @@ def _scalars(file: Path) -> dict[str, Series]:
     return found
 
 
-def compare_lesson(lesson: str, runs: tuple[Path, Path], names: tuple[str, str]) -> str:
-    """HTML: curves, metrics and recipes of one lesson in two runs. names: what the runs are called."""
-    records = [_record(run / lesson) for run in runs]
-    return (f"{_curves([read_curves(run / lesson) for run in runs], names)}"
-            f"<h2 id='measurements'>Measurements</h2>{_metrics(records, names)}"
-            f"<h2 id='recipes'>Recipes</h2>{_settings(records, names)}")
+@dataclass(frozen=True)
+class Compared:
+    """One lesson in two runs, for comparison_lesson.html. Rows: name, first, second (and difference)."""
+
+    charts: list[tuple[str, Markup]]  # name and SVG of what a reader asks for first
+    more_charts: list[tuple[str, Markup]]
+    differ: list[tuple[str, ...]]
+    same: list[tuple[str, ...]]
+    settings: list[tuple[str, ...]] | None  # that differ; None where a run did not record them
+    n_same_settings: int
+    recipes: list[str]
 
 
-def _record(folder: Path) -> dict:
-    path = folder / "metrics.json"
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {"metrics": {}}
+def compare_lesson(lesson: str, runs: tuple[Path, Path], names: tuple[str, str]) -> Compared:
+    """Curves, metrics and recipes of one lesson in two runs. names: what the runs are called."""
+    records = [read_metrics(run, lesson) or {"metrics": {}} for run in runs]
+    charts, more_charts = _charts([read_curves(run / lesson) for run in runs], names)
+    return Compared(charts, more_charts, *_metrics(records), *_settings(records),
+                    recipes=[str(record.get("recipe", "?")) for record in records])
 
 
-def _curves(both: list[dict], names: tuple[str, str]) -> str:
+def _charts(both: list[dict], names: tuple[str, str]) -> tuple[list, list]:
+    """The curves that both runs have: those that a reader asks for first, and the others."""
     shared = sorted((name for name in both[0] if name in both[1]),
                     key=lambda name: (not _FIRST.search(name), ":" in name))
-    if not shared:
-        return "<p>The two runs have no curve in common.</p>"
-    charts = [f'<figure><figcaption>{html.escape(name.replace("_", " "))}</figcaption>'
-              f"{chart([curves[name] for curves in both], names, name)}</figure>" for name in shared]
+    charts = [(name, chart([curves[name] for curves in both], names, name)) for name in shared]
     shown = max(1, sum(bool(_FIRST.search(name) and ":" not in name) for name in shared))
-    rest = "".join(charts[shown:])
-    more = (f'<details><summary>{len(shared) - shown} more curves</summary><div class="charts">{rest}</div>'
-            "</details>")
-    keys = "".join(f'<li class="run-{key}"><svg viewBox="0 0 34 8" aria-hidden="true"><path d="M1 4H33"/>'
-                   f"</svg>{html.escape(name)}</li>" for key, name in zip("ab", names, strict=True))
-    return (f'<h2 id="curves">Curves</h2><ul class="key">{keys}</ul><p class="note">Where both were logged, '
-            f'the validation is the strong line with points and the training the fine one.</p>'
-            f'<div class="charts">{"".join(charts[:shown])}</div>{more if rest else ""}')
+    return charts[:shown], charts[shown:]
 
 
-def chart(both: list[dict[str, Series]], names: tuple[str, str], measure: str) -> str:
+def chart(both: list[dict[str, Series]], names: tuple[str, str], measure: str) -> Markup:
     """The same measure of two runs as inline SVG in the page's colours: the second run's lines are dashed.
 
     both: for each run {split: series}.
@@ -99,28 +102,21 @@ def chart(both: list[dict[str, Series]], names: tuple[str, str], measure: str) -
     log = low > 0 and high > 6 * low
     x_ticks, x = _scale([0, max(x for x, _ in points)], _LEFT, _WIDTH - _RIGHT, log=False)
     y_ticks, y = _scale([low, high], _HEIGHT - _BOTTOM, _TOP, log)
-    grid = [f'<path class="grid" d="M{_LEFT} {y(v):.1f}H{_WIDTH - _RIGHT}"/>'
-            f'{_text(_LEFT - 8, y(v) + 4, v, "end")}' for v in y_ticks]
-    grid += [_text(x(v), _HEIGHT - _BOTTOM + 20, v) for v in x_ticks]
-    below = f"optimizer step{', logarithmic upwards' if log else ''}"
-    lines = [_line(series, x, y, f"run-{key} {split or 'validation'}", _WIDTH / 14)
+    lines = [_line([(x(step), y(value)) for step, value in series], f"run-{key} {split or 'validation'}")
              for key, splits in zip("ab", both, strict=True) for split, series in sorted(splits.items())]
-    said = html.escape(_in_words(both, names, measure), quote=True)
-    return (f'<svg class="chart" role="img" aria-label="{said}" viewBox="0 0 {_WIDTH} {_HEIGHT}">'
-            f'{"".join(grid)}{"".join(lines)}{_text((_LEFT + _WIDTH) / 2, _HEIGHT - 4, below)}</svg>')
+    return render("chart.svg", said=_in_words(both, names, measure), lines=lines,
+                  x_ticks=[(x(tick), tick) for tick in x_ticks],
+                  y_ticks=[(y(tick), tick) for tick in y_ticks],
+                  below=f"optimizer step{', logarithmic upwards' if log else ''}",
+                  width=_WIDTH, height=_HEIGHT, left=_LEFT, right=_WIDTH - _RIGHT, bottom=_HEIGHT - _BOTTOM,
+                  middle=(_LEFT + _WIDTH) / 2)
 
 
-def _text(x: float, y: float, what: float | str, anchor: str = "middle") -> str:
-    shown = what if isinstance(what, str) else f"{what:.6g}"
-    return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{shown}</text>'
-
-
-def _line(series: Series, x, y, kind: str, room: float) -> str:
-    """A path; with points where they are few and it is no training's."""
-    path = "L".join(f"{x(step):.1f} {y(value):.1f}" for step, value in series)
-    dots = "" if len(series) > room or kind.endswith("train") else "".join(
-        f'<circle cx="{x(step):.1f}" cy="{y(value):.1f}" r="3"/>' for step, value in series)
-    return f'<g class="{kind}"><path d="M{path}"/>{dots}</g>'
+def _line(points: Series, kind: str) -> dict:
+    """A path; with dots where its points are few and it is no training's. points: where they lie."""
+    path = "M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in points)
+    crowded = len(points) > _WIDTH / 14 or kind.endswith("train")
+    return {"kind": kind, "path": path, "dots": [] if crowded else points}
 
 
 def _scale(ends: list[float], first: float, last: float, log: bool):
@@ -152,15 +148,12 @@ def _in_words(both: list[dict[str, Series]], names: tuple[str, str], measure: st
     return f"{measure.replace('_', ' ')} over the steps. {'; '.join(parts)}"
 
 
-def _metrics(records: list[dict], names: tuple[str, str]) -> str:
-    """Metrics of both, those that differ first by their order in the lesson; the same ones folded away."""
+def _metrics(records: list[dict]) -> tuple[list, list]:
+    """Rows of the metrics that differ, and of those that are the same, in the lesson's order."""
     first, second = ({"seconds": record.get("seconds"), **record["metrics"]} for record in records)
     rows = [(name, first.get(name), second.get(name)) for name in dict.fromkeys([*first, *second])]
     differ = [_metric_row(*row) for row in rows if row[1] != row[2]]
-    same = [_metric_row(*row) for row in rows if row[1] == row[2]]
-    table = _table(["measurement", *names, "difference"], differ) if differ else "<p>All are the same.</p>"
-    folded = _table(["measurement", *names, ""], same)
-    return table + (f"<details><summary>{len(same)} the same</summary>{folded}</details>" if same else "")
+    return differ, [_metric_row(*row) for row in rows if row[1] == row[2]]
 
 
 def _metric_row(name: str, one, two) -> tuple[str, str, str, str]:
@@ -172,17 +165,14 @@ def _metric_row(name: str, one, two) -> tuple[str, str, str, str]:
     return name, _shown(one), _shown(two), change
 
 
-def _settings(records: list[dict], names: tuple[str, str]) -> str:
-    """The values in which the resolved recipes differ."""
+def _settings(records: list[dict]) -> tuple[list | None, int]:
+    """The values in which the resolved recipes differ, and how many are the same."""
     known = [record.get("settings") for record in records]
     if None in known:
-        recipes = " and ".join(html.escape(record.get("recipe", "?")) for record in records)
-        return f"<p>Recipes {recipes}. One of the runs did not record their values.</p>"
+        return None, 0
     keys = [key for key in dict.fromkeys([*known[0], *known[1]]) if known[0].get(key) != known[1].get(key)]
     rows = [(key, *(_shown(values.get(key)) for values in known)) for key in keys]
-    same = len(known[0].keys() | known[1].keys()) - len(keys)
-    table = _table(["choice", *names], rows) if rows else ""
-    return f"{table}<p class='note'>{same} choices are the same in both.</p>"
+    return rows, len(known[0].keys() | known[1].keys()) - len(keys)
 
 
 def _shown(value) -> str:
@@ -191,11 +181,3 @@ def _shown(value) -> str:
     if isinstance(value, float):
         return f"{value:,.0f}" if abs(value) >= 1e4 else f"{value:.4g}"
     return str(value)
-
-
-def _table(header: list[str], rows: list[tuple]) -> str:
-    head = "".join(f"<th scope='col'>{html.escape(name)}</th>" for name in header)
-    body = "".join(f"<tr><th scope='row'><code>{html.escape(row[0]).replace('_', '_<wbr>')}</code></th>"
-                   + "".join(f"<td>{html.escape(cell)}</td>" for cell in row[1:]) + "</tr>" for row in rows)
-    return (f'<div class="scroll"><table class="numbers"><thead><tr>{head}</tr></thead><tbody>{body}</tbody>'
-            "</table></div>")

@@ -1,4 +1,4 @@
-"""Pages of the report: the frame that all share, and an executed notebook in it. They fetch nothing."""
+"""Pages of the report: their templates, and an executed notebook as HTML. They fetch nothing."""
 
 import ast
 import base64
@@ -6,12 +6,19 @@ import functools
 import html
 import io
 import re
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from lmlab import plots
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
 
-WEB = Path(__file__).parent / "web"  # the style and the scripts, copied beside the pages
+from lmlab import plots
+from lmlab.sanitize import sanitize
+
+WEB = Path(__file__).parent / "web"
+COPIED = ("style.css", "site.js", "search.js")  # beside the pages
+_PNG = b"\x89PNG\r\n\x1a\n"  # the first bytes of a file
 _KINDS = {name for name, value in vars(plots).items() if getattr(value, "__module__", "") == plots.__name__}
 _WIDGET = "application/vnd.jupyter.widget-view+json"
 _WIDGET_STATE = "application/vnd.jupyter.widget-state+json"
@@ -30,89 +37,82 @@ class Picture:
 class NotebookPage:
     """An executed notebook as HTML, and what other pages show of it."""
 
-    body: str
+    body: Markup
     title: str | None
-    promise: str  # HTML of the first sentences under the title
+    promise: Markup  # of the first sentences under the title
     pictures: list[Picture]
-    headings: list[tuple[int, str, str]] = field(default_factory=list)  # level, HTML, anchor
+    headings: list[tuple[int, Markup, str]] = field(default_factory=list)  # level, HTML, anchor
 
 
-def page(title: str, body: str, menu: str) -> str:
-    """A whole page. menu: HTML of links that stand in the head of every page."""
-    return f"""<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<title>{html.escape(title)}</title>
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<link rel="icon" href="data:,">
-<link rel="stylesheet" href="style.css">
-<script src="site.js"></script>
-</head>
-<body>
-<a class="skip" href="#main">Skip to the content</a>
-<header class="top">
-<a class="brand" href="index.html">lmlab</a>
-<nav aria-label="Pages">{menu}</nav>
-<form role="search" action="search.html">
-<input type="search" name="q" placeholder="Search the lessons" aria-label="Search the lessons"
- autocomplete="off">
-</form>
-<button type="button" id="theme" aria-label="Dark colours" aria-pressed="false">◐</button>
-</header>
-<main id="main">
-{body}
-</main>
-</body>
-</html>
-"""
+@functools.cache
+def _templates() -> Environment:
+    return Environment(loader=FileSystemLoader(WEB / "templates"), autoescape=True, undefined=StrictUndefined,
+                       trim_blocks=True, lstrip_blocks=True)
 
 
-def render_notebook(notebook, lesson: str, folder: Path) -> NotebookPage:
-    """One executed notebook by nbconvert, formulas drawn as SVG.
+def render(template: str, **values) -> Markup:
+    """A template of web/templates with its values, each of which is escaped unless it is Markup."""
+    return Markup(_templates().get_template(template).render(**values))
 
-    notebook: nbformat's NotebookNode; its outputs are changed. folder: the site; pictures become files there.
+
+def render_notebook(notebook, lesson: str, folder: Path, pages: Collection[str] = ()) -> NotebookPage:
+    """One executed notebook by nbconvert, sanitized, its formulas drawn as SVG.
+
+    Args:
+        notebook: nbformat's NotebookNode; its outputs are changed.
+        lesson: Its name.
+        folder: The site; pictures become files there.
+        pages: Lessons that links may lead to.
     """
     from nbconvert import HTMLExporter
 
     _show_widgets_still(notebook)
     pictures = _save_pictures(notebook, lesson, folder)
-    headings: list[tuple[int, str, str]] = []
-    exporter = HTMLExporter(template_name="basic")
-    exporter.register_filter("markdown2html", lambda source: markdown(source, headings))
+    headings: list[tuple[int, Markup, str]] = []
+    exporter = HTMLExporter(template_name="basic", sanitize_html=True)
+    exporter.register_filter("markdown2html", lambda source: _markdown(source, headings))
+    # each part by itself, so that none can close what is around it; then all that the template put together
+    exporter.register_filter("clean_html", lambda part: sanitize(part, pages))
     body, _ = exporter.from_notebook_node(notebook)
-    body = re.sub(r'<script[^>]*\bsrc="[^"]*"[^>]*>\s*</script>', "", body)  # a page on disk must do without
-    title, promise = _opening(notebook)
-    return NotebookPage(body, title, promise, pictures, headings)
+    title, promise = _opening(notebook, pages)
+    return NotebookPage(_draw_formulas(sanitize(body, pages)), title, promise, pictures, headings)
 
 
-def markdown(source: str, headings: list | None = None) -> str:
-    """Markdown as HTML by nbconvert's own renderer, its formulas as SVG.
+def markdown(source: str, pages: Collection[str] = ()) -> Markup:
+    """Markdown as sanitized HTML by nbconvert's own renderer, its formulas as SVG."""
+    return _draw_formulas(sanitize(_markdown(source, []), pages))
+
+
+def _markdown(source: str, headings: list) -> str:
+    """Markdown as raw HTML, formulas as their TeX in elements of the class "math".
 
     headings: gets (level, HTML, anchor) of each heading; the anchors are unique in the list.
     """
     from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
 
-    found = [] if headings is None else headings
-
     class Renderer(IPythonRenderer):
         def heading(self, text: str, level: int, **attributes) -> str:
-            anchor = _anchor(text, {taken for _, _, taken in found})
-            found.append((level, text, anchor))
+            shown = _draw_formulas(sanitize(text, inline=True))
+            anchor = _anchor(shown, {taken for _, _, taken in headings})
+            headings.append((level, shown, anchor))
             return f'<h{level} id="{anchor}">{text}</h{level}>\n'
 
-        def image(self, text: str, url: str, title: str | None = None) -> str:
-            away = url.startswith(("http:", "https:"))  # a badge: its words do, and nothing is fetched
-            return text if away else super().image(text, url, title)
-
         def block_math(self, body: str) -> str:
-            return f'<div class="math">{formula_svg(body, points=15)}</div>'
+            return f'<div class="math"><code>{html.escape(body.strip())}</code></div>'
 
         def inline_math(self, body: str) -> str:
-            return f'<span class="math">{formula_svg(body, points=13)}</span>'
+            return f'<span class="math"><code>{html.escape(body.strip())}</code></span>'
 
     made = MarkdownWithMath(renderer=Renderer(escape=False, exclude_anchor_links=True)).render(source)
     return made.replace("<table>", '<div class="scroll"><table>').replace("</table>", "</table></div>")
+
+
+def _draw_formulas(text: str) -> Markup:
+    """Sanitized HTML with its formulas drawn. They come last: SVG is not let through before."""
+    def draw(match: re.Match) -> str:
+        name, tex = match[1], html.unescape(match[2])
+        return f'<{name} class="math">{formula_svg(tex, points=15 if name == "div" else 13)}</{name}>'
+    return Markup(re.sub(r'<(div|span) class="math"><code>([^<]*)</code></\1>', draw, text))
 
 
 def _anchor(text: str, taken: set[str]) -> str:
@@ -144,7 +144,7 @@ def formula_svg(tex: str, points: float) -> str:
                          "savefig.transparent": True}):
             depth = math_to_image(f"${' '.join(tex.split())}$", picture, FontProperties(size=points), dpi=72,
                                   format="svg", color=colour)
-    except ValueError:
+    except (ValueError, RecursionError):
         return f"<code>{html.escape(tex.strip())}</code>"
     svg = re.sub(r"<(metadata|style).*?</\1>|<!--.*?-->", "", picture.getvalue(), flags=re.DOTALL)
     svg = svg[svg.index("<svg"):].strip().replace(colour, "currentColor")
@@ -153,16 +153,16 @@ def formula_svg(tex: str, points: float) -> str:
     return svg.replace("<svg", named, 1)
 
 
-def _opening(notebook) -> tuple[str | None, str]:
+def _opening(notebook, pages: Collection[str]) -> tuple[str | None, Markup]:
     """The title, and HTML of the first two sentences under it."""
     sources = [cell["source"] for cell in notebook["cells"]
                if cell["cell_type"] == "markdown" and cell["source"].startswith("# ")]
     if not sources:
-        return None, ""
+        return None, Markup()
     title, _, rest = sources[0].partition("\n")
     paragraph = " ".join(rest.strip().split("\n\n")[0].split())
     sentences = re.split(r"(?<=[.?!]) (?=[A-Z])", paragraph)
-    return title.removeprefix("# ").strip(), markdown(" ".join(sentences[:2]))
+    return title.removeprefix("# ").strip(), markdown(" ".join(sentences[:2]), pages)
 
 
 # widgets and pictures -----------------------------------------------------------------------------------
@@ -209,17 +209,20 @@ def _save_pictures(notebook, lesson: str, folder: Path) -> list[Picture]:
         if cell["cell_type"] == "markdown":
             heading = (re.findall(r"^#+ +(.*)", cell["source"], flags=re.MULTILINE) or [heading])[-1]
         for output in cell.get("outputs", ()):
+            given = output.get("metadata", {}).get("image/png", {}).get("alt")
+            output["metadata"] = {}  # nbconvert would put sizes of other images into the page as they are
             if "image/png" not in output.get("data", {}):
                 continue
             data = base64.b64decode("".join(output["data"]["image/png"]))
+            if not data.startswith(_PNG):
+                raise ValueError(f"{lesson}: an image/png output got {data[:8]!r}, which begins no PNG")
             path = f"pictures/{lesson}-{len(pictures) + 1}.png"
             (folder / path).write_bytes(data)
             width, height = (int.from_bytes(data[at:at + 4], "big") for at in (16, 20))  # of the PNG's header
-            given = output["metadata"].get("image/png", {}).get("alt")
             alt = given or describe_plot(cell["source"], heading)
             pictures.append(Picture(path, alt, width, height, "cover" in cell["metadata"].get("tags", ())))
-            output["metadata"] |= {"filenames": {"image/png": path},
-                                   "image/png": {"alt": alt, "width": width, "height": height}}
+            output["metadata"] = {"filenames": {"image/png": path},
+                                  "image/png": {"alt": alt, "width": width, "height": height}}
     return pictures
 
 

@@ -1,31 +1,55 @@
 """``lmlab report``: executed notebooks as a static site that opens from disk and fetches nothing."""
 
-import html
 import json
 import re
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from lmlab import __version__
 from lmlab.comparison import compare_lesson
-from lmlab.pages import WEB, NotebookPage, Picture, page, plain_text, render_notebook
+from lmlab.files import list_files, replace_folder, unlisted
+from lmlab.pages import COPIED, WEB, NotebookPage, Picture, plain_text, render, render_notebook
+from lmlab.records import own_file, read_metrics, read_outcomes
 from lmlab.results import expectation_table, inside
+from lmlab.runner import Outcome
 
 INDEX_TITLE = "lmlab report"
-ABOUT = ("A notebook course that trains, measures, fine-tunes and ships language models, on whatever machine "
-         "there is. This page shows one run of it: what each lesson promised, and what came out.")
-_VERDICTS = {"yes": "✓<span> inside</span>", "NO": "✗<span> outside</span>"}  # a phone has room for the sign
+MARK = ".lmlab-site"  # a file in every site: the names of the files that the report wrote
+
+
+class Gauge(NamedTuple):
+    """Where a band and a value lie, on a line from 0 to 100."""
+
+    start: float
+    end: float
+    value: float
+
+
+class Expectation(NamedTuple):
+    """A row of the table of a lesson's expectations."""
+
+    name: str
+    band: str
+    value: str
+    inside: bool
+    gauge: Gauge
 
 
 @dataclass
 class Lesson:
     """What one run left of a lesson."""
 
-    name: str
-    outcome: dict  # of run.json
+    outcome: Outcome
     record: dict | None  # metrics.json
     page: NotebookPage | None  # None when it was not executed
+
+    @property
+    def name(self) -> str:
+        return self.outcome.lesson
 
     @property
     def number(self) -> str:
@@ -39,143 +63,172 @@ class Lesson:
 
     @property
     def recipe(self) -> str:
-        return self.record["recipe"] if self.record else self.outcome.get("recipe") or "?"
+        return self.record and self.record.get("recipe") or self.outcome.recipe or "?"
+
+    @property
+    def expectations(self) -> list[Expectation]:
+        metrics, expected = self.record["metrics"], self.record["expected"]
+        rows = expectation_table(metrics, expected).rows[:len(expected)]
+        return [Expectation(name, band, value, verdict == "yes", gauge(metrics[name], expected[name]))
+                for name, band, value, verdict in rows]
+
+    @property
+    def more_measurements(self) -> list[tuple[str, str]]:
+        rows = expectation_table(self.record["metrics"], self.record["expected"]).rows
+        return [(name, value) for name, _, value, _ in rows[len(self.record["expected"]):]]
+
+    @property
+    def settings(self) -> list[tuple[str, object]]:
+        return list(self.record.get("settings", {}).items())
+
+    @property
+    def cover(self) -> Picture | None:
+        return choose_cover(self.page.pictures) if self.page else None
+
+
+class Menu(NamedTuple):
+    """What the head of every page links to."""
+
+    lessons: list[Lesson]
+    compared: bool
 
 
 def build_site(run_dir: Path, site: Path, other: Path | None = None) -> Path:
-    """Renders the notebooks of one run, and compares it with another; returns the path of index.html.
+    """Renders the notebooks of one run, and compares it with another.
 
-    run_dir, other: folders that ``lmlab run`` made. site: an older report there is replaced.
-    Raises FileNotFoundError when one holds no run, ValueError when site holds anything but a report.
+    Args:
+        run_dir: A folder that ``lmlab run`` made.
+        site: Where the pages go; an older report there is replaced.
+        other: A second run.
+
+    Returns:
+        Path of index.html.
+
+    Raises:
+        FileNotFoundError: A folder holds no run.
+        ValueError: ``site`` holds anything but a report, or a run what ``lmlab run`` cannot have written.
     """
-    outcomes = [_outcomes(run) for run in (run_dir, other) if run]
-    _refuse_to_replace(site)
-    fresh = site.with_name(site.name + ".new")
-    shutil.rmtree(fresh, ignore_errors=True)
-    shutil.copytree(WEB, fresh)
-    (fresh / "pictures").mkdir()
-    lessons = [_read_lesson(outcome, run_dir, fresh) for outcome in outcomes[0]]
-    _write_pages(fresh, run_dir, lessons, _menu(lessons, bool(other)))
-    if other:
-        names = {outcome["lesson"] for outcome in outcomes[1]}
-        _write_comparison(fresh, (run_dir, other), [lesson for lesson in lessons if lesson.name in names],
-                          _menu(lessons, True))
-    shutil.rmtree(site, ignore_errors=True)
-    fresh.rename(site)
+    outcomes = [read_outcomes(run) for run in (run_dir, other) if run]
+    with replace_site(site) as fresh:
+        for name in COPIED:
+            shutil.copyfile(WEB / name, fresh / name)
+        (fresh / "pictures").mkdir()
+        executed = [outcome.lesson for outcome in outcomes[0]
+                    if own_file(run_dir, f"{outcome.lesson}.ipynb").is_file()]
+        lessons = [_read_lesson(outcome, run_dir, fresh, executed) for outcome in outcomes[0]]
+        menu = Menu(lessons, compared=bool(other))
+        _write_pages(fresh, run_dir, menu)
+        if other:
+            names = {outcome.lesson for outcome in outcomes[1]}
+            shared = [lesson for lesson in lessons if lesson.name in names]
+            _write_comparison(fresh, (run_dir, other), shared, menu)
     return site / "index.html"
 
 
-def _outcomes(run_dir: Path) -> list[dict]:
-    record_file = run_dir / "run.json"
-    if not record_file.exists():
-        raise FileNotFoundError(f"{run_dir} holds no run.json; give a folder that lmlab run made")
-    return json.loads(record_file.read_text(encoding="utf-8"))["lessons"]
+@contextmanager
+def replace_site(site: Path) -> Iterator[Path]:
+    """An empty folder to fill, which then takes the place of an older report; if that fails, nothing changes.
+
+    Raises:
+        ValueError: ``site`` is a file, or a folder with files that no report wrote: they would be deleted.
+    """
+    with replace_folder(site, _check_site) as fresh:
+        yield fresh
+        list_files(fresh, MARK)
 
 
-def _refuse_to_replace(site: Path) -> None:
-    """ValueError for a folder that holds something else than a report: replacing it would delete that."""
-    index = site / "index.html"
-    text = index.read_text(encoding="utf-8", errors="replace") if index.is_file() else ""
-    ours = f"<title>{INDEX_TITLE}</title>" in text
-    if site.exists() and not ours and (site.is_file() or any(site.iterdir())):
-        raise ValueError(f"--output got {site}, which is no older report and not empty; give a new folder")
+def _check_site(site: Path) -> None:
+    if site.exists() and (others := _not_ours(site)):
+        raise ValueError(f"--output got {site}, where {others[0]} is not of a report and would be deleted; "
+                         "give a new folder, or move that away")
 
 
-def _read_lesson(outcome: dict, run_dir: Path, site: Path) -> Lesson:
+def _not_ours(site: Path) -> list[str]:
+    """What no report wrote there, by its path in the site."""
+    if not site.is_dir():
+        return [site.name]
+    others, index = unlisted(site, MARK), site / "index.html"
+    if (site / MARK).is_file() or not index.is_file():
+        return others
+    if f"<title>{INDEX_TITLE}</title>" not in index.read_text("utf-8", errors="replace"):
+        return others
+    earlier = re.compile(r"[\w-]+\.(html|js|css)|pictures/[\w-]+\.png")  # of a version that wrote no list
+    return [name for name in others if not earlier.fullmatch(name)]
+
+
+def _read_lesson(outcome: Outcome, run_dir: Path, site: Path, executed: list[str]) -> Lesson:
+    name = outcome.lesson
+    record = read_metrics(run_dir, name)
+    if name not in executed:
+        return Lesson(outcome, record, None)
+    path = run_dir / f"{name}.ipynb"
+    try:
+        return Lesson(outcome, record, render_notebook(_read_notebook(path, run_dir), name, site, executed))
+    except Exception as error:  # it may be malformed anywhere, and what reads it was written for good ones
+        raise ValueError(f"{path} cannot be shown, {type(error).__name__}: {error!s:.500}; run the lesson "
+                         "again, or take the notebook out of the run") from error
+
+
+def _read_notebook(path: Path, run_dir: Path):
+    """What is shown to others names no folder of this machine: the run's is shortened to its name."""
     import nbformat
 
-    name = outcome["lesson"]
-    executed, metrics = run_dir / f"{name}.ipynb", run_dir / name / "metrics.json"
-    record = json.loads(metrics.read_text(encoding="utf-8")) if metrics.exists() else None
-    notebook = None
-    if executed.exists():  # what is shown to others names no folder of this machine
-        text = executed.read_text(encoding="utf-8").replace(json.dumps(str(run_dir.resolve()))[1:-1], run_dir.name)
-        notebook = nbformat.reads(text, as_version=4)
-    return Lesson(name, outcome, record, notebook and render_notebook(notebook, name, site))
+    text, folder = path.read_text(encoding="utf-8"), run_dir.resolve()
+    for ascii_only in (True, False):  # as JSON writes it, either way
+        here, name = (json.dumps(part, ensure_ascii=ascii_only)[1:-1] for part in (str(folder), folder.name))
+        text = text.replace(here, name)
+    notebook = nbformat.reads(text, as_version=4)
+    nbformat.validate(notebook)
+    return notebook
 
 
-def _menu(lessons: list[Lesson], compared: bool) -> str:
-    numbers = "".join(f'<a class="number" href="{lesson.name}.html" '
-                      f'title="{html.escape(lesson.title, quote=True)}">{lesson.number}</a>'
-                      for lesson in lessons if lesson.page)
-    return f'{numbers}{"<a href=comparison.html>Comparison</a>" if compared else ""}'
+def _write(site: Path, name: str, title: str, menu: Menu, template: str, **values) -> None:
+    page = render(template, title=title, menu=menu, **values)
+    # a lone surrogate, which JSON may hold, is no UTF-8
+    (site / f"{name}.html").write_text(page, encoding="utf-8", errors="replace")
 
 
-def _write(site: Path, name: str, title: str, body: str, menu: str) -> None:
-    (site / f"{name}.html").write_text(page(title, body, menu), encoding="utf-8")
-
-
-def _write_pages(site: Path, run_dir: Path, lessons: list[Lesson], menu: str) -> None:
-    _write(site, "index", INDEX_TITLE, _index(run_dir.resolve().name, lessons), menu)
-    executed = [lesson for lesson in lessons if lesson.page]
+def _write_pages(site: Path, run_dir: Path, menu: Menu) -> None:
+    _write(site, "index", INDEX_TITLE, menu, "index.html", run=run_dir.resolve().name, version=__version__,
+           facts=_facts(menu.lessons))
+    executed = [lesson for lesson in menu.lessons if lesson.page]
     for at, lesson in enumerate(executed):
-        around = executed[at - 1] if at else None, executed[at + 1] if at + 1 < len(executed) else None
-        title = f"{lesson.number} · {lesson.title}"
-        _write(site, lesson.name, title, _lesson_page(lesson, *around, run_dir), menu)
-    _write(site, "search", "Search", SEARCH, menu)
-    (site / "search-index.js").write_text(f"const SECTIONS = {_sections(lessons)};\n", encoding="utf-8")
+        before = executed[at - 1] if at else None
+        after = executed[at + 1] if at + 1 < len(executed) else None
+        _write(site, lesson.name, f"{lesson.number} · {lesson.title}", menu, "lesson.html", lesson=lesson,
+               before=before, after=after)
+    _write(site, "search", "Search", menu, "search.html")
+    (site / "search-index.js").write_text(f"const SECTIONS = {_sections(menu.lessons)};\n", encoding="utf-8",
+                                          errors="replace")
 
 
-def _write_comparison(site: Path, runs: tuple[Path, Path], shared: list[Lesson], menu: str) -> None:
+def _write_comparison(site: Path, runs: tuple[Path, Path], shared: list[Lesson], menu: Menu) -> None:
     """shared: the lessons that both runs hold."""
     names = tuple(run.resolve().name for run in runs)
     if len(set(names)) == 1:
         names = tuple("/".join(run.resolve().parts[-2:]) for run in runs)
-    _write(site, "comparison", "Comparison", _comparison_index(shared, names), menu)
+    _write(site, "comparison", "Comparison", menu, "comparison.html", names=names, shared=shared)
     for lesson in shared:
-        body = _comparison_head(lesson, shared) + compare_lesson(lesson.name, runs, names)
-        _write(site, f"comparison-{lesson.name}", f"Comparison: {lesson.title}", body, menu)
+        compared = compare_lesson(lesson.name, runs, names)
+        _write(site, f"comparison-{lesson.name}", f"Comparison: {lesson.title}", menu,
+               "comparison_lesson.html", lesson=lesson, shared=shared, names=names, compared=compared)
 
 
 # the index --------------------------------------------------------------------------------------------------
 
-def _index(run: str, lessons: list[Lesson]) -> str:
-    steps = "".join(f'<li class="{_mark(lesson)}"><a href="#{lesson.name}"><b>{lesson.number}</b>'
-                    f"<span>{html.escape(lesson.title)}</span></a></li>" for lesson in lessons)
-    cards = "".join(_card(lesson) for lesson in lessons)
-    return (f'<section class="hero"><p class="kicker">Run <span class="name">{html.escape(run)}</span></p>'
-            f"<h1>The whole life of a language model</h1><p class='lead'>{ABOUT}</p>{_summary(lessons)}"
-            f'</section><nav aria-label="Lessons" class="line"><ol>{steps}</ol></nav>{cards}'
-            f'<footer><p>Made by <code>lmlab report</code>, version {__version__}.</p></footer>')
-
-
-def _mark(lesson: Lesson) -> str:
-    return "ok" if lesson.outcome["status"] == "ok" else "bad"
-
-
-def _summary(lessons: list[Lesson]) -> str:
-    good = sum(lesson.outcome["status"] == "ok" for lesson in lessons)
-    seconds = sum(lesson.outcome["seconds"] for lesson in lessons)
-    memory = max((lesson.outcome["peak_memory_gb"] for lesson in lessons), default=0)
+def _facts(lessons: list[Lesson]) -> list[tuple[str, str]]:
+    """What the whole run comes to: a value, and what it is."""
+    good = sum(lesson.outcome.ok for lesson in lessons)
+    seconds = sum(lesson.outcome.seconds for lesson in lessons)
+    memory = max((lesson.outcome.peak_memory_gb for lesson in lessons), default=0)
     bands = [inside(lesson.record["metrics"][name], band) for lesson in lessons if lesson.record
              for name, band in lesson.record["expected"].items()]
-    facts = [(f"{good} of {len(lessons)}", "notebooks ran through"),
-             (f"{seconds / 60:.1f}", "minutes together"), (f"{memory:.1f} GiB", "of memory at the peak"),
-             (f"{sum(bands)} of {len(bands)}" if bands else "no", "expectations met")]
-    return f'<ul class="facts">{"".join(f"<li><b>{value}</b> {what}</li>" for value, what in facts)}</ul>'
+    return [(f"{good} of {len(lessons)}", "notebooks ran through"),
+            (f"{seconds / 60:.1f}", "minutes together"), (f"{memory:.1f} GiB", "of memory at the peak"),
+            (f"{sum(bands)} of {len(bands)}" if bands else "no", "expectations met")]
 
 
-def _card(lesson: Lesson) -> str:
-    title = html.escape(lesson.title)
-    link = f'<a href="{lesson.name}.html">{title}</a>' if lesson.page else title
-    promise = lesson.page.promise if lesson.page else ""
-    outcome = lesson.outcome
-    status = "" if outcome["status"] == "ok" else f'<li class="bad">{html.escape(outcome["status"])}</li>'
-    error = f'<pre class="error">{html.escape(outcome["error"])}</pre>' if outcome["error"] else ""
-    cover = _cover(lesson.page.pictures) if lesson.page else None
-    picture = (f'<a class="cover" href="{lesson.name}.html"><img src="{cover.path}" loading="lazy" '
-               f'alt="{html.escape(cover.alt, quote=True)}" width="{cover.width}" height="{cover.height}">'
-               "</a>"
-               if cover else "")
-    return (f'<section class="card" id="{lesson.name}"><div class="words">'
-            f'<p class="kicker">Lesson {lesson.number}</p><h2>{link}</h2><div class="promise">{promise}</div>'
-            f'<ul class="chips">{status}'
-            f"<li>recipe <b>{html.escape(lesson.recipe)}</b></li><li>{outcome['seconds']:.0f} s</li>"
-            f"<li>{outcome['peak_memory_gb']:.1f} GiB</li></ul></div>{picture}"
-            f'<div class="results">{error}{_expectations(lesson)}</div></section>')
-
-
-def _cover(pictures: list[Picture]) -> Picture | None:
+def choose_cover(pictures: list[Picture]) -> Picture | None:
     """The picture that stands for a lesson: the one marked by the cell tag ``cover``.
 
     Where none is: the widest beside its height, as it fills a card best; of equal ones the largest, then the
@@ -187,36 +240,8 @@ def _cover(pictures: list[Picture]) -> Picture | None:
                default=None)
 
 
-def _expectations(lesson: Lesson) -> str:
-    if not lesson.record:
-        return "<p>No metrics were written.</p>"
-    metrics, expected = lesson.record["metrics"], lesson.record["expected"]
-    rows = expectation_table(metrics, expected).rows
-    body = "".join(f"<tr><th scope='row'>{_words(name)}</th><td>{band}</td><td>{value}</td>"
-                   f"<td>{_gauge(metrics[name], expected[name])}</td>"
-                   f"<td class={'ok' if verdict == 'yes' else 'bad'}>{_VERDICTS[verdict]}</td></tr>"
-                   for name, band, value, verdict in rows[:len(expected)])
-    head = "".join(f"<th scope='col'>{name}</th>" for name in ("", "expected", "measured", "", ""))
-    table = (f'<div class="scroll"><table class="bands"><thead><tr>{head}</tr></thead><tbody>{body}</tbody>'
-             "</table></div>" if expected else "<p>Its recipe expects nothing in numbers.</p>")
-    more = [(name, value) for name, _, value, _ in rows[len(expected):]]
-    settings = [(name, str(value)) for name, value in lesson.record.get("settings", {}).items()]
-    return table + _folded("more measurements", more) + _folded("the recipe's values", settings)
-
-
-def _words(name: str) -> str:
-    return html.escape(name.replace("_", " "))
-
-
-def _folded(title: str, rows: list[tuple[str, str]]) -> str:
-    cells = "".join(f"<tr><th scope='row'>{_words(name)}</th><td>{html.escape(value)}</td></tr>"
-                    for name, value in rows)
-    return (f'<details><summary>{title}</summary><div class="scroll"><table>{cells}</table></div></details>'
-            if rows else "")
-
-
-def _gauge(value: float, band: list) -> str:
-    """A small picture of a band and of where the value lies; the words beside it say the same."""
+def gauge(value: float, band: list) -> Gauge:
+    """Where a band and the value lie, for a small picture; the words beside it say the same."""
     low, high = band
     scale = (high - low) / 60 if None not in (low, high) and high > low else \
         max(abs(v) for v in (low, high, value, 1e-9) if v is not None) / 60
@@ -224,38 +249,10 @@ def _gauge(value: float, band: list) -> str:
     end = start + (high - low) / scale if None not in (low, high) else (100 if high is None else 80)
     at = start + (value - low) / scale if low is not None else 80 - (high - value) / scale
     end = max(end, start + 2)  # a band of one value
-    at = min(97.0, max(3.0, at))
-    return (f'<svg class="gauge" viewBox="0 0 100 10" aria-hidden="true"><path class="all" d="M0 5H100"/>'
-            f'<path class="band" d="M{start:.0f} 5H{end:.0f}"/><circle cx="{at:.1f}" cy="5" r="3.4"/></svg>')
+    return Gauge(start, end, min(97.0, max(3.0, at)))
 
 
-# the other pages --------------------------------------------------------------------------------------------
-
-SEARCH = """<section class="search"><h1>Search</h1><p id="count" role="status"></p><ol id="results"></ol>
-<noscript><p>The search needs JavaScript.</p></noscript></section>
-<script src="search-index.js"></script><script src="search.js"></script>"""
-
-
-def _lesson_page(lesson: Lesson, before: Lesson | None, after: Lesson | None, run_dir: Path) -> str:
-    entries = "".join(f'<li class="level{level}"><a href="#{anchor}">{text}</a></li>'
-                      for level, text, anchor in lesson.page.headings[1:] if level <= 3)  # after the title
-    around = "".join(f'<a rel="{rel}" href="{there.name}.html"><small>{word}</small>{there.number} · '
-                     f"{html.escape(there.title)}</a>" if there else "<span></span>"
-                     for rel, word, there in (("prev", "Before", before), ("next", "Next", after)))
-    return (f'<div class="lesson"><details class="contents"><summary>In this lesson</summary><nav '
-            f'aria-label="Headings"><ol>{entries}</ol></nav></details><article>'
-            f"{_links_to_pages(lesson.page.body, run_dir)}"
-            f"<nav class='around' aria-label='Other lessons'>{around}</nav></article></div>")
-
-
-def _links_to_pages(body: str, run_dir: Path) -> str:
-    """Links from notebook to notebook become links between pages; to a file that is not there, none."""
-    def target(match: re.Match) -> str:
-        executed = (run_dir / f"{match[1]}.ipynb").exists()
-        return f'href="{match[1]}.html"' if executed else 'title="not in this run"'
-    body = re.sub(r'href="(?:\./)?([\w-]+)\.ipynb"', target, body)
-    return re.sub(r'href="(?!https?:|mailto:|#|[\w-]+\.html")[^"]*"', 'title="a file of the project"', body)
-
+# the search -------------------------------------------------------------------------------------------------
 
 def _sections(lessons: list[Lesson]) -> str:
     """What the search looks through, as JSON: [page, lesson, heading, anchor, text] of every section."""
@@ -282,23 +279,3 @@ def _text_by_heading(body: str) -> list[list[str]]:
     parts = re.split(r'(<h\d id="[^"]*">.*?</h\d>)', str(tree), flags=re.DOTALL)
     return [[plain_text(heading), re.search(r'id="([^"]*)"', heading)[1], plain_text(text)]
             for heading, text in zip(parts[1::2], parts[2::2], strict=True)]
-
-
-def _comparison_index(shared: list[Lesson], names: tuple[str, str]) -> str:
-    items = "".join(f'<li><a href="comparison-{lesson.name}.html"><b>{lesson.number}</b> '
-                    f"{html.escape(lesson.title)}</a></li>" for lesson in shared)
-    first, second = map(html.escape, names)
-    return (f'<section class="hero"><p class="kicker">Comparison</p><h1>{first} <i>and</i> {second}</h1>'
-            "<p class='lead'>The lessons that both runs hold: their curves on one plot, their measurements, "
-            f"and where their recipes differ.</p></section><ol class='tiles'>{items}</ol>"
-            + ("" if shared else "<p>The runs have no lesson in common.</p>"))
-
-
-def _comparison_head(lesson: Lesson, shared: list[Lesson]) -> str:
-    others = "".join(f'<a href="comparison-{there.name}.html" '
-                     f'aria-current={"page" if there is lesson else "false"}>{there.number}</a>'
-                     for there in shared)
-    link = f' · <a href="{lesson.name}.html">the lesson</a>' if lesson.page else ""
-    return (f'<p class="kicker"><a href="comparison.html">Comparison</a>{link}</p>'
-            f'<h1>{html.escape(lesson.title)}</h1>'
-            f'<nav class="switch" aria-label="Lessons compared">{others}</nav>')

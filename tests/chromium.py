@@ -17,6 +17,10 @@ def find_chromium() -> str | None:
     return os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, names)), None)
 
 
+class Navigated(AssertionError):
+    """The page was left while it was asked."""
+
+
 class Page:
     """One browser with one page. errors: what its console and its network complained of since ``open``;
     requests: every address it asked for."""
@@ -55,6 +59,8 @@ class Page:
         while True:
             message = json.loads(self._socket.recv())
             if message.get("id") == number:
+                if "navigated" in message.get("error", {}).get("message", ""):
+                    raise Navigated(f"{method}: {message['error']}")
                 assert "error" not in message, f"{method}: {message['error']}"
                 return message["result"]
             self._note(message)
@@ -94,10 +100,16 @@ class Page:
     def wait_for(self, condition: str, seconds: float = 60):
         """Waits until a JavaScript expression is true; returns its value."""
         end = time.monotonic() + seconds
-        while not (value := self.js(condition)):
+        while not (value := self._js_unless_navigated(condition)):
             assert time.monotonic() < end, f"{condition}: not within {seconds:.0f} s; console: {self.errors}"
             time.sleep(0.2)
         return value
+
+    def _js_unless_navigated(self, condition: str):
+        try:
+            return self.js(condition)
+        except Navigated:  # a link was followed in between: the new page is asked next
+            return None
 
     def size(self, width: int, height: int, dark: bool = False) -> None:
         """Size of the page in CSS pixels, and whether the reader prefers dark."""

@@ -24,6 +24,12 @@ document.addEventListener("DOMContentLoaded", () => {
     field.focus();
   });
 
+  // The pages allow no forms to be sent anywhere (form-action 'none'), so the search is gone to as by a link.
+  if (!document.getElementById("results")) field.form.addEventListener("submit", event => {
+    event.preventDefault();
+    location.href = "search.html?q=" + encodeURIComponent(field.value);
+  });
+
   const contents = document.querySelector(".contents");
   if (contents) followReading(contents);
 

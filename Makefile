@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 DEV_STAMP := $(VENV)/.installed-dev
 
-.PHONY: course test bench install clean
+.PHONY: course test drills bench gpu-check install clean
 
 course: install
 	@$(BIN)/python -m lmlab run all; status=$$?; $(BIN)/python -m lmlab report && exit $$status
@@ -12,9 +12,17 @@ course: install
 test: install $(DEV_STAMP)
 	$(BIN)/python -m pytest
 
+# kills, full disks, fuzz: what takes too long for every day
+drills: install $(DEV_STAMP)
+	$(BIN)/python -m pytest -m drill
+
 # one alone: .venv/bin/python benchmarks training
 bench: install $(DEV_STAMP)
 	$(BIN)/python benchmarks
+
+# installs nothing: a rented machine has its own torch. make gpu-check ARGS="--wheels wheels --data FOLDER"
+gpu-check:
+	@$(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) benchmarks/gpu_check.py $(ARGS)
 
 install: $(STAMP)
 

@@ -280,7 +280,8 @@ def rehearse(model, batch_size: int, length: int, *, dtype: str = "float32", acc
     if checkpointing:
         with warnings.catch_warnings(action="ignore", category=FutureWarning):
             model.enable_input_require_grads()
-            model.activation_checkpointing_enable(again)
+            older = not hasattr(model, "activation_checkpointing_enable")  # transformers before 5.23
+            (model.gradient_checkpointing_enable if older else model.activation_checkpointing_enable)(again)
     count = _Count(model, padded, keeps_gradients=accumulation > 1)
     named = {name.rsplit(".", 1)[-1]: module for name, module in model.named_modules()}
     count.watch(named.get("wte", named.get("embed_tokens")), named.get("ln_f", named.get("norm")))

@@ -3,6 +3,18 @@
 import pytest
 
 
+def pytest_collection_modifyitems(items):
+    """Leaves out, with the reason, what needs a GPU where there is none."""
+    marked = [item for item in items if item.get_closest_marker("gpu")]
+    if not marked:
+        return
+    import torch
+
+    if not torch.cuda.is_available():
+        for item in marked:
+            item.add_marker(pytest.mark.skip(reason="no CUDA GPU"))
+
+
 @pytest.fixture(scope="session")
 def machine():
     """This machine, where it can compute in 4 bits; elsewhere the test is skipped with the reason."""

@@ -10,14 +10,15 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "lmlab"
 # a module may import its own layer and the layers below it
 LAYERS = [
-    {"hardware", "gpt", "plots", "checkpoints", "ranks", "units", "formulas", "token_view", "board"},
+    {"hardware", "gpt", "plots", "checkpoints", "adapters", "files", "signals", "ranks", "notation",
+     "units", "formulas", "token_view", "board"},
     {"recipes", "results", "data", "analysis", "miniworld", "shards", "loader", "generate", "pairs", "answers",
-     "reasoning", "augmentation", "preflight", "rewards"},
+     "reasoning", "augmentation", "preflight", "rewards", "chat_template", "readers", "rows"},
     {"train", "pretraining", "finetune", "evaluate", "export", "translation", "cost", "rehearsal", "blind",
      "gguf_export", "llama_cpp", "modelfile", "chat", "exercises", "widgets", "live",
      "finetuning"},
     {"plan"},
-    {"runner", "report", "pages", "comparison", "search", "doctor", "cli", "__main__"},
+    {"runner", "report", "pages", "records", "sanitize", "comparison", "search", "doctor", "cli", "__main__"},
 ]
 MODULES = sorted(PACKAGE.rglob("*.py"))
 

@@ -3,7 +3,6 @@
 import io
 import json
 
-import chromium
 import jupyterlab
 import nbformat
 import pytest

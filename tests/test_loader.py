@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 
-from lmlab import train
 from lmlab.loader import WindowLoader, permuted
 
 

@@ -10,13 +10,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from lmlab.chat_template import CLOSING, OPENING
 from lmlab.files import write_atomic
 from lmlab.gguf_export import adds_bos, read_asking, read_metadata
 
 # tokens for prompt and answer: room for a thought, and the cache stays below 300 MB (predicted for
 # R1-Distill-1.5B and Llama-3.2-1B in 16 bits)
 MAX_CONTEXT = 8192
-_OPEN, _CLOSE = "<think>", "</think>"
 # no real text has these; and none is a part of another
 _S, _U, _V, _A, _T = "SysMark", "AskMark", "NextMark", "SayMark", "ThinkMark"
 
@@ -68,10 +68,10 @@ class ChatForm:
         if self.thinks:
             kept = "{{ .Thinking }}".join(self.after_thought)
             # Ollama takes the marks of a thought from what stands around .Thinking
-            thought = ("{{ if .Thinking }}{{ if $last }}" f"{_OPEN}\n{{{{ .Thinking }}}}\n{_CLOSE}\n\n"
+            thought = ("{{ if .Thinking }}{{ if $last }}" f"{OPENING}\n{{{{ .Thinking }}}}\n{CLOSING}\n\n"
                        f"{{{{ else }}}}{kept}{{{{ end }}}}{{{{ end }}}}")
-        if self.generate.endswith(f"{_OPEN}\n"):
-            silent = "{{ if and $.IsThinkSet (not $.Think) }}" f"{_CLOSE}\n\n" "{{ end }}"
+        if self.generate.endswith(f"{OPENING}\n"):
+            silent = "{{ if and $.IsThinkSet (not $.Think) }}" f"{CLOSING}\n\n" "{{ end }}"
         return (start + "{{ range $i, $_ := .Messages }}{{ $last := eq (len (slice $.Messages $i)) 1 }}"
                 f'{{{{ if eq .Role "user" }}}}{self.ask}{{{{ .Content }}}}'
                 f"{{{{ if $last }}}}{self.generate}{silent}{{{{ else }}}}{self.answered}{{{{ end }}}}"
@@ -133,9 +133,9 @@ def _system(tokenizer, ask: str) -> tuple[str, str] | None:
 
 def _thought(tokenizer, answered: str, generate: str) -> tuple[str, ...]:
     """What becomes of the thought in an old answer; () for a template that knows of none."""
-    if _CLOSE not in tokenizer.chat_template and _OPEN not in generate:
+    if CLOSING not in tokenizer.chat_template and OPENING not in generate:
         return ()
-    said = f"{_OPEN}\n{_T}\n{_CLOSE}\n\n{_A}"
+    said = f"{OPENING}\n{_T}\n{CLOSING}\n\n{_A}"
     rendered = _render(tokenizer, ("user", _U), ("assistant", said), ("user", _V))
     _, before, _, _ = _cut(rendered, _U, _A, _V)
     return tuple(before.removeprefix(answered).split(_T))
@@ -195,5 +195,5 @@ def _stops(form: ChatForm | None, tokenizer, ends: Sequence[int]) -> list[str]:
     stops = dict.fromkeys(tokenizer.convert_ids_to_tokens([tokenizer.eos_token_id, *ends]))
     turns = form.ask + form.answered + form.end if form else ""
     marks = [token.content for token in tokenizer.added_tokens_decoder.values()
-             if token.content in turns and token.content not in (_OPEN, _CLOSE)]
+             if token.content in turns and token.content not in (OPENING, CLOSING)]
     return list(stops | dict.fromkeys(sorted(marks, key=turns.index)))

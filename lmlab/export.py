@@ -3,7 +3,6 @@
 import errno
 import json
 import math
-import os
 import re
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
@@ -452,8 +451,6 @@ def write_safetensors(path: Path, layout: Mapping[str, Mapping], tensors: Iterat
         file.write(len(text).to_bytes(8, "little") + text)
         for tensor in tensors:
             file.write(memoryview(tensor.contiguous().reshape(-1).view(torch.uint8).numpy()))
-        file.flush()
-        os.fsync(file.fileno())  # a rename must not reach the disk before what it names
 
 
 def _save_config(path: Path, folder: Path, dtype, tokenizer, untied: bool) -> None:

@@ -61,13 +61,7 @@ def sft_trainer(sizes: dict) -> dict:
         max_steps=sizes["steps"],
         max_length=job.length,
         per_device_train_batch_size=job.batch_size,
-        bf16=machine.bf16,
-        fp16=machine.fp16,
-        use_cpu=machine.use_cpu,
-        logging_steps=1,
-        report_to="none",
-        save_strategy="no",
-        disable_tqdm=True,
+        **watched.quiet(machine),
     )
     lora = LoraConfig(task_type="CAUSAL_LM", **job.lora)
     trainer = SFTTrainer(

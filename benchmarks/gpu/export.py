@@ -173,13 +173,7 @@ def grpo(sizes: dict) -> dict:
         use_vllm=False,
         beta=cfg.beta,
         learning_rate=cfg.learning_rate,
-        bf16=machine.bf16,
-        fp16=machine.fp16,
-        use_cpu=machine.use_cpu,
-        logging_steps=1,
-        report_to="none",
-        save_strategy="no",
-        disable_tqdm=True,
+        **watched.quiet(machine),
         **recomputing(GRPOConfig, cfg.activation_checkpointing),
     )
     watch = watched.Watch(looked_at=cfg.max_steps)

@@ -91,6 +91,19 @@ def arguments(folder: Path, machine: Machine, job, steps: int, **others):
     )
 
 
+def quiet(machine: Machine) -> dict:
+    """What TRL's configs are told here: the machine's precision, a log of every step, nothing saved or shown."""
+    return {
+        "bf16": machine.bf16,
+        "fp16": machine.fp16,
+        "use_cpu": machine.use_cpu,
+        "logging_steps": 1,
+        "report_to": "none",
+        "save_strategy": "no",
+        "disable_tqdm": True,
+    }
+
+
 def random_rows(n: int, length: int, vocab_size: int, seed: int = 0) -> list[dict]:
     """n full rows of tokens, uniformly at random: nothing is padded, and all but the first are predicted."""
     import torch

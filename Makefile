@@ -4,13 +4,17 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 DEV_STAMP := $(VENV)/.installed-dev
 
-.PHONY: course test drills bench gpu-check install clean
+.PHONY: course test lint drills bench gpu-check install clean
 
 course: install
 	@$(BIN)/python -m lmlab run all; status=$$?; $(BIN)/python -m lmlab report && exit $$status
 
-test: install $(DEV_STAMP)
+test: lint
 	$(BIN)/python -m pytest
+
+lint: install $(DEV_STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
 
 # kills, full disks, fuzz: what takes too long for every day
 drills: install $(DEV_STAMP)

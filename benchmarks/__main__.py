@@ -22,9 +22,11 @@ BENCHMARKS = {
 
 def measure(name: str, arguments: dict, stored: Path) -> None:
     """Runs one benchmark and writes what it returns, with its arguments, to a file."""
-    code = (f"import json, {name}; measured = {name}.run(**{arguments!r}); "
-            f"print({name}.table(measured)); "
-            f"open({str(stored)!r}, 'w').write(json.dumps({{'arguments': {arguments!r}, **measured}}, indent=1))")
+    code = (
+        f"import json, {name}; measured = {name}.run(**{arguments!r}); "
+        f"print({name}.table(measured)); "
+        f"open({str(stored)!r}, 'w').write(json.dumps({{'arguments': {arguments!r}, **measured}}, indent=1))"
+    )
     subprocess.run([sys.executable, "-c", code], cwd=HERE, check=True)
 
 
@@ -43,8 +45,11 @@ def plot(found: dict[str, dict], path: Path) -> None:
         bars = ax.barh(list(values), list(values.values()), color=colours, edgecolor="black", linewidth=0.5)
         ax.bar_label(bars, fmt="{:,.1f}" if max(values.values()) < 100 else "{:,.0f}", padding=3)
         ax.set_xlabel(unit)
-        ax.set_title(f"{name}: {measured['conditions']['device']}, threads: {measured['conditions']['threads']}",
-                     fontsize=10, loc="left")
+        ax.set_title(
+            f"{name}: {measured['conditions']['device']}, threads: {measured['conditions']['threads']}",
+            fontsize=10,
+            loc="left",
+        )
         ax.set_xlim(0, 1.2 * max(values.values()))
         ax.invert_yaxis()
     figure.tight_layout()
@@ -54,7 +59,9 @@ def plot(found: dict[str, dict], path: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("names", nargs="*", help=f"of {', '.join(BENCHMARKS)}; default: all")
-    parser.add_argument("--gpu", action="store_true", help="training alone: GPT-2 small in bfloat16 at length 1,024")
+    parser.add_argument(
+        "--gpu", action="store_true", help="training alone: GPT-2 small in bfloat16 at length 1,024"
+    )
     args = parser.parse_args()
     for name in args.names:
         if name not in BENCHMARKS:

@@ -39,7 +39,13 @@ def conditions(**more) -> dict:
     from lmlab.hardware import describe_machine
 
     machine = describe_machine()
-    return {"device": machine.device_name, "cores": machine.n_cpu, "threads": torch.get_num_threads(),
-            "load_before": round(os.getloadavg()[0], 1) if hasattr(os, "getloadavg") else None,
-            "python": platform.python_version(), "torch": torch.__version__,
-            "transformers": version("transformers"), **more}
+    return {
+        "device": machine.device_name,
+        "cores": machine.n_cpu,
+        "threads": torch.get_num_threads(),
+        "load_before": round(os.getloadavg()[0], 1) if hasattr(os, "getloadavg") else None,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "transformers": version("transformers"),
+        **more,
+    }

@@ -11,6 +11,7 @@ machine lacks can lie in a folder (--wheels), see benchmarks/README.md.
 """
 
 import argparse
+import contextlib
 import importlib
 import json
 import math
@@ -165,10 +166,8 @@ def carry_out(piece: Piece, sizes: dict, limit: float, environment: dict, work: 
 
 def end_group(child: subprocess.Popen) -> None:
     """Ends the piece's process and all that it started, if anything of it is left."""
-    try:
+    with contextlib.suppress(ProcessLookupError):
         os.killpg(child.pid, signal.SIGKILL)
-    except ProcessLookupError:
-        pass
     child.wait()
 
 

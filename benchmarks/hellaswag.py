@@ -23,8 +23,15 @@ HARNESS_BATCHES = (1, 4, 16, 64)
 ONE = "one ending at a time"
 
 
-def run(model: str = "miniworld/gpt2", tokenizer: str | None = None, items: str = "miniworld/hellaswag",
-        n: int = 200, rounds: int = 5, batch_tokens: int = 768, threads: int | None = None) -> dict:
+def run(
+    model: str = "miniworld/gpt2",
+    tokenizer: str | None = None,
+    items: str = "miniworld/hellaswag",
+    n: int = 200,
+    rounds: int = 5,
+    batch_tokens: int = 768,
+    threads: int | None = None,
+) -> dict:
     """{"conditions": ..., "results": name -> items_per_second and more}.
 
     model, tokenizer, items: a source of ``lmlab.data``. The harness is timed at the best of HARNESS_BATCHES
@@ -36,29 +43,51 @@ def run(model: str = "miniworld/gpt2", tokenizer: str | None = None, items: str 
     loaded, words = load_model(model, dtype=torch.float32).eval(), load_tokenizer(tokenizer or model)
     split = "validation" if items.startswith("miniworld/") else "all"
     rows = load_rows(items, split, n).to_list()
-    methods = {"lmlab": lambda: _ours(loaded, words, rows, batch_tokens, None),
-               ONE: lambda: _ours(loaded, words, rows, 1, False)}
+    methods = {
+        "lmlab": lambda: _ours(loaded, words, rows, batch_tokens, None),
+        ONE: lambda: _ours(loaded, words, rows, 1, False),
+    }
     best, why = _best_harness(loaded, words, rows)
     if best:
         methods["lm-evaluation-harness"] = lambda: _harness(loaded, words, rows, best)
     verdicts = {name: method() for name, method in methods.items()}  # the warm-up
     seconds = alternate(methods, rounds)
-    return {"conditions": conditions(
-        model=model, parameters=loaded.num_parameters(), items=items, n=len(rows), batch_tokens=batch_tokens,
-        dtype="float32", warm_up="one turn each", rounds=rounds, order="in turn", statistic="median", harness=why),
-        "results": {name: {
-            "items_per_second": len(rows) / statistics.median(seconds[name]),
-            "times_lmlab": ratio(seconds["lmlab"], seconds[name]),
-            "largest_difference_nats": float(np.abs(verdicts[name].logprobs - verdicts[ONE].logprobs).max()),
-            "same_verdicts": all(np.array_equal(verdicts[name].chosen(c), verdicts[ONE].chosen(c))
-                                 for c in ("sum", "char")),
-            "seconds": seconds[name]} for name in methods}}
+    return {
+        "conditions": conditions(
+            model=model,
+            parameters=loaded.num_parameters(),
+            items=items,
+            n=len(rows),
+            batch_tokens=batch_tokens,
+            dtype="float32",
+            warm_up="one turn each",
+            rounds=rounds,
+            order="in turn",
+            statistic="median",
+            harness=why,
+        ),
+        "results": {
+            name: {
+                "items_per_second": len(rows) / statistics.median(seconds[name]),
+                "times_lmlab": ratio(seconds["lmlab"], seconds[name]),
+                "largest_difference_nats": float(
+                    np.abs(verdicts[name].logprobs - verdicts[ONE].logprobs).max()
+                ),
+                "same_verdicts": all(
+                    np.array_equal(verdicts[name].chosen(c), verdicts[ONE].chosen(c)) for c in ("sum", "char")
+                ),
+                "seconds": seconds[name],
+            }
+            for name in methods
+        },
+    }
 
 
 def _ours(model, tokenizer, rows, batch_tokens: int, share_context: bool | None) -> HellaSwagScores:
     with contextlib.redirect_stdout(io.StringIO()):  # that ctx had to be parted by guess
-        return score_hellaswag(model, tokenizer, rows, batch_tokens, texts="harness",
-                               share_context=share_context)
+        return score_hellaswag(
+            model, tokenizer, rows, batch_tokens, texts="harness", share_context=share_context
+        )
 
 
 def _harness(model, tokenizer, rows, batch_size: int) -> HellaSwagScores:
@@ -69,19 +98,28 @@ def _harness(model, tokenizer, rows, batch_size: int) -> HellaSwagScores:
     from lmlab.evaluate import harness_clean, harness_context
 
     endings = [[harness_clean(ending) for ending in row["endings"]] for row in rows]
-    requests = [Instance("loglikelihood", row, (harness_context(row), " " + ending), j)
-                for row, four in zip(rows, endings, strict=True) for j, ending in enumerate(four)]
+    requests = [
+        Instance("loglikelihood", row, (harness_context(row), " " + ending), j)
+        for row, four in zip(rows, endings, strict=True)
+        for j, ending in enumerate(four)
+    ]
     with contextlib.redirect_stderr(io.StringIO()), warnings.catch_warnings(action="ignore"):
         harness = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=batch_size)
         scored = harness.loglikelihood(requests, True)
     lengths = np.array([[len(ending) for ending in four] for four in endings])
-    return HellaSwagScores(np.array([logprob for logprob, _ in scored]).reshape(-1, 4), lengths, lengths,
-                           lengths, np.array([int(row["label"]) for row in rows]))
+    return HellaSwagScores(
+        np.array([logprob for logprob, _ in scored]).reshape(-1, 4),
+        lengths,
+        lengths,
+        lengths,
+        np.array([int(row["label"]) for row in rows]),
+    )
 
 
 def _best_harness(model, tokenizer, rows) -> tuple[int | None, str]:
     try:
         from importlib.metadata import version
+
         name = f"lm-eval {version('lm_eval')}"
     except ImportError as error:
         return None, f"left out: {error}; pip install --no-deps -r requirements-dev.txt"
@@ -98,8 +136,10 @@ def _best_harness(model, tokenizer, rows) -> tuple[int | None, str]:
 def table(measured: dict) -> str:
     lines = [f"{'':<24}{'items/s':>9}{'x lmlab':>9}{'difference':>12}  same verdicts"]
     for name, row in measured["results"].items():
-        lines.append(f"{name:<24}{row['items_per_second']:9.2f}{row['times_lmlab']:9.2f}"
-                     f"{row['largest_difference_nats']:12.1e}  {row['same_verdicts']}")
+        lines.append(
+            f"{name:<24}{row['items_per_second']:9.2f}{row['times_lmlab']:9.2f}"
+            f"{row['largest_difference_nats']:12.1e}  {row['same_verdicts']}"
+        )
     return "\n".join(lines)
 
 

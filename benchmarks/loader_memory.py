@@ -56,12 +56,19 @@ def measure(way: str, path: str, block_size: int, batch_size: int, n_batches: in
     began = time.perf_counter()
     for k in range(n_batches):
         batch(k)
-    return {"batches_per_second": n_batches / (time.perf_counter() - began),
-            "resident_mb": (process.memory_info().rss - before) / 1e6}
+    return {
+        "batches_per_second": n_batches / (time.perf_counter() - began),
+        "resident_mb": (process.memory_info().rss - before) / 1e6,
+    }
 
 
-def run(n_tokens: int = 100_000_000, block_size: int = 1024, batch_size: int = 8, n_batches: int = 500,
-        rounds: int = MINIMUM) -> dict:
+def run(
+    n_tokens: int = 100_000_000,
+    block_size: int = 1024,
+    batch_size: int = 8,
+    n_batches: int = 500,
+    rounds: int = MINIMUM,
+) -> dict:
     """{"conditions", "results": name -> resident_mb, batches_per_second}: medians over rounds."""
     found = {way: [] for way in WAYS}
     with tempfile.TemporaryDirectory() as folder:
@@ -73,15 +80,30 @@ def run(n_tokens: int = 100_000_000, block_size: int = 1024, batch_size: int = 8
         for _ in range(rounds):
             for way in WAYS:
                 arguments = json.dumps([way, str(path), block_size, batch_size, n_batches])
-                done = subprocess.run([sys.executable, __file__, "--measure", arguments], text=True,
-                                      capture_output=True, check=True)
+                done = subprocess.run(
+                    [sys.executable, __file__, "--measure", arguments],
+                    text=True,
+                    capture_output=True,
+                    check=True,
+                )
                 found[way].append(json.loads(done.stdout))
-    results = {way: {key: statistics.median(row[key] for row in rows) for key in rows[0]}
-               for way, rows in found.items()}
-    return {"conditions": conditions(
-        n_tokens=n_tokens, block_size=block_size, batch_size=batch_size, batches=n_batches, rounds=rounds,
-        order="in turn", statistic="median", warm_up="20 batches; the file is in the system's cache"),
-        "results": results}
+    results = {
+        way: {key: statistics.median(row[key] for row in rows) for key in rows[0]}
+        for way, rows in found.items()
+    }
+    return {
+        "conditions": conditions(
+            n_tokens=n_tokens,
+            block_size=block_size,
+            batch_size=batch_size,
+            batches=n_batches,
+            rounds=rounds,
+            order="in turn",
+            statistic="median",
+            warm_up="20 batches; the file is in the system's cache",
+        ),
+        "results": results,
+    }
 
 
 def table(measured: dict) -> str:

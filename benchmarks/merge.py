@@ -30,8 +30,10 @@ def write_adapter(config, lora: dict, folder: Path, base: Path) -> int:
     with torch.device("meta"):
         model = get_peft_model(AutoModelForCausalLM.from_config(config), config_of_lora)
     generator = torch.Generator().manual_seed(1)
-    weights = {name: torch.empty(tensor.shape).normal_(0, 0.01, generator=generator)
-               for name, tensor in get_peft_model_state_dict(model, save_embedding_layers=False).items()}
+    weights = {
+        name: torch.empty(tensor.shape).normal_(0, 0.01, generator=generator)
+        for name, tensor in get_peft_model_state_dict(model, save_embedding_layers=False).items()
+    }
     folder.mkdir()
     save_file(weights, folder / "adapter_model.safetensors", metadata={"format": "pt"})
     config_of_lora.base_model_name_or_path = str(base)
@@ -52,8 +54,10 @@ def as_one_file(folder: Path) -> None:
             with safe_open(folder / file, "pt") as found:
                 yield found.get_tensor(name)
 
-    layout = {name: {"dtype": "BF16", "shape": list(tensor.shape)}
-              for name, tensor in zip(files, tensors(), strict=True)}
+    layout = {
+        name: {"dtype": "BF16", "shape": list(tensor.shape)}
+        for name, tensor in zip(files, tensors(), strict=True)
+    }
     write_safetensors(folder / "model.safetensors", layout, tensors())
     for file in [*files.values(), INDEX]:
         (folder / file).unlink()
@@ -109,10 +113,20 @@ def measure(name: str, tokenizers: Path) -> dict:
             seconds, peak = time.perf_counter() - began, peak_gib()
             assert done.n_bytes == 2 * n_weights, (done, n_weights)
             check(base, adapter, merged, way, machine, lora)
-            found[way] = {"tensors": done.n_tensors, "changed": done.n_changed, "weights_gib": done.n_bytes / 2**30,
-                          "held_gib_before": held, "peak_gib": peak, "seconds": seconds}
-    return {"weights": n_weights, "adapter": n_adapter, "largest_tensor_gib": 2 * config.vocab_size
-            * config.hidden_size / 2**30, **found}
+            found[way] = {
+                "tensors": done.n_tensors,
+                "changed": done.n_changed,
+                "weights_gib": done.n_bytes / 2**30,
+                "held_gib_before": held,
+                "peak_gib": peak,
+                "seconds": seconds,
+            }
+    return {
+        "weights": n_weights,
+        "adapter": n_adapter,
+        "largest_tensor_gib": 2 * config.vocab_size * config.hidden_size / 2**30,
+        **found,
+    }
 
 
 def main() -> None:

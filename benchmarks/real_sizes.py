@@ -29,19 +29,39 @@ LORA_STEPS, LORA_ROWS, LORA_TOKENS = 2, 2, 128
 ATTENTION = ["q_proj", "k_proj", "v_proj", "o_proj"]
 # the published configs, with what decides no shape too, and the adapters of the lessons' recipes
 LARGE = {
-    "llama-3.2-1b": (PUBLISHED["meta-llama/Llama-3.2-1B"] | {
-        "max_position_embeddings": 131_072, "rms_norm_eps": 1e-5, "bos_token_id": 128_000,
-        "eos_token_id": 128_001, "rope_parameters": {
-            "rope_type": "llama3", "rope_theta": 500_000.0, "factor": 32.0, "low_freq_factor": 1.0,
-            "high_freq_factor": 4.0, "original_max_position_embeddings": 8192}},
+    "llama-3.2-1b": (
+        PUBLISHED["meta-llama/Llama-3.2-1B"]
+        | {
+            "max_position_embeddings": 131_072,
+            "rms_norm_eps": 1e-5,
+            "bos_token_id": 128_000,
+            "eos_token_id": 128_001,
+            "rope_parameters": {
+                "rope_type": "llama3",
+                "rope_theta": 500_000.0,
+                "factor": 32.0,
+                "low_freq_factor": 1.0,
+                "high_freq_factor": 4.0,
+                "original_max_position_embeddings": 8192,
+            },
+        },
         {"r": 8, "lora_alpha": 32, "lora_dropout": 0.05, "target_modules": ATTENTION},
-        1_235_814_400, 1_703_936),
-    "r1-distill-1.5b": (PUBLISHED["deepseek-ai/DeepSeek-R1-Distill-Qwen-1.5B"] | {
-        "max_position_embeddings": 131_072, "rms_norm_eps": 1e-6,
-        "bos_token_id": 151_643, "eos_token_id": 151_643,
-        "rope_parameters": {"rope_type": "default", "rope_theta": 10_000.0}},
+        1_235_814_400,
+        1_703_936,
+    ),
+    "r1-distill-1.5b": (
+        PUBLISHED["deepseek-ai/DeepSeek-R1-Distill-Qwen-1.5B"]
+        | {
+            "max_position_embeddings": 131_072,
+            "rms_norm_eps": 1e-6,
+            "bos_token_id": 151_643,
+            "eos_token_id": 151_643,
+            "rope_parameters": {"rope_type": "default", "rope_theta": 10_000.0},
+        },
         {"r": 16, "lora_alpha": 32, "lora_dropout": 0.05, "target_modules": "all-linear"},
-        1_777_088_000, 18_464_768),
+        1_777_088_000,
+        18_464_768,
+    ),
 }
 GPT2 = {"gpt2": {}, "distilgpt2": {"n_layer": 6}}  # what differs from GPT-2 small, in transformers' names
 
@@ -91,11 +111,25 @@ def full_fine_tuning(name: str, tokenizers: Path, pairs: Path, steps: int = STEP
     with tempfile.TemporaryDirectory() as folder:
         GPT2LMHeadModel(GPT2Config(**GPT2[name])).save_pretrained(f"{folder}/base")
         model = load_model(f"{folder}/base").to(machine.device)
-        args = training_arguments(folder, machine, epochs=1, max_steps=steps, batch_size=4, grad_accumulation=2,
-                                  learning_rate=5e-5, logging_steps=1, report_to="none",
-                                  checkpoint_every=max(1, steps // 2))
-        trainer = Trainer(model=model, args=args, train_dataset=training, callbacks=[watch],
-                          data_collator=answer_only_collator(tokenizer))
+        args = training_arguments(
+            folder,
+            machine,
+            epochs=1,
+            max_steps=steps,
+            batch_size=4,
+            grad_accumulation=2,
+            learning_rate=5e-5,
+            logging_steps=1,
+            report_to="none",
+            checkpoint_every=max(1, steps // 2),
+        )
+        trainer = Trainer(
+            model=model,
+            args=args,
+            train_dataset=training,
+            callbacks=[watch],
+            data_collator=answer_only_collator(tokenizer),
+        )
         loss_before = answer_loss(model, held_out)["loss"]
         with fast_matmul(machine.device, 512):
             trainer.train()
@@ -104,19 +138,36 @@ def full_fine_tuning(name: str, tokenizers: Path, pairs: Path, steps: int = STEP
         after = answer_loss(model, held_out)
         reloaded = answer_loss(load_model(f"{folder}/checkpoint-{steps}").to(model.device), held_out)
     uniform = math.log(model.config.vocab_size)
-    assert abs(losses[0] - uniform) < 0.5 and abs(loss_before - uniform) < 0.5, (losses[0], loss_before, uniform)
+    assert abs(losses[0] - uniform) < 0.5 and abs(loss_before - uniform) < 0.5, (
+        losses[0],
+        loss_before,
+        uniform,
+    )
     assert np.isfinite(losses).all() and np.isfinite(watch.norms).all() and len(watch.norms) == steps
     assert after["loss"] < loss_before - 1 and reloaded["loss"] == after["loss"]
     seconds = statistics.median(b - a for a, b in zip(watch.times, watch.times[1:], strict=False))
     tokens = statistics.mean(len(row) for row in training["input_ids"])
-    return {"parameters": model.num_parameters(), "steps": steps, "ln_V": uniform, "first_loss": losses[0],
-            "last_loss": losses[-1], "held_out_before": loss_before, "held_out_after": after["loss"],
-            "held_out_reloaded": reloaded["loss"], "largest_gradient_norm": max(watch.norms),
-            "seconds_per_step": seconds, "tokens_per_second": 8 * tokens / seconds,
-            "peak_gib": peak, "peak_gib_before_the_model": before,
-            "predicted_gib": full_memory_gib(model.config, model.num_parameters(),
-                                             4 * max(map(len, training["input_ids"])),
-                                             half=machine.bf16 or machine.fp16)}
+    return {
+        "parameters": model.num_parameters(),
+        "steps": steps,
+        "ln_V": uniform,
+        "first_loss": losses[0],
+        "last_loss": losses[-1],
+        "held_out_before": loss_before,
+        "held_out_after": after["loss"],
+        "held_out_reloaded": reloaded["loss"],
+        "largest_gradient_norm": max(watch.norms),
+        "seconds_per_step": seconds,
+        "tokens_per_second": 8 * tokens / seconds,
+        "peak_gib": peak,
+        "peak_gib_before_the_model": before,
+        "predicted_gib": full_memory_gib(
+            model.config,
+            model.num_parameters(),
+            4 * max(map(len, training["input_ids"])),
+            half=machine.bf16 or machine.fp16,
+        ),
+    }
 
 
 def write_random(config, folder: Path) -> int:
@@ -134,11 +185,18 @@ def write_random(config, folder: Path) -> int:
     generator = torch.Generator().manual_seed(0)
     for i, (name, shape) in enumerate(shapes.items()):
         ones, zeros = name.endswith("norm.weight"), name.endswith("bias")
-        tensor = torch.ones(shape) if ones else torch.zeros(shape) if zeros else \
-            torch.empty(shape).normal_(0, 0.02, generator=generator)
+        tensor = (
+            torch.ones(shape)
+            if ones
+            else torch.zeros(shape)
+            if zeros
+            else torch.empty(shape).normal_(0, 0.02, generator=generator)
+        )
         save_file({name: tensor.bfloat16()}, folder / f"{i}.safetensors", metadata={"format": "pt"})
-    index = {"metadata": {"total_size": sum(2 * shape.numel() for shape in shapes.values())},
-             "weight_map": {name: f"{i}.safetensors" for i, name in enumerate(shapes)}}
+    index = {
+        "metadata": {"total_size": sum(2 * shape.numel() for shape in shapes.values())},
+        "weight_map": {name: f"{i}.safetensors" for i, name in enumerate(shapes)},
+    }
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
     config.dtype = torch.bfloat16
     config.architectures = [f"{type(config).__name__.removesuffix('Config')}ForCausalLM"]
@@ -161,9 +219,10 @@ def lora_in_four_bits(name: str, tokenizers: Path, pairs: Path) -> dict:
     machine = describe_machine()
     config = AutoConfig.for_model(**values)
     ids = load_tokenizer(str(tokenizers / "qwen2"))(
-        "\n".join(row["modern"] for row in load_rows(str(pairs), "all").select(range(400))))["input_ids"]
+        "\n".join(row["modern"] for row in load_rows(str(pairs), "all").select(range(400)))
+    )["input_ids"]
     ids = [token % config.vocab_size for token in ids]  # Llama's vocabulary is smaller than the tokenizer's
-    rows = [ids[i * LORA_TOKENS:(i + 1) * LORA_TOKENS] for i in range(LORA_STEPS * LORA_ROWS)]
+    rows = [ids[i * LORA_TOKENS : (i + 1) * LORA_TOKENS] for i in range(LORA_STEPS * LORA_ROWS)]
     before = peak_gib()
     with tempfile.TemporaryDirectory() as folder:
         written = write_random(config, Path(folder))
@@ -191,12 +250,27 @@ def lora_in_four_bits(name: str, tokenizers: Path, pairs: Path) -> dict:
 
     with tempfile.TemporaryDirectory() as folder:
         args = TrainingArguments(
-            folder, max_steps=LORA_STEPS, per_device_train_batch_size=LORA_ROWS, learning_rate=2e-4,
-            activation_checkpointing=True, bf16=machine.bf16, fp16=machine.fp16, use_cpu=machine.use_cpu,
-            logging_steps=1, save_strategy="no", report_to="none", disable_tqdm=True)
+            folder,
+            max_steps=LORA_STEPS,
+            per_device_train_batch_size=LORA_ROWS,
+            learning_rate=2e-4,
+            activation_checkpointing=True,
+            bf16=machine.bf16,
+            fp16=machine.fp16,
+            use_cpu=machine.use_cpu,
+            logging_steps=1,
+            save_strategy="no",
+            report_to="none",
+            disable_tqdm=True,
+        )
         data = Dataset.from_dict({"input_ids": rows, "labels": rows})
-        trainer = Trainer(model, args, train_dataset=data, callbacks=[Watch()],
-                          data_collator=lambda found: default_data_collator(found) | {"fused_lm_head": True})
+        trainer = Trainer(
+            model,
+            args,
+            train_dataset=data,
+            callbacks=[Watch()],
+            data_collator=lambda found: default_data_collator(found) | {"fused_lm_head": True},
+        )
         with fast_matmul(machine.device, LORA_TOKENS):
             trainer.train()
     losses = [row["loss"] for row in trainer.state.log_history if "loss" in row]
@@ -206,30 +280,47 @@ def lora_in_four_bits(name: str, tokenizers: Path, pairs: Path) -> dict:
     assert finetune.frozen_digest(model) == digest
     assert all(p.abs().max() > 0 for name, p in model.named_parameters() if "lora_B" in name)
     sizes = finetune.weight_bytes(model)
-    return {"weights": n_weights, "trainable": n_adapter, "steps": LORA_STEPS, "ln_V": uniform,
-            "losses": losses, "gradient_norms": norms, "seconds_loading": seconds_loading,
-            "seconds_per_step": times,
-            "bits_per_weight": 8 * (sizes["four_bit"] + sizes["constants"]) / (2 * sizes["four_bit"]),
-            "weights_gib": (sum(sizes.values()) - sizes["float16"]) / 2**30,
-            "float16_gib": sizes["float16"] / 2**30,
-            "peak_gib_training": peak_gib(), "held_gib_before_training": held, "peak_gib_loading": peak_loading,
-            "peak_gib_writing": peak_writing, "peak_gib_before": before}
+    return {
+        "weights": n_weights,
+        "trainable": n_adapter,
+        "steps": LORA_STEPS,
+        "ln_V": uniform,
+        "losses": losses,
+        "gradient_norms": norms,
+        "seconds_loading": seconds_loading,
+        "seconds_per_step": times,
+        "bits_per_weight": 8 * (sizes["four_bit"] + sizes["constants"]) / (2 * sizes["four_bit"]),
+        "weights_gib": (sum(sizes.values()) - sizes["float16"]) / 2**30,
+        "float16_gib": sizes["float16"] / 2**30,
+        "peak_gib_training": peak_gib(),
+        "held_gib_before_training": held,
+        "peak_gib_loading": peak_loading,
+        "peak_gib_writing": peak_writing,
+        "peak_gib_before": before,
+    }
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("name", choices=[*GPT2, *LARGE], help="one at a time, for the peak is that of a process")
+    parser.add_argument(
+        "name", choices=[*GPT2, *LARGE], help="one at a time, for the peak is that of a process"
+    )
     parser.add_argument("--tokenizers", type=Path, required=True, help="a folder with gpt2/ and qwen2/ in it")
     parser.add_argument("--pairs", type=Path, required=True, help="JSON lines with modern and shakespearean")
     parser.add_argument("--steps", type=int, default=STEPS)
     args = parser.parse_args()
     if args.name in LARGE:
-        measured = {"conditions": conditions(batch=f"{LORA_ROWS} x {LORA_TOKENS} tokens", rate=2e-4,
-                                             activation_checkpointing=True),
-                    args.name: lora_in_four_bits(args.name, args.tokenizers, args.pairs)}
+        measured = {
+            "conditions": conditions(
+                batch=f"{LORA_ROWS} x {LORA_TOKENS} tokens", rate=2e-4, activation_checkpointing=True
+            ),
+            args.name: lora_in_four_bits(args.name, args.tokenizers, args.pairs),
+        }
     else:
-        measured = {"conditions": conditions(batch="4 x 2", rate=5e-5, dtype="as lmlab.hardware chooses"),
-                    args.name: full_fine_tuning(args.name, args.tokenizers, args.pairs, args.steps)}
+        measured = {
+            "conditions": conditions(batch="4 x 2", rate=5e-5, dtype="as lmlab.hardware chooses"),
+            args.name: full_fine_tuning(args.name, args.tokenizers, args.pairs, args.steps),
+        }
     out = RESULTS / f"{args.name}.json"
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(json.dumps(measured, indent=1))

@@ -28,14 +28,18 @@ def tiktoken_encoding(tokenizer):
     parts = json.loads(tokenizer.backend_tokenizer.to_str())
     byte_of = {character: byte for byte, character in bytes_to_unicode().items()}
     special = {token["content"] for token in parts["added_tokens"]}
-    ids = {bytes(byte_of[c] for c in token): number for token, number in parts["model"]["vocab"].items()
-           if token not in special}
+    ids = {
+        bytes(byte_of[c] for c in token): number
+        for token, number in parts["model"]["vocab"].items()
+        if token not in special
+    }
     pattern = GPT2_PATTERN
     if "Digits" in json.dumps(parts["pre_tokenizer"]):  # a digit never takes the space before it
         pattern = pattern.replace(r" ?\p{N}+", DIGITS_APART)
         pattern = pattern.replace(r"\s+(?!\S)", r"\s+(?=\p{N})|\s+(?!\S)")
-    return tiktoken.Encoding("lmlab", pat_str=pattern, mergeable_ranks=_ranks(parts, byte_of, ids),
-                             special_tokens={}), ids
+    return tiktoken.Encoding(
+        "lmlab", pat_str=pattern, mergeable_ranks=_ranks(parts, byte_of, ids), special_tokens={}
+    ), ids
 
 
 def _ranks(parts: dict, byte_of: dict, ids: dict[bytes, int]) -> dict[bytes, int]:
@@ -66,8 +70,11 @@ def contestants(tokenizer, texts: list[str]) -> dict:
         found = tiktoken_encoder.encode_ordinary_batch(texts, num_threads=available_cores())
         return np.concatenate([part for document in found for part in ([eos], id_of_rank[document])])
 
-    return {"lmlab": lambda: np.concatenate(list(tokenise(texts, tokenizer))),
-            "tokenizers encode_batch": tokenizers_ids, "tiktoken": tiktoken_ids}
+    return {
+        "lmlab": lambda: np.concatenate(list(tokenise(texts, tokenizer))),
+        "tokenizers encode_batch": tokenizers_ids,
+        "tiktoken": tiktoken_ids,
+    }
 
 
 def documents(text: str | None, characters: int) -> list[str]:
@@ -82,31 +89,52 @@ def documents(text: str | None, characters: int) -> list[str]:
     return found * max(1, round(characters / sum(map(len, found))))
 
 
-def run(text: str | None = None, tokenizer: str = "miniworld/gpt2", rounds: int = MINIMUM,
-        characters: int = 8_000_000) -> dict:
+def run(
+    text: str | None = None,
+    tokenizer: str = "miniworld/gpt2",
+    rounds: int = MINIMUM,
+    characters: int = 8_000_000,
+) -> dict:
     """{"conditions", "results": name -> tokens_per_second, identical}. text: a local file, None: generated stories."""
     loaded, texts = load_tokenizer(tokenizer), documents(text, characters)
     calls = contestants(loaded, texts)
     ids = {name: call() for name, call in calls.items()}  # the warm-up
     seconds = alternate(calls, rounds)
     n_tokens = len(ids["lmlab"])
-    results = {name: {
-        "tokens_per_second": n_tokens / statistics.median(seconds[name]),
-        "documents_per_second": len(texts) / statistics.median(seconds[name]),
-        "identical": bool(np.array_equal(ids[name], ids["tokenizers encode_batch"])), "seconds": seconds[name]}
-        for name in calls}
-    return {"conditions": conditions(
-        documents=len(texts), characters=sum(map(len, texts)), tokens=n_tokens, tokenizer=tokenizer,
-        text=Path(text).name if text else "miniworld/stories", rounds=rounds, warm_up="one turn each",
-        order="in turn", statistic="median", tokenizers=version("tokenizers"), tiktoken=version("tiktoken")),
-        "results": results}
+    results = {
+        name: {
+            "tokens_per_second": n_tokens / statistics.median(seconds[name]),
+            "documents_per_second": len(texts) / statistics.median(seconds[name]),
+            "identical": bool(np.array_equal(ids[name], ids["tokenizers encode_batch"])),
+            "seconds": seconds[name],
+        }
+        for name in calls
+    }
+    return {
+        "conditions": conditions(
+            documents=len(texts),
+            characters=sum(map(len, texts)),
+            tokens=n_tokens,
+            tokenizer=tokenizer,
+            text=Path(text).name if text else "miniworld/stories",
+            rounds=rounds,
+            warm_up="one turn each",
+            order="in turn",
+            statistic="median",
+            tokenizers=version("tokenizers"),
+            tiktoken=version("tiktoken"),
+        ),
+        "results": results,
+    }
 
 
 def table(measured: dict) -> str:
     lines = [f"{'':<26}{'documents/s':>12}{'tokens/s':>12}  identical ids"]
     for name, row in measured["results"].items():
-        lines.append(f"{name:<26}{row['documents_per_second']:12,.0f}{row['tokens_per_second']:12,.0f}"
-                     f"  {row['identical']}")
+        lines.append(
+            f"{name:<26}{row['documents_per_second']:12,.0f}{row['tokens_per_second']:12,.0f}"
+            f"  {row['identical']}"
+        )
     return "\n".join(lines)
 
 

@@ -22,12 +22,26 @@ from lmlab.gpt import GPT, GPT2_SIZES, GPTConfig
 from lmlab.hardware import fast_matmul, peak_flops
 from lmlab.loader import WindowLoader
 from lmlab.ranks import Ranks
-from lmlab.train import PretrainConfig, build_optimizer, count_targets, micro_batches, prepare_model, training_step
+from lmlab.train import (
+    PretrainConfig,
+    build_optimizer,
+    count_targets,
+    micro_batches,
+    prepare_model,
+    training_step,
+)
 
-CPU_SIZE = GPTConfig(n_layer=4, n_head=4, n_embd=128, block_size=64, vocab_size=128)  # the text has 65 characters
+CPU_SIZE = GPTConfig(
+    n_layer=4, n_head=4, n_embd=128, block_size=64, vocab_size=128
+)  # the text has 65 characters
 LEARNING_RATE = 1e-3
-KINDS = {"products": ("mm", "addmm", "bmm", "matmul", "linear", "baddbmm"), "attention": ("attention",),
-         "GELU": ("gelu",), "norms": ("layer_norm",), "optimizer": ("adam", "foreach", "_fused", "clip", "norm")}
+KINDS = {
+    "products": ("mm", "addmm", "bmm", "matmul", "linear", "baddbmm"),
+    "attention": ("attention",),
+    "GELU": ("gelu",),
+    "norms": ("layer_norm",),
+    "optimizer": ("adam", "foreach", "_fused", "clip", "norm"),
+}
 
 
 def characters(n: int) -> np.ndarray:
@@ -38,11 +52,19 @@ def characters(n: int) -> np.ndarray:
 
 # --- the contestants: each is a function that takes one step and returns its loss ---
 
-def lmlab_step(config: GPTConfig, tokens: np.ndarray, batch_size: int, device: str, dtype: str,
-               compiled: bool) -> Callable[[], torch.Tensor]:
+
+def lmlab_step(
+    config: GPTConfig, tokens: np.ndarray, batch_size: int, device: str, dtype: str, compiled: bool
+) -> Callable[[], torch.Tensor]:
     """The step of lmlab.train.pretrain: its loader, its context for products, its optimizer."""
-    cfg = PretrainConfig(max_steps=10**6, batch_size=batch_size, block_size=config.block_size, dtype=dtype,
-                         learning_rate=LEARNING_RATE, compile=compiled)
+    cfg = PretrainConfig(
+        max_steps=10**6,
+        batch_size=batch_size,
+        block_size=config.block_size,
+        dtype=dtype,
+        learning_rate=LEARNING_RATE,
+        compile=compiled,
+    )
     ranks, data = Ranks(device=device), WindowLoader([tokens], config.block_size, batch_size)
     model = fresh(config).to(device)
     summed, optimizer = prepare_model(model, cfg, ranks), build_optimizer(model, cfg)
@@ -53,17 +75,28 @@ def lmlab_step(config: GPTConfig, tokens: np.ndarray, batch_size: int, device: s
             batches = micro_batches(data, state["step"], cfg, ranks)
             state["step"] += 1
             return training_step(summed, batches, count_targets(batches), optimizer, scaler, cfg, ranks)[0]
+
     return step
 
 
-def plain_step(model: torch.nn.Module, loss_of: Callable, tokens: np.ndarray, batch_size: int, block_size: int,
-               device: str, dtype: str, compiled: bool) -> Callable[[], torch.Tensor]:
+def plain_step(
+    model: torch.nn.Module,
+    loss_of: Callable,
+    tokens: np.ndarray,
+    batch_size: int,
+    block_size: int,
+    device: str,
+    dtype: str,
+    compiled: bool,
+) -> Callable[[], torch.Tensor]:
     """The step of nanoGPT's train.py: windows stacked one by one, AdamW (fused on GPUs alone), clipping."""
-    groups = build_optimizer(model, PretrainConfig(
-        max_steps=1, batch_size=1, block_size=1, learning_rate=LEARNING_RATE)).param_groups
+    groups = build_optimizer(
+        model, PretrainConfig(max_steps=1, batch_size=1, block_size=1, learning_rate=LEARNING_RATE)
+    ).param_groups
     groups = [{"params": group["params"], "weight_decay": group["weight_decay"]} for group in groups]
-    optimizer = torch.optim.AdamW(groups, lr=LEARNING_RATE, betas=(0.9, 0.95),
-                                  **({"fused": True} if device == "cuda" else {}))
+    optimizer = torch.optim.AdamW(
+        groups, lr=LEARNING_RATE, betas=(0.9, 0.95), **({"fused": True} if device == "cuda" else {})
+    )
     order, state = WindowLoader([tokens], block_size, batch_size), {"step": 0}
     model = model.to(device).train()
     called = torch.compile(model) if compiled else model
@@ -71,8 +104,10 @@ def plain_step(model: torch.nn.Module, loss_of: Callable, tokens: np.ndarray, ba
     def step() -> torch.Tensor:
         starts = order.windows(state["step"]) * block_size  # the same windows as the others
         state["step"] += 1
-        x = torch.stack([torch.from_numpy(tokens[i:i + block_size].astype(np.int64)) for i in starts])
-        y = torch.stack([torch.from_numpy(tokens[i + 1:i + 1 + block_size].astype(np.int64)) for i in starts])
+        x = torch.stack([torch.from_numpy(tokens[i : i + block_size].astype(np.int64)) for i in starts])
+        y = torch.stack(
+            [torch.from_numpy(tokens[i + 1 : i + 1 + block_size].astype(np.int64)) for i in starts]
+        )
         if device == "cuda":
             x, y = (part.pin_memory().to(device, non_blocking=True) for part in (x, y))
         with autocast(device, dtype):
@@ -82,6 +117,7 @@ def plain_step(model: torch.nn.Module, loss_of: Callable, tokens: np.ndarray, ba
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         return loss.detach()
+
     return step
 
 
@@ -114,8 +150,14 @@ def fresh(config: GPTConfig) -> GPT:
 
 # --- the measurement ---
 
-def run(gpu: bool = False, batch_size: int | None = None, rounds: int = 7, steps: int = 20,
-        vocab_size: int | None = None) -> dict:
+
+def run(
+    gpu: bool = False,
+    batch_size: int | None = None,
+    rounds: int = 7,
+    steps: int = 20,
+    vocab_size: int | None = None,
+) -> dict:
     """{"conditions", "results": name -> tokens_per_second, loss and more}.
 
     steps: in one turn. vocab_size: with the CPU size, another vocabulary than that of characters.
@@ -130,10 +172,19 @@ def run(gpu: bool = False, batch_size: int | None = None, rounds: int = 7, steps
     shared = (tokens, batch_size)
     contestants = {
         "lmlab": lmlab_step(padded, *shared, device, dtype, compiled=gpu),
-        "nanoGPT-style loop": plain_step(fresh(config), lambda m, x, y: m(x, y)[1], *shared, config.block_size,
-                                         device, dtype, compiled=gpu),
-        "transformers": plain_step(transformers_model(config), transformers_loss, *shared, config.block_size,
-                                   device, dtype, compiled=gpu)}
+        "nanoGPT-style loop": plain_step(
+            fresh(config), lambda m, x, y: m(x, y)[1], *shared, config.block_size, device, dtype, compiled=gpu
+        ),
+        "transformers": plain_step(
+            transformers_model(config),
+            transformers_loss,
+            *shared,
+            config.block_size,
+            device,
+            dtype,
+            compiled=gpu,
+        ),
+    }
     if not gpu:
         contestants["lmlab, compiled"] = lmlab_step(config, *shared, device, dtype, compiled=True)
     losses = {name: [] for name in contestants}
@@ -149,18 +200,35 @@ def run(gpu: bool = False, batch_size: int | None = None, rounds: int = 7, steps
     curves = {name: torch.stack(values).tolist() for name, values in losses.items()}
     per_turn, reference = steps * batch_size * config.block_size, "nanoGPT-style loop"
     peak = peak_flops(torch.device(device), dtype)
-    results = {name: {
-        "tokens_per_second": per_turn / statistics.median(seconds[name]),
-        "times_nanogpt": ratio(seconds[reference], seconds[name]),
-        "times_transformers": ratio(seconds["transformers"], seconds[name]),
-        "mfu": peak and per_turn / statistics.median(seconds[name]) * fresh_flops(config) / peak,
-        "last_loss": statistics.mean(curves[name][-steps:]),
-        "largest_loss_difference": max(abs(a - b) for a, b in zip(curves[name], curves[reference], strict=True)),
-        "where": where(contestants[name]), "seconds": seconds[name]} for name in contestants}
-    return {"conditions": conditions(
-        model=f"{config.n_layer} layers, {config.n_embd} wide, {config.block_size} tokens, "
-        f"{config.vocab_size} entries", batch_size=batch_size, dtype=dtype, steps_in_a_turn=steps, rounds=rounds,
-        warm_up="one turn each", order="in turn", statistic="median"), "results": results}
+    results = {
+        name: {
+            "tokens_per_second": per_turn / statistics.median(seconds[name]),
+            "times_nanogpt": ratio(seconds[reference], seconds[name]),
+            "times_transformers": ratio(seconds["transformers"], seconds[name]),
+            "mfu": peak and per_turn / statistics.median(seconds[name]) * fresh_flops(config) / peak,
+            "last_loss": statistics.mean(curves[name][-steps:]),
+            "largest_loss_difference": max(
+                abs(a - b) for a, b in zip(curves[name], curves[reference], strict=True)
+            ),
+            "where": where(contestants[name]),
+            "seconds": seconds[name],
+        }
+        for name in contestants
+    }
+    return {
+        "conditions": conditions(
+            model=f"{config.n_layer} layers, {config.n_embd} wide, {config.block_size} tokens, "
+            f"{config.vocab_size} entries",
+            batch_size=batch_size,
+            dtype=dtype,
+            steps_in_a_turn=steps,
+            rounds=rounds,
+            warm_up="one turn each",
+            order="in turn",
+            statistic="median",
+        ),
+        "results": results,
+    }
 
 
 def fresh_flops(config: GPTConfig) -> int:
@@ -179,8 +247,14 @@ def where(step: Callable) -> dict[str, float]:
     for event in profiler.key_averages():
         own = event.self_device_time_total if torch.cuda.is_available() else event.self_cpu_time_total
         name = event.key.lower()
-        kind = next((kind for kind, words in KINDS.items()
-                     if any(word in name.removeprefix("aten::") for word in words)), "other")
+        kind = next(
+            (
+                kind
+                for kind, words in KINDS.items()
+                if any(word in name.removeprefix("aten::") for word in words)
+            ),
+            "other",
+        )
         times[kind] = times.get(kind, 0.0) + own
     return {kind: round(value / sum(times.values()), 3) for kind, value in sorted(times.items())}
 
@@ -188,9 +262,11 @@ def where(step: Callable) -> dict[str, float]:
 def table(measured: dict) -> str:
     lines = [f"{'':<22}{'tokens/s':>10}{'x nanoGPT':>11}{'x transf.':>11}{'last loss':>11}{'difference':>12}"]
     for name, row in measured["results"].items():
-        lines.append(f"{name:<22}{row['tokens_per_second']:>10,.0f}{row['times_nanogpt']:>11.2f}"
-                     f"{row['times_transformers']:>11.2f}{row['last_loss']:>11.4f}"
-                     f"{row['largest_loss_difference']:>12.1e}")
+        lines.append(
+            f"{name:<22}{row['tokens_per_second']:>10,.0f}{row['times_nanogpt']:>11.2f}"
+            f"{row['times_transformers']:>11.2f}{row['last_loss']:>11.4f}"
+            f"{row['largest_loss_difference']:>12.1e}"
+        )
         lines.append("    " + ", ".join(f"{kind} {share:.0%}" for kind, share in row["where"].items()))
     return "\n".join(lines)
 

@@ -13,18 +13,42 @@ _PLAIN_STARTS = (True, False, "gaussian", "eva", "orthogonal", "mica")
 _REPEATED_STARTS = ("pissa", "olora", "loftq")
 # settings of which peft's layers make B A and its scale, that choose the layers, or that end with training
 _UNDERSTOOD = {
-    "r", "lora_alpha", "use_rslora", "rank_pattern", "alpha_pattern", "fan_in_fan_out", "target_modules",
-    "exclude_modules", "layers_to_transform", "layers_pattern", "lora_dropout", "init_lora_weights",
-    "eva_config", "bias", "revision", "peft_type", "peft_version", "task_type", "auto_mapping", "inference_mode",
-    "base_model_name_or_path"}
+    "r",
+    "lora_alpha",
+    "use_rslora",
+    "rank_pattern",
+    "alpha_pattern",
+    "fan_in_fan_out",
+    "target_modules",
+    "exclude_modules",
+    "layers_to_transform",
+    "layers_pattern",
+    "lora_dropout",
+    "init_lora_weights",
+    "eva_config",
+    "bias",
+    "revision",
+    "peft_type",
+    "peft_version",
+    "task_type",
+    "auto_mapping",
+    "inference_mode",
+    "base_model_name_or_path",
+}
 
-CONVERT = ("where it was trained, save it once more by save_pretrained(FOLDER, path_initial_model_for_weight_"
-           "conversion=THE ADAPTER BEFORE TRAINING), which makes a plain LoRA of it")
-IN_MEMORY = ("merge it in memory, by load_adapted(ADAPTER, '16-bit base', machine).merge_and_unload(), and "
-             "see with compare_logits that this says what the adapter said")
-UNTIE = ("in this base the output head is the embeddings (tie_word_embeddings), and a merge would change "
-         "both: load the base, set model.config.tie_word_embeddings = False and model.lm_head.weight = "
-         "torch.nn.Parameter(model.lm_head.weight.clone()), save it, and merge into that")
+CONVERT = (
+    "where it was trained, save it once more by save_pretrained(FOLDER, path_initial_model_for_weight_"
+    "conversion=THE ADAPTER BEFORE TRAINING), which makes a plain LoRA of it"
+)
+IN_MEMORY = (
+    "merge it in memory, by load_adapted(ADAPTER, '16-bit base', machine).merge_and_unload(), and "
+    "see with compare_logits that this says what the adapter said"
+)
+UNTIE = (
+    "in this base the output head is the embeddings (tie_word_embeddings), and a merge would change "
+    "both: load the base, set model.config.tie_word_embeddings = False and model.lm_head.weight = "
+    "torch.nn.Parameter(model.lm_head.weight.clone()), save it, and merge into that"
+)
 
 
 def read_adapter_config(adapter: str | Path) -> dict:
@@ -62,24 +86,34 @@ def check_loadable(adapter: str | Path, way: str) -> None:
     config = read_adapter_config(adapter)
     start = config.get("init_lora_weights", True)
     if changes_base(config) and start not in _REPEATED_STARTS:
-        raise ValueError(f"{adapter} got init_lora_weights {start!r}, which changed the base in a way that "
-                         f"is not saved and cannot be repeated; {CONVERT}")
+        raise ValueError(
+            f"{adapter} got init_lora_weights {start!r}, which changed the base in a way that "
+            f"is not saved and cannot be repeated; {CONVERT}"
+        )
     if changes_base(config) and way != "16-bit base":
-        raise ValueError(f"{adapter} got init_lora_weights {start!r}, which changed the base's 16-bit "
-                         f"weights, and way {way!r}; give '16-bit base', or {CONVERT}")
+        raise ValueError(
+            f"{adapter} got init_lora_weights {start!r}, which changed the base's 16-bit "
+            f"weights, and way {way!r}; give '16-bit base', or {CONVERT}"
+        )
     try:
         known = PeftConfig.from_pretrained(str(adapter))
     except KeyError as error:
-        raise ValueError(f"{adapter} got peft_type {config['peft_type']!r}, which the peft here does not "
-                         "know; install the peft that saved it") from error
+        raise ValueError(
+            f"{adapter} got peft_type {config['peft_type']!r}, which the peft here does not "
+            "know; install the peft that saved it"
+        ) from error
     for key in config.keys() - vars(known).keys():
         if config[key]:  # peft warns, and goes on without it
-            raise ValueError(f"{adapter} got {key} {config[key]!r}, which the peft here does not know; "
-                             f"install the peft that saved it (peft_version {config.get('peft_version')})")
+            raise ValueError(
+                f"{adapter} got {key} {config[key]!r}, which the peft here does not know; "
+                f"install the peft that saved it (peft_version {config.get('peft_version')})"
+            )
     key = "alora_invocation_tokens" if config.get("alora_invocation_tokens") else "peft_type"
     if key != "peft_type" or known.is_prompt_learning:
-        raise ValueError(f"{adapter} got {key} {config[key]!r}, which is no change of weights: it can "
-                         "neither be merged nor used here; train a LoRA, or run it with peft")
+        raise ValueError(
+            f"{adapter} got {key} {config[key]!r}, which is no change of weights: it can "
+            "neither be merged nor used here; train a LoRA, or run it with peft"
+        )
 
 
 def check_mergeable(adapter: str | Path) -> None:
@@ -94,14 +128,19 @@ def check_mergeable(adapter: str | Path) -> None:
     check_loadable(adapter, "16-bit base")
     config = read_adapter_config(adapter)
     if config["peft_type"] != "LORA":
-        raise ValueError(f"{adapter} got peft_type {config['peft_type']!r}, and LORA alone is merged tensor "
-                         f"by tensor; {IN_MEMORY}")
+        raise ValueError(
+            f"{adapter} got peft_type {config['peft_type']!r}, and LORA alone is merged tensor "
+            f"by tensor; {IN_MEMORY}"
+        )
     if changes_base(config):
-        raise ValueError(f"{adapter} got init_lora_weights {config['init_lora_weights']!r}, which changed "
-                         f"the base that its A and B stand beside; {CONVERT}, or {IN_MEMORY}")
+        raise ValueError(
+            f"{adapter} got init_lora_weights {config['init_lora_weights']!r}, which changed "
+            f"the base that its A and B stand beside; {CONVERT}, or {IN_MEMORY}"
+        )
     defaults = LoraConfig().to_dict()
     for key, value in config.items():
         default = defaults.get(key)
         if key not in _UNDERSTOOD and value != default and (value or default):
-            raise ValueError(f"{adapter} got {key} {value!r}, more than plain LoRA on linear layers; "
-                             f"{IN_MEMORY}")
+            raise ValueError(
+                f"{adapter} got {key} {value!r}, more than plain LoRA on linear layers; {IN_MEMORY}"
+            )

@@ -19,8 +19,19 @@ from lmlab.rows import UnusableRow, conversation
 
 
 # columns that hold texts, in the order in which a model reads them
-_TEXT_COLUMNS = ("text", "modern", "shakespearean", "system", "instruction", "input", "output", "problem_text",
-                 "solution", "question", "answer")
+_TEXT_COLUMNS = (
+    "text",
+    "modern",
+    "shakespearean",
+    "system",
+    "instruction",
+    "input",
+    "output",
+    "problem_text",
+    "solution",
+    "question",
+    "answer",
+)
 
 
 def row_text(row: Mapping) -> str:
@@ -31,8 +42,10 @@ def row_text(row: Mapping) -> str:
         return "\n".join(text for _, text in _said(row["messages"]))
     keys = [key for key in _TEXT_COLUMNS if key in row]
     if not keys and not {"endings", "messages"} & row.keys():
-        raise ValueError(f"row_text got a row with keys {', '.join(sorted(row))}; give rows of text, pairs, "
-                         "HellaSwag, MathCodeInstruct, SciBench or GSM8K")
+        raise ValueError(
+            f"row_text got a row with keys {', '.join(sorted(row))}; give rows of text, pairs, "
+            "HellaSwag, MathCodeInstruct, SciBench or GSM8K"
+        )
     return "\n".join(row[key] for key in keys if isinstance(row[key], str))
 
 
@@ -72,6 +85,7 @@ def _said(messages) -> list[tuple[str, str]]:
 
 # --- lengths ---------------------------------------------------------------------------------------
 
+
 def token_lengths(tokenizer, texts: Sequence[str]) -> np.ndarray:
     """Tokens of each text and its EOS, (n_texts,)."""
     return np.array([len(ids) + 1 for ids in tokenizer(list(texts), add_special_tokens=False)["input_ids"]])
@@ -88,11 +102,18 @@ class Truncation(NamedTuple):
 def truncation(lengths: Sequence[int], limits: Iterable[int]) -> list[Truncation]:
     """The share of texts and of tokens that each max_length in ``limits`` cuts off."""
     lengths = np.asarray(lengths)
-    return [Truncation(limit, float((lengths > limit).mean()),
-                       float(np.maximum(lengths - limit, 0).sum() / lengths.sum())) for limit in limits]
+    return [
+        Truncation(
+            limit,
+            float((lengths > limit).mean()),
+            float(np.maximum(lengths - limit, 0).sum() / lengths.sum()),
+        )
+        for limit in limits
+    ]
 
 
 # --- packing ---------------------------------------------------------------------------------------
+
 
 def best_fit(lengths: Sequence[int], capacity: int) -> list[list[int]]:
     """Puts texts into rows of ``capacity`` tokens, longest first, each where the least room remains.
@@ -130,10 +151,12 @@ def packing(lengths: Sequence[int], max_length: int, batch_size: int = 8) -> lis
     """
     cut = [min(int(length), max_length) for length in lengths]
     total = sum(cut)
-    batches = [cut[i:i + batch_size] for i in range(0, len(cut), batch_size)]
-    slots = {"pad to max_length": len(cut) * max_length,
-             "pad to the longest of the batch": sum(len(batch) * max(batch) for batch in batches),
-             "best-fit packing": len(best_fit(cut, max_length)) * max_length}
+    batches = [cut[i : i + batch_size] for i in range(0, len(cut), batch_size)]
+    slots = {
+        "pad to max_length": len(cut) * max_length,
+        "pad to the longest of the batch": sum(len(batch) * max(batch) for batch in batches),
+        "best-fit packing": len(best_fit(cut, max_length)) * max_length,
+    }
     ways = [Packing(name, total / n, 1 - total / n, 0.0) for name, n in slots.items()]
     ends = np.cumsum(lengths)
     first, last = (ends - lengths) // max_length, (ends - 1) // max_length
@@ -148,8 +171,11 @@ _APOSTROPHES = str.maketrans("’‘ʼ`´", "'''''")
 _INVISIBLE = dict.fromkeys(map(ord, "\u00ad\u200b\u2060\ufeff"))
 _MEANINGFUL = ("<super>", "<sub>", "<fraction>")  # 10² is not 102, 5½ not 51/2
 _OPENING = re.compile(r'(?<!\S)["“”„«»¿¡…]+')
-_CLOSING = re.compile(  # at the end of a word or alone, but a sign between two numbers and after one: 3 : 4, 5!, 6"
-    r'(?!(?<=[\d)])\s?[:?]\s?\d)(?!(?<=\d\s)[:!?])(?:(?<![\d)\]}])[!"]|[.,;:?”“»«…。、])+(?!\S)')
+_CLOSING = (
+    re.compile(  # at the end of a word or alone, but a sign between two numbers and after one: 3 : 4, 5!, 6"
+        r'(?!(?<=[\d)])\s?[:?]\s?\d)(?!(?<=\d\s)[:!?])(?:(?<![\d)\]}])[!"]|[.,;:?”“»«…。、])+(?!\S)'
+    )
+)
 
 
 _HEADING = re.compile(r"^\s*(?:= )+|(?: =)+\s*$", re.MULTILINE)  # WikiText's " = Title = "
@@ -169,8 +195,12 @@ def normalised(text: str) -> str:
 
 def _one_form(text: str) -> str:
     """NFKC, but for characters whose plain form would say something else."""
-    plain = (char if unicodedata.decomposition(char).startswith(_MEANINGFUL)
-             else unicodedata.normalize("NFKC", char) for char in text)
+    plain = (
+        char
+        if unicodedata.decomposition(char).startswith(_MEANINGFUL)
+        else unicodedata.normalize("NFKC", char)
+        for char in text
+    )
     return unicodedata.normalize("NFC", "".join(plain))
 
 
@@ -190,7 +220,7 @@ def duplicate_share(texts: Sequence[str]) -> float:
 def shingles(text: str, n: int = 5) -> frozenset[str]:
     """All runs of ``n`` characters of the normalised text (the whole of it, when it is shorter)."""
     text = normalised(text)
-    return frozenset(text[i:i + n] for i in range(max(1, len(text) - n + 1)))
+    return frozenset(text[i : i + n] for i in range(max(1, len(text) - n + 1)))
 
 
 def jaccard(a: frozenset, b: frozenset) -> float:
@@ -241,7 +271,7 @@ def _candidates(signatures: np.ndarray, threshold: float, band: int = 4) -> list
     found = set()
     for start in range(0, signatures.shape[1], band):
         buckets = defaultdict(list)
-        for i, values in enumerate(signatures[:, start:start + band]):
+        for i, values in enumerate(signatures[:, start : start + band]):
             buckets[values.tobytes()].append(i)
         for bucket in buckets.values():
             found.update(combinations(bucket, 2))
@@ -274,18 +304,24 @@ class TextIndex:
         if normalised(text) in self.exact:
             return "repeats another"
         grams = shingles(text)
-        near = any(jaccard(grams, other) >= self.threshold
-                   for key in self._keys(grams) for other in self.buckets.get(key, ()))
+        near = any(
+            jaccard(grams, other) >= self.threshold
+            for key in self._keys(grams)
+            for other in self.buckets.get(key, ())
+        )
         return "nearly repeats another" if near else None
 
     @staticmethod
     def _keys(grams: frozenset[str], band: int = 4) -> list[tuple]:
         signature = minhash([grams])[0]
-        return [(start, signature[start:start + band].tobytes()) for start in range(0, len(signature), band)]
+        return [
+            (start, signature[start : start + band].tobytes()) for start in range(0, len(signature), band)
+        ]
 
 
-def split_apart(texts: Sequence[str], n_validation: int, seed: int = 0,
-                threshold: float = 0.6) -> tuple[list[int], list[int]]:
+def split_apart(
+    texts: Sequence[str], n_validation: int, seed: int = 0, threshold: float = 0.6
+) -> tuple[list[int], list[int]]:
     """Indices for training, and ``n_validation`` for validation, drawn by ``seed``; like texts stay together.
 
     Alike are texts with a Jaccard similarity of at least ``threshold``, and whatever they chain together.
@@ -298,8 +334,10 @@ def split_apart(texts: Sequence[str], n_validation: int, seed: int = 0,
         if len(validation) + len(group) <= n_validation:
             validation += group
     if len(validation) < n_validation or len(texts) == n_validation:
-        raise ValueError(f"n_validation got {n_validation} of {len(texts)} texts in {len(groups)} groups of "
-                         "like ones; give fewer, or more texts")
+        raise ValueError(
+            f"n_validation got {n_validation} of {len(texts)} texts in {len(groups)} groups of "
+            "like ones; give fewer, or more texts"
+        )
     return sorted(set(range(len(texts))) - set(validation)), sorted(validation)
 
 
@@ -330,12 +368,16 @@ def exact_leakage(train: Sequence[str], validation: Sequence[str]) -> float:
 def leakage(train: Sequence[str], validation: Sequence[str], threshold: float = 0.7) -> Leakage:
     """How much of ``validation`` a model has seen in ``train``."""
     n = len(train)
-    close = {max(pair[:2]) - n for pair in near_duplicates([*train, *validation], threshold)
-             if min(pair[:2]) < n <= max(pair[:2])}
+    close = {
+        max(pair[:2]) - n
+        for pair in near_duplicates([*train, *validation], threshold)
+        if min(pair[:2]) < n <= max(pair[:2])
+    }
     return Leakage(exact_leakage(train, validation), len(close) / len(validation))
 
 
 # --- words -----------------------------------------------------------------------------------------
+
 
 def word_counts(texts: Iterable[str]) -> Counter:
     """How often each word comes, in lower case."""
@@ -363,6 +405,7 @@ def rare_words(texts: Sequence[str]) -> RareWords:
 
 # --- repetition and copying ------------------------------------------------------------------------
 
+
 def ngrams(text: str, n: int) -> list[tuple[str, ...]]:
     """All runs of ``n`` words of the normalised text, in order."""
     words = normalised(text).split()
@@ -387,8 +430,10 @@ def copied_ngrams(texts: Sequence[str], training: Sequence[str], n: int) -> tupl
     """
     known = {gram for text in training for gram in ngrams(text, n)}
     runs = [ngrams(text, n) for text in texts]
-    return (np.array([sum(gram in known for gram in grams) for grams in runs]),
-            np.array([len(grams) for grams in runs]))
+    return (
+        np.array([sum(gram in known for gram in grams) for grams in runs]),
+        np.array([len(grams) for grams in runs]),
+    )
 
 
 def longest_copies(texts: Sequence[str], training: Sequence[str]) -> list[str]:
@@ -400,12 +445,13 @@ def longest_copies(texts: Sequence[str], training: Sequence[str]) -> list[str]:
 def _longest_copy(words: list[str], corpus: str) -> str:
     best = begin = 0
     for start in range(len(words)):
-        while start + best < len(words) and f" {' '.join(words[start:start + best + 1])} " in corpus:
+        while start + best < len(words) and f" {' '.join(words[start : start + best + 1])} " in corpus:
             best, begin = best + 1, start
-    return " ".join(words[begin:begin + best])
+    return " ".join(words[begin : begin + best])
 
 
 # --- a verdict on pairs ----------------------------------------------------------------------------
+
 
 class Finding(NamedTuple):
     """One question to a dataset: what was measured, what is allowed."""
@@ -417,8 +463,13 @@ class Finding(NamedTuple):
 
 
 # question -> the largest share that a set may have and still be called clean
-PAIR_LIMITS = {"repeated pairs": 0.01, "one input, two outputs": 0.01, "output equals input": 0.1,
-               "validation inputs seen in training": 0.0, "pairs with a word seen once": 0.1}
+PAIR_LIMITS = {
+    "repeated pairs": 0.01,
+    "one input, two outputs": 0.01,
+    "output equals input": 0.1,
+    "validation inputs seen in training": 0.0,
+    "pairs with a word seen once": 0.1,
+}
 MIN_PAIRS = 1000
 
 
@@ -429,7 +480,9 @@ def judge_pairs(train: Sequence[Mapping], validation: Sequence[Mapping]) -> list
     and "output". The limits are the course's own. Natural text breaks the one on rare words at any size that fits a
     lesson: read it as "these words must be known to the model beforehand".
     """
-    train, validation = (usable_pairs(rows, name) for name, rows in (("train", train), ("validation", validation)))
+    train, validation = (
+        usable_pairs(rows, name) for name, rows in (("train", train), ("validation", validation))
+    )
     rows = [*train, *validation]
     outputs = defaultdict(set)
     for row in rows:
@@ -439,10 +492,13 @@ def judge_pairs(train: Sequence[Mapping], validation: Sequence[Mapping]) -> list
         "repeated pairs": duplicate_share([row_text(row) for row in rows]),
         "one input, two outputs": sum(len(outputs[normalised(text)]) > 1 for text in modern) / len(rows),
         "output equals input": float(np.mean([row["modern"] == row["shakespearean"] for row in rows])),
-        "validation inputs seen in training": exact_leakage([row["modern"] for row in train],
-                                                            [row["modern"] for row in validation]),
+        "validation inputs seen in training": exact_leakage(
+            [row["modern"] for row in train], [row["modern"] for row in validation]
+        ),
         "pairs with a word seen once": rare_words([row_text(row) for row in rows]).texts_with_one,
     }
-    shares = [Finding(question, measured[question], f"at most {limit:.0%}", measured[question] <= limit)
-              for question, limit in PAIR_LIMITS.items()]
+    shares = [
+        Finding(question, measured[question], f"at most {limit:.0%}", measured[question] <= limit)
+        for question, limit in PAIR_LIMITS.items()
+    ]
     return [Finding("number of pairs", len(rows), f"at least {MIN_PAIRS}", len(rows) >= MIN_PAIRS), *shares]

@@ -26,36 +26,51 @@ _SPACED = r"[1-9]\d{0,2}(?:[ ']\d{3})+(?:\.\d+)?"  # 1 234 or 5'000
 _DECIMAL = r"(?:[1-9]\d{0,2}(?:,\d{3})+(?:\.\d*)?|\d+(?:\.\d*)?|\.\d+)"
 _PLAIN = re.compile(r"-?\d{1,15}(?:\.\d{1,15})?", re.ASCII)
 _POWER = r"10\s*(?:\^|\*\*)\s*(?:\{\s*(?P<braced>[-+]?\d+)\s*\}|(?P<power>[-+]?\d+))"
-_FORMS = [re.compile(form) for form in (  # the longest reading comes first
-    r"(?P<whole>\d+)\s*\\frac\s*(?P<over>\d\d|\{\s*\d+\s*\}\s*\{\s*\d+\s*\})",  # 2\frac{1}{2}, 2\frac12
-    rf"\\frac\s*(?P<over>\d\d|\{{\s*-?\s*{_DECIMAL}\s*\}}\s*\{{\s*{_DECIMAL}\s*\}})",
-    r"(?P<whole>\d+)\s+(?P<over>\d+\s*/\s*\d+)",  # 2 1/2
-    rf"(?P<over>{_DECIMAL}\s*/\s*{_DECIMAL})",
-    r"(?P<ahead>\d*\.\d*)(?:\((?P<repeated>\d+)\)|"  # 0.(3)
-    r"(?P<bar>\\overline|\\bar)\s*\{(?P<barred>\d+)\})",  # 0.\overline{3}
-    rf"(?P<number>{_DECIMAL})\s*(?:\\times|[·x*])\s*{_POWER}",
-    rf"(?P<number>{_DECIMAL})[eE](?P<power>[-+]?\d+)",
-    _POWER,
-    rf"(?P<number>{_EUROPEAN}|{_SPACED}|{_DECIMAL})",
-)]
+_FORMS = [
+    re.compile(form)
+    for form in (  # the longest reading comes first
+        r"(?P<whole>\d+)\s*\\frac\s*(?P<over>\d\d|\{\s*\d+\s*\}\s*\{\s*\d+\s*\})",  # 2\frac{1}{2}, 2\frac12
+        rf"\\frac\s*(?P<over>\d\d|\{{\s*-?\s*{_DECIMAL}\s*\}}\s*\{{\s*{_DECIMAL}\s*\}})",
+        r"(?P<whole>\d+)\s+(?P<over>\d+\s*/\s*\d+)",  # 2 1/2
+        rf"(?P<over>{_DECIMAL}\s*/\s*{_DECIMAL})",
+        r"(?P<ahead>\d*\.\d*)(?:\((?P<repeated>\d+)\)|"  # 0.(3)
+        r"(?P<bar>\\overline|\\bar)\s*\{(?P<barred>\d+)\})",  # 0.\overline{3}
+        rf"(?P<number>{_DECIMAL})\s*(?:\\times|[·x*])\s*{_POWER}",
+        rf"(?P<number>{_DECIMAL})[eE](?P<power>[-+]?\d+)",
+        _POWER,
+        rf"(?P<number>{_EUROPEAN}|{_SPACED}|{_DECIMAL})",
+    )
+]
 _DEGREE = frozenset({("degree", 1)})
 _CURRENCY = "[$€£¥₹]"
 _SIGN = re.compile(rf"\s*(?:≈\s*)?([-+]?)\s*({_CURRENCY}?)\s*([-+]?)\s*")
 _PERCENT = re.compile(r"\s*(%|percent\b|per cent\b)")
 _SCALE = re.compile(r"\s*(hundred|thousand|million|billion|trillion|dozen|lakh|crore)s?\b", re.IGNORECASE)
-_SCALES = {"hundred": 100, "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12,
-           "dozen": 12, "lakh": 10**5, "crore": 10**7}
+_SCALES = {
+    "hundred": 100,
+    "thousand": 10**3,
+    "million": 10**6,
+    "billion": 10**9,
+    "trillion": 10**12,
+    "dozen": 12,
+    "lakh": 10**5,
+    "crore": 10**7,
+}
 _MONEY_SCALE = re.compile(r"\s*([kKMB]|bn)\b")  # behind a currency alone: 5M may be a concentration
 _MONEY_SCALES = {"k": 10**3, "K": 10**3, "M": 10**6, "B": 10**9, "bn": 10**9}
 _TEN_TO = re.compile(r"10\s*\^\s*\{?\s*([-+]?\d{1,3})(?!\d)\s*\}?")
-_SAID = re.compile(r"^(?:(?:so|thus|hence|therefore),? )?(?:the )?(?:final |correct )?answer(?: is:?|:)\s*",
-                   re.IGNORECASE)
+_SAID = re.compile(
+    r"^(?:(?:so|thus|hence|therefore),? )?(?:the )?(?:final |correct )?answer(?: is:?|:)\s*", re.IGNORECASE
+)
 _EMPTY_BOX = re.compile(r"\\(?:boxed|fbox)\{\s*\}")
-_ABOUT = re.compile(r"^(?:about|approximately|approx\.?|roughly|around|exactly|only|just)\s+(?=[-+$\d.])",
-                    re.IGNORECASE)
+_ABOUT = re.compile(
+    r"^(?:about|approximately|approx\.?|roughly|around|exactly|only|just)\s+(?=[-+$\d.])", re.IGNORECASE
+)
 _MINUS = re.compile(r"^(?:minus|negative)\s+(?=[$\d.])", re.IGNORECASE)
-_NAMED = re.compile(r"^(?:[A-Za-z]|\\[a-z]+)(?:_(?:\w|\{\s*\w+\s*\}))?(?:\([A-Za-z]\))?\s*[=≈]\s*"
-                    r"(?=[-+$€£\d.\\])")
+_NAMED = re.compile(
+    r"^(?:[A-Za-z]|\\[a-z]+)(?:_(?:\w|\{\s*\w+\s*\}))?(?:\([A-Za-z]\))?\s*[=≈]\s*"
+    r"(?=[-+$€£\d.\\])"
+)
 
 
 @dataclass(frozen=True)
@@ -91,7 +106,7 @@ def read_answer(text: str) -> Answer:
         return Answer(text, None)
     plain = _cleaned(text)
     named = _NAMED.match(plain)  # x = 5
-    found = _number(plain[named.end():]) if named else _number(plain)
+    found = _number(plain[named.end() :]) if named else _number(plain)
     return found or _formula_with_unit(plain)
 
 
@@ -141,10 +156,10 @@ def _number(plain: str) -> Answer | None:
     value, shown = _value(found.groupdict())
     if value is None:
         return None
-    minus, currency, rest = "-" in sign.group(), sign.group(2), plain[found.end():]
+    minus, currency, rest = "-" in sign.group(), sign.group(2), plain[found.end() :]
     factor, name, rest = _scale(rest, currency)
     percent = _PERCENT.match(rest)
-    unit = _unit(rest[percent.end():] if percent else rest, currency)
+    unit = _unit(rest[percent.end() :] if percent else rest, currency)
     if unit is None:
         return None
     text = "-" * minus + currency + shown + name + "%" * bool(percent)
@@ -157,9 +172,9 @@ def _scale(rest: str, currency: str) -> tuple[int, str, str]:
     factor, names = 1, ""
     while scale := _SCALE.match(rest):
         name = scale.group(1).lower()
-        factor, names, rest = factor * _SCALES[name], f"{names} {name}", rest[scale.end():]
+        factor, names, rest = factor * _SCALES[name], f"{names} {name}", rest[scale.end() :]
     if currency and not names and (scale := _MONEY_SCALE.match(rest)):
-        factor, names, rest = _MONEY_SCALES[scale.group(1)], scale.group(1), rest[scale.end():]
+        factor, names, rest = _MONEY_SCALES[scale.group(1)], scale.group(1), rest[scale.end() :]
     return factor, names, rest
 
 
@@ -224,7 +239,7 @@ def _formula_with_unit(plain: str) -> Answer:
     if len(plain) > _LONGEST_FORMULA:
         return Answer(plain, None)
     for space in re.finditer(r"(?<=[\d})\]i!])\s+(?=[A-Za-zµΩ]{2}|\\frac\{\s*[A-Za-z]{2})", plain):
-        formula, unit = plain[:space.start()], plain[space.end():]
+        formula, unit = plain[: space.start()], plain[space.end() :]
         if may_be_unit(unit) and is_formula(formula):
             return Answer(formula, None, unit=unit)
     return Answer(plain, None)
@@ -236,17 +251,24 @@ _MARK = re.compile(r"(?:answer is:?|answer:|####)", re.IGNORECASE)
 _SENTENCE = re.compile(r"(?:[^.;\n]|\.(?![\s*\"]|$)|(?<=\\);|;(?=\s*[-$]?\d))*")
 _BESIDE_A_BOX = re.compile(r"[\s$]*(?:,|(?:,\s*)?(?:or|and|\\text\s*\{\s*(?:or|and)\s*\}))[\s$]*")
 _REASON = re.compile(r"[,;]?\s+(?:because|since)\b(?P<aside>.*)$", re.IGNORECASE)
-_ASIDE = re.compile(r"(?:,\s*|\s+)(?:and|so|which|as|that|where|when|by|for|in|thus|hence|therefore|I|we|it)"
-                    r"\b(?P<aside>[^\d$]*)$|\s*\((?P<bracket>[A-Za-z -]+)\)$|(?<=\$)\s(?P<words>[a-z ]+)$")
+_ASIDE = re.compile(
+    r"(?:,\s*|\s+)(?:and|so|which|as|that|where|when|by|for|in|thus|hence|therefore|I|we|it)"
+    r"\b(?P<aside>[^\d$]*)$|\s*\((?P<bracket>[A-Za-z -]+)\)$|(?<=\$)\s(?P<words>[a-z ]+)$"
+)
 _WRITTEN = re.compile(rf"(?:(?<![\w.)])[-+])?{_CURRENCY}?(?<![\w.]){_DECIMAL}(?:[eE][-+]?\d+)?")
 # what may stand before the last number of a sentence, so that it is the answer: a word, but none of these
 _LED = re.compile(r"(?:^|(?<![\\A-Za-z])[A-Za-z]{2,}[:,]?\s+|[=≈]\s*)$")
-_MISLED = re.compile(r"\b(?:and|plus|minus|times|over|to|mod|modulo|base|from|of|root|by|under|above|below|"
-                     r"within|per|every|up|squared|twice|double|half|neg|choose|option|step|case|part|page|day|"
-                     rf"{MONTHS})\W*$", re.IGNORECASE)
-_DENIED = re.compile(r"\b(?:not|never|no|neither|either|between|cannot|or|than|least|most|unless|if|"
-                     r"maybe|perhaps|possibly)\b|n't\b",
-                     re.IGNORECASE)
+_MISLED = re.compile(
+    r"\b(?:and|plus|minus|times|over|to|mod|modulo|base|from|of|root|by|under|above|below|"
+    r"within|per|every|up|squared|twice|double|half|neg|choose|option|step|case|part|page|day|"
+    rf"{MONTHS})\W*$",
+    re.IGNORECASE,
+)
+_DENIED = re.compile(
+    r"\b(?:not|never|no|neither|either|between|cannot|or|than|least|most|unless|if|"
+    r"maybe|perhaps|possibly)\b|n't\b",
+    re.IGNORECASE,
+)
 _TRIED = 4  # numbers of a sentence, from its end
 _VARIABLE = re.compile(r"(?<![A-Za-z\\])(?!of\b)[A-Za-z]{1,2}(?![A-Za-z])")
 _WORDS_OF_A_TEXT = 4  # at most, of an answer in words that stands in no box
@@ -265,7 +287,7 @@ def extract_answer(text: str) -> str | None:
     if boxed is not text:
         return _stated(boxed)
     for mark in _MARK.finditer(text):
-        said = _sentence(text[mark.end():])
+        said = _sentence(text[mark.end() :])
         if "?" not in said and (said or mark.end() < len(text)):
             return _spoken(said)
     whole = _stated(text) if len(text) <= _LONGEST_FORMULA else None
@@ -285,8 +307,11 @@ def _unboxed(text: str) -> str:
         return text
     start, inner, end = box
     tail = re.sub(r"\\[\])].*", "", _SENTENCE.match(text, end).group().removeprefix("$").partition("$")[0])
-    if tail.strip() and len(tail) < _LONGEST_NUMBER and (
-            re.match(r"\s*(?:\\pi|π|\\sqrt|√|\^)", tail) or _number(plain_notation(inner + tail))):
+    if (
+        tail.strip()
+        and len(tail) < _LONGEST_NUMBER
+        and (re.match(r"\s*(?:\\pi|π|\\sqrt|√|\^)", tail) or _number(plain_notation(inner + tail)))
+    ):
         inner += tail
     other = _last_box(text, start)
     if other and _BESIDE_A_BOX.fullmatch(text, other[2], start):
@@ -319,7 +344,8 @@ def _is_read(answer: str) -> bool:
     """Whether it is a number, or a formula and no sentence: "it is -5" is not i * t * i * s - 5."""
     read = read_answer(answer)
     return read.value is not None or (
-        is_formula(read.text) and not re.search(r"(?<![\\{A-Za-z])[A-Za-z]{2}", read.text))
+        is_formula(read.text) and not re.search(r"(?<![\\{A-Za-z])[A-Za-z]{2}", read.text)
+    )
 
 
 def _sentence(text: str) -> str:
@@ -353,11 +379,11 @@ def _spoken(said: str) -> str | None:
 
 
 def _without_aside(said: str) -> str:
-    """"7" of "7, and we are done", of "7 because 3 and 4 make 7" and of "7 (seven)"."""
+    """ "7" of "7, and we are done", of "7 because 3 and 4 make 7" and of "7 (seven)"."""
     for pattern in (_REASON, _ASIDE):
         aside = pattern.search(said)
         if aside and not DOUBT.search(aside.groupdict().get("aside") or ""):
-            said = said[:aside.start()]
+            said = said[: aside.start()]
     return said
 
 
@@ -367,8 +393,8 @@ def _last_number(said: str) -> str | None:
     if result := _result(plain):
         return result
     # of 1.5 \\times 10^3 the last digit is no beginning, so go back
-    for number in list(_WRITTEN.finditer(plain))[:-_TRIED - 1:-1]:
-        before, answer = plain[:number.start()], plain[number.start():]
+    for number in list(_WRITTEN.finditer(plain))[: -_TRIED - 1 : -1]:
+        before, answer = plain[: number.start()], plain[number.start() :]
         if _LED.search(before) and not _MISLED.search(before) and not _DENIED.search(before):
             for part in (answer, _without_aside(answer)):
                 if _is_read(part):
@@ -411,8 +437,12 @@ def same_answer(given: str | None, expected: str | None, tolerance: float = 0.0,
         return False
     percent, power = b.percent or "%" in unit, _TEN_TO.search(unit)
     allowed = [b.value, b.value * Fraction(10) ** int(power.group(1))] if power else [b.value]
-    return any(_close(x, y, tolerance) for x in _readings(a.value * scale, a.percent and not percent)
-               for value in allowed for y in _readings(value, percent and not a.percent))
+    return any(
+        _close(x, y, tolerance)
+        for x in _readings(a.value * scale, a.percent and not percent)
+        for value in allowed
+        for y in _readings(value, percent and not a.percent)
+    )
 
 
 def _readings(value: Fraction, percent: bool) -> tuple[Fraction, ...]:
@@ -490,8 +520,13 @@ def score_think(text: str, answer: str, tolerance: float = 0.0, unit: str = "") 
     """
     reasoning, close, spoken = text.strip().removeprefix("<think>").partition("</think>")
     marked = "answer is" in spoken.lower() or "\\boxed" in spoken
-    well_formed = bool(close and reasoning.strip() and marked and extract_answer(spoken)
-                       and "think>" not in reasoning + spoken)
+    well_formed = bool(
+        close
+        and reasoning.strip()
+        and marked
+        and extract_answer(spoken)
+        and "think>" not in reasoning + spoken
+    )
     return {"well_formed": well_formed, "correct": same_answer(extract_answer(text), answer, tolerance, unit)}
 
 

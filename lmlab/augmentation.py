@@ -13,20 +13,42 @@ from lmlab.reasoning import CALCULATION, think_rows
 
 _NUMBER = re.compile(r"(?<![\w.])(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?(?![\d])|(?<![\w.])\.\d+")
 # numbers that are not read here, so that no other can take their place: 5½, 10³, 5'000, 12.000,00, 1 234
-_UNREAD = re.compile("[¹²³¼-¾⁰-ₜ⅐-⅟⁄√π±]|\\d['’\u00a0\u2009\u202f]\\d|" r"\.\d{3}[.,]\d|\b\d{1,3} \d{3}\b|"
-                     r"\d\s*[!^]|\d[eE][-+]?\d|\\[A-Za-z]")
+_UNREAD = re.compile(
+    "[¹²³¼-¾⁰-ₜ⅐-⅟⁄√π±]|\\d['’\u00a0\u2009\u202f]\\d|"
+    r"\.\d{3}[.,]\d|\b\d{1,3} \d{3}\b|"
+    r"\d\s*[!^]|\d[eE][-+]?\d|\\[A-Za-z]"
+)
 _COMMON = 12  # a smaller number in two sums may mean another thing in the second: open 5 hours, 5 weekdays
 _TRIES = 30  # draws, until one gives whole and positive results
 # by the words of a question that can bring them in, numbers that a solution may use without being given them
 _WORDS = {
-    1: "one", 2: "two|twice|double|half|pair|couple|both", 3: "three|triple|third|thrice",
+    1: "one",
+    2: "two|twice|double|half|pair|couple|both",
+    3: "three|triple|third|thrice",
     4: "four|fourth|quarter",
-    5: "five|fifth", 6: "six|sixth", 7: "seven|seventh|week", 8: "eight|eighth", 9: "nine|ninth",
-    10: "ten|tenth|dime", 11: "eleven", 12: "twelve|dozen|year|foot|feet|month", 15: "fifteen", 20: "twenty",
-    24: "day|hour", 25: "quarter", 30: "thirty", 52: "week|year", 60: "hour|minute",
-    100: "percent|cent|meter|dollar", 365: "year|day", Fraction(1, 2): "half"}
-_WORDS = {Fraction(value): re.compile(rf"\b(?:{words})s?\b" + "|%" * (value == 100), re.IGNORECASE)
-          for value, words in _WORDS.items()}
+    5: "five|fifth",
+    6: "six|sixth",
+    7: "seven|seventh|week",
+    8: "eight|eighth",
+    9: "nine|ninth",
+    10: "ten|tenth|dime",
+    11: "eleven",
+    12: "twelve|dozen|year|foot|feet|month",
+    15: "fifteen",
+    20: "twenty",
+    24: "day|hour",
+    25: "quarter",
+    30: "thirty",
+    52: "week|year",
+    60: "hour|minute",
+    100: "percent|cent|meter|dollar",
+    365: "year|day",
+    Fraction(1, 2): "half",
+}
+_WORDS = {
+    Fraction(value): re.compile(rf"\b(?:{words})s?\b" + "|%" * (value == 100), re.IGNORECASE)
+    for value, words in _WORDS.items()
+}
 # years, parts, shares, times, ordinals: numbers that mean more than a count
 _FIXED = re.compile(r"\d\s*(?:[%/:]|-\s*\d|st\b|nd\b|rd\b|th\b|\.\d|percent)|[/:]\s*\d|[ap]\.?m\b")
 
@@ -90,9 +112,15 @@ def redrawn_problems(train: Sequence[Mapping], copies: int, seed: int = 0) -> li
 def _village_row(question: str, solution: str, answer: str) -> dict | None:
     steps = [f"{step}." for step in solution.rstrip(".").split(". ")]
     said = [{"type": "text", "content": text} for text in (" ".join(steps), f"The answer is {answer}.")]
-    row = {"messages": [{"role": "user", "content": [{"type": "text", "content": question}]},
-                        {"role": "assistant", "content": said}],
-           "problem": question, "steps": steps, "answer": answer}
+    row = {
+        "messages": [
+            {"role": "user", "content": [{"type": "text", "content": question}]},
+            {"role": "assistant", "content": said},
+        ],
+        "problem": question,
+        "steps": steps,
+        "answer": answer,
+    }
     return row if problems.verify(row) else None
 
 
@@ -113,7 +141,8 @@ def _mapping(worked: Worked, rng: random.Random, allowed) -> dict[Fraction, Frac
         return None
     for _ in range(_TRIES):
         new = {value: value for value in (*given, *results, *_WORDS)} | {
-            value: _near(value, rng) for value in changeable}
+            value: _near(value, rng) for value in changeable
+        }
         sound = _compute(worked, results, new, allowed)
         if sound and worked.answer in new and any(new[value] != value for value in results):
             return new
@@ -123,15 +152,28 @@ def _mapping(worked: Worked, rng: random.Random, allowed) -> dict[Fraction, Frac
 def _changeable(worked: Worked, given: Sequence[Fraction], results: Sequence[Fraction]) -> list[Fraction]:
     """Counts in the question that stand for one thing alone and go into a sum."""
     times = Counter([*given, *results])
-    fixed = {_value(text) for found in _FIXED.finditer(worked.question)
-             for text in re.findall(r"\d+", found.group())}
-    around = {_value(found.group()) for found in _NUMBER.finditer(worked.question)
-              if _FIXED.search(worked.question[max(0, found.start() - 2):found.end() + 4])}
+    fixed = {
+        _value(text)
+        for found in _FIXED.finditer(worked.question)
+        for text in re.findall(r"\d+", found.group())
+    }
+    around = {
+        _value(found.group())
+        for found in _NUMBER.finditer(worked.question)
+        if _FIXED.search(worked.question[max(0, found.start() - 2) : found.end() + 4])
+    }
     uses = Counter(_value(text) for calculation, _ in worked.sums for text in _NUMBER.findall(calculation))
     said = worked.question + worked.solution  # "3 boys ... all three": the word would stay
-    return [value for value in given if times[value] == 1 and value not in fixed | around
-            and 1 <= uses[value] <= (1 if value <= _COMMON else 99)
-            and value.denominator == 1 and 2 <= value < 1900 and not _named(value, said)]
+    return [
+        value
+        for value in given
+        if times[value] == 1
+        and value not in fixed | around
+        and 1 <= uses[value] <= (1 if value <= _COMMON else 99)
+        and value.denominator == 1
+        and 2 <= value < 1900
+        and not _named(value, said)
+    ]
 
 
 def _named(value: Fraction, question: str) -> bool:

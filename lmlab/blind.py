@@ -50,12 +50,24 @@ class Summary:
         low, high = self.interval
         decided = n_first + n_second
         share = f"{n_second / decided:.0%} (ties left out), " if decided else "all ties, nothing is known; "
-        verdict = f"{second} is better" if low > 0.5 else f"{first} is better" if high < 0.5 else \
-            "this could be chance: the interval has one half in it"
-        grades = [f"{quality:<12}" + "".join(f"  {name} {grade:.1f}" for name, grade in row.items())
-                  for quality, row in self.grades.items()]
-        return "\n".join([f"{first} preferred {n_first} times, {second} {n_second} times, {self.ties} ties",
-                          f"share of {second}: {share}95% interval {low:.0%} to {high:.0%}; {verdict}", *grades])
+        verdict = (
+            f"{second} is better"
+            if low > 0.5
+            else f"{first} is better"
+            if high < 0.5
+            else "this could be chance: the interval has one half in it"
+        )
+        grades = [
+            f"{quality:<12}" + "".join(f"  {name} {grade:.1f}" for name, grade in row.items())
+            for quality, row in self.grades.items()
+        ]
+        return "\n".join(
+            [
+                f"{first} preferred {n_first} times, {second} {n_second} times, {self.ties} ties",
+                f"share of {second}: {share}95% interval {low:.0%} to {high:.0%}; {verdict}",
+                *grades,
+            ]
+        )
 
 
 class BlindTest:
@@ -69,14 +81,16 @@ class BlindTest:
     def __init__(self, items: Sequence[Item], path: Path, seed: int = 0):
         names = {tuple(item.texts) for item in items}
         if len(names) != 1 or len(next(iter(names))) != 2:
-            raise ValueError(f"a blind test got {len(items)} items of {sorted(names)}; "
-                             "give one or more, each with the same two names")
+            raise ValueError(
+                f"a blind test got {len(items)} items of {sorted(names)}; "
+                "give one or more, each with the same two names"
+            )
         self.names = names.pop()
         self.path = path
         drawn = random.Random(seed)
         self._items = drawn.sample(list(items), len(items))
         sides = [self.names, self.names[::-1]] * len(items)
-        self._sides = drawn.sample(sides[:len(items)], len(items))  # of each order one half
+        self._sides = drawn.sample(sides[: len(items)], len(items))  # of each order one half
         self._digests = [_digest(*self.shown(i)) for i in range(len(items))]
         self._rated = self._read()
 
@@ -107,8 +121,12 @@ class BlindTest:
             wrong = [name for name in QUALITIES if grades.get(side, {}).get(name) not in GRADES]
             if wrong:
                 raise ValueError(f"side {side} got no grade of 1 to 5 for {', '.join(wrong)}; give all")
-        row = {"pair": self._digests[i], "grades": {side: dict(grades[side]) for side in SIDES},
-               "preferred": preferred, "at": datetime.now(UTC).isoformat(timespec="seconds")}
+        row = {
+            "pair": self._digests[i],
+            "grades": {side: dict(grades[side]) for side in SIDES},
+            "preferred": preferred,
+            "at": datetime.now(UTC).isoformat(timespec="seconds"),
+        }
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with open(self.path, "a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
@@ -119,7 +137,7 @@ class BlindTest:
         if not self.path.exists():
             return {}
         text = self.path.read_text(encoding="utf-8")
-        whole = text[:text.rfind("\n") + 1]
+        whole = text[: text.rfind("\n") + 1]
         if whole != text:
             write_atomic(self.path, whole)
         rows = {row["pair"]: row for row in map(json.loads, whole.splitlines())}
@@ -129,8 +147,10 @@ class BlindTest:
         """Who was preferred, and the mean grades. Raises ValueError while a pair is without a rating."""
         if self.next() is not None:
             raise ValueError(f"{self.n_rated} of {len(self)} pairs are rated; rate all, then ask who is who")
-        rows = [(dict(zip(SIDES, sides, strict=True)), self._rated[digest])
-                for sides, digest in zip(self._sides, self._digests, strict=True)]
+        rows = [
+            (dict(zip(SIDES, sides, strict=True)), self._rated[digest])
+            for sides, digest in zip(self._sides, self._digests, strict=True)
+        ]
         preferred = [names.get(row["preferred"]) for names, row in rows]
         grades = {quality: dict.fromkeys(self.names, 0.0) for quality in QUALITIES}
         for names, row in rows:
@@ -141,8 +161,10 @@ class BlindTest:
 
     def table(self) -> "Table":
         """All pairs with the models' names: for those who only read."""
-        return Table(("prompt", *self.names, "truth"), [
-            (item.prompt, *item.texts.values(), item.truth) for item in self._items])
+        return Table(
+            ("prompt", *self.names, "truth"),
+            [(item.prompt, *item.texts.values(), item.truth) for item in self._items],
+        )
 
     def panel(self):
         """An ipywidgets box that asks for the ratings pair after pair, and tells the names at the end."""
@@ -157,8 +179,10 @@ class Table:
     rows: list[tuple[str, ...]]
 
     def __str__(self) -> str:
-        return "\n\n".join("\n".join(f"{name}: {text!r}" for name, text in zip(self.header, row, strict=True))
-                           for row in self.rows)
+        return "\n\n".join(
+            "\n".join(f"{name}: {text!r}" for name, text in zip(self.header, row, strict=True))
+            for row in self.rows
+        )
 
     def _repr_html_(self) -> str:
         def line(tag: str, cells: Sequence[str]) -> str:
@@ -189,16 +213,24 @@ class _Panel:
 
         self.test = test
         self.text = widgets.HTML()
-        self.grades = {(side, quality): widgets.ToggleButtons(
-            options=GRADES, value=None, description=quality, style={"button_width": "2.5em"})
-            for side in SIDES for quality in QUALITIES}
+        self.grades = {
+            (side, quality): widgets.ToggleButtons(
+                options=GRADES, value=None, description=quality, style={"button_width": "2.5em"}
+            )
+            for side in SIDES
+            for quality in QUALITIES
+        }
         self.preferred = widgets.ToggleButtons(options=PREFERENCES, value=None, description="better")
         self.button = widgets.Button(description="save", disabled=True, button_style="primary")
         for question in (*self.grades.values(), self.preferred):
             question.observe(self._answered, "value")
         self.button.on_click(self._save)
-        columns = [widgets.VBox([widgets.HTML(f"<b>text {side}</b>"), *(
-            self.grades[side, quality] for quality in QUALITIES)]) for side in SIDES]
+        columns = [
+            widgets.VBox(
+                [widgets.HTML(f"<b>text {side}</b>"), *(self.grades[side, quality] for quality in QUALITIES)]
+            )
+            for side in SIDES
+        ]
         apart = widgets.HBox(columns, layout=widgets.Layout(grid_gap="4em"))
         self.questions = widgets.VBox([apart, self.preferred, self.button])
         self.box = widgets.VBox([self.text, self.questions])
@@ -220,7 +252,8 @@ class _Panel:
         self.button.disabled = any(q.value is None for q in (*self.grades.values(), self.preferred))
 
     def _save(self, _) -> None:
-        grades = {side: {quality: self.grades[side, quality].value for quality in QUALITIES}
-                  for side in SIDES}
+        grades = {
+            side: {quality: self.grades[side, quality].value for quality in QUALITIES} for side in SIDES
+        }
         self.test.rate(self.current, grades, self.preferred.value)
         self._show()

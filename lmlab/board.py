@@ -25,8 +25,17 @@ FOLDER = "tensorboard"
 CURVES, RESULTS = ".curves", ".results"
 Watch = Callable[[str, Mapping, int], None]  # "train" or "validation", a row, the steps that there will be
 # the trainers' own clocks and counters; what is left of them is a curve
-_NO_CURVES = {"epoch", "train_loss", "train_runtime", "eval_runtime", "total_flos", "num_tokens",
-              "eval_num_tokens", "num_input_tokens_seen", "step_time"}
+_NO_CURVES = {
+    "epoch",
+    "train_loss",
+    "train_runtime",
+    "eval_runtime",
+    "total_flos",
+    "num_tokens",
+    "eval_num_tokens",
+    "num_input_tokens_seen",
+    "step_time",
+}
 
 
 class Board:
@@ -157,7 +166,9 @@ def _curves_callback(folder: Path, history, watch: Watch | None):
             self.begun = time.perf_counter()
 
         def on_step_end(self, args, state, control, **_):
-            self.measured(state.max_steps)  # a checkpoint of this step may follow, and a resumed run begins after it
+            self.measured(
+                state.max_steps
+            )  # a checkpoint of this step may follow, and a resumed run begins after it
 
         def on_optimizer_step(self, args, state, control, **_):
             self.seconds += time.perf_counter() - self.begun
@@ -169,8 +180,9 @@ def _curves_callback(folder: Path, history, watch: Watch | None):
                     row["train/tokens_per_second"] = tokens / self.seconds
                 self.tokens, self.seconds = 0, 0.0
             for part in ("train", "validation"):
-                own = {tag.removeprefix(f"{part}/"): value for tag, value in row.items()
-                       if tag.startswith(part)}
+                own = {
+                    tag.removeprefix(f"{part}/"): value for tag, value in row.items() if tag.startswith(part)
+                }
                 self.row(part, state.global_step, own, state.max_steps)
 
         def on_train_end(self, args, state, control, **_):
@@ -182,8 +194,10 @@ def _curves_callback(folder: Path, history, watch: Watch | None):
             """The history's losses that are new since the last call."""
             for i, step in enumerate(history.steps if history else []):
                 if step > self.last_measured:
-                    losses = {"loss" if name == "validation" else f"loss_on_{name}".replace(" ", "_"): values[i]
-                              for name, values in history.losses.items()}
+                    losses = {
+                        "loss" if name == "validation" else f"loss_on_{name}".replace(" ", "_"): values[i]
+                        for name, values in history.losses.items()
+                    }
                     self.row("validation", step, losses, n_steps)
                     self.last_measured = step
 

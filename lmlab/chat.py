@@ -32,10 +32,18 @@ class Sampling(NamedTuple):
 
 def check_sampling(sampling: Sampling, max_new_tokens: int) -> None:
     """Raises ValueError for numbers out of range."""
-    good = {"temperature": sampling.temperature >= 0, "top_p": 0 < sampling.top_p <= 1,
-            "top_k": sampling.top_k >= 0, "max_new_tokens": max_new_tokens >= 1}
-    ranges = {"temperature": "0 or more", "top_p": "a share above 0, at most 1", "top_k": "0 (all) or more",
-              "max_new_tokens": "1 or more"}
+    good = {
+        "temperature": sampling.temperature >= 0,
+        "top_p": 0 < sampling.top_p <= 1,
+        "top_k": sampling.top_k >= 0,
+        "max_new_tokens": max_new_tokens >= 1,
+    }
+    ranges = {
+        "temperature": "0 or more",
+        "top_p": "a share above 0, at most 1",
+        "top_k": "0 (all) or more",
+        "max_new_tokens": "1 or more",
+    }
     for name in (name for name, fine in good.items() if not fine):
         value = getattr(sampling, name, max_new_tokens)
         raise ValueError(f"--{name.replace('_', '-')} got {value}; give {ranges[name]}")
@@ -100,7 +108,7 @@ class FolderSpeaker:
             written.append(token)
             text = self.tokenizer.decode(written, skip_special_tokens=True)
             if not text.endswith("\ufffd"):  # a part of a character: the rest is to come
-                yield text[len(shown):]
+                yield text[len(shown) :]
                 shown = text
 
 
@@ -129,7 +137,12 @@ class FileSpeaker:
 
         self.name, self._file = Path(path).name, LlamaCpp(path)
         self.chats, self.context = bool(self._file.chat_template), self._file.context
-        keys = {"temperature": "temp", "top_p": "top_p", "top_k": "top_k", "repetition_penalty": "penalty_repeat"}
+        keys = {
+            "temperature": "temp",
+            "top_p": "top_p",
+            "top_k": "top_k",
+            "repetition_penalty": "penalty_repeat",
+        }
         said = {name: self._file.metadata.get(f"general.sampling.{key}") for name, key in keys.items()}
         self.sampling = Sampling(**{name: value for name, value in said.items() if value is not None})
 
@@ -142,9 +155,16 @@ class FileSpeaker:
     def stream(self, ids: Sequence[int], max_new_tokens: int, sampling: Sampling, seed: int) -> Iterator[str]:
         # the steps of transformers, in its order; llama.cpp would take others, and temperature last
         return self._file.stream(
-            ids, max_new_tokens, seed=seed, temperature=sampling.temperature, top_p=sampling.top_p,
-            top_k=sampling.top_k, repeat_penalty=sampling.repetition_penalty, repeat_last_n=self.context,
-            samplers=["penalties", "temperature", "top_k", "top_p"])
+            ids,
+            max_new_tokens,
+            seed=seed,
+            temperature=sampling.temperature,
+            top_p=sampling.top_p,
+            top_k=sampling.top_k,
+            repeat_penalty=sampling.repetition_penalty,
+            repeat_last_n=self.context,
+            samplers=["penalties", "temperature", "top_k", "top_p"],
+        )
 
 
 def open_speaker(source: str, say: Callable[[str], None] = print) -> Speaker:
@@ -216,8 +236,11 @@ def _models_in(folder: Path) -> list[Path]:
 
 
 def _newest_lesson(lesson: str, runs: Path) -> Path:
-    folders = [folder for folder in [*runs.glob(f"*/{lesson}"), runs / lesson]
-               if folder.is_dir() and _models_in(folder)]
+    folders = [
+        folder
+        for folder in [*runs.glob(f"*/{lesson}"), runs / lesson]
+        if folder.is_dir() and _models_in(folder)
+    ]
     if not folders:
         number = lesson[:2]
         raise ValueError(f"no run in {runs} has left a model of lesson {number}; first: lmlab run {number}")
@@ -230,8 +253,10 @@ def _chosen(folder: Path, say: Callable[[str], None]) -> Path:
     lessons = [there] if there else [_models_in(part) for part in sorted(folder.iterdir()) if part.is_dir()]
     there = [model for models in lessons for model in models]
     if not there:
-        raise ValueError(f"{folder} holds no model, nor does a folder in it; a model has config.json, "
-                         "adapter_config.json or the ending .gguf")
+        raise ValueError(
+            f"{folder} holds no model, nor does a folder in it; a model has config.json, "
+            "adapter_config.json or the ending .gguf"
+        )
     result = max((_favourite(models) for models in lessons if models), key=_written)
     others = ", ".join(str(path.relative_to(folder)) for path in there if path != result)
     say(str(result.relative_to(folder)) + (f" (also there: {others})" if others else ""))
@@ -304,8 +329,10 @@ class Talk:
     def __post_init__(self):
         self.raw = self.raw or not self.speaker.chats
         if self.raw and self.messages:
-            raise ValueError("a system message got no place: without a chat template the model goes on with "
-                             "a text alone; leave --system out, or ask a chat model without --raw")
+            raise ValueError(
+                "a system message got no place: without a chat template the model goes on with "
+                "a text alone; leave --system out, or ask a chat model without --raw"
+            )
 
     def ask(self, text: str) -> bool:
         """Shows the answer as it comes. Ctrl-C ends it: False. What was said of it stays in the conversation.
@@ -342,7 +369,7 @@ class Talk:
             first = int(self.messages[0]["role"] == "system")
             if room >= min(self.max_new_tokens, self.speaker.context // 4) or len(self.messages) - first < 3:
                 return prompt
-            del self.messages[first:first + 2]
+            del self.messages[first : first + 2]
             _note(f"the context of {self.speaker.context:,} tokens is full: the oldest question is forgotten")
 
 
@@ -410,9 +437,11 @@ def _dim(text: str, stream) -> str:
 
 def greet(talk: Talk) -> None:
     what = ": it goes on with each text, and remembers none" if talk.raw else ""
-    _note(f"{talk.speaker.name}{what}\n"
-          f"{talk.sampling}, seed {talk.seed}, context {talk.speaker.context:,} tokens\n"
-          "Ctrl-C ends an answer, twice the chat")
+    _note(
+        f"{talk.speaker.name}{what}\n"
+        f"{talk.sampling}, seed {talk.seed}, context {talk.speaker.context:,} tokens\n"
+        "Ctrl-C ends an answer, twice the chat"
+    )
 
 
 def hold(talk: Talk, ask: Callable[[], str]) -> bool:

@@ -31,8 +31,9 @@ def _render(tokenizer, messages: Sequence[Mapping], add_generation_prompt: bool)
     from jinja2 import TemplateError
 
     try:
-        return tokenizer.apply_chat_template(list(messages), add_generation_prompt=add_generation_prompt,
-                                             tokenize=False)
+        return tokenizer.apply_chat_template(
+            list(messages), add_generation_prompt=add_generation_prompt, tokenize=False
+        )
     except TemplateError as error:
         raise ValueError(f"the chat template does not take this conversation: {error}") from error
 
@@ -59,8 +60,9 @@ def labels_by_hand(tokenizer, row: Mapping) -> tuple[list[int], list[int]]:
     prompt = prompt_text(tokenizer, row["prompt"])
     completion = _after_prompt(prompt, row["completion"][0]["content"])
     # the template has written BOS, where it wants one
-    prompt_ids, completion_ids = (tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
-                                  for text in (prompt, completion))
+    prompt_ids, completion_ids = (
+        tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"] for text in (prompt, completion)
+    )
     completion_ids = [*completion_ids, end_of_turn(tokenizer)]
     return prompt_ids + completion_ids, [IGNORED] * len(prompt_ids) + completion_ids
 
@@ -70,9 +72,11 @@ def _after_prompt(prompt: str, content: str) -> str:
     if not content.startswith(OPENING):
         return content
     if _CLOSED.search(prompt):
-        raise ValueError(f"the chat template's generation prompt ends in {prompt[-30:]!r}: it has closed the "
-                         "reasoning that the model is to learn; where the template knows enable_thinking, "
-                         "write {%- set enable_thinking = true %} into the first line of chat_template.jinja")
+        raise ValueError(
+            f"the chat template's generation prompt ends in {prompt[-30:]!r}: it has closed the "
+            "reasoning that the model is to learn; where the template knows enable_thinking, "
+            "write {%- set enable_thinking = true %} into the first line of chat_template.jinja"
+        )
     opened = _OPENED.search(prompt)
     if opened is None:
         return content
@@ -101,16 +105,20 @@ def end_of_turn(tokenizer) -> int:
         if token in added:
             return token
     if tokenizer.eos_token_id is None:
-        raise ValueError(f"the chat template ends an answer with {after!r}, which is no token, and eos_token "
-                         "is None; set the tokenizer's eos_token")
+        raise ValueError(
+            f"the chat template ends an answer with {after!r}, which is no token, and eos_token "
+            "is None; set the tokenizer's eos_token"
+        )
     return tokenizer.eos_token_id
 
 
 def _after(rendered: str, sentinel: str) -> str:
     _, found, after = rendered.rpartition(sentinel)
     if not found:
-        raise ValueError("chat_template does not show what was said in a conversation of a question and an "
-                         "answer; give a tokenizer whose template does")
+        raise ValueError(
+            "chat_template does not show what was said in a conversation of a question and an "
+            "answer; give a tokenizer whose template does"
+        )
     return after
 
 

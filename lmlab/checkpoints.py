@@ -35,8 +35,11 @@ def save_checkpoint(folder: Path, step: int, save_model: Callable[[Path], None],
 
 def list_checkpoints(folder: Path) -> dict[int, Path]:
     """step -> its complete checkpoint, in order of steps."""
-    found = {int(path.name.removeprefix("step_")): path for path in folder.glob("step_*")
-             if path.name.removeprefix("step_").isdigit()}
+    found = {
+        int(path.name.removeprefix("step_")): path
+        for path in folder.glob("step_*")
+        if path.name.removeprefix("step_").isdigit()
+    }
     return dict(sorted(found.items()))
 
 
@@ -51,8 +54,9 @@ def newest_state(folder: Path) -> tuple[Path, dict] | None:
     try:
         return whole[-1], load_state(whole[-1] / STATE)
     except ValueError as error:
-        raise ValueError(f"{error}; remove {whole[-1]}, and training goes on from the checkpoint before "
-                         "it") from error
+        raise ValueError(
+            f"{error}; remove {whole[-1]}, and training goes on from the checkpoint before it"
+        ) from error
 
 
 def load_state(path: Path):
@@ -78,9 +82,11 @@ def code_refused(source: str | Path) -> Iterator[None]:
     try:
         yield
     except UnpicklingError as error:
-        raise ValueError(f"{source} cannot be read: it holds more than tensors and plain values, which would "
-                         "run as code, or is damaged; nothing of it was run: take weights in safetensors, "
-                         "and checkpoints of your own alone") from error
+        raise ValueError(
+            f"{source} cannot be read: it holds more than tensors and plain values, which would "
+            "run as code, or is damaged; nothing of it was run: take weights in safetensors, "
+            "and checkpoints of your own alone"
+        ) from error
 
 
 def prune_checkpoints(folder: Path, losses: dict[int, float], keep: int | None) -> None:
@@ -103,8 +109,11 @@ def prune_checkpoints(folder: Path, losses: dict[int, float], keep: int | None) 
 
 def trainer_checkpoints(folder: Path) -> dict[int, Path]:
     """step -> checkpoint-<step>, complete or not, in order of steps."""
-    found = {int(path.name.removeprefix("checkpoint-")): path for path in folder.glob("checkpoint-*")
-             if path.name.removeprefix("checkpoint-").isdigit() and path.is_dir()}
+    found = {
+        int(path.name.removeprefix("checkpoint-")): path
+        for path in folder.glob("checkpoint-*")
+        if path.name.removeprefix("checkpoint-").isdigit() and path.is_dir()
+    }
     return dict(sorted(found.items()))
 
 
@@ -125,8 +134,11 @@ def is_complete(checkpoint: Path) -> bool:
 
 
 def _sizes(checkpoint: Path) -> dict[str, int]:
-    return {str(path.relative_to(checkpoint)): path.stat().st_size for path in sorted(checkpoint.rglob("*"))
-            if path.is_file() and path != checkpoint / COMPLETE}
+    return {
+        str(path.relative_to(checkpoint)): path.stat().st_size
+        for path in sorted(checkpoint.rglob("*"))
+        if path.is_file() and path != checkpoint / COMPLETE
+    }
 
 
 def find_resumable_checkpoint(folder: Path, report: Callable[[str], None] = print) -> Path | None:
@@ -189,7 +201,7 @@ def complete_checkpoints(before_mark: Callable[[Path], None] | None = None):
             best = Path(state.best_model_checkpoint or newest)
             removable = [path for path in older if path != best]
             too_many = len(older) + 1 - self.limit if self.limit else 0
-            for path in removable[:max(0, too_many)]:
+            for path in removable[: max(0, too_many)]:
                 _remove(path)
 
     return Complete()

@@ -14,7 +14,8 @@ from lmlab.results import read_progress
 Series = list[tuple[float, float]]  # (optimizer step, value)
 _FOLDERS_OF_LIBRARIES = re.compile(r"tensorboard|logs|runs|\w{3}\d\d_\d\d-\d\d-\d\d_.*")
 _BOOKKEEPING = re.compile(
-    r"runtime|per_second|epoch|num_tokens|total_flos|train_loss|floor|again_|step_time|/std")
+    r"runtime|per_second|epoch|num_tokens|total_flos|train_loss|floor|again_|step_time|/std"
+)
 _FIRST = re.compile(r"loss$|hellaswag|reward$")  # what a reader asks for first
 _WIDTH, _HEIGHT, _LEFT, _RIGHT, _BOTTOM, _TOP = 640, 300, 58, 22, 40, 12
 
@@ -27,7 +28,9 @@ def read_curves(folder: Path) -> dict[str, dict[str, Series]]:
     """
     curves: dict[str, dict[str, Series]] = {}
     files = folder.rglob("events.out.tfevents*")  # with the second, the process and a count in their names
-    for file in sorted(files, key=lambda file: (file.parent, [int(n) for n in re.findall(r"\d+", file.name)])):
+    for file in sorted(
+        files, key=lambda file: (file.parent, [int(n) for n in re.findall(r"\d+", file.name)])
+    ):
         parts = [p for p in file.relative_to(folder).parts[:-1] if not _FOLDERS_OF_LIBRARIES.fullmatch(p)]
         for tag, series in _scalars(own_file(folder, file.relative_to(folder))).items():
             split, measure = re.fullmatch(r"(train|eval|validation)/(.+)|(.+)", tag).groups()[:2]
@@ -79,14 +82,20 @@ def compare_lesson(lesson: str, runs: tuple[Path, Path], names: tuple[str, str])
     """Curves, metrics and recipes of one lesson in two runs. names: what the runs are called."""
     records = [read_metrics(run, lesson) or {"metrics": {}} for run in runs]
     charts, more_charts = _charts([read_curves(run / lesson) for run in runs], names)
-    return Compared(charts, more_charts, *_metrics(records), *_settings(records),
-                    recipes=[str(record.get("recipe", "?")) for record in records])
+    return Compared(
+        charts,
+        more_charts,
+        *_metrics(records),
+        *_settings(records),
+        recipes=[str(record.get("recipe", "?")) for record in records],
+    )
 
 
 def _charts(both: list[dict], names: tuple[str, str]) -> tuple[list, list]:
     """The curves that both runs have: those that a reader asks for first, and the others."""
-    shared = sorted((name for name in both[0] if name in both[1]),
-                    key=lambda name: (not _FIRST.search(name), ":" in name))
+    shared = sorted(
+        (name for name in both[0] if name in both[1]), key=lambda name: (not _FIRST.search(name), ":" in name)
+    )
     charts = [(name, chart([curves[name] for curves in both], names, name)) for name in shared]
     shown = max(1, sum(bool(_FIRST.search(name) and ":" not in name) for name in shared))
     return charts[:shown], charts[shown:]
@@ -102,14 +111,25 @@ def chart(both: list[dict[str, Series]], names: tuple[str, str], measure: str) -
     log = low > 0 and high > 6 * low
     x_ticks, x = _scale([0, max(x for x, _ in points)], _LEFT, _WIDTH - _RIGHT, log=False)
     y_ticks, y = _scale([low, high], _HEIGHT - _BOTTOM, _TOP, log)
-    lines = [_line([(x(step), y(value)) for step, value in series], f"run-{key} {split or 'validation'}")
-             for key, splits in zip("ab", both, strict=True) for split, series in sorted(splits.items())]
-    return render("chart.svg", said=_in_words(both, names, measure), lines=lines,
-                  x_ticks=[(x(tick), tick) for tick in x_ticks],
-                  y_ticks=[(y(tick), tick) for tick in y_ticks],
-                  below=f"optimizer step{', logarithmic upwards' if log else ''}",
-                  width=_WIDTH, height=_HEIGHT, left=_LEFT, right=_WIDTH - _RIGHT, bottom=_HEIGHT - _BOTTOM,
-                  middle=(_LEFT + _WIDTH) / 2)
+    lines = [
+        _line([(x(step), y(value)) for step, value in series], f"run-{key} {split or 'validation'}")
+        for key, splits in zip("ab", both, strict=True)
+        for split, series in sorted(splits.items())
+    ]
+    return render(
+        "chart.svg",
+        said=_in_words(both, names, measure),
+        lines=lines,
+        x_ticks=[(x(tick), tick) for tick in x_ticks],
+        y_ticks=[(y(tick), tick) for tick in y_ticks],
+        below=f"optimizer step{', logarithmic upwards' if log else ''}",
+        width=_WIDTH,
+        height=_HEIGHT,
+        left=_LEFT,
+        right=_WIDTH - _RIGHT,
+        bottom=_HEIGHT - _BOTTOM,
+        middle=(_LEFT + _WIDTH) / 2,
+    )
 
 
 def _line(points: Series, kind: str) -> dict:
@@ -134,17 +154,23 @@ def _log_ticks(low: float, high: float) -> list[float]:
     for digits in ((1, 2, 5), (1,)):
         exponents = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
         ticks = [digit * 10.0**exponent for exponent in exponents for digit in digits]
-        ticks = [*[t for t in ticks if t <= low][-1:], *(t for t in ticks if low < t < high),
-                 *[t for t in ticks if t >= high][:1]]
+        ticks = [
+            *[t for t in ticks if t <= low][-1:],
+            *(t for t in ticks if low < t < high),
+            *[t for t in ticks if t >= high][:1],
+        ]
         if len(ticks) < 9:
             break
     return ticks
 
 
 def _in_words(both: list[dict[str, Series]], names: tuple[str, str], measure: str) -> str:
-    parts = [f"{name}{', ' + split if split else ''}: from {series[0][1]:.4g} to {series[-1][1]:.4g} at step "
-             f"{series[-1][0]:g}" for name, splits in zip(names, both, strict=True)
-             for split, series in splits.items()]
+    parts = [
+        f"{name}{', ' + split if split else ''}: from {series[0][1]:.4g} to {series[-1][1]:.4g} at step "
+        f"{series[-1][0]:g}"
+        for name, splits in zip(names, both, strict=True)
+        for split, series in splits.items()
+    ]
     return f"{measure.replace('_', ' ')} over the steps. {'; '.join(parts)}"
 
 

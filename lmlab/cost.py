@@ -13,7 +13,10 @@ WEIGHT, GRADIENT, MOMENTS = 4, 4, 8  # bytes in float32; two averages of Adam
 OPTIMIZERS = ("adamw_torch", "adamw_8bit", "paged_adamw_8bit")
 STEP_BYTES = 4  # torch's Adam counts the steps of each tensor in a float32
 EIGHT_BIT_FROM, EIGHT_BIT_BLOCK = 4096, 256  # smaller tensors keep 32 bits; a float32 scale for each block
-FOUR_BIT_BLOCK, SCALE_BLOCK = 64, 256  # weights with one scale, a byte; scales with one float32 and, all, a mean
+FOUR_BIT_BLOCK, SCALE_BLOCK = (
+    64,
+    256,
+)  # weights with one scale, a byte; scales with one float32 and, all, a mean
 
 
 def training_flops(n_weights: int, n_tokens: float) -> float:
@@ -39,8 +42,9 @@ def measured_speed(model, batches: Sequence[Mapping], machine) -> Speed:
     import torch
 
     if len(batches) < 2:
-        raise ValueError(f"measured_speed got {len(batches)} batches; "
-                         "give two or more, the first only warms up")
+        raise ValueError(
+            f"measured_speed got {len(batches)} batches; give two or more, the first only warms up"
+        )
     trained = copy.deepcopy(model).train()
     optimizer = torch.optim.AdamW((p for p in trained.parameters() if p.requires_grad), lr=1e-6)
     half = torch.autocast(machine.device, getattr(torch, machine.dtype), enabled=machine.bf16 or machine.fp16)
@@ -103,12 +107,20 @@ def adam_bytes(sizes: Iterable[tuple[int, bool]], optimizer: str) -> int:
         raise ValueError(f"optimizer got {optimizer!r}; give one of {', '.join(OPTIMIZERS)}")
     if optimizer == "adamw_torch":
         return sum(MOMENTS * n + STEP_BYTES for n, _ in sizes)
-    return sum(MOMENTS * n if embedding or n < EIGHT_BIT_FROM else 2 * (n + 4 * math.ceil(n / EIGHT_BIT_BLOCK))
-               for n, embedding in sizes)
+    return sum(
+        MOMENTS * n if embedding or n < EIGHT_BIT_FROM else 2 * (n + 4 * math.ceil(n / EIGHT_BIT_BLOCK))
+        for n, embedding in sizes
+    )
 
 
-def full_memory_gib(config, n_weights: int, tokens: int, optimizer: str = "adamw_torch",
-                    checkpointing: bool = False, half: bool = True) -> float:
+def full_memory_gib(
+    config,
+    n_weights: int,
+    tokens: int,
+    optimizer: str = "adamw_torch",
+    checkpointing: bool = False,
+    half: bool = True,
+) -> float:
     """GiB of full fine-tuning a GPT-2 in mixed precision: weights, gradients, Adam, activations, logits.
 
     config: a GPT2Config. tokens: batch size x length; none: what is kept between steps. checkpointing: only the
@@ -128,8 +140,16 @@ def full_memory_gib(config, n_weights: int, tokens: int, optimizer: str = "adamw
     for n_layer in (2, 3):
         small = copy.deepcopy(config)
         small.n_layer = n_layer
-        moments.append(rehearse(model_on_meta(small), 1, tokens, dtype="bfloat16" if half else "float32",
-                                accumulation=2, checkpointing=checkpointing).moments)
+        moments.append(
+            rehearse(
+                model_on_meta(small),
+                1,
+                tokens,
+                dtype="bfloat16" if half else "float32",
+                accumulation=2,
+                checkpointing=checkpointing,
+            ).moments
+        )
     more = config.n_layer - 2
     return (kept + max(two + more * (three - two) for two, three in zip(*moments, strict=True))) / 2**30
 

@@ -21,8 +21,14 @@ SPLITS = ("train", "validation", "all")
 
 # --- rows -----------------------------------------------------------------------------------------
 
-def load_rows(source: str, split: str = "train", limit: int | None = None, seed: int = 0,
-              max_bad_share: float = MAX_BAD_SHARE):
+
+def load_rows(
+    source: str,
+    split: str = "train",
+    limit: int | None = None,
+    seed: int = 0,
+    max_bad_share: float = MAX_BAD_SHARE,
+):
     """The rows of one split of a source.
 
     A folder has the splits that the names of its folders and files say (``readers.split_files``), all files of
@@ -97,8 +103,9 @@ def _local_path(source: str) -> Path | None:
         return path
     looks_local = source.startswith(("/", ".", "~")) or path.suffix in ENDINGS or source.count("/") > 1
     if looks_local or not re.fullmatch(r"[\w.-]+(/[\w.-]+)?(:[\w.-]+)?", source):
-        raise ValueError(f"found no file or folder {source!r}; "
-                         "give 'miniworld/<name>', an existing path or a hub id")
+        raise ValueError(
+            f"found no file or folder {source!r}; give 'miniworld/<name>', an existing path or a hub id"
+        )
     return None
 
 
@@ -121,8 +128,10 @@ def _parquet_rows(files: list[Path]):
         return concatenate_datasets([Dataset(parquet.read_table(file)) for file in files])
     except (ArrowException, ValueError) as error:
         names = ", ".join(str(file) for file in files[:5])
-        raise ValueError(f"could not read {names} as parquet files with the same columns ({error}); fetch them "
-                         "again, or move away what does not belong to the set") from error
+        raise ValueError(
+            f"could not read {names} as parquet files with the same columns ({error}); fetch them "
+            "again, or move away what does not belong to the set"
+        ) from error
 
 
 def _text_rows(files: list[Path], split: str):
@@ -182,8 +191,10 @@ def _hub_splits(source: str) -> list[str]:
     try:
         return get_dataset_split_names(name, config or None)
     except Exception as error:  # offline, unknown, gated: the hub's own words say which
-        raise ValueError(f"could not open {source!r} as a hub dataset ({type(error).__name__}: {error}); "
-                         "check name and network, or give 'miniworld/<name>' or a local path") from error
+        raise ValueError(
+            f"could not open {source!r} as a hub dataset ({type(error).__name__}: {error}); "
+            "check name and network, or give 'miniworld/<name>' or a local path"
+        ) from error
 
 
 def _hub_split(name: str, config: str, part: str, limit: int | None, tenth: str | None = None):
@@ -200,7 +211,9 @@ def _hub_split(name: str, config: str, part: str, limit: int | None, tenth: str 
         rows = _whole_paragraphs(load_dataset(name, config or None, split=part))
         return rows if tenth is None else rows.select([i for i in range(len(rows)) if wanted(i)])
     stream = load_dataset(name, config or None, split=part, streaming=True)
-    return _whole_paragraphs(Dataset.from_list(list(islice((r for i, r in enumerate(stream) if wanted(i)), limit))))
+    return _whole_paragraphs(
+        Dataset.from_list(list(islice((r for i, r in enumerate(stream) if wanted(i)), limit)))
+    )
 
 
 def _whole_paragraphs(rows):
@@ -210,8 +223,11 @@ def _whole_paragraphs(rows):
     """
     from datasets import Dataset
 
-    if (rows.column_names != ["text"] or all(text.strip() for text in rows["text"])
-            or any("\n" in text.strip() for text in rows["text"])):
+    if (
+        rows.column_names != ["text"]
+        or all(text.strip() for text in rows["text"])
+        or any("\n" in text.strip() for text in rows["text"])
+    ):
         return rows
     return Dataset.from_dict({"text": paragraphs("\n\n".join(rows["text"]))})
 
@@ -235,8 +251,10 @@ def stream_texts(source: str, split: str = "train", skip: int = 0, limit: int | 
     if split not in SPLITS:
         raise ValueError(f"split of {source} got {split!r}; give one of {', '.join(SPLITS)}")
     if skip < 0 or (limit is not None and limit < 1):
-        raise ValueError(f"stream of {source} got skip {skip} and limit {limit}; "
-                         "give a skip from 0 and a positive limit, or None for all")
+        raise ValueError(
+            f"stream of {source} got skip {skip} and limit {limit}; "
+            "give a skip from 0 and a positive limit, or None for all"
+        )
     if source.startswith("miniworld/"):
         rows = _miniworld_rows(source.removeprefix("miniworld/"), split, limit and skip + limit, 0)
         texts = (_text_of(row, source) for row in islice(rows, skip, None))
@@ -249,8 +267,9 @@ def stream_texts(source: str, split: str = "train", skip: int = 0, limit: int | 
 def _text_of(row, where: str) -> str:
     if not isinstance(row, dict) or "text" not in row:
         there = ", ".join(row) if isinstance(row, dict) else f"none, it is a {type(row).__name__}"
-        raise ValueError(f"{where} has no column 'text'; its columns are: {there}; "
-                         "rename the one that holds the texts")
+        raise ValueError(
+            f"{where} has no column 'text'; its columns are: {there}; rename the one that holds the texts"
+        )
     if not isinstance(row["text"], str):
         raise ValueError(f"{where} has a text that is {row['text']!r:.60}; give a string, or remove the row")
     return row["text"]
@@ -263,8 +282,10 @@ def _hub_texts(source: str, split: str, skip: int) -> Iterator[str]:
     there = _hub_splits(source)
     if split != "all" and split not in there:
         raise ValueError(f"{source} has the splits {', '.join(there)}, no {split}; give one of them or 'all'")
-    parts = [load_dataset(name, config or None, split=part, streaming=True)
-             for part in (there if split == "all" else [split])]
+    parts = [
+        load_dataset(name, config or None, split=part, streaming=True)
+        for part in (there if split == "all" else [split])
+    ]
     rows = parts[0] if len(parts) == 1 else concatenate_datasets(parts)
     return (_text_of(row, source) for row in rows.skip(skip))
 
@@ -273,11 +294,15 @@ def _files(path: Path, split: str) -> list[Path]:
     """The files of a local source in the order in which they are read."""
     files, mixed = files_of_split(path, split)
     if files[0].suffix not in _STREAMED:
-        raise ValueError(f"{path} gives files ending in {files[0].suffix}; "
-                         f"give a file, or a folder with files, of one kind: {', '.join(_STREAMED)}")
+        raise ValueError(
+            f"{path} gives files ending in {files[0].suffix}; "
+            f"give a file, or a folder with files, of one kind: {', '.join(_STREAMED)}"
+        )
     if mixed and split == "validation":
-        raise ValueError(f"{path} has no validation part to stream apart from the rest; give split='all', "
-                         "and hold out the first shard")
+        raise ValueError(
+            f"{path} has no validation part to stream apart from the rest; give split='all', "
+            "and hold out the first shard"
+        )
     return files
 
 
@@ -351,6 +376,7 @@ _PIECES = {".txt": _txt_pieces, ".jsonl": _jsonl_pieces, ".csv": _csv_pieces, ".
 
 
 # --- models ---------------------------------------------------------------------------------------
+
 
 def model_path(source: str) -> str:
     """What ``from_pretrained`` takes: the folder of a base ("miniworld/gpt2"), a local one, or a hub id."""

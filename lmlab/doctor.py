@@ -12,8 +12,21 @@ from importlib import metadata
 from lmlab.hardware import Machine, describe_machine
 from lmlab.recipes import PROJECT, list_recipes
 
-PACKAGES = ("torch", "transformers", "peft", "trl", "bitsandbytes", "datasets", "accelerate", "matplotlib",
-            "ipywidgets", "ipykernel", "nbconvert", "papermill", "tensorboard")
+PACKAGES = (
+    "torch",
+    "transformers",
+    "peft",
+    "trl",
+    "bitsandbytes",
+    "datasets",
+    "accelerate",
+    "matplotlib",
+    "ipywidgets",
+    "ipykernel",
+    "nbconvert",
+    "papermill",
+    "tensorboard",
+)
 # GiB; for GPUs a little below what is on the box: drivers keep some
 TINY_MEMORY_GB, T4_MEMORY_GB, GPU_MEMORY_GB = 4, 14, 21
 
@@ -28,7 +41,7 @@ def examine() -> str:
         "packages (tested set in requirements.txt)": "\n".join([python_line(), *package_lines()]),
         "disk": f"{shutil.disk_usage(PROJECT).free / 2**30:.0f} GiB free in {PROJECT}",
         "network": f"model hub {hub}: "
-                   f"{'reachable' if online else 'not reachable (tiny and local do not need it)'}",
+        f"{'reachable' if online else 'not reachable (tiny and local do not need it)'}",
         "notebook kernel": kernel_line(),
         "recipes": "\n".join(f"{name:<6} {verdict}" for name, verdict in tiers(machine, online).items()),
     }
@@ -93,16 +106,20 @@ def tiers(machine: Machine, online: bool) -> dict[str, str]:
     gpu = machine.gpu_memory_gb or 0
     here = f"{machine.device_name}, {gpu:.0f} GiB, {machine.dtype}" if gpu else "none here"
     enough = machine.memory_gb == 0 or machine.memory_gb >= TINY_MEMORY_GB
-    tiny = ("runs here" if enough
-            else f"may not fit: needs {TINY_MEMORY_GB} GiB of memory, here {machine.memory_gb:.1f}")
+    tiny = (
+        "runs here"
+        if enough
+        else f"may not fit: needs {TINY_MEMORY_GB} GiB of memory, here {machine.memory_gb:.1f}"
+    )
     if not machine.four_bit:
         tiny += f", but for lessons 05 to 07 ({machine.reasons[-1]})"
     return {
         "tiny": f"{tiny}: no GPU and no network needed",
         "local": f"{tiny} on your files: --set data_dir=FOLDER",
         "t4": f"runs here: {here}{network}" if gpu >= T4_MEMORY_GB else f"no: needs a GPU with 15 GB, {here}",
-        "gpu": f"runs here: {here}{network}" if gpu >= GPU_MEMORY_GB and machine.bf16
-               else f"no: needs a GPU with 24 GB and bfloat16 (Ampere or later), {here}",
+        "gpu": f"runs here: {here}{network}"
+        if gpu >= GPU_MEMORY_GB and machine.bf16
+        else f"no: needs a GPU with 24 GB and bfloat16 (Ampere or later), {here}",
     }
 
 

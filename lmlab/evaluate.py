@@ -21,6 +21,7 @@ _PIECE = 2**25  # logits that are in memory at a time, in float32 128 MiB
 
 # --- log-probabilities of tokens -------------------------------------------------------------------
 
+
 class TokenScores(NamedTuple):
     """What a model made of each wanted token of one sequence; both (n_wanted,)."""
 
@@ -28,8 +29,9 @@ class TokenScores(NamedTuple):
     hits: np.ndarray  # whether it was the likeliest
 
 
-def score_tokens(model, sequences: Sequence[Sequence[int]], starts: Sequence[int],
-                 batch_tokens: int = 2048) -> list[TokenScores]:
+def score_tokens(
+    model, sequences: Sequence[Sequence[int]], starts: Sequence[int], batch_tokens: int = 2048
+) -> list[TokenScores]:
     """Scores each token of ``sequences[i][starts[i]:]`` given all those before it.
 
     starts are at least 1: the first token has nothing before it. The last token of a sequence is predicted
@@ -88,17 +90,21 @@ def _score_batch(model, sequences: list[Sequence[int]], starts: list[int]) -> li
     ids = _padded(sequences, 0)  # (B, T + 1)
     wanted = torch.zeros(ids.shape, dtype=torch.bool)
     for row, (tokens, start) in enumerate(zip(sequences, starts, strict=True)):
-        wanted[row, start:len(tokens)] = True
+        wanted[row, start : len(tokens)] = True
     device = next(model.parameters()).device
     targets, logprobs, hits = ids[wanted].to(device), [], []
     for logits in _logits_at(model, ids[:, :-1].to(device), wanted[:, 1:].to(device)):
-        part, targets = targets[:len(logits)], targets[len(logits):]
+        part, targets = targets[: len(logits)], targets[len(logits) :]
         logprobs.append(logits.gather(1, part[:, None])[:, 0] - logits.logsumexp(1))
         hits.append(logits.argmax(1) == part)
     logprobs, hits = torch.cat(logprobs), torch.cat(hits)
     ends = np.cumsum([len(tokens) - start for tokens, start in zip(sequences, starts, strict=True)])[:-1]
-    return [TokenScores(*parts) for parts in zip(np.split(logprobs.double().cpu().numpy(), ends),
-                                                 np.split(hits.cpu().numpy(), ends), strict=True)]
+    return [
+        TokenScores(*parts)
+        for parts in zip(
+            np.split(logprobs.double().cpu().numpy(), ends), np.split(hits.cpu().numpy(), ends), strict=True
+        )
+    ]
 
 
 def _padded(rows: Sequence[Sequence[int]], value: int):
@@ -135,6 +141,7 @@ def _logits_at(model, ids, at, **kwargs):
 
 # --- a context read once for all its endings -------------------------------------------------------
 
+
 class Choices(NamedTuple):
     """A context and the endings that may follow it, in tokens."""
 
@@ -142,8 +149,9 @@ class Choices(NamedTuple):
     endings: list[list[int]]
 
 
-def score_choices(model, items: Sequence[Choices], batch_tokens: int = 2048,
-                  share_context: bool | None = None) -> list[list[float]]:
+def score_choices(
+    model, items: Sequence[Choices], batch_tokens: int = 2048, share_context: bool | None = None
+) -> list[list[float]]:
     """log p(ending | context) in nats, summed over tokens, for every ending of every item.
 
     share_context: read each context once, in one row with all its endings, each of which sees the context and
@@ -171,8 +179,12 @@ def _score_rows(model, items: Sequence[Choices], batch_tokens: int) -> list[list
     if not items:
         return []
     pairs = [pair for item in items for pair in zip(item.contexts, item.endings, strict=True)]
-    scored = score_tokens(model, [context + ending for context, ending in pairs],
-                          [len(context) for context, _ in pairs], batch_tokens)
+    scored = score_tokens(
+        model,
+        [context + ending for context, ending in pairs],
+        [len(context) for context, _ in pairs],
+        batch_tokens,
+    )
     sums = iter([score.logprobs.sum() for score in scored])
     return [[float(next(sums)) for _ in item.endings] for item in items]
 
@@ -195,16 +207,25 @@ def _score_tree_batch(model, items: list[Choices]) -> list[list[float]]:
     import torch
 
     rows = [_tree(item) for item in items]
-    ids, places, parts = (_padded(column, fill) for column, fill in zip(zip(*rows, strict=True), (0, 0, -1),
-                                                                       strict=True))  # each (B, T)
+    ids, places, parts = (
+        _padded(column, fill) for column, fill in zip(zip(*rows, strict=True), (0, 0, -1), strict=True)
+    )  # each (B, T)
     device = next(model.parameters()).device
     before, targets, owners = _tree_targets(items, ids.shape[1])
     at, row = before.unique(return_inverse=True)  # the first tokens of the endings share a position
     marked = torch.zeros(ids.numel(), dtype=torch.bool)
     marked[at] = True
-    logits = torch.cat(list(_logits_at(model, ids.to(device), marked.view(ids.shape).to(device),
-                                       position_ids=places.to(device),
-                                       attention_mask=_tree_mask(parts.to(device), model))))
+    logits = torch.cat(
+        list(
+            _logits_at(
+                model,
+                ids.to(device),
+                marked.view(ids.shape).to(device),
+                position_ids=places.to(device),
+                attention_mask=_tree_mask(parts.to(device), model),
+            )
+        )
+    )
     row, targets = row.to(device), targets.to(device)
     logprobs = (logits[row, targets] - logits.logsumexp(1)[row]).double().cpu()
     sums = torch.zeros(sum(len(item.endings) for item in items), dtype=torch.double)
@@ -249,7 +270,8 @@ def _tree_mask(parts, model):
     earlier = torch.ones(width, width, dtype=torch.bool, device=parts.device).tril()
     seen = earlier & ((parts[:, None, :] == 0) | (parts[:, None, :] == parts[:, :, None]))
     return torch.zeros(seen.shape, dtype=dtype, device=parts.device).masked_fill(
-        ~seen, torch.finfo(dtype).min)[:, None]
+        ~seen, torch.finfo(dtype).min
+    )[:, None]
 
 
 def _why_not_shared(model, item: Choices) -> str:
@@ -258,7 +280,8 @@ def _why_not_shared(model, item: Choices) -> str:
 
     accepted = inspect.signature(model.forward).parameters
     if not {"position_ids", "attention_mask"} <= accepted.keys() and not any(
-            p.kind is p.VAR_KEYWORD for p in accepted.values()):
+        p.kind is p.VAR_KEYWORD for p in accepted.values()
+    ):
         return f"{type(model).__name__} takes no position_ids and attention_mask"
     try:
         tree = _score_trees(model, [item], 1)[0]
@@ -268,11 +291,15 @@ def _why_not_shared(model, item: Choices) -> str:
     # half precision rounds a logit near 100 to half a nat
     tolerance = 1e-3 if next(model.parameters()).dtype in (torch.float32, torch.float64) else 1.0
     difference = max(abs(a - b) for a, b in zip(tree, plain, strict=True))
-    return "" if difference < tolerance else (
-        f"{type(model).__name__} scores a tree of attention otherwise, by {difference:.1g} nats")
+    return (
+        ""
+        if difference < tolerance
+        else (f"{type(model).__name__} scores a tree of attention otherwise, by {difference:.1g} nats")
+    )
 
 
 # --- HellaSwag -------------------------------------------------------------------------------------
+
 
 @dataclass(frozen=True)
 class HellaSwagScores:
@@ -293,8 +320,10 @@ class HellaSwagScores:
         """
         if convention not in CONVENTIONS:
             raise ValueError(f"convention got {convention!r}; give one of {', '.join(CONVENTIONS)}")
-        return self.logprobs / {"sum": 1, "token": self.n_tokens, "char": self.n_chars,
-                                "byte": self.n_bytes}[convention]
+        return (
+            self.logprobs
+            / {"sum": 1, "token": self.n_tokens, "char": self.n_chars, "byte": self.n_bytes}[convention]
+        )
 
     def chosen(self, convention: str = "token") -> np.ndarray:
         """The ending that wins, (N,) of int; of several equals the first."""
@@ -320,9 +349,15 @@ class HellaSwagScores:
         return right - wrong.max(1)
 
 
-def score_hellaswag(model, tokenizer, rows: Iterable[Mapping], batch_tokens: int = 2048,
-                    start_tokens: Sequence[int] = (), texts: str = "plain",
-                    share_context: bool | None = None) -> HellaSwagScores:
+def score_hellaswag(
+    model,
+    tokenizer,
+    rows: Iterable[Mapping],
+    batch_tokens: int = 2048,
+    start_tokens: Sequence[int] = (),
+    texts: str = "plain",
+    share_context: bool | None = None,
+) -> HellaSwagScores:
     """Scores every ending of HellaSwag rows (Zellers et al. 2019): ctx, or ctx_a and ctx_b; endings; label.
 
     texts: "plain" reads the context and " " + ending, as build-nanogpt does. "harness" reads them as
@@ -344,7 +379,8 @@ def score_hellaswag(model, tokenizer, rows: Iterable[Mapping], batch_tokens: int
         n_tokens=np.array([[len(tokens) for tokens in item.endings] for item in items]),
         n_chars=np.array([[len(ending) for ending in four] for four in endings]),
         n_bytes=np.array([[len(ending.encode()) for ending in four] for four in endings]),
-        labels=np.array([int(row["label"]) for row in rows]))
+        labels=np.array([int(row["label"]) for row in rows]),
+    )
 
 
 def hellaswag_context(row: Mapping) -> str:
@@ -381,9 +417,11 @@ def harness_clean(text: str) -> str:
 
 def _checked(row: Mapping) -> Mapping:
     if len(row["endings"]) != 4 or str(row["label"]) not in ("0", "1", "2", "3"):
-        raise ValueError("a HellaSwag row needs 4 endings and a label of 0 to 3; row "
-                         f"{row.get('ind', '?')} has {len(row['endings'])} and {row['label']!r} "
-                         "(the test split has no labels)")
+        raise ValueError(
+            "a HellaSwag row needs 4 endings and a label of 0 to 3; row "
+            f"{row.get('ind', '?')} has {len(row['endings'])} and {row['label']!r} "
+            "(the test split has no labels)"
+        )
     return row
 
 
@@ -398,7 +436,7 @@ def _read_harness(tokenizer, row: Mapping) -> tuple[list[str], Choices]:
     text = harness_context(row)
     context = tokenizer(text.rstrip())["input_ids"]
     wholes = tokenizer([f"{text} {ending}" for ending in endings])["input_ids"]
-    return endings, Choices([context] * 4, [whole[len(context):] for whole in wholes])
+    return endings, Choices([context] * 4, [whole[len(context) :] for whole in wholes])
 
 
 def _fitted(item: Choices, start_tokens: Sequence[int], limit: int) -> Choices:
@@ -419,8 +457,15 @@ def _encode(tokenizer, text: str) -> list[int]:
 
 # --- perplexity ------------------------------------------------------------------------------------
 
-def perplexity(model, tokenizer, texts: Sequence[str], max_length: int | None = None,
-               batch_tokens: int = 2048, stride: int | None = None) -> dict:
+
+def perplexity(
+    model,
+    tokenizer,
+    texts: Sequence[str],
+    max_length: int | None = None,
+    batch_tokens: int = 2048,
+    stride: int | None = None,
+) -> dict:
     """Loss over all texts, weighted by tokens: each token and the EOS of each text count once, padding never.
 
     Each text is read as bos + text + eos (a tokenizer without bos: eos); the first is given, not counted. A
@@ -446,17 +491,30 @@ def perplexity(model, tokenizer, texts: Sequence[str], max_length: int | None = 
             starts.append(start)
             owners.append(i)
     scored = score_tokens(model, windows, starts, batch_tokens)
-    nats, hits, counts = (np.bincount(owners, values, minlength=len(texts)) for values in (
-        [-score.logprobs.sum() for score in scored], [score.hits.sum() for score in scored],
-        [len(score.hits) for score in scored]))
+    nats, hits, counts = (
+        np.bincount(owners, values, minlength=len(texts))
+        for values in (
+            [-score.logprobs.sum() for score in scored],
+            [score.hits.sum() for score in scored],
+            [len(score.hits) for score in scored],
+        )
+    )
     sizes = np.array([len(text.encode()) for text in texts])
     words = np.array([count_words(text) for text in texts])
     loss = float(nats.sum() / counts.sum())
-    return {"loss": loss, "perplexity": math.exp(loss), "token_accuracy": float(hits.sum() / counts.sum()),
-            "tokens": int(counts.sum()),
-            "bits_per_byte": float(nats.sum() / math.log(2) / max(sizes.sum(), 1)),
-            "word_perplexity": math.exp(nats.sum() / words.sum()), "nats": nats, "hits": hits,
-            "counts": counts, "bytes": sizes, "words": words}
+    return {
+        "loss": loss,
+        "perplexity": math.exp(loss),
+        "token_accuracy": float(hits.sum() / counts.sum()),
+        "tokens": int(counts.sum()),
+        "bits_per_byte": float(nats.sum() / math.log(2) / max(sizes.sum(), 1)),
+        "word_perplexity": math.exp(nats.sum() / words.sum()),
+        "nats": nats,
+        "hits": hits,
+        "counts": counts,
+        "bytes": sizes,
+        "words": words,
+    }
 
 
 def count_words(text: str) -> int:
@@ -483,7 +541,7 @@ def _windows(tokens: list[int], reads: int, stride: int) -> Iterator[tuple[list[
     """
     done = 1  # the first token has nothing before it
     for begin in range(0, len(tokens), stride):
-        window = tokens[begin:begin + reads + 1]
+        window = tokens[begin : begin + reads + 1]
         yield window, done - begin
         done = begin + len(window)
         if done == len(tokens):
@@ -521,11 +579,17 @@ def attention_by_part(weights: np.ndarray, parts: Mapping[str, range]) -> dict[s
     weights: (..., T, T). parts: name -> the places of its tokens, together all of them.
     """
     mean = weights.reshape(-1, *weights.shape[-2:]).mean(0)  # (T, T)
-    return {looks: {seen: float(mean[rows.start:rows.stop, columns.start:columns.stop].sum(1).mean())
-                    for seen, columns in parts.items()} for looks, rows in parts.items()}
+    return {
+        looks: {
+            seen: float(mean[rows.start : rows.stop, columns.start : columns.stop].sum(1).mean())
+            for seen, columns in parts.items()
+        }
+        for looks, rows in parts.items()
+    }
 
 
 # --- how sure --------------------------------------------------------------------------------------
+
 
 def wilson_interval(k: int, n: int, z: float = 1.959964) -> tuple[float, float]:
     """Interval of a share of which k in n were seen; z = 1.96 gives 95%. Source: Wilson 1927.
@@ -565,8 +629,10 @@ class Share(NamedTuple):
 def shares_by(levels: Sequence, hits: Sequence[bool]) -> dict:
     """level -> ``Share`` of its hits, in the order of the levels; items whose level is None are left out."""
     pairs = [(level, hit) for level, hit in zip(levels, hits, strict=True) if level is not None]
-    return {level: Share.of([hit for its, hit in pairs if its == level])
-            for level in sorted({level for level, _ in pairs})}
+    return {
+        level: Share.of([hit for its, hit in pairs if its == level])
+        for level in sorted({level for level, _ in pairs})
+    }
 
 
 class Difference(NamedTuple):
@@ -581,8 +647,13 @@ class Difference(NamedTuple):
         return self.low > 0 or self.high < 0
 
 
-def paired_bootstrap(a: Sequence[float], b: Sequence[float], weights: Sequence[float] | None = None,
-                     n_resamples: int = 2000, seed: int = 0) -> Difference:
+def paired_bootstrap(
+    a: Sequence[float],
+    b: Sequence[float],
+    weights: Sequence[float] | None = None,
+    n_resamples: int = 2000,
+    seed: int = 0,
+) -> Difference:
     """sum(b - a) / sum(weights) with its 95% percentile interval, items drawn anew with replacement.
 
     a and b belong to the same items in the same order. weights: 1 per item by default; for losses, a and b

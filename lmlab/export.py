@@ -34,12 +34,15 @@ def adapter_base(adapter: str | Path) -> str:
     config = read_adapter_config(adapter)
     base, revision = config.get("base_model_name_or_path"), config.get("revision")
     if not base:
-        raise ValueError(f"{adapter} got no base_model_name_or_path in adapter_config.json; write the base's "
-                         "name there")
+        raise ValueError(
+            f"{adapter} got no base_model_name_or_path in adapter_config.json; write the base's name there"
+        )
     if revision not in (None, "main"):
-        raise ValueError(f"{adapter} got revision {revision!r} of {base}; fetch that (hf download {base} "
-                         f"--revision {revision} --local-dir FOLDER), and write FOLDER there as the base's "
-                         "name, without a revision")
+        raise ValueError(
+            f"{adapter} got revision {revision!r} of {base}; fetch that (hf download {base} "
+            f"--revision {revision} --local-dir FOLDER), and write FOLDER there as the base's "
+            "name, without a revision"
+        )
     return base
 
 
@@ -92,7 +95,9 @@ def logits_of(model, sequences: Sequence[Sequence[int]]) -> list:
     was_training = model.training
     model.eval()
     with torch.no_grad():
-        logits = [model(torch.tensor([list(ids)], device=model.device)).logits[0].float().cpu() for ids in sequences]
+        logits = [
+            model(torch.tensor([list(ids)], device=model.device)).logits[0].float().cpu() for ids in sequences
+        ]
     model.train(was_training)
     return logits
 
@@ -104,14 +109,20 @@ def compare_logits(reference: Sequence, candidate: Sequence) -> Agreement:
         raise ValueError("compare_logits got no sequences; give at least one")
     for a, b in pairs:
         if a.shape != b.shape:
-            raise ValueError(f"compare_logits got logits of shapes {tuple(a.shape)} and {tuple(b.shape)}; "
-                             "both models must read the same sequences with the same vocabulary")
+            raise ValueError(
+                f"compare_logits got logits of shapes {tuple(a.shape)} and {tuple(b.shape)}; "
+                "both models must read the same sequences with the same vocabulary"
+            )
     positions = sum(len(a) for a, _ in pairs)
     same = sum(int((a.argmax(-1) == b.argmax(-1)).sum()) for a, b in pairs)
     total = sum(float((a - b).abs().sum(dtype=a.double().dtype)) for a, b in pairs)
-    return Agreement(max(float((a - b).abs().max()) for a, b in pairs),
-                     total / sum(a.numel() for a, _ in pairs),
-                     sum(_kl(a, b) for a, b in pairs) / positions, same / positions, positions)
+    return Agreement(
+        max(float((a - b).abs().max()) for a, b in pairs),
+        total / sum(a.numel() for a, _ in pairs),
+        sum(_kl(a, b) for a, b in pairs) / positions,
+        same / positions,
+        positions,
+    )
 
 
 def _kl(a, b) -> float:
@@ -156,17 +167,22 @@ def verify_merge(adapted: Sequence, base: Sequence, merged: Sequence, bound: Bou
     merged model. Raises ValueError when merged is within ``bound`` of the base, or not within it of adapted.
     """
     if _within(compare_logits(base, adapted), bound):
-        raise ValueError("the adapter got the base to change its logits by no more than rounding does "
-                         f"({bound.max:.2g}); give one that was trained, and a base that it fits")
+        raise ValueError(
+            "the adapter got the base to change its logits by no more than rounding does "
+            f"({bound.max:.2g}); give one that was trained, and a base that it fits"
+        )
     if _within(compare_logits(base, merged), bound):
-        raise ValueError("the merged model got the logits of the base: the adapter was not added; merge again, "
-                         "and check that the adapter's names are those of the base's tensors")
+        raise ValueError(
+            "the merged model got the logits of the base: the adapter was not added; merge again, "
+            "and check that the adapter's names are those of the base's tensors"
+        )
     agreement = compare_logits(adapted, merged)
     if not _within(agreement, bound):
         raise ValueError(
             f"the merged model's logits got as far as {agreement.max_difference:.2g} from the adapter's, on "
             f"average {agreement.mean_difference:.2g}; allowed are {bound.max:.2g} and {bound.mean:.2g} (same "
-            f"likeliest token at {agreement.top1:.1%}); check alpha / r, and that the base is the adapter's own")
+            f"likeliest token at {agreement.top1:.1%}); check alpha / r, and that the base is the adapter's own"
+        )
     return agreement
 
 
@@ -186,8 +202,9 @@ class Merged(NamedTuple):
     n_bytes: int  # of the weights
 
 
-def merge_to_folder(adapter: str | Path, folder: str | Path, way: str, machine, tokenizer, dtype=None,
-                    base: str | None = None) -> Merged:
+def merge_to_folder(
+    adapter: str | Path, folder: str | Path, way: str, machine, tokenizer, dtype=None, base: str | None = None
+) -> Merged:
     """Merges an adapter into its base and saves that: weights, config and tokenizer in the hub's layout.
 
     No model is built. Each tensor is read from the base's safetensors files, changed, rounded to ``dtype`` (by
@@ -202,8 +219,10 @@ def merge_to_folder(adapter: str | Path, folder: str | Path, way: str, machine, 
             has embeddings; for a folder that is not a merge's; for a number that ``dtype`` cannot hold.
     """
     if way not in STREAMED:
-        raise ValueError(f"way of merging got {way!r}; give one of {', '.join(STREAMED)}: 4-bit weights that are "
-                         "rounded again are worse than both, see lesson 07")
+        raise ValueError(
+            f"way of merging got {way!r}; give one of {', '.join(STREAMED)}: 4-bit weights that are "
+            "rounded again are worse than both, see lesson 07"
+        )
     base = base or adapter_base(adapter)
     check_mergeable(adapter)
     dtype = dtype or base_dtype(base)
@@ -221,8 +240,11 @@ def merge_to_folder(adapter: str | Path, folder: str | Path, way: str, machine, 
         _save_config(path, partial, dtype, tokenizer, untied=head in deltas or own_head(path))
         tokenizer.save_pretrained(partial)
         for file, layout in layouts.items():
-            write_safetensors(partial / file.name, layout, _merged_tensors(
-                file, layout, deltas, through_four_bit, machine, way, dtype))
+            write_safetensors(
+                partial / file.name,
+                layout,
+                _merged_tensors(file, layout, deltas, through_four_bit, machine, way, dtype),
+            )
         _save_index(path, partial, n_bytes)
     return Merged(Path(folder), len(shapes), len(deltas), n_bytes)
 
@@ -255,8 +277,11 @@ def base_dtype(source: str):
 def merged_bytes(source: str, dtype=None) -> int:
     """Bytes that the weights of a base take in ``dtype``, by default that in which it is published."""
     dtype = dtype or base_dtype(source)
-    return sum(_n_bytes(entry) for file in weight_files(base_folder(source))
-               for entry in _layout(file, dtype).values())
+    return sum(
+        _n_bytes(entry)
+        for file in weight_files(base_folder(source))
+        for entry in _layout(file, dtype).values()
+    )
 
 
 def weight_files(path: Path) -> list[Path]:
@@ -264,8 +289,9 @@ def weight_files(path: Path) -> list[Path]:
     if (path / "model.safetensors").is_file():
         return [path / "model.safetensors"]
     if not (path / INDEX).is_file():
-        raise ValueError(f"{path} holds neither model.safetensors nor {INDEX}; give a model with safetensors "
-                         "weights")
+        raise ValueError(
+            f"{path} holds neither model.safetensors nor {INDEX}; give a model with safetensors weights"
+        )
     names = json.loads((path / INDEX).read_text(encoding="utf-8"))["weight_map"].values()
     return [path / name for name in dict.fromkeys(names)]
 
@@ -289,8 +315,10 @@ def own_head(path: Path) -> bool:
         one, other = one.get_slice(embeddings), other.get_slice(HEAD)
         if one.get_shape() != other.get_shape():
             return True
-        return any(bool((one[i:i + ROWS].float() != other[i:i + ROWS].float()).any())
-                   for i in range(0, one.get_shape()[0], ROWS))
+        return any(
+            bool((one[i : i + ROWS].float() != other[i : i + ROWS].float()).any())
+            for i in range(0, one.get_shape()[0], ROWS)
+        )
 
 
 class _Outline(NamedTuple):
@@ -326,9 +354,11 @@ def _outline(adapter: str | Path, path: Path) -> _Outline:
     weights = {name: tensor.float() for name, tensor in weights.items()}
     if odd := [name for name in weights if not name.endswith((".lora_A.weight", ".lora_B.weight"))]:
         both = config.tie_word_embeddings and any(
-            name.removesuffix(".weight") in odd[0] for name in (embeddings, head))
-        raise ValueError(f"{adapter} got {odd[0]}, more than plain LoRA on linear layers; "
-                         f"{UNTIE if both else IN_MEMORY}")
+            name.removesuffix(".weight") in odd[0] for name in (embeddings, head)
+        )
+        raise ValueError(
+            f"{adapter} got {odd[0]}, more than plain LoRA on linear layers; {UNTIE if both else IN_MEMORY}"
+        )
     layers = {name: module for name, module in model.named_modules() if isinstance(module, LoraLayer)}
     for name, layer in layers.items():
         for side, part in (("lora_A", layer.lora_A), ("lora_B", layer.lora_B)):
@@ -336,16 +366,22 @@ def _outline(adapter: str | Path, path: Path) -> _Outline:
             if factor is None:
                 raise ValueError(f"{adapter} got no {side} of {name}, which its config names; save it again")
             if factor.shape != part["default"].weight.shape:
-                raise ValueError(f"{adapter} got {side} of {name} in shape {tuple(factor.shape)}, and its "
-                                 f"config and the base ask for {tuple(part['default'].weight.shape)}; check "
-                                 "r, and the base")
+                raise ValueError(
+                    f"{adapter} got {side} of {name} in shape {tuple(factor.shape)}, and its "
+                    f"config and the base ask for {tuple(part['default'].weight.shape)}; check "
+                    "r, and the base"
+                )
             part["default"].weight = torch.nn.Parameter(factor, requires_grad=False)
         if layer.fan_in_fan_out:
-            raise ValueError(f"{name} got its matrix the other way round, as GPT-2 has it; merge it in memory, "
-                             "by peft's merge_and_unload")
+            raise ValueError(
+                f"{name} got its matrix the other way round, as GPT-2 has it; merge it in memory, "
+                "by peft's merge_and_unload"
+            )
     if weights:
-        raise ValueError(f"{adapter} got {next(iter(weights))}, for which the base has no layer; give the "
-                         "base that it was trained on")
+        raise ValueError(
+            f"{adapter} got {next(iter(weights))}, for which the base has no layer; give the "
+            "base that it was trained on"
+        )
     deltas = {f"{name.removeprefix('base_model.model.')}.weight": layer for name, layer in layers.items()}
     return _Outline(deltas, four_bit, embeddings, head)
 
@@ -356,13 +392,17 @@ def _check_shapes(deltas: Mapping, shapes: Mapping[str, Sequence[int]], base: st
     if head in missing:
         raise ValueError(f"the adapter got {head}, for which {base} has no tensor; {UNTIE}")
     if missing:
-        raise ValueError(f"the adapter got layers that {base} has no tensors for, such as {missing[0]}; give "
-                         "the base that it was trained on")
+        raise ValueError(
+            f"the adapter got layers that {base} has no tensors for, such as {missing[0]}; give "
+            "the base that it was trained on"
+        )
     for name, layer in deltas.items():
         wanted = [layer.out_features, layer.in_features]
         if list(shapes[name]) != wanted:
-            raise ValueError(f"{base} got {name} in shape {shapes[name]}, and its config.json asks for "
-                             f"{wanted}; give files of one model")
+            raise ValueError(
+                f"{base} got {name} in shape {shapes[name]}, and its config.json asks for "
+                f"{wanted}; give files of one model"
+            )
 
 
 def _check_vocabulary(adapter: str | Path, tokenizer, n_rows: int) -> None:
@@ -375,10 +415,12 @@ def _check_vocabulary(adapter: str | Path, tokenizer, n_rows: int) -> None:
     for which, one in tokenizers.items():
         n_tokens = 1 + max(one.get_vocab().values())
         if n_tokens > n_rows:
-            raise ValueError(f"{which} got {n_tokens:,} tokens, and the base {n_rows:,} rows of embeddings: "
-                             "those of the added tokens are neither in the base nor in the adapter; give "
-                             "the base's own tokenizer, or train on a base with "
-                             "model.resize_token_embeddings(len(tokenizer))")
+            raise ValueError(
+                f"{which} got {n_tokens:,} tokens, and the base {n_rows:,} rows of embeddings: "
+                "those of the added tokens are neither in the base nor in the adapter; give "
+                "the base's own tokenizer, or train on a base with "
+                "model.resize_token_embeddings(len(tokenizer))"
+            )
 
 
 def _layout(file: Path, dtype) -> dict[str, dict]:
@@ -388,8 +430,10 @@ def _layout(file: Path, dtype) -> dict[str, dict]:
     code = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}[str(dtype).removeprefix("torch.")]
     with safe_open(file, "pt") as tensors:
         slices = {name: tensors.get_slice(name) for name in tensors.keys()}  # noqa: SIM118, it is no mapping
-        return {name: {"dtype": code if "F" in part.get_dtype() else part.get_dtype(),
-                       "shape": part.get_shape()} for name, part in slices.items()}
+        return {
+            name: {"dtype": code if "F" in part.get_dtype() else part.get_dtype(), "shape": part.get_shape()}
+            for name, part in slices.items()
+        }
 
 
 def _n_bytes(entry: Mapping) -> int:
@@ -397,8 +441,9 @@ def _n_bytes(entry: Mapping) -> int:
     return math.prod(entry["shape"]) * bits // 8
 
 
-def _merged_tensors(file: Path, layout: Mapping, deltas: Mapping, through_four_bit: set[str], machine,
-                    way: str, dtype) -> Iterator:
+def _merged_tensors(
+    file: Path, layout: Mapping, deltas: Mapping, through_four_bit: set[str], machine, way: str, dtype
+) -> Iterator:
     """The tensors of one file, in the order of ``layout``, each as it is to be written."""
     import torch
     from safetensors import safe_open
@@ -415,8 +460,10 @@ def _merged_tensors(file: Path, layout: Mapping, deltas: Mapping, through_four_b
                 tensor = tensor.float() + deltas[name].get_delta_weight("default")
             tensor = tensor.to(dtype)
             if not all(map(torch.isfinite, tensor.aminmax())):
-                raise ValueError(f"{name} got a number that {dtype} cannot hold, or none at all; give "
-                                 "torch.bfloat16, which reaches as far as float32, and check the adapter")
+                raise ValueError(
+                    f"{name} got a number that {dtype} cannot hold, or none at all; give "
+                    "torch.bfloat16, which reaches as far as float32, and check the adapter"
+                )
         yield tensor
 
 
@@ -427,9 +474,11 @@ def four_bits_and_back(weight, machine):
     from lmlab.finetune import four_bit_config
 
     config = four_bit_config(machine)
-    packed, state = quantize_4bit(weight.to(machine.device, machine.torch_dtype),
-                                  compress_statistics=config.bnb_4bit_use_double_quant,
-                                  quant_type=config.bnb_4bit_quant_type)
+    packed, state = quantize_4bit(
+        weight.to(machine.device, machine.torch_dtype),
+        compress_statistics=config.bnb_4bit_use_double_quant,
+        quant_type=config.bnb_4bit_quant_type,
+    )
     return dequantize_4bit(packed, state).cpu()
 
 
@@ -467,7 +516,9 @@ def _save_config(path: Path, folder: Path, dtype, tokenizer, untied: bool) -> No
     config.save_pretrained(folder)
     file = path / "generation_config.json"
     generation = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
-    published = SimpleNamespace(config=SimpleNamespace(eos_token_id=generation.get("eos_token_id", config.eos_token_id)))
+    published = SimpleNamespace(
+        config=SimpleNamespace(eos_token_id=generation.get("eos_token_id", config.eos_token_id))
+    )
     generation["eos_token_id"] = stop_token_ids(published, tokenizer)
     (folder / file.name).write_text(json.dumps(generation, indent=2), encoding="utf-8")
 
@@ -497,8 +548,10 @@ def require_room(folder: str | Path, need: int) -> int:
 
 
 def _too_full(folder: str | Path, need: int, free: int) -> str:
-    return (f"{folder} needs {need / 1e6:,.0f} MB, and its disk has {free / 1e6:,.0f} MB free; remove old runs "
-            "and merged models, or give an output_dir on another disk")
+    return (
+        f"{folder} needs {need / 1e6:,.0f} MB, and its disk has {free / 1e6:,.0f} MB free; remove old runs "
+        "and merged models, or give an output_dir on another disk"
+    )
 
 
 @contextmanager
@@ -526,8 +579,10 @@ def require_ours(folder: Path) -> None:
     if (folder / MARK).is_file() and "README.md" in others:
         others.remove("README.md")
     if others:
-        raise ValueError(f"{folder} holds {others[0]}, which was not written by a merge, and would be lost; give "
-                         "another folder, or move it away")
+        raise ValueError(
+            f"{folder} holds {others[0]}, which was not written by a merge, and would be lost; give "
+            "another folder, or move it away"
+        )
 
 
 @contextmanager
@@ -583,8 +638,16 @@ def _name_of(source: str) -> str:
     return source if hub_id(source) or source.startswith("miniworld/") else Path(source).name
 
 
-def model_card(title: str, *, base: str, data: Sequence[str], recipe: str, results: Sequence[Result],
-               facts: Mapping[str, object], limits: Sequence[str]):
+def model_card(
+    title: str,
+    *,
+    base: str,
+    data: Sequence[str],
+    recipe: str,
+    results: Sequence[Result],
+    facts: Mapping[str, object],
+    limits: Sequence[str],
+):
     """A ``huggingface_hub.ModelCard``: what the model is made of, what was measured and how sure, its limits.
 
     data: the sources that it was trained on. recipe: how, in one line. facts: what the table of the merge says.
@@ -593,15 +656,30 @@ def model_card(title: str, *, base: str, data: Sequence[str], recipe: str, resul
     from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
     about = ModelCardData(
-        base_model=hub_id(base), base_model_relation="finetune" if hub_id(base) else None,
-        datasets=[hub_id(source) for source in data if hub_id(source)] or None, library_name="transformers",
-        pipeline_tag="text-generation", tags=["lmlab", "lora", "merged"], model_name=title, eval_results=[
-            EvalResult("text-generation", hub_id(result.data) or _name_of(result.data), _name_of(result.data),
-                       result.metric.replace(" ", "_"), round(result.value, 4), metric_name=result.metric,
-                       dataset_split="held out", metric_args={
-                           "interval_95": [round(result.low, 4), round(result.high, 4)]}) for result in results])
-    measured = "\n".join(f"| {r.metric} | {r.value:.4g} | {r.low:.4g} to {r.high:.4g} | {_name_of(r.data)} |"
-                         for r in results)
+        base_model=hub_id(base),
+        base_model_relation="finetune" if hub_id(base) else None,
+        datasets=[hub_id(source) for source in data if hub_id(source)] or None,
+        library_name="transformers",
+        pipeline_tag="text-generation",
+        tags=["lmlab", "lora", "merged"],
+        model_name=title,
+        eval_results=[
+            EvalResult(
+                "text-generation",
+                hub_id(result.data) or _name_of(result.data),
+                _name_of(result.data),
+                result.metric.replace(" ", "_"),
+                round(result.value, 4),
+                metric_name=result.metric,
+                dataset_split="held out",
+                metric_args={"interval_95": [round(result.low, 4), round(result.high, 4)]},
+            )
+            for result in results
+        ],
+    )
+    measured = "\n".join(
+        f"| {r.metric} | {r.value:.4g} | {r.low:.4g} to {r.high:.4g} | {_name_of(r.data)} |" for r in results
+    )
     merge = "\n".join(f"| {name} | {value} |" for name, value in facts.items())
     return ModelCard(f"""---
 {about.to_yaml()}
@@ -657,15 +735,18 @@ class Upload(NamedTuple):
 
     def __str__(self) -> str:
         rows = [f"  {size / 1e6:12,.3f} MB  {name}" for name, size in self.files.items()]
-        calls = [f"HfApi().create_repo({self.repo!r}, private={self.private}, exist_ok=True)",
-                 f"HfApi().upload_folder(repo_id={self.repo!r}, folder_path=...)"]
+        calls = [
+            f"HfApi().create_repo({self.repo!r}, private={self.private}, exist_ok=True)",
+            f"HfApi().upload_folder(repo_id={self.repo!r}, folder_path=...)",
+        ]
         said = "uploaded:" if self.done else "a dry run, nothing is sent; what would be called:"
         total = f"  {sum(self.files.values()) / 1e6:12,.3f} MB  in {len(self.files)} files"
         return "\n".join([said, *(f"  {call}" for call in calls), *rows, total])
 
 
-def push_to_hub(folder: str | Path, repo: str, *, really: bool = False, private: bool = True,
-                api=None) -> Upload:
+def push_to_hub(
+    folder: str | Path, repo: str, *, really: bool = False, private: bool = True, api=None
+) -> Upload:
     """Uploads a merged folder to a repository of the hub; without ``really`` it only says what it would do.
 
     api: a ``huggingface_hub.HfApi``, made where none is given. Raises ValueError for a folder that is not a
@@ -674,16 +755,23 @@ def push_to_hub(folder: str | Path, repo: str, *, really: bool = False, private:
     folder = Path(folder)
     lacking = [name for name in ("config.json", "README.md") if not (folder / name).is_file()]
     if lacking or not any(folder.glob("*.safetensors")):
-        raise ValueError(f"{folder} lacks {', '.join(lacking) or 'weights'}; give a folder that merge_to_folder "
-                         "wrote, with its card")
+        raise ValueError(
+            f"{folder} lacks {', '.join(lacking) or 'weights'}; give a folder that merge_to_folder "
+            "wrote, with its card"
+        )
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", repo):
         raise ValueError(f"repo got {repo!r}; give owner/name, as in you/llama-encyclopedia")
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     if config.get("tie_word_embeddings", config.get("model_type") == "gpt2") and own_head(folder):
-        raise ValueError(f"{folder} holds a {HEAD} that is not its embeddings, and tie_word_embeddings in "
-                         "config.json says that it is: many programs would drop it; set that to false")
-    files = {str(file.relative_to(folder)): file.stat().st_size for file in sorted(folder.rglob("*"))
-             if file.is_file() and file.name != MARK}
+        raise ValueError(
+            f"{folder} holds a {HEAD} that is not its embeddings, and tie_word_embeddings in "
+            "config.json says that it is: many programs would drop it; set that to false"
+        )
+    files = {
+        str(file.relative_to(folder)): file.stat().st_size
+        for file in sorted(folder.rglob("*"))
+        if file.is_file() and file.name != MARK
+    }
     if really:
         _send(folder, repo, private, api)
     return Upload(repo, private, files, really)
@@ -701,5 +789,9 @@ def _send(folder: Path, repo: str, private: bool, api) -> None:
     if private and api.repo_exists(repo) and not api.repo_info(repo).private:
         raise ValueError(f"{repo} is there already, and public; give another name, or private=False")
     api.create_repo(repo, private=private, exist_ok=True)
-    api.upload_folder(repo_id=repo, folder_path=str(folder), ignore_patterns=[MARK],
-                      commit_message="A merged model, by lmlab")
+    api.upload_folder(
+        repo_id=repo,
+        folder_path=str(folder),
+        ignore_patterns=[MARK],
+        commit_message="A merged model, by lmlab",
+    )

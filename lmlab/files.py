@@ -18,7 +18,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 MARK = "made-by-lmlab"  # in a temporary folder, beside "new" and "old": without it the folder is not ours
-MODEL_FILES = ("config.json", "adapter_config.json")  # one of them is in every folder of a model or an adapter
+MODEL_FILES = (
+    "config.json",
+    "adapter_config.json",
+)  # one of them is in every folder of a model or an adapter
 _TEMPORARY = re.compile(r"\.(?P<name>.+)\.(?P<pid>\d+)-(?P<created>\d+)-[0-9a-f]{8}\.lmlab")
 
 
@@ -109,10 +112,14 @@ def check_replaceable(target: Path, ours: Sequence[str] = MODEL_FILES) -> None:
     if not target.exists():
         return
     if not target.is_dir():
-        raise ValueError(f"{target} is a file, and a folder is to be written there; give another place, or move it")
+        raise ValueError(
+            f"{target} is a file, and a folder is to be written there; give another place, or move it"
+        )
     if any(target.iterdir()) and not any((target / name).exists() for name in ours):
-        raise ValueError(f"{target} holds something else (none of {', '.join(ours)}), which is not replaced; "
-                         "give another place, or move it")
+        raise ValueError(
+            f"{target} holds something else (none of {', '.join(ours)}), which is not replaced; "
+            "give another place, or move it"
+        )
 
 
 def list_files(folder: Path, name: str) -> None:
@@ -128,7 +135,11 @@ def unlisted(folder: Path, name: str) -> list[str]:
 
 
 def _files_in(folder: Path) -> set[str]:
-    return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_symlink() or path.is_file()}
+    return {
+        path.relative_to(folder).as_posix()
+        for path in folder.rglob("*")
+        if path.is_symlink() or path.is_file()
+    }
 
 
 def remove_leftovers(folder: Path) -> None:
@@ -159,7 +170,9 @@ def _temporary_name(final: Path) -> Path:
     import psutil
 
     process = f"{os.getpid()}-{int(psutil.Process().create_time())}"
-    return final.with_name(f".{final.name}.{process}-{uuid.uuid4().hex[:8]}.lmlab")  # no *.bin, *.json: none reads it
+    return final.with_name(
+        f".{final.name}.{process}-{uuid.uuid4().hex[:8]}.lmlab"
+    )  # no *.bin, *.json: none reads it
 
 
 def _lives(pid: int, created: int) -> bool:

@@ -13,8 +13,12 @@ from lmlab import augmentation
 from lmlab.analysis import normalised
 from lmlab.answers import score_think
 from lmlab.chat_template import labels_by_hand, prompt_text, stop_token_ids
-from lmlab.checkpoints import (complete_checkpoints, find_resumable_checkpoint, remove_checkpoints,
-                               trainer_checkpoints)
+from lmlab.checkpoints import (
+    complete_checkpoints,
+    find_resumable_checkpoint,
+    remove_checkpoints,
+    trainer_checkpoints,
+)
 from lmlab.data import load_rows, split_indices
 from lmlab.files import replace_folder, write_atomic, write_jsonl
 from lmlab.pairs import BadRow, leave_out, usable_pairs, usable_texts
@@ -41,19 +45,28 @@ def pair_sets(cfg) -> dict[str, list[dict[str, str]]]:
     small = found[:n_small]
     if cfg.small_data == cfg.data or Path(cfg.data).expanduser().is_file():
         rest = found[n_small:] if cfg.small_data == cfg.data else _usable(cfg, cfg.data, "all")
-        train, validation = ([rest[i] for i in split_indices(len(rest), part, cfg.seed)]
-                             for part in ("train", "validation"))
+        train, validation = (
+            [rest[i] for i in split_indices(len(rest), part, cfg.seed)] for part in ("train", "validation")
+        )
     else:
-        train, validation = (_usable(cfg, cfg.data, part, n)
-                             for part, n in (("train", cfg.n_train), ("validation", cfg.n_validation)))
-    validation = _unseen(validation, small)[:cfg.n_validation]
-    sets = {"small": small[:cfg.small_train], "small_validation": small[cfg.small_train:],
-            "train": _unseen(train, validation)[:cfg.n_train], "validation": validation}
+        train, validation = (
+            _usable(cfg, cfg.data, part, n)
+            for part, n in (("train", cfg.n_train), ("validation", cfg.n_validation))
+        )
+    validation = _unseen(validation, small)[: cfg.n_validation]
+    sets = {
+        "small": small[: cfg.small_train],
+        "small_validation": small[cfg.small_train :],
+        "train": _unseen(train, validation)[: cfg.n_train],
+        "validation": validation,
+    }
     for name, pairs in sets.items():
         if len(pairs) < 20:
             sources = " and ".join(dict.fromkeys((cfg.small_data, cfg.data)))
-            raise ValueError(f"{name} got {len(pairs)} pairs from {sources}, and needs 20; give more, or smaller "
-                             f"small_train ({cfg.small_train}) and small_validation, which take theirs first")
+            raise ValueError(
+                f"{name} got {len(pairs)} pairs from {sources}, and needs 20; give more, or smaller "
+                f"small_train ({cfg.small_train}) and small_validation, which take theirs first"
+            )
     return sets
 
 
@@ -69,8 +82,15 @@ def _unseen(rows: list[dict], others: list[dict]) -> list[dict]:
     return [row for row in rows if normalised(row["modern"]) not in seen]
 
 
-def pair_examples(rows: Sequence[Mapping], tokenizer, max_length: int, *, prompt_loss: bool = False,
-                  source: str = "the pairs", max_bad_share: float = 1.0):
+def pair_examples(
+    rows: Sequence[Mapping],
+    tokenizer,
+    max_length: int,
+    *,
+    prompt_loss: bool = False,
+    source: str = "the pairs",
+    max_bad_share: float = 1.0,
+):
     """Pairs as token ids with labels: a ``datasets.Dataset`` of input_ids and labels, both (T,), unpadded.
 
     Prompt and answer are cut into tokens apart, so that the line between them is where the mask ends: labels
@@ -87,19 +107,25 @@ def pair_examples(rows: Sequence[Mapping], tokenizer, max_length: int, *, prompt
     eos = eos_id(tokenizer)
     prompts = [PROMPT.format(modern=row["modern"]) for row in rows]
     answers = [" " + row["shakespearean"] for row in rows]
-    ids = [tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"] for texts in (prompts, answers)]
+    ids = [
+        tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"] for texts in (prompts, answers)
+    ]
     pairs = [(prompt, [*answer, eos]) for prompt, answer in zip(*ids, strict=True)]
     why = f"longer than max_length, {max_length} tokens"
-    long = [BadRow(i, why, prompts[i]) for i, (prompt, answer) in enumerate(pairs)
-            if len(prompt) + len(answer) > max_length]
+    long = [
+        BadRow(i, why, prompts[i])
+        for i, (prompt, answer) in enumerate(pairs)
+        if len(prompt) + len(answer) > max_length
+    ]
     if len(long) == len(pairs):
         raise ValueError(f"max_length got {max_length}, and no pair is that short; raise it")
     leave_out(long, len(pairs), source, max_bad_share)
     kept = [pairs[i] for i in sorted(set(range(len(pairs))) - {row.row for row in long})]
     n_masked = [1 if prompt_loss else len(prompt) for prompt, _ in kept]
     ids = [prompt + answer for prompt, answer in kept]
-    return Dataset.from_dict({"input_ids": ids, "labels": [
-        [IGNORED] * n + row[n:] for n, row in zip(n_masked, ids, strict=True)]})
+    return Dataset.from_dict(
+        {"input_ids": ids, "labels": [[IGNORED] * n + row[n:] for n, row in zip(n_masked, ids, strict=True)]}
+    )
 
 
 def eos_id(tokenizer) -> int:
@@ -128,8 +154,10 @@ def answer_only_collator(tokenizer):
         width = max(len(example["input_ids"]) for example in examples)
         columns = {"input_ids": pad, "attention_mask": 0, "labels": IGNORED}
         rows = [{**example, "attention_mask": [1] * len(example["input_ids"])} for example in examples]
-        return {name: torch.tensor([[*row[name], *[fill] * (width - len(row[name]))] for row in rows])
-                for name, fill in columns.items()}
+        return {
+            name: torch.tensor([[*row[name], *[fill] * (width - len(row[name]))] for row in rows])
+            for name, fill in columns.items()
+        }
 
     return collate
 
@@ -149,15 +177,29 @@ def answer_loss(model, examples, batch_tokens: int = 1024) -> dict:
     nats = np.array([-score.logprobs.sum() for score in scores])
     counts = np.array([len(score.logprobs) for score in scores])
     loss = float(nats.sum() / counts.sum())
-    return {"loss": loss, "perplexity": math.exp(loss), "tokens": int(counts.sum()),
-            "token_accuracy": float(sum(score.hits.sum() for score in scores) / counts.sum()),
-            "eos_probability": float(np.mean([math.exp(score.logprobs[-1]) for score in scores])),
-            "nats": nats, "counts": counts}
+    return {
+        "loss": loss,
+        "perplexity": math.exp(loss),
+        "tokens": int(counts.sum()),
+        "token_accuracy": float(sum(score.hits.sum() for score in scores) / counts.sum()),
+        "eos_probability": float(np.mean([math.exp(score.logprobs[-1]) for score in scores])),
+        "nats": nats,
+        "counts": counts,
+    }
 
 
-def training_arguments(folder: str | Path, machine, *, epochs: float, batch_size: int, learning_rate: float,
-                       grad_accumulation: int = 1, seed: int = 0, checkpoint_every: float | None = None,
-                       **others):
+def training_arguments(
+    folder: str | Path,
+    machine,
+    *,
+    epochs: float,
+    batch_size: int,
+    learning_rate: float,
+    grad_accumulation: int = 1,
+    seed: int = 0,
+    checkpoint_every: float | None = None,
+    **others,
+):
     """``TrainingArguments`` whose number format is the machine's.
 
     Weights stay float32 and the forward pass runs in bf16 or fp16 where the machine has it. Warm-up over the
@@ -169,14 +211,30 @@ def training_arguments(folder: str | Path, machine, *, epochs: float, batch_size
 
     if checkpoint_every is not None:
         others = {"save_strategy": "steps", "save_steps": checkpoint_every, "save_total_limit": 2} | others
-    choices = {"lr_scheduler_type": "linear", "warmup_steps": 0.05, "weight_decay": 0.01, "logging_steps": 10,
-               "save_strategy": "no", "disable_tqdm": True} | others
+    choices = {
+        "lr_scheduler_type": "linear",
+        "warmup_steps": 0.05,
+        "weight_decay": 0.01,
+        "logging_steps": 10,
+        "save_strategy": "no",
+        "disable_tqdm": True,
+    } | others
     if "activation_checkpointing" in choices and not hasattr(TrainingArguments, "activation_checkpointing"):
-        choices["gradient_checkpointing"] = choices.pop("activation_checkpointing")  # before transformers 5.23
+        choices["gradient_checkpointing"] = choices.pop(
+            "activation_checkpointing"
+        )  # before transformers 5.23
     return TrainingArguments(
-        output_dir=str(folder), num_train_epochs=epochs, per_device_train_batch_size=batch_size,
-        gradient_accumulation_steps=grad_accumulation, learning_rate=learning_rate, seed=seed,
-        bf16=machine.bf16, fp16=machine.fp16, use_cpu=machine.use_cpu, **choices)
+        output_dir=str(folder),
+        num_train_epochs=epochs,
+        per_device_train_batch_size=batch_size,
+        gradient_accumulation_steps=grad_accumulation,
+        learning_rate=learning_rate,
+        seed=seed,
+        bf16=machine.bf16,
+        fp16=machine.fp16,
+        use_cpu=machine.use_cpu,
+        **choices,
+    )
 
 
 def stopping_point(losses: Sequence[float], patience: int | None) -> int | None:
@@ -243,8 +301,13 @@ class History:
 
     def _write_log(self) -> None:
         if self.log is not None:
-            write_jsonl(self.log, ({"step": step, "loss": loss} for step, loss in
-                                   zip(self.steps, self.losses["validation"], strict=True)))
+            write_jsonl(
+                self.log,
+                (
+                    {"step": step, "loss": loss}
+                    for step, loss in zip(self.steps, self.losses["validation"], strict=True)
+                ),
+            )
 
     def save(self, folder: Path) -> None:
         """Puts the kept model and the measurements into a checkpoint."""
@@ -326,7 +389,9 @@ def unfinished(folder: Path, choices: Mapping, examples) -> str | None:
     it is said why: going on from them would give a run that no recipe describes.
     """
     rows = json.dumps({name: examples[name][:] for name in examples.column_names})
-    now = json.loads(json.dumps({**choices, "examples": hashlib.sha256(rows.encode()).hexdigest()}, default=str))
+    now = json.loads(
+        json.dumps({**choices, "examples": hashlib.sha256(rows.encode()).hexdigest()}, default=str)
+    )
     note = folder / "choices.json"
     found = trainer_checkpoints(folder)
     then = json.loads(note.read_text(encoding="utf-8")) if found and note.exists() else {}
@@ -359,8 +424,9 @@ def freeze_layers(model, n: int) -> int:
     """
     blocks = model.transformer.h
     if not 0 <= n < len(blocks):
-        raise ValueError(f"frozen_layers got {n}; give 0 to {len(blocks) - 1}, "
-                         f"the model has {len(blocks)} blocks")
+        raise ValueError(
+            f"frozen_layers got {n}; give 0 to {len(blocks) - 1}, the model has {len(blocks)} blocks"
+        )
     frozen = [model.transformer.wte, model.transformer.wpe, *blocks[:n]] if n else []
     for module in frozen:
         module.requires_grad_(False)
@@ -394,10 +460,12 @@ def packed_windows(texts: Sequence[str], tokenizer, block_size: int):
     eos = eos_id(tokenizer)
     rows = tokenizer(list(texts), add_special_tokens=False, verbose=False)["input_ids"]
     tokens = [token for row in rows for token in (eos, *row)] + [eos]
-    windows = [tokens[i:i + block_size] for i in range(0, len(tokens) - block_size + 1, block_size)]
+    windows = [tokens[i : i + block_size] for i in range(0, len(tokens) - block_size + 1, block_size)]
     if len(windows) < 2:
-        raise ValueError(f"style_block_size got {block_size}, and the text has {len(tokens)} tokens; "
-                         "lower it or give more text")
+        raise ValueError(
+            f"style_block_size got {block_size}, and the text has {len(tokens)} tokens; "
+            "lower it or give more text"
+        )
     return Dataset.from_dict({"input_ids": windows, "labels": [[IGNORED, *window[1:]] for window in windows]})
 
 
@@ -413,7 +481,7 @@ def document_windows(texts: Sequence[str], tokenizer, max_length: int):
     bos = eos if tokenizer.bos_token_id is None else tokenizer.bos_token_id
     ids = tokenizer(list(texts), add_special_tokens=False, verbose=False)["input_ids"]
     rows = [[bos, *row, eos] for row in ids]
-    windows = [row[i:i + max_length] for row in rows for i in range(0, len(row) - 1, max_length - 1)]
+    windows = [row[i : i + max_length] for row in rows for i in range(0, len(row) - 1, max_length - 1)]
     return Dataset.from_dict({"input_ids": windows, "labels": [[IGNORED, *window[1:]] for window in windows]})
 
 
@@ -423,8 +491,9 @@ def optimizer_name(choice: str, machine) -> str:
     Source: Dettmers et al. 2022. Raises ValueError where the machine cannot: bitsandbytes' needs a CUDA GPU.
     """
     if choice == "adamw_8bit" and machine.device != "cuda":
-        raise ValueError(f"optimizer adamw_8bit got device {machine.device!r}; it needs a CUDA GPU: "
-                         "give adamw_torch")
+        raise ValueError(
+            f"optimizer adamw_8bit got device {machine.device!r}; it needs a CUDA GPU: give adamw_torch"
+        )
     return {"adamw_torch": "adamw_torch_fused", "adamw_8bit": "adamw_bnb_8bit"}[choice]
 
 
@@ -440,10 +509,16 @@ def four_bit_config(machine):
     from transformers import BitsAndBytesConfig
 
     if not machine.four_bit:
-        raise ValueError(f"4-bit weights got device {machine.device!r}, where bitsandbytes cannot compute; "
-                         "use a CPU or CUDA machine, and check that bitsandbytes is installed")
-    return BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True,
-                              bnb_4bit_compute_dtype=getattr(torch, machine.compute_dtype))
+        raise ValueError(
+            f"4-bit weights got device {machine.device!r}, where bitsandbytes cannot compute; "
+            "use a CPU or CUDA machine, and check that bitsandbytes is installed"
+        )
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=getattr(torch, machine.compute_dtype),
+    )
 
 
 def load_four_bit(source: str, machine, config=None):
@@ -480,8 +555,11 @@ def four_bit_layers(model) -> dict:
     """name -> bitsandbytes ``Linear4bit`` of every layer in 4 bits."""
     import bitsandbytes
 
-    return {name: module for name, module in model.named_modules()
-            if isinstance(module, bitsandbytes.nn.Linear4bit)}
+    return {
+        name: module
+        for name, module in model.named_modules()
+        if isinstance(module, bitsandbytes.nn.Linear4bit)
+    }
 
 
 def trainable_to_float32(model) -> int:
@@ -556,8 +634,12 @@ def optimizer_bytes(optimizer) -> int:
     """Bytes of an optimizer's state, such as Adam's two moments, counted from its tensors."""
     import torch
 
-    return sum(value.numel() * value.element_size() for state in optimizer.state.values()
-               for value in state.values() if torch.is_tensor(value))
+    return sum(
+        value.numel() * value.element_size()
+        for state in optimizer.state.values()
+        for value in state.values()
+        if torch.is_tensor(value)
+    )
 
 
 # --- problems to think about -----------------------------------------------------------------------
@@ -577,21 +659,28 @@ def think_sets(cfg, tokenizer) -> dict[str, list[dict]]:
     for source in cfg.data:
         for side, rows in zip((train, held_out), _divided(cfg, source), strict=True):
             side += rows
-    held_out = [held_out[i] for part in ("train", "validation")
-                for i in split_indices(len(held_out), part, cfg.seed)]
+    held_out = [
+        held_out[i] for part in ("train", "validation") for i in split_indices(len(held_out), part, cfg.seed)
+    ]
     easy = [row for row in held_out if not _is_harder(cfg, row)]
-    validation = _short_enough(easy, tokenizer, cfg.max_length)[:min(cfg.n_validation, len(easy) // 2)]
-    sets = {"train": [row for row in train if not _is_harder(cfg, row)], "validation": validation,
-            "test": _not_in(easy, validation)[:cfg.n_eval],
-            "harder": [row for row in held_out if _is_harder(cfg, row)][:cfg.n_harder]}
-    sets["train"] = _short_enough(_not_in(sets["train"], easy + sets["harder"]), tokenizer,
-                                  cfg.max_length)[:cfg.n_train]
+    validation = _short_enough(easy, tokenizer, cfg.max_length)[: min(cfg.n_validation, len(easy) // 2)]
+    sets = {
+        "train": [row for row in train if not _is_harder(cfg, row)],
+        "validation": validation,
+        "test": _not_in(easy, validation)[: cfg.n_eval],
+        "harder": [row for row in held_out if _is_harder(cfg, row)][: cfg.n_harder],
+    }
+    sets["train"] = _short_enough(_not_in(sets["train"], easy + sets["harder"]), tokenizer, cfg.max_length)[
+        : cfg.n_train
+    ]
     copies = augmentation.redrawn_problems(sets["train"], cfg.redrawn, cfg.seed)
     sets["train"] += _short_enough(_not_in(copies, sets["train"] + held_out), tokenizer, cfg.max_length)
     empty = [name for name in ("train", "validation", "test") if not sets[name]]
     if empty:
-        raise ValueError(f"{', '.join(empty)} got no problem from {', '.join(cfg.data)}; give more data, or a "
-                         f"larger max_length than {cfg.max_length}")
+        raise ValueError(
+            f"{', '.join(empty)} got no problem from {', '.join(cfg.data)}; give more data, or a "
+            f"larger max_length than {cfg.max_length}"
+        )
     return sets
 
 
@@ -600,8 +689,10 @@ def _divided(cfg, source: str) -> tuple[list[dict], list[dict]]:
     checks = {"max_bad_share": cfg.max_bad_share, "tolerance": cfg.answer_tolerance}
     if source.startswith("miniworld/"):
         sizes = {"train": cfg.n_train, "validation": cfg.n_eval + cfg.n_validation}
-        train, held_out = (think_rows(load_rows(source, part, n, cfg.seed), f"{part} of {source}", **checks)
-                           for part, n in sizes.items())
+        train, held_out = (
+            think_rows(load_rows(source, part, n, cfg.seed), f"{part} of {source}", **checks)
+            for part, n in sizes.items()
+        )
         return train, held_out
     rows = think_rows(load_rows(source, "all", cfg.n_rows, max_bad_share=cfg.max_bad_share), source, **checks)
     return split_by_problem(rows, seed=cfg.seed, near=cfg.near_duplicate)
@@ -633,15 +724,22 @@ class Tried:
     lengths: list[int]  # tokens written, the end not counted
 
 
-def try_problems(model, tokenizer, rows: Sequence[Mapping], max_new_tokens: int,
-                 batch_size: int = 64) -> Tried:
+def try_problems(
+    model, tokenizer, rows: Sequence[Mapping], max_new_tokens: int, batch_size: int = 64
+) -> Tried:
     """Lets the model answer problems (of ``think_sets``), likeliest token by token, and scores the answers."""
     prompts = [prompt_text(tokenizer, row["prompt"]) for row in rows]
     texts = generate_greedy(model, tokenizer, prompts, max_new_tokens, batch_size)
-    scores = [score_think(text, row["answer"], row["tolerance"], row["unit"])
-              for text, row in zip(texts, rows, strict=True)]
-    return Tried(texts, [score["well_formed"] for score in scores], [score["correct"] for score in scores],
-                 [len(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]) for text in texts])
+    scores = [
+        score_think(text, row["answer"], row["tolerance"], row["unit"])
+        for text, row in zip(texts, rows, strict=True)
+    ]
+    return Tried(
+        texts,
+        [score["well_formed"] for score in scores],
+        [score["correct"] for score in scores],
+        [len(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]) for text in texts],
+    )
 
 
 def best_optimizer(machine) -> str:
@@ -650,7 +748,9 @@ def best_optimizer(machine) -> str:
     Source: Dettmers et al. 2023, section 3. Says which and why.
     """
     name = "paged_adamw_8bit" if machine.device == "cuda" else "adamw_torch_fused"
-    why = "a CUDA GPU" if machine.device == "cuda" else f"paging needs a CUDA GPU, and this is {machine.device}"
+    why = (
+        "a CUDA GPU" if machine.device == "cuda" else f"paging needs a CUDA GPU, and this is {machine.device}"
+    )
     print(f"{name}: {why}")
     return name
 
@@ -674,8 +774,9 @@ def conversation_examples(rows: Sequence[Mapping], tokenizer):
     return Dataset.from_dict({"input_ids": list(ids), "labels": list(labels)})
 
 
-def generate_greedy(model, tokenizer, prompts: Sequence[str], max_new_tokens: int,
-                    batch_size: int = 64, **settings) -> list[str]:
+def generate_greedy(
+    model, tokenizer, prompts: Sequence[str], max_new_tokens: int, batch_size: int = 64, **settings
+) -> list[str]:
     """What the model writes after each prompt, likeliest token by token, without special tokens.
 
     prompts are texts with their special tokens in them. Batches are padded on the left, so that every prompt
@@ -686,22 +787,40 @@ def generate_greedy(model, tokenizer, prompts: Sequence[str], max_new_tokens: in
     return _generate(model, tokenizer, prompts, max_new_tokens, batch_size, do_sample=False, **settings)
 
 
-def generate_sampled(model, tokenizer, prompts: Sequence[str], max_new_tokens: int, k: int, temperature: float,
-                     batch_size: int = 64, seed: int = 0) -> list[list[str]]:
+def generate_sampled(
+    model,
+    tokenizer,
+    prompts: Sequence[str],
+    max_new_tokens: int,
+    k: int,
+    temperature: float,
+    batch_size: int = 64,
+    seed: int = 0,
+) -> list[list[str]]:
     """``k`` answers to each prompt, drawn token by token from the softmax of logits / temperature."""
     import torch
 
     state = torch.get_rng_state()
     torch.manual_seed(seed)
     repeated = [prompt for prompt in prompts for _ in range(k)]
-    texts = _generate(model, tokenizer, repeated, max_new_tokens, batch_size, do_sample=True,
-                      temperature=temperature, top_k=0, top_p=1.0)
+    texts = _generate(
+        model,
+        tokenizer,
+        repeated,
+        max_new_tokens,
+        batch_size,
+        do_sample=True,
+        temperature=temperature,
+        top_k=0,
+        top_p=1.0,
+    )
     torch.set_rng_state(state)
-    return [texts[i:i + k] for i in range(0, len(texts), k)]
+    return [texts[i : i + k] for i in range(0, len(texts), k)]
 
 
-def _generate(model, tokenizer, prompts: Sequence[str], max_new_tokens: int, batch_size: int,
-              **choices) -> list[str]:
+def _generate(
+    model, tokenizer, prompts: Sequence[str], max_new_tokens: int, batch_size: int, **choices
+) -> list[str]:
     import torch
 
     from lmlab.evaluate import context_length
@@ -711,20 +830,30 @@ def _generate(model, tokenizer, prompts: Sequence[str], max_new_tokens: int, bat
     pad, stops = _pad_id(tokenizer), stop_token_ids(model, tokenizer)
     model.eval()
     for start in range(0, len(order), batch_size):
-        batch = order[start:start + batch_size]
+        batch = order[start : start + batch_size]
         ids = tokenizer([prompts[i] for i in batch], add_special_tokens=False)["input_ids"]
         width = max(map(len, ids))
         if (room := context_length(model) - width) < 1:
-            raise ValueError(f"a prompt has {width} tokens, the model's context {context_length(model)}; "
-                             "cut the text")
-        padded = torch.tensor([[pad] * (width - len(row)) + row for row in ids], device=model.device)  # (B, T)
+            raise ValueError(
+                f"a prompt has {width} tokens, the model's context {context_length(model)}; cut the text"
+            )
+        padded = torch.tensor(
+            [[pad] * (width - len(row)) + row for row in ids], device=model.device
+        )  # (B, T)
         mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in ids], device=model.device)
         with torch.no_grad():
-            written = model.generate(input_ids=padded, attention_mask=mask, use_cache=True,
-                                     max_new_tokens=min(max_new_tokens, room), pad_token_id=pad,
-                                     eos_token_id=stops or None, **choices)
-        texts = tokenizer.batch_decode([_until_stop(row, stops) for row in written[:, width:].tolist()],
-                                       skip_special_tokens=True)
+            written = model.generate(
+                input_ids=padded,
+                attention_mask=mask,
+                use_cache=True,
+                max_new_tokens=min(max_new_tokens, room),
+                pad_token_id=pad,
+                eos_token_id=stops or None,
+                **choices,
+            )
+        texts = tokenizer.batch_decode(
+            [_until_stop(row, stops) for row in written[:, width:].tolist()], skip_special_tokens=True
+        )
         for i, text in zip(batch, texts, strict=True):
             answers[i] = text
     model.train(was_training)
@@ -745,5 +874,7 @@ def save_adapter(model, folder: str | Path, source: str) -> Path:
     for config in model.peft_config.values():
         config.base_model_name_or_path = source
     with replace_folder(folder) as new:
-        model.save_pretrained(str(new), save_embedding_layers=False, selected_adapters=["default"])  # TRL may add one
+        model.save_pretrained(
+            str(new), save_embedding_layers=False, selected_adapters=["default"]
+        )  # TRL may add one
     return Path(folder)

@@ -29,8 +29,9 @@ from lmlab.recipes import FullFinetune, LoraFinetune, Recipe, ThinkFinetune
 EVALUATIONS = 4  # of lesson 04's recipes, which name none
 
 
-def run_recipe(cfg: Recipe, out: Path, bits: int | None = None,
-               report: Callable[[str], None] = print) -> list[tuple[int, float]]:
+def run_recipe(
+    cfg: Recipe, out: Path, bits: int | None = None, report: Callable[[str], None] = print
+) -> list[tuple[int, float]]:
     """Carries out a recipe of lesson 04, 05 or 06 in folder ``out``; (step, validation loss), first to last.
 
     bits: 4 (the default) or 16, of the frozen weights beside an adapter. ``grad_accumulation`` of the recipe
@@ -53,8 +54,10 @@ def run_recipe(cfg: Recipe, out: Path, bits: int | None = None,
     except Exception as error:
         if not is_write_failure(error):
             raise
-        raise OSError(f"the disk of {out} is full ({error}); nothing complete is lost: free some room, and the same "
-                      "command goes on from the last checkpoint") from error
+        raise OSError(
+            f"the disk of {out} is full ({error}); nothing complete is lost: free some room, and the same "
+            "command goes on from the last checkpoint"
+        ) from error
     finally:
         leave_ranks()
 
@@ -62,20 +65,27 @@ def run_recipe(cfg: Recipe, out: Path, bits: int | None = None,
 def check_request(cfg: Recipe, bits: int | None) -> None:
     """Raises ValueError for what cannot be carried out, before anything is loaded."""
     if not isinstance(cfg, FullFinetune | LoraFinetune | ThinkFinetune):
-        raise ValueError(f"finetune got lesson {cfg.lesson}; give 04, 05 or 06 (02: lmlab pretrain; "
-                         "08 and 09: lmlab run)")
+        raise ValueError(
+            f"finetune got lesson {cfg.lesson}; give 04, 05 or 06 (02: lmlab pretrain; 08 and 09: lmlab run)"
+        )
     if isinstance(cfg, FullFinetune) and bits is not None:
         raise ValueError(f"--bits got {bits}, and lesson 04 trains all weights, in 32; leave it out")
     if not isinstance(cfg, FullFinetune) and bits != 16 and in_pieces():
-        raise ValueError("the launcher cuts the weights into pieces (FSDP or ZeRO-3), which packed 4-bit weights "
-                         "do not bear; give --bits 16, or launch with ddp.yaml or deepspeed_zero2.yaml")
+        raise ValueError(
+            "the launcher cuts the weights into pieces (FSDP or ZeRO-3), which packed 4-bit weights "
+            "do not bear; give --bits 16, or launch with ddp.yaml or deepspeed_zero2.yaml"
+        )
     if _env_is("ACCELERATE_USE_FSDP", "true") and _env_is("FSDP_STATE_DICT_TYPE", "FULL_STATE_DICT"):
-        raise ValueError("fsdp_state_dict_type got FULL_STATE_DICT, with which the Trainer cannot write a checkpoint "
-                         "(transformers 5.23, accelerate 1.15); give SHARDED_STATE_DICT, as fsdp.yaml has it")
+        raise ValueError(
+            "fsdp_state_dict_type got FULL_STATE_DICT, with which the Trainer cannot write a checkpoint "
+            "(transformers 5.23, accelerate 1.15); give SHARDED_STATE_DICT, as fsdp.yaml has it"
+        )
     if cfg.grad_accumulation % world():
         more = world() * math.ceil(cfg.grad_accumulation / world())
-        raise ValueError(f"grad_accumulation got {cfg.grad_accumulation} batches for {world()} processes; "
-                         f"give a multiple: --set grad_accumulation={more}")
+        raise ValueError(
+            f"grad_accumulation got {cfg.grad_accumulation} batches for {world()} processes; "
+            f"give a multiple: --set grad_accumulation={more}"
+        )
     if getattr(cfg, "packing", False):
         raise ValueError("packing got true, which notebook 06 alone can; give --set packing=false")
 
@@ -102,11 +112,19 @@ def _arguments(cfg, out: Path, machine):
     by_fsdp = _env_is("ACCELERATE_USE_FSDP", "true")
     recompute = getattr(cfg, "activation_checkpointing", False) and not by_fsdp
     return finetune.training_arguments(
-        out / "trainer", machine, epochs=cfg.epochs, batch_size=cfg.batch_size, seed=cfg.seed,
-        learning_rate=cfg.learning_rate, grad_accumulation=cfg.grad_accumulation // world(),
-        checkpoint_every=getattr(cfg, "checkpoint_every", 1 / _evaluations(cfg)), activation_checkpointing=recompute,
+        out / "trainer",
+        machine,
+        epochs=cfg.epochs,
+        batch_size=cfg.batch_size,
+        seed=cfg.seed,
+        learning_rate=cfg.learning_rate,
+        grad_accumulation=cfg.grad_accumulation // world(),
+        checkpoint_every=getattr(cfg, "checkpoint_every", 1 / _evaluations(cfg)),
+        activation_checkpointing=recompute,
         ddp_find_unused_parameters=False,
-        lr_scheduler_type="linear" if isinstance(cfg, FullFinetune) else "cosine", train_sampling_strategy=order)
+        lr_scheduler_type="linear" if isinstance(cfg, FullFinetune) else "cosine",
+        train_sampling_strategy=order,
+    )
 
 
 def _evaluations(cfg) -> int:
@@ -123,26 +141,42 @@ def _run(cfg, out: Path, args, machine, bits: int, report) -> list[tuple[int, fl
     set_seed(cfg.seed)
     model = build_model(cfg, machine, bits)
     longest = max(map(len, train["input_ids"]))
-    fused = not in_pieces() and not isinstance(cfg, FullFinetune) and many_logits(
-        cfg.batch_size * longest, model.config.vocab_size)
+    fused = (
+        not in_pieces()
+        and not isinstance(cfg, FullFinetune)
+        and many_logits(cfg.batch_size * longest, model.config.vocab_size)
+    )
     n_steps = math.ceil(len(train) / (cfg.batch_size * cfg.grad_accumulation)) * cfg.epochs
     every = math.ceil(n_steps / _evaluations(cfg))
-    history = finetune.History({"validation": validation}, every, report=report,
-                               log=out / "losses.jsonl" if args.process_index == 0 else None)
-    trainer = Trainer(model, args, train_dataset=train, processing_class=tokenizer,
-                      data_collator=_collator(model, tokenizer, fused),
-                      callbacks=[history.callback()])
+    history = finetune.History(
+        {"validation": validation},
+        every,
+        report=report,
+        log=out / "losses.jsonl" if args.process_index == 0 else None,
+    )
+    trainer = Trainer(
+        model,
+        args,
+        train_dataset=train,
+        processing_class=tokenizer,
+        data_collator=_collator(model, tokenizer, fused),
+        callbacks=[history.callback()],
+    )
     if trainer.is_world_process_zero():
         trainer.add_callback(Board(out, cfg).callback(history))
     trainer.remove_callback(PrinterCallback)
     n_trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    report(f"{n_trained:,} weights train on {len(train):,} examples, {n_steps:,} steps of {cfg.batch_size} x "
-           f"{cfg.grad_accumulation}, {args.world_size} processes, {trainer.accelerator.distributed_type.value}")
+    report(
+        f"{n_trained:,} weights train on {len(train):,} examples, {n_steps:,} steps of {cfg.batch_size} x "
+        f"{cfg.grad_accumulation}, {args.world_size} processes, {trainer.accelerator.distributed_type.value}"
+    )
     with fast_matmul(machine.device, longest), code_refused(checkpoint or cfg.model):
         trainer.train(resume_from_checkpoint=checkpoint)
     losses = history.losses["validation"]
-    report(f"done: {losses[0]:.4f} to {losses[-1]:.4f} nats/token on {len(validation):,} examples; "
-           f"saved in {_save(trainer, out, cfg)}")
+    report(
+        f"done: {losses[0]:.4f} to {losses[-1]:.4f} nats/token on {len(validation):,} examples; "
+        f"saved in {_save(trainer, out, cfg)}"
+    )
     return list(zip(history.steps, losses, strict=True))
 
 
@@ -151,8 +185,11 @@ def examples(cfg, tokenizer) -> tuple:
     if isinstance(cfg, FullFinetune):
         pairs = finetune.pair_sets(cfg)
         return tuple(
-            finetune.pair_examples(pairs[name], tokenizer, cfg.max_length, source=name,
-                                   max_bad_share=cfg.max_bad_share) for name in ("train", "validation"))
+            finetune.pair_examples(
+                pairs[name], tokenizer, cfg.max_length, source=name, max_bad_share=cfg.max_bad_share
+            )
+            for name in ("train", "validation")
+        )
     if isinstance(cfg, LoraFinetune):
         return _blocks(cfg, tokenizer)
     from lmlab.reasoning import easy_first
@@ -170,14 +207,19 @@ def _blocks(cfg: LoraFinetune, tokenizer) -> tuple:
     tokenizer.model_max_length = int(1e9)  # texts are cut into blocks here
     texts = usable_texts(load_rows(cfg.data, "train", limit=cfg.n_train), cfg.data)
     seen = {text.strip() for text in texts}
-    held_out = [text for text in usable_texts(load_rows(cfg.data, "validation", limit=cfg.n_validation), cfg.data)
-                if text.strip() not in seen]
+    held_out = [
+        text
+        for text in usable_texts(load_rows(cfg.data, "validation", limit=cfg.n_validation), cfg.data)
+        if text.strip() not in seen
+    ]
     ids = tokenizer(texts, add_special_tokens=False)["input_ids"]
     tokens = pack(ids, finetune.eos_id(tokenizer)).tolist()
     T = cfg.block_size
-    blocks = [tokens[i:i + T] for i in range(0, len(tokens) - T + 1, T)]
+    blocks = [tokens[i : i + T] for i in range(0, len(tokens) - T + 1, T)]
     labels = [[finetune.IGNORED, *row[1:]] for row in blocks]
-    return Dataset.from_dict({"input_ids": blocks, "labels": labels}), finetune.document_windows(held_out, tokenizer, T)
+    return Dataset.from_dict({"input_ids": blocks, "labels": labels}), finetune.document_windows(
+        held_out, tokenizer, T
+    )
 
 
 def check_examples(cfg, tokenizer, sets: Mapping, say: Callable[[str], None]) -> None:
@@ -215,8 +257,11 @@ def build_model(cfg, machine, bits: int = 4):
         return model
     import torch
 
-    base = (finetune.load_four_bit(cfg.model, machine) if bits == 4 else
-            load_model(cfg.model, dtype=torch.float32 if in_pieces() else machine.torch_dtype))
+    base = (
+        finetune.load_four_bit(cfg.model, machine)
+        if bits == 4
+        else load_model(cfg.model, dtype=torch.float32 if in_pieces() else machine.torch_dtype)
+    )
     return with_lora(base, cfg)
 
 
@@ -227,8 +272,13 @@ def with_lora(base, cfg):
 
     base.requires_grad_(False)
     add_fused_lm_head(base)
-    lora = LoraConfig(r=cfg.lora_r, lora_alpha=cfg.lora_alpha, lora_dropout=cfg.lora_dropout,
-                      target_modules=cfg.target_modules, task_type="CAUSAL_LM")
+    lora = LoraConfig(
+        r=cfg.lora_r,
+        lora_alpha=cfg.lora_alpha,
+        lora_dropout=cfg.lora_dropout,
+        target_modules=cfg.target_modules,
+        task_type="CAUSAL_LM",
+    )
     model = get_peft_model(base, lora)
     finetune.trainable_to_float32(model)
     return model
@@ -303,8 +353,11 @@ def _save_adapter(config, state: dict, folder: Path, cfg) -> None:
 
     config.base_model_name_or_path, config.inference_mode = cfg.model, True
     config.save_pretrained(str(folder))
-    adapter = {name.replace(".default.", "."): tensor.contiguous() for name, tensor in state.items()
-               if "lora_" in name}
+    adapter = {
+        name.replace(".default.", "."): tensor.contiguous()
+        for name, tensor in state.items()
+        if "lora_" in name
+    }
     save_file(adapter, folder / "adapter_model.safetensors", metadata={"format": "pt"})
 
 
@@ -313,5 +366,7 @@ def _whole_state(trainer) -> dict:
     if not trainer.is_fsdp_enabled:
         return trainer.accelerator.get_state_dict(trainer.model_wrapped)
     # accelerate 1.15 gives FSDP2's pieces as they are
-    return {name: value.full_tensor().cpu() if hasattr(value, "full_tensor") else value
-            for name, value in trainer.model.state_dict().items()}
+    return {
+        name: value.full_tensor().cpu() if hasattr(value, "full_tensor") else value
+        for name, value in trainer.model.state_dict().items()
+    }

@@ -16,19 +16,40 @@ _POINTS = 3  # the variables are positive at all but the last
 _LARGEST = 1000  # bits up to which a power is kept exactly
 _PRECISION = 1e-9
 _LARGEST_FACTORIAL = 100
-_FUNCTIONS = {"\\sin": cmath.sin, "\\cos": cmath.cos, "\\tan": cmath.tan, "\\ln": cmath.log,
-              "\\log": cmath.log10, "\\exp": cmath.exp, "\\arcsin": cmath.asin, "\\arccos": cmath.acos,
-              "\\arctan": cmath.atan}
+_FUNCTIONS = {
+    "\\sin": cmath.sin,
+    "\\cos": cmath.cos,
+    "\\tan": cmath.tan,
+    "\\ln": cmath.log,
+    "\\log": cmath.log10,
+    "\\exp": cmath.exp,
+    "\\arcsin": cmath.asin,
+    "\\arccos": cmath.acos,
+    "\\arctan": cmath.atan,
+}
 _CONSTANTS = {"\\pi": complex(cmath.pi), "e": complex(cmath.e), "i": 1j}
 _LETTERS = {f"\\{name}" for name in "alpha beta gamma delta theta lambda mu phi omega infty".split()}
-_TIDIED = [(re.compile(pattern), by) for pattern, by in (
-    (r"\\\{", "⟦"), (r"\\\}", "⟧"), (r"\\cup(?![A-Za-z])", "∪"), (r"\\in(?![A-Za-z])", "∈"),
-    (r"\\pm(?![A-Za-z])", "±"), (r"\*\*", "^"), (r"\\(?:cdot|times)(?![A-Za-z])|[·×]", "*"),
-    (r"\\div(?![A-Za-z])|÷", "/"), ("π", r"\\pi "), ("∞", r"\\infty "),
-    (r"(?<![\\A-Za-z])(sin|cos|tan|ln|log|sqrt|pi)(?![A-Za-z])", r"\\\1"), (r"\b(?:or|and)\b", ","),
-    (r"\\frac\s*(\d)\s*(\d)", r"\\frac{\1}{\2}"),
-    (r"(\d+)\s*\\frac\{(\d+)\}\{(\d+)\}", r"(\1+\2/\3)"),  # a mixed number is no product
-    (r"\\begin\{[bp]matrix\}", "⟪"), (r"\\end\{[bp]matrix\}", "⟫"))]
+_TIDIED = [
+    (re.compile(pattern), by)
+    for pattern, by in (
+        (r"\\\{", "⟦"),
+        (r"\\\}", "⟧"),
+        (r"\\cup(?![A-Za-z])", "∪"),
+        (r"\\in(?![A-Za-z])", "∈"),
+        (r"\\pm(?![A-Za-z])", "±"),
+        (r"\*\*", "^"),
+        (r"\\(?:cdot|times)(?![A-Za-z])|[·×]", "*"),
+        (r"\\div(?![A-Za-z])|÷", "/"),
+        ("π", r"\\pi "),
+        ("∞", r"\\infty "),
+        (r"(?<![\\A-Za-z])(sin|cos|tan|ln|log|sqrt|pi)(?![A-Za-z])", r"\\\1"),
+        (r"\b(?:or|and)\b", ","),
+        (r"\\frac\s*(\d)\s*(\d)", r"\\frac{\1}{\2}"),
+        (r"(\d+)\s*\\frac\{(\d+)\}\{(\d+)\}", r"(\1+\2/\3)"),  # a mixed number is no product
+        (r"\\begin\{[bp]matrix\}", "⟪"),
+        (r"\\end\{[bp]matrix\}", "⟫"),
+    )
+]
 _UNREAD = re.compile(r"(?<![\w.])0[xXbBoO]\w|!!|\.\d*\(\d+\)")  # 0x1F, 5!!, 0.(3)
 _GROUPED = re.compile(r"(?<![\d,.])[1-9]\d{0,2}(?:,\d{3})+(?![\d,])")  # 1,000
 _RELATION = re.compile("([=<>≤≥≠])")
@@ -77,9 +98,12 @@ def _same(a: str, b: str, tolerance: float) -> bool:
     named, others = _named_values(a), _named_values(b)
     if named and others:
         return named.keys() == others.keys() and all(
-            _same_values(named[name], others[name], tolerance) for name in named)
+            _same_values(named[name], others[name], tolerance) for name in named
+        )
     if named or others:  # x = 5, y = 6 is the point (5, 6)
-        a, b = (f"({','.join(values.values())})" if values else text for values, text in ((named, a), (others, b)))
+        a, b = (
+            f"({','.join(values.values())})" if values else text for values, text in ((named, a), (others, b))
+        )
     (kind, mine), (other, theirs) = _members(a), _members(b)
     if kind != other or len(mine) != len(theirs):
         return False
@@ -115,8 +139,9 @@ def _members(text: str) -> tuple[str, list[str]]:
     inner = _split(text[1:-1], ",") if _in_brackets(text) else []
     if len(inner) > 1 or text[:1] == "⟦":
         return text[0] + text[-1], inner
-    return "", [part.replace("±", sign) for part in _split(text, ",")
-                for sign in ("+-" if "±" in part else "+")]
+    return "", [
+        part.replace("±", sign) for part in _split(text, ",") for sign in ("+-" if "±" in part else "+")
+    ]
 
 
 def _split(text: str, separator: str) -> list[str]:
@@ -149,8 +174,11 @@ def _same_values(a: str, b: str, tolerance: float) -> bool:
     if signs != others:
         return False
     if signs != ["="]:
-        return all(_close(formula_value(x, point), formula_value(y, point), tolerance)
-                   for x, y in zip(mine, theirs, strict=True) for point in range(_POINTS))
+        return all(
+            _close(formula_value(x, point), formula_value(y, point), tolerance)
+            for x, y in zip(mine, theirs, strict=True)
+            for point in range(_POINTS)
+        )
     a, b = (f"({left})-({right})" for left, right in (mine, theirs))
     return _same_values(a, b, tolerance) or _same_values(a, f"-({b})", tolerance)
 

@@ -48,9 +48,11 @@ class EndpointError(ValueError):
 
 # --- what is asked ---------------------------------------------------------------------------------
 
-SYSTEM = ("You write short descriptions of places for a fantasy game. Answer with one description between "
-          "<LOC> and </LOC> and with nothing else. Give the place a name of its own. Write three to six "
-          "sentences in the present tense, plain prose, no list, no title, no line break.")
+SYSTEM = (
+    "You write short descriptions of places for a fantasy game. Answer with one description between "
+    "<LOC> and </LOC> and with nothing else. Give the place a name of its own. Write three to six "
+    "sentences in the present tense, plain prose, no list, no title, no line break."
+)
 
 
 def _list(text: str) -> tuple[str, ...]:
@@ -98,6 +100,7 @@ def messages(number: int, seed: int = 0) -> list[dict]:
 
 # --- what is accepted ------------------------------------------------------------------------------
 
+
 def clean(content: str) -> str:
     """An answer without the thoughts of a reasoning model before it, in one line."""
     return " ".join(re.sub(r"^\s*<think>.*?</think>", "", content, flags=re.DOTALL).split())
@@ -123,6 +126,7 @@ def why_not(text: str) -> str | None:
 
 
 # --- the endpoint ----------------------------------------------------------------------------------
+
 
 def find_key(environment: Mapping[str, str] = os.environ) -> tuple[str, str]:
     """(name of the variable, key) from the environment; two empty strings where none is set."""
@@ -179,8 +183,9 @@ class Endpoint:
         if not 0 <= self.temperature <= 2:
             raise ValueError(f"temperature got {self.temperature}; give 0 to 2")
         if self.max_tokens < 1 or not self.model:
-            raise ValueError(f"got model {self.model!r}, max_tokens {self.max_tokens}; give a name, and 1 or "
-                             "more tokens")
+            raise ValueError(
+                f"got model {self.model!r}, max_tokens {self.max_tokens}; give a name, and 1 or more tokens"
+            )
         self.host, self.limit, self.has_answered = parts.netloc, "max_tokens", False
         self.shown_key = _key_pattern(self.key)
         local = parts.hostname in ("localhost", "127.0.0.1", "::1")
@@ -197,24 +202,32 @@ class Endpoint:
             except _TryAgain as trouble:
                 wait, last = trouble.wait, str(trouble)
             if wait > LONGEST_WAIT:
-                raise EndpointError(f"{self.host} asks to wait {wait:.0f} s ({last}); "
-                                    "give the same command later")
+                raise EndpointError(
+                    f"{self.host} asks to wait {wait:.0f} s ({last}); give the same command later"
+                )
             pause = min(60.0, self.first_wait * 2**attempt) * random.uniform(0.5, 1)  # not all at once
             pause += QUOTA_WAIT if attempt + 2 == self.tries and last.startswith("429") else 0.0
             if attempt + 1 == self.tries or stop.wait(wait + pause):
                 break
-        raise EndpointError(f"{self.host} gave no answer in {self.tries} tries ({last}); see whether it "
-                            "runs, or ask less at once (--concurrency); the same command goes on")
+        raise EndpointError(
+            f"{self.host} gave no answer in {self.tries} tries ({last}); see whether it "
+            "runs, or ask less at once (--concurrency); the same command goes on"
+        )
 
     def _ask_once(self, messages: list[dict]) -> Answer:
         limit = self.limit  # another thread may change it meanwhile
-        body = {"model": self.model, "messages": messages, "temperature": self.temperature,
-                limit: self.max_tokens}
+        body = {
+            "model": self.model,
+            "messages": messages,
+            "temperature": self.temperature,
+            limit: self.max_tokens,
+        }
         headers = {"Content-Type": "application/json", "User-Agent": f"lmlab/{__version__}"}
         if self.key:
             headers["Authorization"] = f"Bearer {self.key}"
-        request = urllib.request.Request(f"{self.base_url.rstrip('/')}/chat/completions",
-                                         json.dumps(body).encode(), headers)
+        request = urllib.request.Request(
+            f"{self.base_url.rstrip('/')}/chat/completions", json.dumps(body).encode(), headers
+        )
         try:
             with self.opener.open(request, timeout=self.timeout) as response:
                 return self._read_answer(_read(response, self.timeout))
@@ -233,9 +246,11 @@ class Endpoint:
             raise _TryAgain(said) from None
         if status in _THIS_PROMPT and self.has_answered:
             return Answer(said, f"refused ({status})")
-        advice = {401: f"check the key in {' or '.join(KEY_VARIABLES)}",
-                  403: "check the key and what it may do",
-                  404: "check the base URL (most end in /v1) and the model's name"}
+        advice = {
+            401: f"check the key in {' or '.join(KEY_VARIABLES)}",
+            403: "check the key and what it may do",
+            404: "check the base URL (most end in /v1) and the model's name",
+        }
         moved = "give the address that it has now"
         other = "check the model's name and the settings; where it is the prompt, another --seed asks others"
         mend = advice.get(status, moved if 300 <= status < 400 else other)
@@ -264,8 +279,10 @@ class Endpoint:
 def _split_url(url: str) -> SplitResult:
     """Raises ValueError for a URL that no request can go to; never with a password in it."""
     if re.search("[@?#]", url):
-        raise ValueError("base_url holds more than scheme, host and path; give it without user name, "
-                         f"password and query, and the key in {KEY_VARIABLES[0]}")
+        raise ValueError(
+            "base_url holds more than scheme, host and path; give it without user name, "
+            f"password and query, and the key in {KEY_VARIABLES[0]}"
+        )
     try:
         parts = urlsplit(url)
         usable = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
@@ -317,6 +334,7 @@ def _read_or_nothing(error: urllib.error.HTTPError, timeout: float) -> bytes:
 
 # --- the file --------------------------------------------------------------------------------------
 
+
 class DataFile:
     """Rows in a .jsonl file that only grows: each is on the disk before the next one is written.
 
@@ -357,8 +375,9 @@ class DataFile:
         try:
             fcntl.flock(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # ends with the process, however that ends
         except OSError:
-            raise ValueError(f"{self.path} is being written by another process; wait for it, or give another "
-                             "file") from None
+            raise ValueError(
+                f"{self.path} is being written by another process; wait for it, or give another file"
+            ) from None
 
     def _mend_end(self, torn: bytes, report: Callable[[str], None]) -> None:
         if torn:
@@ -405,6 +424,7 @@ def _row(line: bytes, where: str) -> dict:
 
 
 # --- the run ---------------------------------------------------------------------------------------
+
 
 @dataclass
 class Tally:
@@ -454,8 +474,15 @@ class _Workers:
                 self.done.put((number, error))
 
 
-def generate(endpoint: Endpoint, path: str | Path, n: int, *, seed: int = 0, concurrency: int = 8,
-             report: Callable[[str], None] = print) -> Tally:
+def generate(
+    endpoint: Endpoint,
+    path: str | Path,
+    n: int,
+    *,
+    seed: int = 0,
+    concurrency: int = 8,
+    report: Callable[[str], None] = print,
+) -> Tally:
     """Fills the file up to ``n`` different descriptions, rows {"text", "model", "prompt", "seed"}.
 
     Stopped in whatever way, it goes on when it is called again; answers under way are lost. An answer in the
@@ -519,12 +546,15 @@ def _check_recent(recent: deque, host: str) -> None:
     left_out = Counter(reason for reason in recent if reason)
     if len(recent) == WATCHED and left_out.total() > WATCHED / 2:
         reasons = ", ".join(f"{n} {reason}" for reason, n in left_out.most_common())
-        raise EndpointError(f"{left_out.total()} of the last {WATCHED} answers of {host} had to be left out "
-                            f"({reasons}); try another model or temperature; what is written stays, and the "
-                            "same command goes on")
+        raise EndpointError(
+            f"{left_out.total()} of the last {WATCHED} answers of {host} had to be left out "
+            f"({reasons}); try another model or temperature; what is written stays, and the "
+            "same command goes on"
+        )
 
 
 # --- what it will cost -----------------------------------------------------------------------------
+
 
 class Estimate(NamedTuple):
     """Tokens of a run in which no answer has to be left out: about so many in, at most so many out."""

@@ -50,8 +50,10 @@ def check_quantisation(name: str) -> None:
     if name not in QUANTISATIONS + K_QUANTS:
         raise ValueError(f"quantisation got {name!r}; give one of {', '.join(QUANTISATIONS + K_QUANTS)}")
     if name in K_QUANTS and not shutil.which("llama-quantize"):
-        raise ValueError(f"quantisation {name} needs llama.cpp's program llama-quantize, which is not on the "
-                         f"PATH; install llama.cpp, or take one of {', '.join(QUANTISATIONS)}")
+        raise ValueError(
+            f"quantisation {name} needs llama.cpp's program llama-quantize, which is not on the "
+            f"PATH; install llama.cpp, or take one of {', '.join(QUANTISATIONS)}"
+        )
 
 
 def export_gguf(folder: str | Path, path: str | Path, quantisation: str = "f16") -> Path:
@@ -77,8 +79,10 @@ def export_gguf(folder: str | Path, path: str | Path, quantisation: str = "f16")
 def gguf_bytes(folder: str | Path, quantisation: str) -> int:
     """How large the file will be, in bytes, to a few thousand; one of QUANTISATIONS. Reads no weights."""
     if quantisation not in QUANTISATIONS:
-        raise ValueError(f"quantisation got {quantisation!r}, whose size is not known before it is made; give one "
-                         f"of {', '.join(QUANTISATIONS)}")
+        raise ValueError(
+            f"quantisation got {quantisation!r}, whose size is not known before it is made; give one "
+            f"of {', '.join(QUANTISATIONS)}"
+        )
     return _plan(Path(folder), quantisation).n_bytes
 
 
@@ -195,17 +199,23 @@ def _tensors(folder: Path, config, quantisation: str) -> dict[str, _Tensor]:
             continue
         name = names.get_name(source, try_suffixes=(".weight", ".bias"))
         if name is None:
-            raise ValueError(f"{file.name} holds {source}, which a {config.model_type} in GGUF has no place "
-                             "for; merge adapters first, and export a plain model")
+            raise ValueError(
+                f"{file.name} holds {source}, which a {config.model_type} in GGUF has no place "
+                "for; merge adapters first, and export a plain model"
+            )
         shape = shape[::-1] if _is_conv1d(source, config, len(shape)) else shape
         tensors[name] = _Tensor(file, source, shape, _kind(name, shape, quantisation))
     if "token_embd.weight" not in tensors:
         raise ValueError(f"{folder} holds no embeddings; save the model again, with save_pretrained")
     if "output.weight" not in tensors and not tied:  # llama.cpp would take the embeddings
-        raise ValueError(f"{folder} got tie_word_embeddings false, and its files hold no {HEAD}; set it to "
-                         "true in config.json if the head is the embeddings, else save the model again")
+        raise ValueError(
+            f"{folder} got tie_word_embeddings false, and its files hold no {HEAD}; set it to "
+            "true in config.json if the head is the embeddings, else save the model again"
+        )
     if getattr(config, "rope_parameters", None) and config.rope_parameters["rope_type"] == "llama3":
-        tensors["rope_freqs.weight"] = _Tensor(None, "", (config.head_dim // 2,), gguf.GGMLQuantizationType.F32)
+        tensors["rope_freqs.weight"] = _Tensor(
+            None, "", (config.head_dim // 2,), gguf.GGMLQuantizationType.F32
+        )
     return tensors
 
 
@@ -215,7 +225,7 @@ def _stored(folder: Path) -> Iterator[tuple[Path, str, tuple[int, ...]]]:
 
     for file in weight_files(folder):
         with safe_open(file, framework="pt") as opened:
-            for name in opened.keys():
+            for name in opened:
                 yield file, name, tuple(opened.get_slice(name).get_shape())
 
 
@@ -269,14 +279,16 @@ def _encoded(name: str, tensor: _Tensor, config):
             return _encoded_rows(_in_place(stored[:], name, tensor, config, turned), tensor)
         whole = np.empty(_byte_shape(tensor), _dtype(tensor.kind))
         for start in range(0, len(whole), ROWS):
-            whole[start:start + ROWS] = _encoded_rows(stored[start:start + ROWS], tensor)
+            whole[start : start + ROWS] = _encoded_rows(stored[start : start + ROWS], tensor)
     return whole
 
 
 def _in_place(values, name: str, tensor: _Tensor, config, turned: bool):
     """The values in the order in which llama.cpp has them."""
     if turned:
-        return _interleaved(values, config.num_attention_heads if ".attn_q." in name else config.num_key_value_heads)
+        return _interleaved(
+            values, config.num_attention_heads if ".attn_q." in name else config.num_key_value_heads
+        )
     return values.T if _is_conv1d(tensor.source, config, values.ndim) else values
 
 
@@ -288,8 +300,10 @@ def _encoded_rows(values, tensor: _Tensor):
     values = values.to(torch.float32)
     largest = max(-float(values.min()), float(values.max()))
     if not largest <= (65504 if tensor.kind.name == "F16" else torch.finfo(torch.float32).max):  # NaN too
-        raise ValueError(f"{tensor.source} goes up to {largest:g}, which {tensor.kind.name.lower()} cannot "
-                         "hold; mend the model, or take bf16")
+        raise ValueError(
+            f"{tensor.source} goes up to {largest:g}, which {tensor.kind.name.lower()} cannot "
+            "hold; mend the model, or take bf16"
+        )
     return quants.quantize(np.ascontiguousarray(values.numpy()), tensor.kind)
 
 
@@ -324,23 +338,32 @@ def _rope_factors(config):
 def _check_config(config) -> None:
     """Raises ValueError for what llama.cpp would compute otherwise than transformers does."""
     wrong = {
-        "gpt2": {"activation_function": ("gelu_new", "gelu_pytorch_tanh"), "scale_attn_weights": (True,),
-                 "scale_attn_by_inverse_layer_idx": (False,)},
+        "gpt2": {
+            "activation_function": ("gelu_new", "gelu_pytorch_tanh"),
+            "scale_attn_weights": (True,),
+            "scale_attn_by_inverse_layer_idx": (False,),
+        },
         "llama": {"hidden_act": ("silu",)},
         "qwen2": {"hidden_act": ("silu",), "use_sliding_window": (False,)},
     }
     if config.model_type not in wrong:
-        raise ValueError(f"a {config.model_type} model cannot be exported here, only {', '.join(wrong)}; "
-                         "llama.cpp's convert_hf_to_gguf.py knows many more")
+        raise ValueError(
+            f"a {config.model_type} model cannot be exported here, only {', '.join(wrong)}; "
+            "llama.cpp's convert_hf_to_gguf.py knows many more"
+        )
     for key, allowed in wrong[config.model_type].items():
         if getattr(config, key) not in allowed:
-            raise ValueError(f"{key} is {getattr(config, key)!r}, and llama.cpp computes a {config.model_type} "
-                             f"with {' or '.join(map(repr, allowed))}")
+            raise ValueError(
+                f"{key} is {getattr(config, key)!r}, and llama.cpp computes a {config.model_type} "
+                f"with {' or '.join(map(repr, allowed))}"
+            )
     rope = getattr(config, "rope_parameters", None)
     known = ("default", "llama3") if config.model_type == "llama" else ("default",)
     if rope and rope["rope_type"] not in known:
-        raise ValueError(f"rope_type {rope['rope_type']!r} of a {config.model_type} cannot be exported here; "
-                         "llama.cpp's convert_hf_to_gguf.py knows more")
+        raise ValueError(
+            f"rope_type {rope['rope_type']!r} of a {config.model_type} cannot be exported here; "
+            "llama.cpp's convert_hf_to_gguf.py knows more"
+        )
 
 
 def _add_gpt2(writer, config) -> None:
@@ -381,16 +404,22 @@ def pre_tokenizer_name(tokenizer) -> str:
     """
     data = json.loads(tokenizer.backend_tokenizer.to_str())
     if data["model"]["type"] != "BPE" or data["model"].get("byte_fallback"):
-        raise ValueError(f"the tokenizer is {data['model']['type']}; byte-level BPE alone can be exported here")
+        raise ValueError(
+            f"the tokenizer is {data['model']['type']}; byte-level BPE alone can be exported here"
+        )
     if data["normalizer"] not in (None, {"type": "NFC"}):
-        raise ValueError(f"the tokenizer changes text first ({data['normalizer']['type']}), llama.cpp does not")
+        raise ValueError(
+            f"the tokenizer changes text first ({data['normalizer']['type']}), llama.cpp does not"
+        )
     steps = (data["pre_tokenizer"] or {}).get("pretokenizers", [data["pre_tokenizer"]])
     steps = [{key: value for key, value in (step or {}).items() if key != "trim_offsets"} for step in steps]
     name = next((name for name, known in _PRE_TOKENIZERS.items() if steps == known), None)
     merges_whole_words = bool(data["model"].get("ignore_merges"))
     if name is None or merges_whole_words != (name == "llama-bpe"):
-        raise ValueError(f"the tokenizer cuts text by {steps} (ignore_merges: {merges_whole_words}), for which "
-                         f"no name of llama.cpp is known here; known are {', '.join(_PRE_TOKENIZERS)}")
+        raise ValueError(
+            f"the tokenizer cuts text by {steps} (ignore_merges: {merges_whole_words}), for which "
+            f"no name of llama.cpp is known here; known are {', '.join(_PRE_TOKENIZERS)}"
+        )
     r1 = name == "qwen2" and tokenizer.bos_token == "<｜begin▁of▁sentence｜>"
     return "deepseek-r1-qwen" if r1 else name
 
@@ -424,12 +453,22 @@ def token_list(tokenizer, n_vocab: int) -> tuple[list[str], list[int]]:
     from gguf import TokenType
 
     if len(tokenizer) > n_vocab:
-        raise ValueError(f"the tokenizer has {len(tokenizer):,} tokens, the model's embeddings {n_vocab:,} "
-                         "rows; give the tokenizer that the model was trained with")
+        raise ValueError(
+            f"the tokenizer has {len(tokenizer):,} tokens, the model's embeddings {n_vocab:,} "
+            "rows; give the tokenizer that the model was trained with"
+        )
     added = tokenizer.added_tokens_decoder
     texts = {i: text for text, i in tokenizer.get_vocab().items()}
-    types = [TokenType.UNUSED if i not in texts else TokenType.NORMAL if i not in added
-             else TokenType.CONTROL if added[i].special else TokenType.USER_DEFINED for i in range(n_vocab)]
+    types = [
+        TokenType.UNUSED
+        if i not in texts
+        else TokenType.NORMAL
+        if i not in added
+        else TokenType.CONTROL
+        if added[i].special
+        else TokenType.USER_DEFINED
+        for i in range(n_vocab)
+    ]
     return [texts.get(i, f"[PAD{i}]") for i in range(n_vocab)], types
 
 
@@ -462,27 +501,45 @@ def read_asking(folder: str | Path) -> Asking:
     data = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
     ends = data.get("eos_token_id")
     ends = tuple(ends) if isinstance(ends, list) else () if ends is None else (ends,)
-    said = {name: data[name] for name in Asking._fields if data.get("do_sample") and data.get(name) is not None}
+    said = {
+        name: data[name] for name in Asking._fields if data.get("do_sample") and data.get(name) is not None
+    }
     return Asking(ends, **said)
 
 
 # llama.cpp ends an answer at these by itself
-_KNOWN_ENDS = ("<|eot_id|>", "<|eom_id|>", "<|end_of_text|>", "<|endoftext|>", "<|im_end|>", "<|end|>",
-               "<end_of_turn>")
+_KNOWN_ENDS = (
+    "<|eot_id|>",
+    "<|eom_id|>",
+    "<|end_of_text|>",
+    "<|endoftext|>",
+    "<|im_end|>",
+    "<|end|>",
+    "<end_of_turn>",
+)
 
 
 def _add_asking(writer, asking: Asking, tokenizer) -> None:
     # a known mark must not take a place from one that llama.cpp would not stop at: beside eos it has two
-    others = [end for end in dict.fromkeys(asking.ends) if end != tokenizer.eos_token_id
-              and tokenizer.convert_ids_to_tokens(end) not in _KNOWN_ENDS]
+    others = [
+        end
+        for end in dict.fromkeys(asking.ends)
+        if end != tokenizer.eos_token_id and tokenizer.convert_ids_to_tokens(end) not in _KNOWN_ENDS
+    ]
     if len(others) > 2:
-        raise ValueError("generation_config.json ends an answer also at "
-                         f"{tokenizer.convert_ids_to_tokens(others)}; a GGUF file has places for two more: "
-                         "keep those that the chat template writes")
+        raise ValueError(
+            "generation_config.json ends an answer also at "
+            f"{tokenizer.convert_ids_to_tokens(others)}; a GGUF file has places for two more: "
+            "keep those that the chat template writes"
+        )
     for end, add in zip(others, (writer.add_eot_token_id, writer.add_eom_token_id), strict=False):
         add(end)
-    add = {"temperature": writer.add_sampling_temp, "top_p": writer.add_sampling_top_p,
-           "top_k": writer.add_sampling_top_k, "repetition_penalty": writer.add_sampling_penalty_repeat}
+    add = {
+        "temperature": writer.add_sampling_temp,
+        "top_p": writer.add_sampling_top_p,
+        "top_k": writer.add_sampling_top_k,
+        "repetition_penalty": writer.add_sampling_penalty_repeat,
+    }
     for name, value in asking.sampling().items():
         add[name](value)
 
@@ -557,8 +614,12 @@ def load_gguf(path: str | Path):
     from transformers import AutoModelForCausalLM
 
     path = Path(path)
-    with patch("transformers.modeling_gguf_pytorch_utils.tqdm", lambda tensors, **_: tensors):  # a bar for each file
-        return AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name, dtype=torch.float32).eval()
+    with patch(
+        "transformers.modeling_gguf_pytorch_utils.tqdm", lambda tensors, **_: tensors
+    ):  # a bar for each file
+        return AutoModelForCausalLM.from_pretrained(
+            path.parent, gguf_file=path.name, dtype=torch.float32
+        ).eval()
 
 
 class BitCost(NamedTuple):
@@ -568,15 +629,21 @@ class BitCost(NamedTuple):
     megabytes: float  # of the file, 10^6 bytes
     bits_per_weight: float  # of the file as a whole
     loss: float  # nats per token
-    worse_by: Difference | None  # nats per token more than the first one, with its interval; None for the first
+    worse_by: (
+        Difference | None
+    )  # nats per token more than the first one, with its interval; None for the first
 
     @property
     def perplexity(self) -> float:
         return math.exp(self.loss)
 
 
-def bit_costs(folder: str | Path, out: str | Path, measure: Callable[[Path], tuple[Sequence, Sequence]],
-              quantisations: Sequence[str] = QUANTISATIONS) -> list[BitCost]:
+def bit_costs(
+    folder: str | Path,
+    out: str | Path,
+    measure: Callable[[Path], tuple[Sequence, Sequence]],
+    quantisations: Sequence[str] = QUANTISATIONS,
+) -> list[BitCost]:
     """Exports a model folder in each quantisation and measures each file; the disk holds one at a time.
 
     measure: takes a file's path; returns the nats and the number of tokens of each text, (n_texts,) each. The first
@@ -589,6 +656,8 @@ def bit_costs(folder: str | Path, out: str | Path, measure: Callable[[Path], tup
         worse_by = None if first is None else paired_bootstrap(first, nats, counts)
         first, size = nats if first is None else first, path.stat().st_size
         n_weights = sum(math.prod(shape) for shape in read_metadata(path)["tensors"].values())
-        rows.append(BitCost(quantisation, size / 1e6, 8 * size / n_weights, sum(nats) / sum(counts), worse_by))
+        rows.append(
+            BitCost(quantisation, size / 1e6, 8 * size / n_weights, sum(nats) / sum(counts), worse_by)
+        )
         path.unlink()
     return rows

@@ -31,15 +31,19 @@ class GPTConfig:
     vocab_size: int = 50257
     dropout: float = 0.0
     eos_token_id: int | None = None  # where generation stops
-    vocab_multiple: int = 1  # 64 makes 50,257 rows 50,304, which GPUs multiply faster; files never hold the rest
+    vocab_multiple: int = (
+        1  # 64 makes 50,257 rows 50,304, which GPUs multiply faster; files never hold the rest
+    )
 
     def __post_init__(self):
         for name in ("n_layer", "n_head", "n_embd", "block_size", "vocab_size", "vocab_multiple"):
             if getattr(self, name) < 1:
                 raise ValueError(f"GPTConfig.{name} got {getattr(self, name)}; give a positive number")
         if self.n_embd % self.n_head:
-            raise ValueError(f"GPTConfig got n_embd={self.n_embd}, n_head={self.n_head}; "
-                             "give an n_embd that n_head divides")
+            raise ValueError(
+                f"GPTConfig got n_embd={self.n_embd}, n_head={self.n_head}; "
+                "give an n_embd that n_head divides"
+            )
 
     @property
     def padded_vocab_size(self) -> int:
@@ -78,8 +82,13 @@ class Attention(nn.Module):
             k, v = torch.cat([past[0], k], dim=2), torch.cat([past[1], v], dim=2)
         # a single token after the cache may see everything: no mask
         y = F.scaled_dot_product_attention(
-            q, k, v, mask, is_causal=past is None and mask is None,
-            dropout_p=self.dropout if self.training else 0.0)
+            q,
+            k,
+            v,
+            mask,
+            is_causal=past is None and mask is None,
+            dropout_p=self.dropout if self.training else 0.0,
+        )
         y = y.transpose(1, 2).reshape(B, T, C)  # heads side by side again
         return self.resid_dropout(self.c_proj(y)), (k, v)
 
@@ -132,13 +141,15 @@ class GPT(nn.Module):
     def __init__(self, config: GPTConfig):
         super().__init__()
         self.config = config
-        self.transformer = nn.ModuleDict({
-            "wte": nn.Embedding(config.padded_vocab_size, config.n_embd),
-            "wpe": nn.Embedding(config.block_size, config.n_embd),
-            "drop": nn.Dropout(config.dropout),
-            "h": nn.ModuleList(Block(config) for _ in range(config.n_layer)),
-            "ln_f": nn.LayerNorm(config.n_embd),
-        })
+        self.transformer = nn.ModuleDict(
+            {
+                "wte": nn.Embedding(config.padded_vocab_size, config.n_embd),
+                "wpe": nn.Embedding(config.block_size, config.n_embd),
+                "drop": nn.Dropout(config.dropout),
+                "h": nn.ModuleList(Block(config) for _ in range(config.n_layer)),
+                "ln_f": nn.LayerNorm(config.n_embd),
+            }
+        )
         self.lm_head = nn.Linear(config.n_embd, config.padded_vocab_size, bias=False)
         self.lm_head.weight = self.transformer.wte.weight
         self.apply(self._init_weights)
@@ -173,11 +184,18 @@ class GPT(nn.Module):
         were not causal. Source: Chowdhery et al. 2022 (PaLM), appendix B; nanoGPT counts the same.
         """
         cfg = self.config
-        return (6 * (self.num_parameters() - cfg.block_size * cfg.n_embd)
-                + 12 * cfg.n_layer * cfg.n_embd * (length or cfg.block_size))
+        return 6 * (self.num_parameters() - cfg.block_size * cfg.n_embd) + 12 * cfg.n_layer * cfg.n_embd * (
+            length or cfg.block_size
+        )
 
-    def forward(self, idx: Tensor, targets: Tensor | None = None, *, position_ids: Tensor | None = None,
-                attention_mask: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
+    def forward(
+        self,
+        idx: Tensor,
+        targets: Tensor | None = None,
+        *,
+        position_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor | None]:
         """Logits of every next token, and the mean loss where targets are given.
 
         idx: (B, T) token ids. targets: (B, T), the token that follows each, or -100 where no loss is wanted.
@@ -192,7 +210,7 @@ class GPT(nn.Module):
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Scores (..., V) from the last layer's output (..., C); rows of padding are left out."""
-        return self.lm_head(hidden)[..., :self.config.vocab_size]
+        return self.lm_head(hidden)[..., : self.config.vocab_size]
 
     def summed_loss(self, idx: Tensor, targets: Tensor) -> Tensor:
         """The cross-entropy summed over the counted tokens, in nats: ``forward``'s times their number.
@@ -207,23 +225,38 @@ class GPT(nn.Module):
             return self._piece_loss(hidden, targets)
         if torch.is_autocast_enabled(kind) or not hasattr(F, "linear_cross_entropy"):
             # torch's own function (2.13) sums in the type of its input: bfloat16 loses tokens, float16 overflows
-            return sum(checkpoint(self._piece_loss, *piece, use_reentrant=False)
-                       for piece in zip(hidden.split(rows), targets.split(rows), strict=True))
+            return sum(
+                checkpoint(self._piece_loss, *piece, use_reentrant=False)
+                for piece in zip(hidden.split(rows), targets.split(rows), strict=True)
+            )
         pieces = torch.nn.LinearCrossEntropyOptions(batch_chunk_size=rows, chunking_method=None)
-        return F.linear_cross_entropy(hidden, self.lm_head.weight[:self.config.vocab_size], targets,
-                                      reduction="sum", ignore_index=IGNORE, options=pieces)
+        return F.linear_cross_entropy(
+            hidden,
+            self.lm_head.weight[: self.config.vocab_size],
+            targets,
+            reduction="sum",
+            ignore_index=IGNORE,
+            options=pieces,
+        )
 
     def _piece_loss(self, hidden: Tensor, targets: Tensor) -> Tensor:
         return F.cross_entropy(self.logits(hidden).float(), targets, ignore_index=IGNORE, reduction="sum")
 
-    def hidden(self, idx: Tensor, cache: Cache | None = None, position: Tensor | None = None,
-               mask: Tensor | None = None) -> tuple[Tensor, Cache]:
+    def hidden(
+        self,
+        idx: Tensor,
+        cache: Cache | None = None,
+        position: Tensor | None = None,
+        mask: Tensor | None = None,
+    ) -> tuple[Tensor, Cache]:
         """Output of the last layer after its norm (B, T, C), and the keys and values for what comes next."""
         if position is None:
             start = cache[0][0].shape[2] if cache else 0
             end = start + idx.shape[1]
             if end > self.config.block_size:
-                raise ValueError(f"GPT got {end} tokens, block_size is {self.config.block_size}; cut the text")
+                raise ValueError(
+                    f"GPT got {end} tokens, block_size is {self.config.block_size}; cut the text"
+                )
             position = torch.arange(start, end, device=idx.device)
         x = self.transformer.drop(self.transformer.wte(idx) + self.transformer.wpe(position))  # (B, T, C)
         presents = []
@@ -239,9 +272,12 @@ class GPT(nn.Module):
         Row t holds the shares that token t takes from tokens 0 to t. Dropout is off.
         """
         weights, was_training = [], self.training
-        hooks = [block.attn.register_forward_pre_hook(
-            lambda attention, inputs: weights.append(attention.weights(inputs[0])))
-            for block in self.transformer.h]
+        hooks = [
+            block.attn.register_forward_pre_hook(
+                lambda attention, inputs: weights.append(attention.weights(inputs[0]))
+            )
+            for block in self.transformer.h
+        ]
         try:
             self.eval()(idx)
         finally:
@@ -251,10 +287,18 @@ class GPT(nn.Module):
         return torch.stack(weights)
 
     @torch.no_grad()
-    def generate(self, idx: Tensor, max_new_tokens: int, *, temperature: float = 1.0,
-                 top_k: int | None = None, top_p: float | None = None, repetition_penalty: float = 1.0,
-                 eos_token_id: int | Sequence[int] | None = None,
-                 generator: torch.Generator | None = None) -> Tensor:
+    def generate(
+        self,
+        idx: Tensor,
+        max_new_tokens: int,
+        *,
+        temperature: float = 1.0,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        repetition_penalty: float = 1.0,
+        eos_token_id: int | Sequence[int] | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
         """Continues each row of ``idx`` (B, T), all of one length. Returns (B, T + up to max_new_tokens).
 
         temperature 0 takes the likeliest token. A row that has ended (at any ``eos_token_id``, else the
@@ -284,7 +328,7 @@ class GPT(nn.Module):
     def _next_logits(self, idx: Tensor, cache: Cache | None) -> tuple[Tensor, Cache]:
         if cache is None or idx.shape[1] > self.config.block_size:
             # positions are absolute: once the window slides, every key changes and the cache is of no use
-            hidden, cache = self.hidden(idx[:, -self.config.block_size:])
+            hidden, cache = self.hidden(idx[:, -self.config.block_size :])
         else:
             hidden, cache = self.hidden(idx[:, -1:], cache)
         return self.logits(hidden[:, -1]).float(), cache  # of the last place alone: the head is large
@@ -302,7 +346,7 @@ class GPT(nn.Module):
         from safetensors.torch import load_file
 
         own = {name: p.detach() for name, p in self.named_parameters()}  # the tied head is in it once
-        own["transformer.wte.weight"] = own["transformer.wte.weight"][:self.config.vocab_size]
+        own["transformer.wte.weight"] = own["transformer.wte.weight"][: self.config.vocab_size]
         saved = load_file(_locate(folder_or_hub_id, "model.safetensors"))
         for name, tensor in _from_transformers(saved, own):
             own[name].copy_(tensor)
@@ -313,9 +357,12 @@ class GPT(nn.Module):
 
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        weights = {name: tensor.T.contiguous() if _is_conv1d(name) else tensor.contiguous()
-                   for name, tensor in self.state_dict().items() if name != "lm_head.weight"}
-        weights["transformer.wte.weight"] = self.lm_head.weight[:self.config.vocab_size].clone()
+        weights = {
+            name: tensor.T.contiguous() if _is_conv1d(name) else tensor.contiguous()
+            for name, tensor in self.state_dict().items()
+            if name != "lm_head.weight"
+        }
+        weights["transformer.wte.weight"] = self.lm_head.weight[: self.config.vocab_size].clone()
         save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
         config = _transformers_config(self.config, str(self.lm_head.weight.dtype).removeprefix("torch."))
         (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
@@ -345,15 +392,22 @@ def keep_top(logits: Tensor, top_k: int | None = None, top_p: float | None = Non
     return logits
 
 
-def sample(logits: Tensor, temperature: float, top_k: int | None, top_p: float | None,
-           generator: torch.Generator | None = None) -> Tensor:
+def sample(
+    logits: Tensor,
+    temperature: float,
+    top_k: int | None,
+    top_p: float | None,
+    generator: torch.Generator | None = None,
+) -> Tensor:
     """One token per row of logits (B, V): (B,)."""
     if temperature == 0:
         return logits.argmax(-1)
     return torch.multinomial(distribution(logits, temperature, top_k, top_p), 1, generator=generator)[:, 0]
 
 
-def distribution(logits: Tensor, temperature: float, top_k: int | None = None, top_p: float | None = None) -> Tensor:
+def distribution(
+    logits: Tensor, temperature: float, top_k: int | None = None, top_p: float | None = None
+) -> Tensor:
     """The probabilities (..., V) from which the next token is drawn; what is cut has 0."""
     if temperature == 0:
         return F.one_hot(logits.argmax(-1), logits.shape[-1]).to(logits.dtype)
@@ -372,6 +426,7 @@ def _check_sampling(temperature: float, top_k: int | None, top_p: float | None, 
 
 
 # --- transformers' file layout ---
+
 
 def _is_conv1d(name: str) -> bool:
     """GPT-2's files hold these matrices as (in, out), the transpose of nn.Linear's."""
@@ -394,42 +449,73 @@ def _locate(folder_or_hub_id: str | Path, file: str) -> Path:
 def _read_config(path: Path) -> GPTConfig:
     saved = json.loads(path.read_text(encoding="utf-8"))
     # what GPT leaves out must stand at GPT-2's own value
-    for key, value in {"model_type": "gpt2", "activation_function": "gelu_new", "n_inner": None,
-                       "layer_norm_epsilon": 1e-5, "scale_attn_by_inverse_layer_idx": False,
-                       "tie_word_embeddings": True}.items():
+    for key, value in {
+        "model_type": "gpt2",
+        "activation_function": "gelu_new",
+        "n_inner": None,
+        "layer_norm_epsilon": 1e-5,
+        "scale_attn_by_inverse_layer_idx": False,
+        "tie_word_embeddings": True,
+    }.items():
         if saved.get(key, value) != value:
             raise ValueError(f"{path}: {key} got {saved[key]!r}; lmlab.gpt.GPT knows {value!r} only")
     return GPTConfig(
-        n_layer=saved["n_layer"], n_head=saved["n_head"], n_embd=saved["n_embd"],
-        block_size=saved["n_positions"], vocab_size=saved["vocab_size"],
-        dropout=saved.get("resid_pdrop", 0.1), eos_token_id=saved.get("eos_token_id"))
+        n_layer=saved["n_layer"],
+        n_head=saved["n_head"],
+        n_embd=saved["n_embd"],
+        block_size=saved["n_positions"],
+        vocab_size=saved["vocab_size"],
+        dropout=saved.get("resid_pdrop", 0.1),
+        eos_token_id=saved.get("eos_token_id"),
+    )
 
 
 def _transformers_config(config: GPTConfig, dtype: str) -> dict:
     return {
-        "architectures": ["GPT2LMHeadModel"], "model_type": "gpt2", "activation_function": "gelu_new",
-        "n_layer": config.n_layer, "n_head": config.n_head, "n_embd": config.n_embd, "n_inner": None,
-        "n_positions": config.block_size, "n_ctx": config.block_size, "vocab_size": config.vocab_size,
-        "layer_norm_epsilon": 1e-5, "initializer_range": 0.02, "tie_word_embeddings": True, "dtype": dtype,
-        "attn_pdrop": config.dropout, "embd_pdrop": config.dropout, "resid_pdrop": config.dropout,
-        "bos_token_id": config.eos_token_id, "eos_token_id": config.eos_token_id,
+        "architectures": ["GPT2LMHeadModel"],
+        "model_type": "gpt2",
+        "activation_function": "gelu_new",
+        "n_layer": config.n_layer,
+        "n_head": config.n_head,
+        "n_embd": config.n_embd,
+        "n_inner": None,
+        "n_positions": config.block_size,
+        "n_ctx": config.block_size,
+        "vocab_size": config.vocab_size,
+        "layer_norm_epsilon": 1e-5,
+        "initializer_range": 0.02,
+        "tie_word_embeddings": True,
+        "dtype": dtype,
+        "attn_pdrop": config.dropout,
+        "embd_pdrop": config.dropout,
+        "resid_pdrop": config.dropout,
+        "bos_token_id": config.eos_token_id,
+        "eos_token_id": config.eos_token_id,
     }
 
 
 def _from_transformers(saved: dict[str, Tensor], expected: dict[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
     """The tensors of a file under GPT's names; old files lack the prefix and hold mask buffers."""
-    named = {name if name.startswith(("transformer.", "lm_head.")) else f"transformer.{name}": tensor
-             for name, tensor in saved.items()}
+    named = {
+        name if name.startswith(("transformer.", "lm_head.")) else f"transformer.{name}": tensor
+        for name, tensor in saved.items()
+    }
     if missing := sorted(expected.keys() - named.keys()):
-        raise ValueError(f"model.safetensors lacks {', '.join(missing[:3])} and {len(missing) - 1} more; "
-                         "give the weights of a GPT-2")
+        raise ValueError(
+            f"model.safetensors lacks {', '.join(missing[:3])} and {len(missing) - 1} more; "
+            "give the weights of a GPT-2"
+        )
     head, embeddings = named.get("lm_head.weight"), named["transformer.wte.weight"]
     if head is not None and not torch.equal(head, embeddings):
-        raise ValueError("lm_head.weight got other numbers than transformer.wte.weight; lmlab.gpt.GPT knows "
-                         "a head that is the embeddings only")
+        raise ValueError(
+            "lm_head.weight got other numbers than transformer.wte.weight; lmlab.gpt.GPT knows "
+            "a head that is the embeddings only"
+        )
     for name, wanted in expected.items():
         tensor = named[name].T if _is_conv1d(name) else named[name]
         if tensor.shape != wanted.shape:
-            raise ValueError(f"{name} got shape {tuple(tensor.shape)}; config.json asks for "
-                             f"{tuple(wanted.shape)}: give the two files of one model")
+            raise ValueError(
+                f"{name} got shape {tuple(tensor.shape)}; config.json asks for "
+                f"{tuple(wanted.shape)}: give the two files of one model"
+            )
         yield name, tensor

@@ -8,11 +8,30 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, fields
 
 # tera operations a second in dense bfloat16 or float16 products, from NVIDIA's data sheets (without sparsity)
-PEAK_TFLOPS = {"H200": 989, "H100 PCIe": 756, "H100": 989, "A100": 312, "A10G": 70, "A10": 125, "L40S": 362,
-               "L4": 121, "T4": 65, "V100": 125, "RTX 4090": 165, "RTX 3090": 71}
+PEAK_TFLOPS = {
+    "H200": 989,
+    "H100 PCIe": 756,
+    "H100": 989,
+    "A100": 312,
+    "A10G": 70,
+    "A10": 125,
+    "L40S": 362,
+    "L4": 121,
+    "T4": 65,
+    "V100": 125,
+    "RTX 4090": 165,
+    "RTX 3090": 71,
+}
 # what one can rent: its memory in GiB as torch reports it, and its compute capability
-GPUS = {"T4": (14.7, (7, 5)), "L4": (22.0, (8, 9)), "A10G": (22.1, (8, 6)), "A100": (39.4, (8, 0)),
-        "A100-80GB": (79.2, (8, 0)), "H100": (79.1, (9, 0)), "H200": (139.8, (9, 0))}
+GPUS = {
+    "T4": (14.7, (7, 5)),
+    "L4": (22.0, (8, 9)),
+    "A10G": (22.1, (8, 6)),
+    "A100": (39.4, (8, 0)),
+    "A100-80GB": (79.2, (8, 0)),
+    "H100": (79.1, (9, 0)),
+    "H200": (139.8, (9, 0)),
+}
 # 10^9 bytes a second between a GPU and its memory, by the data sheets (the A100's is that of 40 GB)
 BANDWIDTH = {"H200": 4800, "H100": 3350, "A100": 1555, "A10G": 600, "L4": 300, "T4": 320}
 SHORT_WINDOW = 256  # tokens; up to here attention's own products are few enough to be made whole on a CPU
@@ -67,9 +86,19 @@ def describe_machine() -> Machine:
     four_bit, four_bit_reason = _four_bit(device)
     gpu_memory = torch.cuda.get_device_properties(0).total_memory / 2**30 if device == "cuda" else None
     return Machine(
-        device, name, dtype, bf16=dtype == "bfloat16", fp16=dtype == "float16", use_cpu=device == "cpu",
-        four_bit=four_bit, compute_dtype=dtype, n_cpu=available_cores(), memory_gb=round(_memory_bytes() / 2**30, 1),
-        gpu_memory_gb=gpu_memory and round(gpu_memory, 1), reasons=(reason, four_bit_reason))
+        device,
+        name,
+        dtype,
+        bf16=dtype == "bfloat16",
+        fp16=dtype == "float16",
+        use_cpu=device == "cpu",
+        four_bit=four_bit,
+        compute_dtype=dtype,
+        n_cpu=available_cores(),
+        memory_gb=round(_memory_bytes() / 2**30, 1),
+        gpu_memory_gb=gpu_memory and round(gpu_memory, 1),
+        reasons=(reason, four_bit_reason),
+    )
 
 
 def gpu(name: str) -> Machine:
@@ -79,9 +108,20 @@ def gpu(name: str) -> Machine:
         raise ValueError(f"gpu got {name!r}; give one of {', '.join(GPUS)}")
     memory, capability = GPUS[name]
     dtype, reason = _half(*capability)
-    return Machine("cuda", name, dtype, bf16=dtype == "bfloat16", fp16=dtype == "float16", use_cpu=False,
-                   four_bit=True, compute_dtype=dtype, n_cpu=available_cores(), memory_gb=0.0,
-                   gpu_memory_gb=memory, reasons=(reason, "from a table: no GPU was looked at"))
+    return Machine(
+        "cuda",
+        name,
+        dtype,
+        bf16=dtype == "bfloat16",
+        fp16=dtype == "float16",
+        use_cpu=False,
+        four_bit=True,
+        compute_dtype=dtype,
+        n_cpu=available_cores(),
+        memory_gb=0.0,
+        gpu_memory_gb=memory,
+        reasons=(reason, "from a table: no GPU was looked at"),
+    )
 
 
 def _cuda(torch) -> tuple[str, str, str, str]:

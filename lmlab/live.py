@@ -43,9 +43,15 @@ class LiveLoss:
         figure.subplots_adjust(left=0.08, right=0.98, top=0.9, bottom=0.15)
         ax = figure.subplots()
         train, validation = (_thinned(list(losses.items())) for losses in self.losses.values())
-        plots.loss_curve([step for step, _ in train], [loss for _, loss in train],
-                         [loss for _, loss in validation] or None, self.floor,
-                         val_steps=[step for step, _ in validation], title=self.title, ax=ax)
+        plots.loss_curve(
+            [step for step, _ in train],
+            [loss for _, loss in train],
+            [loss for _, loss in validation] or None,
+            self.floor,
+            val_steps=[step for step, _ in validation],
+            title=self.title,
+            ax=ax,
+        )
         ax.set_xlim(0, max(1, n_steps))  # so that one sees how far it is
         return plots.png_bytes(figure, dpi=80)
 
@@ -61,4 +67,4 @@ class LiveLoss:
 
 def _thinned(points: list) -> list:
     """So many that all can be seen, the last among them."""
-    return points[:-1:1 + len(points) // POINTS] + points[-1:]
+    return points[: -1 : 1 + len(points) // POINTS] + points[-1:]

@@ -70,7 +70,9 @@ class LlamaCpp:
 
     def tokenise(self, text: str, begin: bool = False) -> list[int]:
         """Token ids; special tokens in the text are read as such. begin: with BOS where the file says so."""
-        return self._post("/tokenize", {"content": text, "add_special": begin, "parse_special": True})["tokens"]
+        return self._post("/tokenize", {"content": text, "add_special": begin, "parse_special": True})[
+            "tokens"
+        ]
 
     def render(self, messages: Sequence[Mapping]) -> str:
         """A conversation as the model reads it before it answers, by the file's own template, BOS and all."""
@@ -78,7 +80,8 @@ class LlamaCpp:
         bos = self.metadata["tokenizer.ggml.tokens"][self.start_id]
         # where it adds BOS to texts, llama.cpp takes away the one that the template has written
         taken = self.metadata.get("tokenizer.ggml.add_bos_token") and any(
-            written in (self.chat_template or "") for written in ("bos_token", bos))
+            written in (self.chat_template or "") for written in ("bos_token", bos)
+        )
         return bos + prompt.removeprefix(bos) if taken else prompt
 
     # --- answers
@@ -89,8 +92,16 @@ class LlamaCpp:
         sampling: temperature (0: the likeliest), top_k, top_p, seed, ... of llama.cpp's ``/completion``; what is
         not given is the file's choice, else llama.cpp's. A caller that stops early stops the model.
         """
-        connection = self._send("/completion", {"prompt": list(ids), "n_predict": max_new_tokens, "stream": True,
-                                                "cache_prompt": True, **sampling})
+        connection = self._send(
+            "/completion",
+            {
+                "prompt": list(ids),
+                "n_predict": max_new_tokens,
+                "stream": True,
+                "cache_prompt": True,
+                **sampling,
+            },
+        )
         try:
             for line in self._answer(connection):
                 if line.startswith(b"data: {") and (piece := json.loads(line[6:]).get("content")):
@@ -100,8 +111,16 @@ class LlamaCpp:
 
     def greedy(self, ids: Sequence[int], max_new_tokens: int) -> list[int]:
         """The likeliest token, and the next one, ...: ids up to and with the end mark."""
-        return self._post("/completion", {"prompt": list(ids), "n_predict": max_new_tokens, "temperature": 0,
-                                          "return_tokens": True, "cache_prompt": False})["tokens"]
+        return self._post(
+            "/completion",
+            {
+                "prompt": list(ids),
+                "n_predict": max_new_tokens,
+                "temperature": 0,
+                "return_tokens": True,
+                "cache_prompt": False,
+            },
+        )["tokens"]
 
     def logprobs(self, ids: Sequence[int]) -> np.ndarray:
         """ln p of each token given those before it, (T - 1,); the first is given.
@@ -123,9 +142,16 @@ class LlamaCpp:
     def _told(self, before: Sequence[int], token: int, n_probs: int) -> dict | None:
         """What the server says of a token that it is made to draw."""
         # not over HTTP: that would take longer than a step of a small model
-        answer = self._server.handle_completions({
-            "prompt": list(before), "n_predict": 1, "temperature": 0, "n_probs": n_probs, "cache_prompt": True,
-            "logit_bias": [[token, _FORCED]]})
+        answer = self._server.handle_completions(
+            {
+                "prompt": list(before),
+                "n_predict": 1,
+                "temperature": 0,
+                "n_probs": n_probs,
+                "cache_prompt": True,
+                "logit_bias": [[token, _FORCED]],
+            }
+        )
         if "error" in answer:
             raise ValueError(f"llama.cpp: {answer['error']['message']}")
         told = answer["choices"][0]["logprobs"]
@@ -140,8 +166,13 @@ class LlamaCpp:
         scores = [self.logprobs([self.start_id, *self.tokenise(text), self.eos_id]) for text in texts]
         nats, counts = np.array([-row.sum() for row in scores]), np.array([len(row) for row in scores])
         loss = float(nats.sum() / counts.sum())
-        return {"loss": loss, "perplexity": math.exp(loss), "tokens": int(counts.sum()), "nats": nats,
-                "counts": counts}
+        return {
+            "loss": loss,
+            "perplexity": math.exp(loss),
+            "tokens": int(counts.sum()),
+            "nats": nats,
+            "counts": counts,
+        }
 
     # --- the server
 

@@ -25,28 +25,42 @@ class WindowLoader:
     Raises ValueError for arrays of another kind, too few tokens for one window, or an eos that is not there.
     """
 
-    def __init__(self, arrays: Sequence[np.ndarray], block_size: int, batch_size: int, seed: int = 0,
-                 eos: int | None = None):
+    def __init__(
+        self,
+        arrays: Sequence[np.ndarray],
+        block_size: int,
+        batch_size: int,
+        seed: int = 0,
+        eos: int | None = None,
+    ):
         for name, value in {"block_size": block_size, "batch_size": batch_size}.items():
             if value < 1:
                 raise ValueError(f"WindowLoader.{name} got {value}; give a positive number")
         for array in arrays:
             if array.ndim != 1 or array.dtype.kind not in "iu":
-                raise ValueError(f"WindowLoader got an array of shape {array.shape} and type {array.dtype}; "
-                                 "give 1-D arrays of integers, one token each")
+                raise ValueError(
+                    f"WindowLoader got an array of shape {array.shape} and type {array.dtype}; "
+                    "give 1-D arrays of integers, one token each"
+                )
         self.block_size, self.batch_size, self.seed = block_size, batch_size, seed
         longest = max(map(len, arrays), default=0)
         if longest <= block_size:
-            raise ValueError(f"the data has {longest:,} tokens in its longest array; one window needs "
-                             f"{block_size + 1:,}: lower block_size, or give more data")
+            raise ValueError(
+                f"the data has {longest:,} tokens in its longest array; one window needs "
+                f"{block_size + 1:,}: lower block_size, or give more data"
+            )
         self._readers = [_reader(array) for array in arrays]
         lasts = [len(array) - block_size for array in arrays]  # where no window begins any more
-        self._starts = [range(0, last, block_size) if eos is None else _document_starts(read, last, eos)
-                        for read, last in zip(self._readers, lasts, strict=True)]
+        self._starts = [
+            range(0, last, block_size) if eos is None else _document_starts(read, last, eos)
+            for read, last in zip(self._readers, lasts, strict=True)
+        ]
         self._ends = np.cumsum([len(starts) for starts in self._starts])
         if len(self) == 0:
-            raise ValueError(f"no document begins in the data with {block_size:,} tokens to follow: token "
-                             f"{eos} is not there; give the eos it was made with, or lower block_size")
+            raise ValueError(
+                f"no document begins in the data with {block_size:,} tokens to follow: token "
+                f"{eos} is not there; give the eos it was made with, or lower block_size"
+            )
 
     def __len__(self) -> int:
         """Windows in one epoch."""
@@ -68,8 +82,9 @@ class WindowLoader:
             raise ValueError(f"WindowLoader.batch got {k}; batches are numbered from 0")
         places = k * self.batch_size + np.arange(self.batch_size)
         epochs, n = places // len(self), len(self)
-        return np.concatenate([permuted(places[epochs == epoch] % n, n, self.seed, epoch)
-                               for epoch in np.unique(epochs)])
+        return np.concatenate(
+            [permuted(places[epochs == epoch] % n, n, self.seed, epoch) for epoch in np.unique(epochs)]
+        )
 
     def _tokens(self, window: int) -> np.ndarray:
         place = int(np.searchsorted(self._ends, window, side="right"))
@@ -91,8 +106,10 @@ def _reader(array: np.ndarray) -> Callable[[int, int], np.ndarray]:
     def read(start: int, end: int) -> np.ndarray:
         raw = os.pread(file.fileno(), (end - start) * size, array.offset + start * size)
         if len(raw) < (end - start) * size:
-            raise ValueError(f"{array.filename} has become shorter while it was read; "
-                             "prepare it again, and open it after that")
+            raise ValueError(
+                f"{array.filename} has become shorter while it was read; "
+                "prepare it again, and open it after that"
+            )
         return np.frombuffer(raw, array.dtype)
 
     return read

@@ -31,7 +31,9 @@ class ChatForm:
     answered: str  # after it, where an answer follows
     generate: str  # after it, where the model is to answer
     end: str  # after an answer
-    after_thought: tuple[str, ...]  # in an old answer: (this,) for a thought; (before, after) one that is kept
+    after_thought: tuple[
+        str, ...
+    ]  # in an old answer: (this,) for a thought; (before, after) one that is kept
 
     def render(self, messages: Sequence[Mapping]) -> str:
         """The prompt for messages {"role", "content", maybe "thinking"}; the last is the user's."""
@@ -68,16 +70,21 @@ class ChatForm:
         if self.thinks:
             kept = "{{ .Thinking }}".join(self.after_thought)
             # Ollama takes the marks of a thought from what stands around .Thinking
-            thought = ("{{ if .Thinking }}{{ if $last }}" f"{OPENING}\n{{{{ .Thinking }}}}\n{CLOSING}\n\n"
-                       f"{{{{ else }}}}{kept}{{{{ end }}}}{{{{ end }}}}")
+            thought = (
+                "{{ if .Thinking }}{{ if $last }}"
+                f"{OPENING}\n{{{{ .Thinking }}}}\n{CLOSING}\n\n"
+                f"{{{{ else }}}}{kept}{{{{ end }}}}{{{{ end }}}}"
+            )
         if self.generate.endswith(f"{OPENING}\n"):
-            silent = "{{ if and $.IsThinkSet (not $.Think) }}" f"{CLOSING}\n\n" "{{ end }}"
-        return (start + "{{ range $i, $_ := .Messages }}{{ $last := eq (len (slice $.Messages $i)) 1 }}"
-                f'{{{{ if eq .Role "user" }}}}{self.ask}{{{{ .Content }}}}'
-                f"{{{{ if $last }}}}{self.generate}{silent}{{{{ else }}}}{self.answered}{{{{ end }}}}"
-                f'{{{{ else if eq .Role "assistant" }}}}{thought}{{{{ .Content }}}}'
-                f"{{{{ if not $last }}}}{self.end}{{{{ end }}}}"
-                "{{ end }}{{ end }}")
+            silent = f"{{{{ if and $.IsThinkSet (not $.Think) }}}}{CLOSING}\n\n{{{{ end }}}}"
+        return (
+            start + "{{ range $i, $_ := .Messages }}{{ $last := eq (len (slice $.Messages $i)) 1 }}"
+            f'{{{{ if eq .Role "user" }}}}{self.ask}{{{{ .Content }}}}'
+            f"{{{{ if $last }}}}{self.generate}{silent}{{{{ else }}}}{self.answered}{{{{ end }}}}"
+            f'{{{{ else if eq .Role "assistant" }}}}{thought}{{{{ .Content }}}}'
+            f"{{{{ if not $last }}}}{self.end}{{{{ end }}}}"
+            "{{ end }}{{ end }}"
+        )
 
 
 def chat_form(tokenizer) -> ChatForm:
@@ -92,10 +99,19 @@ def chat_form(tokenizer) -> ChatForm:
     _, end = _cut(_render(tokenizer, ("user", _U), ("assistant", _A), generate=False), _A)
     ask = between.removeprefix(end)
     if not opened.endswith(ask):
-        raise ValueError(f"the chat template begins its first turn with {opened!r}, a later one with {ask!r}; "
-                         "write the Modelfile's TEMPLATE by hand")
-    form = ChatForm(opened.removesuffix(ask), _system(tokenizer, ask), ask, answered, generate, end,
-                    _thought(tokenizer, answered, generate))
+        raise ValueError(
+            f"the chat template begins its first turn with {opened!r}, a later one with {ask!r}; "
+            "write the Modelfile's TEMPLATE by hand"
+        )
+    form = ChatForm(
+        opened.removesuffix(ask),
+        _system(tokenizer, ask),
+        ask,
+        answered,
+        generate,
+        end,
+        _thought(tokenizer, answered, generate),
+    )
     _check(form, tokenizer)
     return form
 
@@ -111,8 +127,10 @@ def _cut(text: str, *marks: str) -> list[str]:
     for mark in marks:
         before, found, text = text.partition(mark)
         if not found or mark in text:
-            raise ValueError("the chat template does not show each message once, in order (at "
-                             f"{before[-40:]!r}); write the Modelfile's TEMPLATE by hand")
+            raise ValueError(
+                "the chat template does not show each message once, in order (at "
+                f"{before[-40:]!r}); write the Modelfile's TEMPLATE by hand"
+            )
         parts.append(before)
     return [*parts, text]
 
@@ -142,8 +160,13 @@ def _thought(tokenizer, answered: str, generate: str) -> tuple[str, ...]:
 
 
 def _check(form: ChatForm, tokenizer) -> None:
-    turns = [("user", "Hello, {you}"), ("assistant", "Yes?\n\n1. a"), ("user", "b"), ("assistant", "c"),
-             ("user", "?")]
+    turns = [
+        ("user", "Hello, {you}"),
+        ("assistant", "Yes?\n\n1. a"),
+        ("user", "b"),
+        ("assistant", "c"),
+        ("user", "?"),
+    ]
     for conversation in (turns[:1], turns[:3], turns, [("system", "Be brief."), *turns]):
         if conversation[0][0] == "system" and not form.system:
             continue
@@ -151,8 +174,10 @@ def _check(form: ChatForm, tokenizer) -> None:
         made = form.render([{"role": role, "content": content} for role, content in conversation])
         if made != rendered:
             at = len(os.path.commonprefix([made, rendered]))
-            raise ValueError(f"the chat template has {rendered[at:at + 40]!r} where a plain form has "
-                             f"{made[at:at + 40]!r}; write the Modelfile's TEMPLATE by hand")
+            raise ValueError(
+                f"the chat template has {rendered[at : at + 40]!r} where a plain form has "
+                f"{made[at : at + 40]!r}; write the Modelfile's TEMPLATE by hand"
+            )
 
 
 def write_modelfile(folder: str | Path, gguf: str | Path) -> Path:
@@ -169,9 +194,13 @@ def write_modelfile(folder: str | Path, gguf: str | Path) -> Path:
     form = _as_ollama_sends(chat_form(tokenizer), tokenizer) if tokenizer.chat_template else None
     template = form.go() if form else "{{ .Prompt }}"
     names = {"repetition_penalty": "repeat_penalty"}
-    lines = [f"FROM ./{gguf.name}", f'TEMPLATE """{template}"""', f"PARAMETER num_ctx {context}",
-             *(f"PARAMETER {names.get(name, name)} {value}" for name, value in asking.sampling().items()),
-             *(f'PARAMETER stop "{stop}"' for stop in _stops(form, tokenizer, asking.ends))]
+    lines = [
+        f"FROM ./{gguf.name}",
+        f'TEMPLATE """{template}"""',
+        f"PARAMETER num_ctx {context}",
+        *(f"PARAMETER {names.get(name, name)} {value}" for name, value in asking.sampling().items()),
+        *(f'PARAMETER stop "{stop}"' for stop in _stops(form, tokenizer, asking.ends)),
+    ]
     if "strftime_now" in (tokenizer.chat_template or ""):
         lines.insert(1, "# the date in the template is that of the export: Ollama has no clock there")
     path = gguf.with_name("Modelfile")
@@ -194,6 +223,9 @@ def _stops(form: ChatForm | None, tokenizer, ends: Sequence[int]) -> list[str]:
     """The ends of an answer, and the special tokens that begin or end a turn: no answer holds them."""
     stops = dict.fromkeys(tokenizer.convert_ids_to_tokens([tokenizer.eos_token_id, *ends]))
     turns = form.ask + form.answered + form.end if form else ""
-    marks = [token.content for token in tokenizer.added_tokens_decoder.values()
-             if token.content in turns and token.content not in (OPENING, CLOSING)]
+    marks = [
+        token.content
+        for token in tokenizer.added_tokens_decoder.values()
+        if token.content in turns and token.content not in (OPENING, CLOSING)
+    ]
     return list(stops | dict.fromkeys(sorted(marks, key=turns.index)))

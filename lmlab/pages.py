@@ -46,8 +46,13 @@ class NotebookPage:
 
 @functools.cache
 def _templates() -> Environment:
-    return Environment(loader=FileSystemLoader(WEB / "templates"), autoescape=True, undefined=StrictUndefined,
-                       trim_blocks=True, lstrip_blocks=True)
+    return Environment(
+        loader=FileSystemLoader(WEB / "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
 
 
 def render(template: str, **values) -> Markup:
@@ -109,17 +114,22 @@ def _markdown(source: str, headings: list) -> str:
 
 def _draw_formulas(text: str) -> Markup:
     """Sanitized HTML with its formulas drawn. They come last: SVG is not let through before."""
+
     def draw(match: re.Match) -> str:
         name, tex = match[1], html.unescape(match[2])
         return f'<{name} class="math">{formula_svg(tex, points=15 if name == "div" else 13)}</{name}>'
+
     return Markup(re.sub(r'<(div|span) class="math"><code>([^<]*)</code></\1>', draw, text))
 
 
 def _anchor(text: str, taken: set[str]) -> str:
     """A name for a heading as Jupyter gives it, with only letters, digits and hyphens; unique."""
     name = re.sub(r"[^\w]+", "-", html.unescape(plain_text(text))).strip("-") or "section"
-    return next(candidate for n in range(1, len(taken) + 2)
-                if (candidate := name if n == 1 else f"{name}-{n}") not in taken)
+    return next(
+        candidate
+        for n in range(1, len(taken) + 2)
+        if (candidate := name if n == 1 else f"{name}-{n}") not in taken
+    )
 
 
 def plain_text(markup: str) -> str:
@@ -140,14 +150,26 @@ def formula_svg(tex: str, points: float) -> str:
 
     picture, colour = io.StringIO(), "#123456"  # a stand-in: matplotlib does not know currentColor
     try:
-        with rc_context({"mathtext.fontset": "stix", "svg.fonttype": "path", "svg.hashsalt": tex,
-                         "savefig.transparent": True}):
-            depth = math_to_image(f"${' '.join(tex.split())}$", picture, FontProperties(size=points), dpi=72,
-                                  format="svg", color=colour)
+        with rc_context(
+            {
+                "mathtext.fontset": "stix",
+                "svg.fonttype": "path",
+                "svg.hashsalt": tex,
+                "savefig.transparent": True,
+            }
+        ):
+            depth = math_to_image(
+                f"${' '.join(tex.split())}$",
+                picture,
+                FontProperties(size=points),
+                dpi=72,
+                format="svg",
+                color=colour,
+            )
     except (ValueError, RecursionError):
         return f"<code>{html.escape(tex.strip())}</code>"
     svg = re.sub(r"<(metadata|style).*?</\1>|<!--.*?-->", "", picture.getvalue(), flags=re.DOTALL)
-    svg = svg[svg.index("<svg"):].strip().replace(colour, "currentColor")
+    svg = svg[svg.index("<svg") :].strip().replace(colour, "currentColor")
     label = html.escape(tex.strip(), quote=True)
     named = f'<svg role="img" aria-label="{label}" style="vertical-align: {-depth:.1f}pt"'
     return svg.replace("<svg", named, 1)
@@ -155,8 +177,11 @@ def formula_svg(tex: str, points: float) -> str:
 
 def _opening(notebook, pages: Collection[str]) -> tuple[str | None, Markup]:
     """The title, and HTML of the first two sentences under it."""
-    sources = [cell["source"] for cell in notebook["cells"]
-               if cell["cell_type"] == "markdown" and cell["source"].startswith("# ")]
+    sources = [
+        cell["source"]
+        for cell in notebook["cells"]
+        if cell["cell_type"] == "markdown" and cell["source"].startswith("# ")
+    ]
     if not sources:
         return None, Markup()
     title, _, rest = sources[0].partition("\n")
@@ -166,6 +191,7 @@ def _opening(notebook, pages: Collection[str]) -> tuple[str | None, Markup]:
 
 
 # widgets and pictures -----------------------------------------------------------------------------------
+
 
 def _show_widgets_still(notebook) -> None:
     """Puts in the place of each widget what it last showed; a live one would need scripts from a network."""
@@ -218,11 +244,15 @@ def _save_pictures(notebook, lesson: str, folder: Path) -> list[Picture]:
                 raise ValueError(f"{lesson}: an image/png output got {data[:8]!r}, which begins no PNG")
             path = f"pictures/{lesson}-{len(pictures) + 1}.png"
             (folder / path).write_bytes(data)
-            width, height = (int.from_bytes(data[at:at + 4], "big") for at in (16, 20))  # of the PNG's header
+            width, height = (
+                int.from_bytes(data[at : at + 4], "big") for at in (16, 20)
+            )  # of the PNG's header
             alt = given or describe_plot(cell["source"], heading)
             pictures.append(Picture(path, alt, width, height, "cover" in cell["metadata"].get("tags", ())))
-            output["metadata"] = {"filenames": {"image/png": path},
-                                  "image/png": {"alt": alt, "width": width, "height": height}}
+            output["metadata"] = {
+                "filenames": {"image/png": path},
+                "image/png": {"alt": alt, "width": width, "height": height},
+            }
     return pictures
 
 

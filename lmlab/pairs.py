@@ -20,8 +20,9 @@ class BadRow(NamedTuple):
     found: str
 
 
-def usable_pairs(rows: Sequence[Mapping], source: str,
-                 max_bad_share: float = MAX_BAD_SHARE) -> list[dict[str, str]]:
+def usable_pairs(
+    rows: Sequence[Mapping], source: str, max_bad_share: float = MAX_BAD_SHARE
+) -> list[dict[str, str]]:
     """The pairs {"modern", "shakespearean"} of rows with these keys, or with "input" and "output".
 
     With input and output, what stands in "system" and "instruction" comes before the input, on lines of its
@@ -55,8 +56,10 @@ def _pair_keys(rows: Sequence[Mapping], source: str) -> tuple[str, str]:
     for keys in PAIR_KEYS:
         if set(keys) <= there.keys():
             return keys
-    raise ValueError(f"{source} has the columns {', '.join(there) or '(none)'}; pairs need modern and "
-                     "shakespearean, or input and output: rename the two that hold them")
+    raise ValueError(
+        f"{source} has the columns {', '.join(there) or '(none)'}; pairs need modern and "
+        "shakespearean, or input and output: rename the two that hold them"
+    )
 
 
 def _sides(row: Mapping, keys: tuple[str, str]) -> tuple[str, str]:
@@ -82,7 +85,9 @@ def _shown(row: Mapping, keys: tuple[str, str]) -> str:
     return repr([row.get(key) for key in keys] if isinstance(row, Mapping) else row)
 
 
-def leave_out(bad: Sequence[BadRow], n_rows: int, source: str, max_bad_share: float, place: str = "row") -> None:
+def leave_out(
+    bad: Sequence[BadRow], n_rows: int, source: str, max_bad_share: float, place: str = "row"
+) -> None:
     """Says which rows are left out and why; raises ValueError for a share above ``max_bad_share``.
 
     place: what ``BadRow.row`` counts, "row" or "line".
@@ -93,8 +98,10 @@ def leave_out(bad: Sequence[BadRow], n_rows: int, source: str, max_bad_share: fl
     shown = "; ".join(f"{place} {row.row}: {row.found[:60]}" for row in bad[:_SHOWN])
     shown = shown.encode("utf-8", "backslashreplace").decode()  # half characters cannot be printed
     if len(bad) > max_bad_share * n_rows:
-        raise ValueError(f"{source} has {len(bad)} of {n_rows} rows that cannot be used ({counts}), more "
-                         f"than max_bad_share {max_bad_share:g} allows; mend them or raise it. {shown}")
+        raise ValueError(
+            f"{source} has {len(bad)} of {n_rows} rows that cannot be used ({counts}), more "
+            f"than max_bad_share {max_bad_share:g} allows; mend them or raise it. {shown}"
+        )
     print(f"left out {len(bad)} of {n_rows} rows of {source}: {counts}. {shown}")
 
 
@@ -115,8 +122,10 @@ def text_rows(rows: Sequence[Mapping], source: str, max_bad_share: float = MAX_B
     good, bad = [], []
     for i, row in enumerate(rows):
         if "text" not in row:
-            raise ValueError(f"{source} has the columns {', '.join(row)} and no 'text'; rename the one that "
-                             "holds the texts")
+            raise ValueError(
+                f"{source} has the columns {', '.join(row)} and no 'text'; rename the one that "
+                "holds the texts"
+            )
         text = row["text"]
         if not isinstance(text, str) or (text.strip() and is_nothing(text)):
             bad.append(BadRow(i, "not text", repr(text)))

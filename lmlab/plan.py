@@ -26,12 +26,26 @@ PUBLISHED = {
     "openai-community/gpt2-xl": {"model_type": "gpt2", "n_layer": 48, "n_head": 25, "n_embd": 1600},
     "distilbert/distilgpt2": {"model_type": "gpt2", "n_layer": 6},
     "meta-llama/Llama-3.2-1B": {
-        "model_type": "llama", "hidden_size": 2048, "intermediate_size": 8192, "num_hidden_layers": 16,
-        "head_dim": 64, "num_attention_heads": 32, "num_key_value_heads": 8, "vocab_size": 128256,
-        "tie_word_embeddings": True},
+        "model_type": "llama",
+        "hidden_size": 2048,
+        "intermediate_size": 8192,
+        "num_hidden_layers": 16,
+        "head_dim": 64,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 8,
+        "vocab_size": 128256,
+        "tie_word_embeddings": True,
+    },
     "deepseek-ai/DeepSeek-R1-Distill-Qwen-1.5B": {
-        "model_type": "qwen2", "hidden_size": 1536, "intermediate_size": 8960, "num_hidden_layers": 28,
-        "num_attention_heads": 12, "num_key_value_heads": 2, "vocab_size": 151936, "tie_word_embeddings": False},
+        "model_type": "qwen2",
+        "hidden_size": 1536,
+        "intermediate_size": 8960,
+        "num_hidden_layers": 28,
+        "num_attention_heads": 12,
+        "num_key_value_heads": 2,
+        "vocab_size": 151936,
+        "tie_word_embeddings": False,
+    },
 }
 
 # US dollars for an hour of one GPU on demand, May 2026; yours will differ by a factor of two either way.
@@ -118,8 +132,9 @@ def trainings(cfg, machine: Machine) -> list[Training]:
         return [_think(cfg, machine)]
     if lesson == "09":
         return [_rewarded(cfg, machine)]
-    raise ValueError(f"plan got lesson {cfg.lesson}, which trains nothing that needs a plan; "
-                     "give 02, 04, 05, 06, 08 or 09")
+    raise ValueError(
+        f"plan got lesson {cfg.lesson}, which trains nothing that needs a plan; give 02, 04, 05, 06, 08 or 09"
+    )
 
 
 def _pretraining(cfg) -> Training:
@@ -128,26 +143,57 @@ def _pretraining(cfg) -> Training:
 
     known = PUBLISHED.get(cfg.tokenizer)
     entries = published_config(cfg.tokenizer).vocab_size if known else len(load_tokenizer(cfg.tokenizer))
-    config = GPTConfig(n_layer=cfg.n_layer, n_head=cfg.n_head, n_embd=cfg.n_embd, block_size=cfg.block_size,
-                       dropout=cfg.dropout, vocab_size=entries, vocab_multiple=cfg.vocab_multiple)
+    config = GPTConfig(
+        n_layer=cfg.n_layer,
+        n_head=cfg.n_head,
+        n_embd=cfg.n_embd,
+        block_size=cfg.block_size,
+        dropout=cfg.dropout,
+        vocab_size=entries,
+        vocab_multiple=cfg.vocab_multiple,
+    )
     saved = -(-cfg.max_steps // cfg.checkpoint_every)
     return Training(
-        name="pretraining", method="pretraining", source="a new GPT-2", config=config, steps=cfg.max_steps,
-        batch_size=cfg.batch_size, length=cfg.block_size, accumulation=cfg.grad_accumulation,
-        checkpoints=_kept(saved, cfg.keep_checkpoints), data_bytes=2 * (cfg.data_tokens or 0),
-        savers=_savers(cfg, "block_size"))
+        name="pretraining",
+        method="pretraining",
+        source="a new GPT-2",
+        config=config,
+        steps=cfg.max_steps,
+        batch_size=cfg.batch_size,
+        length=cfg.block_size,
+        accumulation=cfg.grad_accumulation,
+        checkpoints=_kept(saved, cfg.keep_checkpoints),
+        data_bytes=2 * (cfg.data_tokens or 0),
+        savers=_savers(cfg, "block_size"),
+    )
 
 
 def _pairs(cfg) -> Training:
     """Part A of lesson 04, all of its runs: the two main ones, two more of the small set, sweep and study."""
-    epoch, small_epoch = (-(-n // (cfg.batch_size * cfg.grad_accumulation)) for n in (cfg.n_train, cfg.small_train))
-    steps = (cfg.epochs * epoch + 3 * cfg.small_epochs * small_epoch + len(cfg.sweep_rates) * cfg.sweep_steps
-             + len(cfg.study_sizes) * cfg.study_steps)
+    epoch, small_epoch = (
+        -(-n // (cfg.batch_size * cfg.grad_accumulation)) for n in (cfg.n_train, cfg.small_train)
+    )
+    steps = (
+        cfg.epochs * epoch
+        + 3 * cfg.small_epochs * small_epoch
+        + len(cfg.sweep_rates) * cfg.sweep_steps
+        + len(cfg.study_sizes) * cfg.study_steps
+    )
     return Training(
-        name="pairs", method="full", source=cfg.model, config=published_config(cfg.model), steps=steps, padded=True,
-        batch_size=cfg.batch_size, length=cfg.max_length, accumulation=cfg.grad_accumulation,
-        fill=min(1.0, PAIR_TOKENS / cfg.max_length), frozen_layers=cfg.frozen_layers,
-        checkpoints=3 if cfg.checkpoint_every else 0, savers=_savers(cfg, "max_length"))
+        name="pairs",
+        method="full",
+        source=cfg.model,
+        config=published_config(cfg.model),
+        steps=steps,
+        padded=True,
+        batch_size=cfg.batch_size,
+        length=cfg.max_length,
+        accumulation=cfg.grad_accumulation,
+        fill=min(1.0, PAIR_TOKENS / cfg.max_length),
+        frozen_layers=cfg.frozen_layers,
+        checkpoints=3 if cfg.checkpoint_every else 0,
+        savers=_savers(cfg, "max_length"),
+    )
 
 
 def _style(cfg, machine: Machine) -> Training:
@@ -156,11 +202,18 @@ def _style(cfg, machine: Machine) -> Training:
     optimizer_name(cfg.style_optimizer, machine)  # refuses what the machine cannot
     smaller = [{"style_optimizer": "adamw_8bit"}] if machine.device == "cuda" else []
     return Training(
-        name="style", method="full", source=cfg.style_model, config=published_config(cfg.style_model),
-        steps=cfg.style_steps, batch_size=cfg.style_batch_size, length=cfg.style_block_size,
-        accumulation=cfg.style_grad_accumulation, checkpointing=cfg.style_checkpointing,
+        name="style",
+        method="full",
+        source=cfg.style_model,
+        config=published_config(cfg.style_model),
+        steps=cfg.style_steps,
+        batch_size=cfg.style_batch_size,
+        length=cfg.style_block_size,
+        accumulation=cfg.style_grad_accumulation,
+        checkpointing=cfg.style_checkpointing,
         optimizer=cfg.style_optimizer,
-        savers=_savers(cfg, "style_block_size", "style_checkpointing", "style_") + smaller)
+        savers=_savers(cfg, "style_block_size", "style_checkpointing", "style_") + smaller,
+    )
 
 
 def _locations(cfg) -> Training:
@@ -168,14 +221,28 @@ def _locations(cfg) -> Training:
     from lmlab.gpt import GPTConfig
 
     base = published_config(cfg.model)
-    config = GPTConfig(n_layer=base.n_layer, n_head=base.n_head, n_embd=base.n_embd, block_size=base.n_positions,
-                       vocab_size=base.vocab_size, dropout=base.resid_pdrop)
+    config = GPTConfig(
+        n_layer=base.n_layer,
+        n_head=base.n_head,
+        n_embd=base.n_embd,
+        block_size=base.n_positions,
+        vocab_size=base.vocab_size,
+        dropout=base.resid_pdrop,
+    )
     length = min(cfg.block_size, base.n_positions)
     epoch = max(1, round(cfg.n_train * STORY_TOKENS / (cfg.batch_size * cfg.grad_accumulation * length)))
     return Training(
-        name="locations", method="pretraining", source=cfg.model, config=config, batch_size=cfg.batch_size,
-        length=length, accumulation=cfg.grad_accumulation, checkpoints=_kept(cfg.epochs, cfg.keep_checkpoints),
-        steps=epoch * (cfg.epochs + len(cfg.learning_rates) * cfg.search_epochs), savers=_savers(cfg, "block_size"))
+        name="locations",
+        method="pretraining",
+        source=cfg.model,
+        config=config,
+        batch_size=cfg.batch_size,
+        length=length,
+        accumulation=cfg.grad_accumulation,
+        checkpoints=_kept(cfg.epochs, cfg.keep_checkpoints),
+        steps=epoch * (cfg.epochs + len(cfg.learning_rates) * cfg.search_epochs),
+        savers=_savers(cfg, "block_size"),
+    )
 
 
 def _lora(cfg) -> Training:
@@ -186,12 +253,21 @@ def _lora(cfg) -> Training:
     per_step = cfg.batch_size * cfg.grad_accumulation * cfg.block_size
     config = published_config(cfg.model)
     return Training(
-        name="adapter", method="qlora", source=cfg.model, config=config,
-        steps=n_tokens and cfg.epochs * -(-n_tokens // per_step), batch_size=cfg.batch_size, length=cfg.block_size,
-        accumulation=cfg.grad_accumulation, checkpointing=cfg.activation_checkpointing,
+        name="adapter",
+        method="qlora",
+        source=cfg.model,
+        config=config,
+        steps=n_tokens and cfg.epochs * -(-n_tokens // per_step),
+        batch_size=cfg.batch_size,
+        length=cfg.block_size,
+        accumulation=cfg.grad_accumulation,
+        checkpointing=cfg.activation_checkpointing,
         chunked=many_logits(cfg.batch_size * cfg.block_size, config.vocab_size),
-        lora=_lora_config(cfg), four_bit=True, checkpoints=3 if cfg.checkpoint_every else 0,
-        savers=_savers(cfg, "block_size", "activation_checkpointing"))
+        lora=_lora_config(cfg),
+        four_bit=True,
+        checkpoints=3 if cfg.checkpoint_every else 0,
+        savers=_savers(cfg, "block_size", "activation_checkpointing"),
+    )
 
 
 def _think(cfg, machine: Machine) -> Training:
@@ -199,25 +275,48 @@ def _think(cfg, machine: Machine) -> Training:
     epoch = n_train and -(-n_train * (1 + cfg.redrawn) // (cfg.batch_size * cfg.grad_accumulation))
     n_tokens = THINK_TOKENS.get(cfg.data[0], SOME_THOUGHT)
     return Training(
-        name="adapter", method="qlora", source=cfg.model, config=published_config(cfg.model),
-        steps=epoch and cfg.epochs * epoch, batch_size=cfg.batch_size, length=cfg.max_length,
+        name="adapter",
+        method="qlora",
+        source=cfg.model,
+        config=published_config(cfg.model),
+        steps=epoch and cfg.epochs * epoch,
+        batch_size=cfg.batch_size,
+        length=cfg.max_length,
         fill=1.0 if cfg.packing else min(1.0, n_tokens / cfg.max_length),
-        accumulation=cfg.grad_accumulation, checkpointing=cfg.activation_checkpointing, padded=True, chunked=True,
-        optimizer=_small_optimizer(machine), lora=_lora_config(cfg), four_bit=True, checkpoints=4,
-        savers=_savers(cfg, "max_length", "activation_checkpointing"))
+        accumulation=cfg.grad_accumulation,
+        checkpointing=cfg.activation_checkpointing,
+        padded=True,
+        chunked=True,
+        optimizer=_small_optimizer(machine),
+        lora=_lora_config(cfg),
+        four_bit=True,
+        checkpoints=4,
+        savers=_savers(cfg, "max_length", "activation_checkpointing"),
+    )
 
 
 def _rewarded(cfg, machine: Machine) -> Training:
     """Lesson 09: the base is unpacked, and all answers of a step are written before the first is learnt from."""
     return Training(
-        name="adapter", method="qlora", source=cfg.model, config=published_config(cfg.model), steps=cfg.max_steps,
-        batch_size=cfg.batch_size, length=PROMPT_TOKENS.get(cfg.data, SOME_PROMPT) + cfg.max_new_tokens,
-        accumulation=cfg.grad_accumulation, checkpointing=cfg.activation_checkpointing, padded=True, chunked=True,
-        optimizer=_small_optimizer(machine), lora={"r": cfg.lora_r, "lora_alpha": cfg.lora_alpha,
-                                                 "target_modules": "all-linear"},
-        generated=cfg.answers_per_step, new_tokens=cfg.max_new_tokens, checkpoints=2,
+        name="adapter",
+        method="qlora",
+        source=cfg.model,
+        config=published_config(cfg.model),
+        steps=cfg.max_steps,
+        batch_size=cfg.batch_size,
+        length=PROMPT_TOKENS.get(cfg.data, SOME_PROMPT) + cfg.max_new_tokens,
+        accumulation=cfg.grad_accumulation,
+        checkpointing=cfg.activation_checkpointing,
+        padded=True,
+        chunked=True,
+        optimizer=_small_optimizer(machine),
+        lora={"r": cfg.lora_r, "lora_alpha": cfg.lora_alpha, "target_modules": "all-linear"},
+        generated=cfg.answers_per_step,
+        new_tokens=cfg.max_new_tokens,
+        checkpoints=2,
         savers=_savers(cfg, "max_new_tokens", "activation_checkpointing")
-        + ([{"grad_accumulation": cfg.grad_accumulation // 2}] if cfg.grad_accumulation > 1 else []))
+        + ([{"grad_accumulation": cfg.grad_accumulation // 2}] if cfg.grad_accumulation > 1 else []),
+    )
 
 
 def _small_optimizer(machine: Machine) -> str:
@@ -225,8 +324,12 @@ def _small_optimizer(machine: Machine) -> str:
 
 
 def _lora_config(cfg) -> dict:
-    return {"r": cfg.lora_r, "lora_alpha": cfg.lora_alpha, "lora_dropout": cfg.lora_dropout,
-            "target_modules": cfg.target_modules}
+    return {
+        "r": cfg.lora_r,
+        "lora_alpha": cfg.lora_alpha,
+        "lora_dropout": cfg.lora_dropout,
+        "target_modules": cfg.target_modules,
+    }
 
 
 def _kept(saved: int, newest: int | None) -> int:
@@ -257,7 +360,9 @@ class Forecast:
     n_weights: int  # those of an adapter among them
     n_trained: int
     memory: Mapping[str, int]  # at the fullest moment of a step; their sum is the peak
-    kept: Mapping[str, int]  # what can be counted exactly after a run: weights, adapter, optimizer, checkpoint
+    kept: Mapping[
+        str, int
+    ]  # what can be counted exactly after a run: weights, adapter, optimizer, checkpoint
     disk: Mapping[str, int]
     seconds: float | None  # of one step, at the batches' average fill; None where no data sheet says
 
@@ -298,11 +403,18 @@ class Forecast:
     def rows(self) -> list[tuple[str, str]]:
         """What there is to say, as (name, value)."""
         share = f" ({self.n_trained / self.n_weights:.4%})" if self.n_trained < self.n_weights else ""
-        rows = [("model", f"{self.training.source}, {self.n_weights:,} weights"),
-                ("trained", f"{self.n_trained:,}{share}")]
+        rows = [
+            ("model", f"{self.training.source}, {self.n_weights:,} weights"),
+            ("trained", f"{self.n_trained:,}{share}"),
+        ]
         rows += [(name, shown_bytes(size)) for name, size in self.memory.items()]
-        rows += [("peak memory", f"{shown_bytes(self.peak)} of {shown_bytes(self.room)}, "
-                                 f"{'fits' if self.fits else 'DOES NOT FIT'}")]
+        rows += [
+            (
+                "peak memory",
+                f"{shown_bytes(self.peak)} of {shown_bytes(self.room)}, "
+                f"{'fits' if self.fits else 'DOES NOT FIT'}",
+            )
+        ]
         rows += [(f"disk: {name}", shown_bytes(size)) for name, size in self.disk.items()]
         return [*rows, *self._time_rows()]
 
@@ -313,16 +425,20 @@ class Forecast:
         if self.hours is None:
             return [speed, ("time", f"{shown_hours(self.seconds / 3.6)} for 1,000 steps")]
         rows = [speed, ("time", f"{shown_hours(self.hours)} of training, {self.training.steps:,} steps")]
-        return rows if self.rent is None else [*rows, ("rent", f"${self.rent * self.hours:.2f} at "
-                                                               f"${self.rent:.2f} an hour")]
+        return (
+            rows
+            if self.rent is None
+            else [*rows, ("rent", f"${self.rent * self.hours:.2f} at ${self.rent:.2f} an hour")]
+        )
 
 
 def shown_bytes(size: float) -> str:
     """In the unit that reads best."""
     if size == math.inf:
         return "an unknown size"
-    unit, name = next(((unit, name) for unit, name in ((2**30, "GiB"), (2**20, "MiB")) if size >= unit / 10),
-                      (2**10, "KiB"))
+    unit, name = next(
+        ((unit, name) for unit, name in ((2**30, "GiB"), (2**20, "MiB")) if size >= unit / 10), (2**10, "KiB")
+    )
     return f"{size / unit:.2f} {name}" if size else "0"
 
 
@@ -346,20 +462,32 @@ def forecast(training: Training, machine: Machine) -> Forecast:
     parameters = list(model.parameters())
     trained = [p for p in parameters if p.requires_grad]
     step = rehearse(
-        model, training.batch_size, training.length, dtype=machine.dtype, accumulation=training.accumulation,
-        checkpointing=training.checkpointing, chunked=training.chunked, padded=training.padded,
-        flash=machine.bf16, cpu=machine.device != "cuda")
+        model,
+        training.batch_size,
+        training.length,
+        dtype=machine.dtype,
+        accumulation=training.accumulation,
+        checkpointing=training.checkpointing,
+        chunked=training.chunked,
+        padded=training.padded,
+        flash=machine.bf16,
+        cpu=machine.device != "cuda",
+    )
     kept = kept_bytes(model, training.optimizer)
     n_saved = model.num_parameters() if isinstance(model, GPT) else None  # files hold no rows of padding
     kept_part = {name: kept[name] for name in ("weights", "adapter", "optimizer") if name in kept}
     learning = {"gradients": step.gradients, "activations": step.activations, "logits": step.logits}
     writing = {"keys and values": _cache_bytes(training, machine)}
     return Forecast(
-        training, machine, n_weights=n_saved or sum(p.numel() for p in parameters),
+        training,
+        machine,
+        n_weights=n_saved or sum(p.numel() for p in parameters),
         n_trained=n_saved or sum(p.numel() for p in trained),
-        memory=kept_part | max(learning, writing, key=lambda parts: sum(parts.values())), kept=kept,
+        memory=kept_part | max(learning, writing, key=lambda parts: sum(parts.values())),
+        kept=kept,
         disk=_disk(training, kept, sum(p.numel() for p in parameters if not p.requires_grad)),
-        seconds=_seconds(training, machine, step, kept["weights"]))
+        seconds=_seconds(training, machine, step, kept["weights"]),
+    )
 
 
 def _cache_bytes(training: Training, machine: Machine) -> int:
@@ -394,7 +522,9 @@ def kept_bytes(model, optimizer: str) -> dict[str, int]:
 
     from lmlab.rehearsal import FourBit
 
-    packed = {id(m.weight): four_bit_bytes(m.weight.numel()) for m in model.modules() if isinstance(m, FourBit)}
+    packed = {
+        id(m.weight): four_bit_bytes(m.weight.numel()) for m in model.modules() if isinstance(m, FourBit)
+    }
     embeddings = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
     trained = [p for p in model.parameters() if p.requires_grad]
     frozen = sum(packed.get(id(p), p.nbytes) for p in model.parameters() if not p.requires_grad)
@@ -467,8 +597,10 @@ def changes(cfg, made: Forecast) -> list[Change]:
 
     cfg: the recipe that ``made`` is a training of.
     """
-    tried = sorted((_changed(cfg, made, settings) for settings in made.training.savers),
-                   key=lambda change: change.forecast.peak)
+    tried = sorted(
+        (_changed(cfg, made, settings) for settings in made.training.savers),
+        key=lambda change: change.forecast.peak,
+    )
     helpful = [change for change in tried if change.forecast.peak < made.peak]
     if len(helpful) > 1 and not helpful[0].forecast.fits:
         every = {key: value for settings in made.training.savers[::-1] for key, value in settings.items()}
@@ -503,14 +635,18 @@ class Plan:
         """What the numbers assume."""
         jobs = [made.training for made in self.forecasts.values()]
         on_top = "measuring comes" if any(job.generated for job in jobs) else "generating and measuring come"
-        notes = [f"Predicted; nothing was run. Memory is for full batches; {on_top} on top. Its parts are those of "
-                 "the fullest moment: what is 0 there has its turn at another."]
+        notes = [
+            f"Predicted; nothing was run. Memory is for full batches; {on_top} on top. Its parts are those of "
+            "the fullest moment: what is 0 there has its turn at another."
+        ]
         if self.machine.device == "cpu":
             notes.append(f"Time assumes {CPU_SHARE:.0%} of the speed of a large product, as it is just now.")
         if self.machine.device == "cuda":
             shares = ", ".join(sorted({f"{UTILISATION[job.method]:.0%}" for job in jobs}))
             notes.append(f"Time assumes {shares} of the data sheet's operations. Rent is of May 2026.")
-        notes += [f"{job.name}: batches are assumed to be {job.fill:.0%} full." for job in jobs if job.fill < 1]
+        notes += [
+            f"{job.name}: batches are assumed to be {job.fill:.0%} full." for job in jobs if job.fill < 1
+        ]
         return notes
 
     def __str__(self) -> str:
@@ -518,10 +654,15 @@ class Plan:
         for name, made in self.forecasts.items():
             lines += ["", f"{name}:", *(f"  {key:<30} {value}" for key, value in made.rows())]
             if name in self.advice:
-                lines += ["  what would help, the most first:", *(f"    {change}" for change in self.advice[name])]
+                lines += [
+                    "  what would help, the most first:",
+                    *(f"    {change}" for change in self.advice[name]),
+                ]
                 if not any(change.forecast.fits for change in self.advice[name]):
                     lines.append("    nothing of this makes it fit: take a smaller model or a larger GPU")
-                lines.append(f"  as it is, it fits on: {', '.join(made.larger_gpus()) or 'none of the GPUs here'}")
+                lines.append(
+                    f"  as it is, it fits on: {', '.join(made.larger_gpus()) or 'none of the GPUs here'}"
+                )
         return "\n".join([*lines, "", *self.notes()])
 
     __repr__ = __str__
@@ -529,7 +670,11 @@ class Plan:
     def _repr_html_(self) -> str:
         parts = [f"<b>{html.escape(self.title)}</b>"]
         for name, made in self.forecasts.items():
-            rows = [(name, ""), *made.rows(), *(("instead", str(change)) for change in self.advice.get(name, ()))]
+            rows = [
+                (name, ""),
+                *made.rows(),
+                *(("instead", str(change)) for change in self.advice.get(name, ())),
+            ]
             parts.append(_table(rows))
         return "".join([*parts, *(f"<p>{html.escape(note)}</p>" for note in self.notes())])
 
@@ -568,13 +713,22 @@ class Comparison:
     rows: Sequence[Row]
 
     def shown(self) -> list[tuple[str, str, str, str]]:
-        bodies = [(row.name, f"{row.predicted:,.0f}", f"{row.actual:,.0f}", f"{row.actual / row.predicted - 1:+.1%}")
-                  for row in self.rows]
+        bodies = [
+            (
+                row.name,
+                f"{row.predicted:,.0f}",
+                f"{row.actual:,.0f}",
+                f"{row.actual / row.predicted - 1:+.1%}",
+            )
+            for row in self.rows
+        ]
         return [("", "predicted", "measured", "difference"), *bodies]
 
     def __str__(self) -> str:
-        return "\n".join(f"{name:<22} {predicted:>18} {actual:>18} {difference:>10}"
-                         for name, predicted, actual, difference in self.shown())
+        return "\n".join(
+            f"{name:<22} {predicted:>18} {actual:>18} {difference:>10}"
+            for name, predicted, actual, difference in self.shown()
+        )
 
     __repr__ = __str__
 
@@ -590,7 +744,9 @@ def forget_peak() -> None:
         torch.cuda.reset_peak_memory_stats()
 
 
-def measure(model, optimizer=None, checkpoint: str | Path | None = None, seconds: float | None = None) -> dict:
+def measure(
+    model, optimizer=None, checkpoint: str | Path | None = None, seconds: float | None = None
+) -> dict:
     """What can be counted after a training, for ``compare``.
 
     model: trained by transformers, TRL or ``lmlab.train``, with or without an adapter. optimizer: after at least a
@@ -603,7 +759,9 @@ def measure(model, optimizer=None, checkpoint: str | Path | None = None, seconds
 
     found = dict(_weight_bytes(model))
     if optimizer is not None:
-        found["optimizer"] = optimizer_bytes(getattr(optimizer, "optimizer", optimizer))  # accelerate wraps it
+        found["optimizer"] = optimizer_bytes(
+            getattr(optimizer, "optimizer", optimizer)
+        )  # accelerate wraps it
     if checkpoint is not None:
         found["checkpoint"] = stored_bytes(checkpoint)
     if seconds is not None:
@@ -636,8 +794,11 @@ def stored_bytes(folder: str | Path) -> int:
     for file in Path(folder).glob("*.safetensors"):
         with file.open("rb") as opened:
             header = json.loads(opened.read(int.from_bytes(opened.read(8), "little")))
-        total += sum(entry["data_offsets"][1] - entry["data_offsets"][0]
-                     for name, entry in header.items() if name != "__metadata__")
+        total += sum(
+            entry["data_offsets"][1] - entry["data_offsets"][0]
+            for name, entry in header.items()
+            if name != "__metadata__"
+        )
     for name in ("optimizer.pt", "trainer.pt"):
         if (Path(folder) / name).exists():
             state = load_state(Path(folder) / name)
@@ -656,4 +817,6 @@ def compare(planned: Plan, measured: Mapping, name: str | None = None) -> Compar
     predicted = dict(made.kept) | {"peak memory": made.peak}
     if made.hours is not None:
         predicted["seconds"] = 3600 * made.hours
-    return Comparison([Row(key, predicted[key], value) for key, value in measured.items() if key in predicted])
+    return Comparison(
+        [Row(key, predicted[key], value) for key, value in measured.items() if key in predicted]
+    )

@@ -17,9 +17,18 @@ _LABELLED = 8  # so many values on a logarithmic axis are labelled one by one
 Interval = tuple[float, float]
 
 
-def loss_curve(steps: Sequence[float], train: Sequence[float], val: Sequence[float] | None = None,
-               floor: float | None = None, *, val_steps: Sequence[float] | None = None,
-               baseline: float | None = None, title: str = "", unit: str = "nats per token", ax=None):
+def loss_curve(
+    steps: Sequence[float],
+    train: Sequence[float],
+    val: Sequence[float] | None = None,
+    floor: float | None = None,
+    *,
+    val_steps: Sequence[float] | None = None,
+    baseline: float | None = None,
+    title: str = "",
+    unit: str = "nats per token",
+    ax=None,
+):
     """Training loss, validation loss and the entropy floor over optimizer steps.
 
     val belongs to ``val_steps``, or to ``steps`` where those are not given. baseline: a loss to compare with,
@@ -49,25 +58,42 @@ def _above_floor(ax, steps: Sequence[float], gaps: Sequence[float]) -> None:
     ax.set_yscale("log", nonpositive="mask")
     ax.yaxis.set_major_formatter("{x:g}")
     ax.grid(which="minor", axis="y", alpha=0.15)
-    ax.annotate(f"{gaps[-1]:.3f}", (steps[-1], gaps[-1]), xytext=(0, 8), textcoords="offset points", ha="right")
+    ax.annotate(
+        f"{gaps[-1]:.3f}", (steps[-1], gaps[-1]), xytext=(0, 8), textcoords="offset points", ha="right"
+    )
 
 
-def moving_mean(steps: Sequence[float], values: Sequence[float], ylabel: str, *, window: int = 8, title: str = "",
-                ax=None):
+def moving_mean(
+    steps: Sequence[float], values: Sequence[float], ylabel: str, *, window: int = 8, title: str = "", ax=None
+):
     """A noisy value over optimizer steps, thin, and its mean over the last ``window`` steps, thick."""
     ax = _axes(ax, "optimizer step", ylabel, title)
-    recent = [values[max(0, i + 1 - window):i + 1] for i in range(len(values))]
+    recent = [values[max(0, i + 1 - window) : i + 1] for i in range(len(values))]
     ax.plot(steps, values, color=GREY, linewidth=0.8, label="each step")
-    ax.plot(steps, [sum(part) / len(part) for part in recent], color=BLUE, linewidth=2.2, linestyle="--",
-            label=f"mean of the last {window}")
+    ax.plot(
+        steps,
+        [sum(part) / len(part) for part in recent],
+        color=BLUE,
+        linewidth=2.2,
+        linestyle="--",
+        label=f"mean of the last {window}",
+    )
     ax.legend()
     return ax
 
 
-def fine_tuning_curve(epochs: Sequence[float], losses: Mapping[str, Sequence[float]], best: int | None = None,
-                      *, floor: float | None = None,
-                      each_step: tuple[Sequence[float], Sequence[float]] | None = None,
-                      steps_per_epoch: float | None = None, log: bool = True, title: str = "", ax=None):
+def fine_tuning_curve(
+    epochs: Sequence[float],
+    losses: Mapping[str, Sequence[float]],
+    best: int | None = None,
+    *,
+    floor: float | None = None,
+    each_step: tuple[Sequence[float], Sequence[float]] | None = None,
+    steps_per_epoch: float | None = None,
+    log: bool = True,
+    title: str = "",
+    ax=None,
+):
     """Losses over epochs, a line per set (name -> losses), the floor, an upright line at measurement ``best``.
 
     log: the axis of losses is logarithmic, for training losses fall by factors. each_step: (epochs, losses) of the
@@ -77,16 +103,25 @@ def fine_tuning_curve(epochs: Sequence[float], losses: Mapping[str, Sequence[flo
     if each_step is not None:
         ax.plot(*each_step, color=GREY, linewidth=0.7, alpha=0.7, label="each step's batch")
     for i, (name, values) in enumerate(losses.items()):
-        ax.plot(epochs, values, color=_COLOURS[i], linestyle=_LINES[i], marker=_MARKERS[i], markersize=4,
-                label=name)
+        ax.plot(
+            epochs,
+            values,
+            color=_COLOURS[i],
+            linestyle=_LINES[i],
+            marker=_MARKERS[i],
+            markersize=4,
+            label=name,
+        )
     if best is not None:
-        ax.axvline(epochs[best], color="black", linestyle=":", linewidth=1.2,
-                   label=f"best: epoch {epochs[best]:.3g}")
+        ax.axvline(
+            epochs[best], color="black", linestyle=":", linewidth=1.2, label=f"best: epoch {epochs[best]:.3g}"
+        )
     if floor is not None:
         _level(ax, floor, f"entropy floor {floor:.2f}", "--")
     if steps_per_epoch is not None:
-        top = ax.secondary_xaxis("top", functions=(lambda epoch: epoch * steps_per_epoch,
-                                                   lambda step: step / steps_per_epoch))
+        top = ax.secondary_xaxis(
+            "top", functions=(lambda epoch: epoch * steps_per_epoch, lambda step: step / steps_per_epoch)
+        )
         top.set_xlabel("optimizer step")
     if log:
         _log_losses(ax)
@@ -113,9 +148,19 @@ def learning_rate(steps: Sequence[float], rates: Sequence[float], *, title: str 
     return ax
 
 
-def sweep(values: Sequence, results: Sequence[float | None], xlabel: str, *,
-          ylabel: str = "loss (nats per token)", best: Callable = min, log: bool = True, joined: bool = True,
-          chosen: float | None = None, title: str = "", ax=None):
+def sweep(
+    values: Sequence,
+    results: Sequence[float | None],
+    xlabel: str,
+    *,
+    ylabel: str = "loss (nats per token)",
+    best: Callable = min,
+    log: bool = True,
+    joined: bool = True,
+    chosen: float | None = None,
+    title: str = "",
+    ax=None,
+):
     """A result over each value of a choice, as the loss over the learning rate, with the best one marked.
 
     best: min or max. A result that is None, nan or infinite (the run failed or diverged) is a cross at the
@@ -130,11 +175,26 @@ def sweep(values: Sequence, results: Sequence[float | None], xlabel: str, *,
         ax.plot(*zip(*good, strict=True), color=BLUE, marker="o", linestyle="-" if joined else "")
         x, y = best(good, key=lambda point: point[1])
         name = values[places.index(x)]
-        ax.plot(x, y, color=ORANGE, marker="*", markersize=14, linestyle="",
-                label=f"best: {y:.4g} at {f'{name:.3g}' if isinstance(name, float) else name}")
+        ax.plot(
+            x,
+            y,
+            color=ORANGE,
+            marker="*",
+            markersize=14,
+            linestyle="",
+            label=f"best: {y:.4g} at {f'{name:.3g}' if isinstance(name, float) else name}",
+        )
     if lost:
-        ax.plot(lost, [0.97 if best is min else 0.03] * len(lost), color="black", marker="x", markersize=8,
-                linestyle="", transform=ax.get_xaxis_transform(), label="failed or diverged")
+        ax.plot(
+            lost,
+            [0.97 if best is min else 0.03] * len(lost),
+            color="black",
+            marker="x",
+            markersize=8,
+            linestyle="",
+            transform=ax.get_xaxis_transform(),
+            label="failed or diverged",
+        )
     if chosen is not None:
         ax.axvline(chosen, color="black", linestyle=":", linewidth=1.2, label=f"the recipe's: {chosen:g}")
     ax.legend()
@@ -154,8 +214,16 @@ def _places(ax, values: Sequence, log: bool) -> list[float]:
     return [names.index(str(value)) for value in values]
 
 
-def search_history(trials: Sequence[int], results: Sequence[float], pruned: Sequence[bool], *,
-                   ylabel: str = "loss (nats per token)", best: Callable = min, title: str = "", ax=None):
+def search_history(
+    trials: Sequence[int],
+    results: Sequence[float],
+    pruned: Sequence[bool],
+    *,
+    ylabel: str = "loss (nats per token)",
+    best: Callable = min,
+    title: str = "",
+    ax=None,
+):
     """The result of each trial of a search, the last one of those that were pruned, and the best so far."""
     ax = _axes(ax, "trial", ylabel, title)
     ended = [(x, y) for x, y, early in zip(trials, results, pruned, strict=True) if not early]
@@ -163,31 +231,58 @@ def search_history(trials: Sequence[int], results: Sequence[float], pruned: Sequ
     ax.plot(*zip(*ended, strict=True), color=BLUE, marker="o", markersize=5, linestyle="", label="finished")
     if early:
         ax.plot(*zip(*early, strict=True), color=GREY, marker="x", linestyle="", label="pruned")
-    ax.step([x for x, _ in ended], list(itertools.accumulate((y for _, y in ended), best)), where="post",
-            color=ORANGE, linestyle="--", label="best so far")
+    ax.step(
+        [x for x, _ in ended],
+        list(itertools.accumulate((y for _, y in ended), best)),
+        where="post",
+        color=ORANGE,
+        linestyle="--",
+        label="best so far",
+    )
     ax.xaxis.get_major_locator().set_params(integer=True)
     ax.legend()
     return ax
 
 
-def histogram(values: Sequence[float], xlabel: str, *, ylabel: str = "count",
-              bins: int | Sequence[float] = 40, title: str = "", ax=None):
+def histogram(
+    values: Sequence[float],
+    xlabel: str,
+    *,
+    ylabel: str = "count",
+    bins: int | Sequence[float] = 40,
+    title: str = "",
+    ax=None,
+):
     """How often each value comes."""
     ax = _axes(ax, xlabel, ylabel, title)
     ax.hist(values, bins=bins, color=BLUE, edgecolor="white", linewidth=0.3)
     return ax
 
 
-def histograms(series: Mapping[str, Sequence[float]], xlabel: str, *, ylabel: str = "count", bins: int = 60,
-               title: str = "", ax=None):
+def histograms(
+    series: Mapping[str, Sequence[float]],
+    xlabel: str,
+    *,
+    ylabel: str = "count",
+    bins: int = 60,
+    title: str = "",
+    ax=None,
+):
     """How often each value comes in several series (name -> values), as outlines over the same bins."""
     import numpy
 
     ax = _axes(ax, xlabel, ylabel, title)
     edges = numpy.histogram_bin_edges(numpy.concatenate([numpy.asarray(v) for v in series.values()]), bins)
     for i, (name, values) in enumerate(series.items()):
-        ax.hist(values, bins=edges, histtype="step", color=_COLOURS[i], linestyle=_LINES[i], linewidth=1.5,
-                label=name)
+        ax.hist(
+            values,
+            bins=edges,
+            histtype="step",
+            color=_COLOURS[i],
+            linestyle=_LINES[i],
+            linewidth=1.5,
+            label=name,
+        )
     ax.legend()
     return ax
 
@@ -205,13 +300,27 @@ def length_histogram(lengths: Sequence[int], limits: Sequence[int] = (), *, titl
     return ax
 
 
-def bar_with_interval(labels: Sequence[str], values: Sequence[float],
-                      intervals: Sequence[Interval] | None = None, *, ylabel: str,
-                      chance: float | None = None, title: str = "", ax=None):
+def bar_with_interval(
+    labels: Sequence[str],
+    values: Sequence[float],
+    intervals: Sequence[Interval] | None = None,
+    *,
+    ylabel: str,
+    chance: float | None = None,
+    title: str = "",
+    ax=None,
+):
     """A bar per label with its interval (low, high), and a line at what chance would give."""
     ax = _axes(ax, "", ylabel, title)
-    ax.bar(range(len(values)), values, width=0.6, color=BLUE, alpha=0.75,
-           yerr=None if intervals is None else _errors(values, intervals), capsize=5)
+    ax.bar(
+        range(len(values)),
+        values,
+        width=0.6,
+        color=BLUE,
+        alpha=0.75,
+        yerr=None if intervals is None else _errors(values, intervals),
+        capsize=5,
+    )
     ax.set_xticks(range(len(labels)), labels)
     if chance is not None:
         _level(ax, chance, f"chance {chance:g}", ":")
@@ -219,24 +328,50 @@ def bar_with_interval(labels: Sequence[str], values: Sequence[float],
     return ax
 
 
-def before_after(labels: Sequence[str], before: Sequence[float], after: Sequence[float], *, ylabel: str,
-                 before_intervals: Sequence[Interval] | None = None,
-                 after_intervals: Sequence[Interval] | None = None, title: str = "", ax=None):
+def before_after(
+    labels: Sequence[str],
+    before: Sequence[float],
+    after: Sequence[float],
+    *,
+    ylabel: str,
+    before_intervals: Sequence[Interval] | None = None,
+    after_intervals: Sequence[Interval] | None = None,
+    title: str = "",
+    ax=None,
+):
     """Two bars per label, with intervals where they are known."""
     ax = _axes(ax, "", ylabel, title)
-    for side, (name, values, intervals) in enumerate((("before", before, before_intervals),
-                                                      ("after", after, after_intervals))):
+    for side, (name, values, intervals) in enumerate(
+        (("before", before, before_intervals), ("after", after, after_intervals))
+    ):
         positions = [i + (side - 0.5) * 0.38 for i in range(len(labels))]
         errors = None if intervals is None else _errors(values, intervals)
-        ax.bar(positions, values, width=0.36, color=(GREY, BLUE)[side], alpha=0.75, edgecolor="black",
-               hatch=("///", "")[side], label=name, yerr=errors, capsize=4)
+        ax.bar(
+            positions,
+            values,
+            width=0.36,
+            color=(GREY, BLUE)[side],
+            alpha=0.75,
+            edgecolor="black",
+            hatch=("///", "")[side],
+            label=name,
+            yerr=errors,
+            capsize=4,
+        )
     ax.set_xticks(range(len(labels)), labels)
     ax.legend()
     return ax
 
 
-def differences(labels: Sequence[str], values: Sequence[float], intervals: Sequence[Interval], *, xlabel: str,
-                title: str = "", ax=None):
+def differences(
+    labels: Sequence[str],
+    values: Sequence[float],
+    intervals: Sequence[Interval],
+    *,
+    xlabel: str,
+    title: str = "",
+    ax=None,
+):
     """A point per label with its interval (low, high), from top to bottom, and a line at zero.
 
     A point is filled where its interval excludes zero.
@@ -244,22 +379,39 @@ def differences(labels: Sequence[str], values: Sequence[float], intervals: Seque
     ax = _axes(ax, xlabel, "", title, size=(7, 1.2 + 0.3 * len(labels)))
     for y, (value, interval) in enumerate(zip(values, intervals, strict=True)):
         low, high = interval
-        ax.errorbar(value, y, xerr=_errors([value], [interval]), fmt="o", color=BLUE, capsize=4,
-                    markerfacecolor=BLUE if low > 0 or high < 0 else "white")
+        ax.errorbar(
+            value,
+            y,
+            xerr=_errors([value], [interval]),
+            fmt="o",
+            color=BLUE,
+            capsize=4,
+            markerfacecolor=BLUE if low > 0 or high < 0 else "white",
+        )
     ax.axvline(0, color="black", linestyle=":", linewidth=1.2)
     ax.set_yticks(range(len(labels)), labels)
     ax.invert_yaxis()
     return ax
 
 
-def stacked_bars(labels: Sequence[str], parts: Mapping[str, Sequence[float]], *, xlabel: str, title: str = "",
-                 ax=None):
+def stacked_bars(
+    labels: Sequence[str], parts: Mapping[str, Sequence[float]], *, xlabel: str, title: str = "", ax=None
+):
     """A lying bar per label, made of ``parts`` (name -> a value per label)."""
     ax = _axes(ax, xlabel, "", title)
     left = [0.0] * len(labels)
     for i, (name, values) in enumerate(parts.items()):
-        ax.barh(range(len(labels)), values, left=left, color=_COLOURS[i], alpha=0.75, edgecolor="black",
-                hatch=_HATCHES[i], label=name, height=0.6)
+        ax.barh(
+            range(len(labels)),
+            values,
+            left=left,
+            color=_COLOURS[i],
+            alpha=0.75,
+            edgecolor="black",
+            hatch=_HATCHES[i],
+            label=name,
+            height=0.6,
+        )
         left = [start + value for start, value in zip(left, values, strict=True)]
     ax.set_yticks(range(len(labels)), labels)
     ax.invert_yaxis()
@@ -268,9 +420,16 @@ def stacked_bars(labels: Sequence[str], parts: Mapping[str, Sequence[float]], *,
     return ax
 
 
-def accuracy_curve(steps: Sequence[float], accuracies: Mapping[str, Sequence[float]],
-                   intervals: Mapping[str, Sequence[Interval]] | None = None, *, chance: float = 0.25,
-                   xlabel: str = "checkpoint (optimizer step)", title: str = "", ax=None):
+def accuracy_curve(
+    steps: Sequence[float],
+    accuracies: Mapping[str, Sequence[float]],
+    intervals: Mapping[str, Sequence[Interval]] | None = None,
+    *,
+    chance: float = 0.25,
+    xlabel: str = "checkpoint (optimizer step)",
+    title: str = "",
+    ax=None,
+):
     """Accuracy at each checkpoint, a line per series (name -> values), against chance."""
     ax = _axes(ax, xlabel, "accuracy", title)
     for i, (name, values) in enumerate(accuracies.items()):
@@ -296,8 +455,15 @@ def rank_frequency(series: Mapping[str, Sequence[int]], *, title: str = "", ax=N
     return ax
 
 
-def attention_map(weights, tokens: Sequence[str], *, edges: Sequence[int] = (), row: int | None = None,
-                  title: str = "", ax=None):
+def attention_map(
+    weights,
+    tokens: Sequence[str],
+    *,
+    edges: Sequence[int] = (),
+    row: int | None = None,
+    title: str = "",
+    ax=None,
+):
     """One head's attention over one text: row t is what token t looks at. weights: (T, T); tokens: their T texts.
 
     Ink grows with the root of the share, so that small shares can be seen, too. edges: tokens before which a
@@ -336,7 +502,9 @@ def attention_heads(weights, tokens: Sequence[str], *, title: str = "", ax=None)
     _shares(ax, weights.reshape(n_layer * n_head, T))
     ax.set_aspect("auto")
     ax.set_xticks(range(T), map(_in_font, tokens), rotation=90, fontsize=8, parse_math=False)
-    ax.set_yticks(range(n_layer * n_head), [f"{i}.{h}" for i in range(n_layer) for h in range(n_head)], fontsize=8)
+    ax.set_yticks(
+        range(n_layer * n_head), [f"{i}.{h}" for i in range(n_layer) for h in range(n_head)], fontsize=8
+    )
     for layer in range(1, n_layer):
         ax.axhline(layer * n_head - 0.5, color=BLUE, linestyle="--", linewidth=0.8)
     return ax
@@ -356,22 +524,44 @@ def png_bytes(figure, dpi: int) -> bytes:
     return file.getvalue()
 
 
-def next_tokens(tokens: Sequence[str], before: Sequence[float], after: Sequence[float], *, title: str = "",
-                ax=None):
+def next_tokens(
+    tokens: Sequence[str], before: Sequence[float], after: Sequence[float], *, title: str = "", ax=None
+):
     """Probabilities of next tokens as the model gives them, and as they are drawn from: 0 there means cut.
 
     A cut token has an empty, dashed bar and the word "cut", so that it is told apart without colour.
     """
     ax = _axes(ax, "probability", "", title, size=(6, 0.8 + 0.3 * len(tokens)))
     places = range(len(tokens))
-    ax.barh([y - 0.2 for y in places], before, height=0.38, label="the model's", color=[
-        "white" if p == 0 else "#bbbbbb" for p in after], edgecolor=GREY, hatch="///", linestyle="--")
-    ax.barh([y + 0.2 for y in places], after, height=0.38, label="drawn from", color=BLUE, edgecolor="black",
-            linewidth=0.5)
+    ax.barh(
+        [y - 0.2 for y in places],
+        before,
+        height=0.38,
+        label="the model's",
+        color=["white" if p == 0 else "#bbbbbb" for p in after],
+        edgecolor=GREY,
+        hatch="///",
+        linestyle="--",
+    )
+    ax.barh(
+        [y + 0.2 for y in places],
+        after,
+        height=0.38,
+        label="drawn from",
+        color=BLUE,
+        edgecolor="black",
+        linewidth=0.5,
+    )
     for y, (was, now) in enumerate(zip(before, after, strict=True)):
         place = (was, y - 0.2) if now == 0 else (now, y + 0.2)
-        ax.annotate("cut" if now == 0 else f"{now:.0%}" if now >= 0.005 else "<1%", place, xytext=(3, 0), va="center",
-                    fontsize=7, textcoords="offset points")
+        ax.annotate(
+            "cut" if now == 0 else f"{now:.0%}" if now >= 0.005 else "<1%",
+            place,
+            xytext=(3, 0),
+            va="center",
+            fontsize=7,
+            textcoords="offset points",
+        )
     ax.set_yticks(places, [token.replace("｜", "|") for token in tokens], fontsize=8, parse_math=False)
     ax.set_xlim(0, min(1.1, 1.15 * max(*before, *after)))
     ax.invert_yaxis()
@@ -402,7 +592,9 @@ def _shares(ax, weights) -> None:
     from matplotlib import colormaps
     from matplotlib.colors import PowerNorm
 
-    image = ax.imshow(weights, cmap=colormaps["Greys"].with_extremes(bad="#cfe3f1"), norm=PowerNorm(0.5, 0, 1))
+    image = ax.imshow(
+        weights, cmap=colormaps["Greys"].with_extremes(bad="#cfe3f1"), norm=PowerNorm(0.5, 0, 1)
+    )
     ax.figure.colorbar(image, ax=ax, label="attention (share of the row)", shrink=0.7)
 
 
@@ -433,5 +625,7 @@ def _level(ax, value: float, label: str, linestyle: str) -> None:
 
 def _errors(values: Sequence[float], intervals: Sequence[Interval]) -> list[list[float]]:
     """Matplotlib wants the lengths of the whiskers, down and up; rounding may leave -1e-16 at a share of 1."""
-    return [[max(0.0, value - low) for value, (low, _) in zip(values, intervals, strict=True)],
-            [max(0.0, high - value) for value, (_, high) in zip(values, intervals, strict=True)]]
+    return [
+        [max(0.0, value - low) for value, (low, _) in zip(values, intervals, strict=True)],
+        [max(0.0, high - value) for value, (_, high) in zip(values, intervals, strict=True)],
+    ]

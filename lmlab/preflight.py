@@ -45,30 +45,49 @@ class Preflight:
         """Raises ValueError that names every check that failed."""
         failed = [f"{check.name}: {check.found}" for check in self.checks if not check.passed]
         if failed:
-            raise ValueError(f"preflight: {len(failed)} of {len(self.checks)} checks failed; mend the data, the "
-                             f"template or the collator before training. {'; '.join(failed)}")
+            raise ValueError(
+                f"preflight: {len(failed)} of {len(self.checks)} checks failed; mend the data, the "
+                f"template or the collator before training. {'; '.join(failed)}"
+            )
 
     def summary(self) -> str:
         """One line; of checks that failed their names."""
         failed = [check.name for check in self.checks if not check.passed]
-        result = f"{len(failed)} of {len(self.checks)} checks FAILED ({', '.join(failed)})" if failed else (
-            f"{len(self.checks)} checks passed")
-        return (f"{result} on {self.n_conversations:,} examples, {self.supervised_share:.1%} of their tokens "
-                "contribute to the loss")
+        result = (
+            f"{len(failed)} of {len(self.checks)} checks FAILED ({', '.join(failed)})"
+            if failed
+            else (f"{len(self.checks)} checks passed")
+        )
+        return (
+            f"{result} on {self.n_conversations:,} examples, {self.supervised_share:.1%} of their tokens "
+            "contribute to the loss"
+        )
 
     def __repr__(self) -> str:
-        lines = [f"{'ok  ' if check.passed else 'FAIL'} {check.name:<34} {check.found}" for check in self.checks]
+        lines = [
+            f"{'ok  ' if check.passed else 'FAIL'} {check.name:<34} {check.found}" for check in self.checks
+        ]
         return "\n".join([*lines, "", repr(self.tokens)])
 
     def _repr_html_(self) -> str:
-        checks = "".join(f"<tr><td>{'&#10003;' if check.passed else '<b>FAIL</b>'}</td>"
-                         f"<td>{html.escape(check.name)}</td><td>{html.escape(check.found)}</td></tr>"
-                         for check in self.checks)
+        checks = "".join(
+            f"<tr><td>{'&#10003;' if check.passed else '<b>FAIL</b>'}</td>"
+            f"<td>{html.escape(check.name)}</td><td>{html.escape(check.found)}</td></tr>"
+            for check in self.checks
+        )
         return f"<table>{checks}</table>{self.tokens._repr_html_()}"
 
 
-def preflight(dataset: Sequence[Mapping], tokenizer, collator: Callable, *, n_conversations: int | None = None,
-              max_length: int | None = None, opening: str | None = None, n_shown: int = 3) -> Preflight:
+def preflight(
+    dataset: Sequence[Mapping],
+    tokenizer,
+    collator: Callable,
+    *,
+    n_conversations: int | None = None,
+    max_length: int | None = None,
+    opening: str | None = None,
+    n_shown: int = 3,
+) -> Preflight:
     """Checks a tokenised dataset as a trainer would see it, through its collator.
 
     dataset: rows with input_ids, maybe labels and, if packed, seq_lengths, as ``SFTTrainer.train_dataset``. The
@@ -82,22 +101,36 @@ def preflight(dataset: Sequence[Mapping], tokenizer, collator: Callable, *, n_co
     n_all = max(1, len(conversations) + dropped)
     end = end_of_turn(tokenizer) if opening is None else tokenizer.eos_token_id
     prompt_end = generation_prompt(tokenizer) if opening is None else opening
-    cut = [each for each in conversations if each.ids[-1] != end and (
-        max_length is None or len(each.ids) >= max_length)]
+    cut = [
+        each
+        for each in conversations
+        if each.ids[-1] != end and (max_length is None or len(each.ids) >= max_length)
+    ]
     n_cut = dropped + len(cut)
     # of a cut one the answer is whole if only its end is missing; an answer ends in a full stop
     lost = n_cut - sum(_spoken(tokenizer.decode(each.ids)).endswith(".") for each in cut)
     n_tokens = max(1, sum(len(each.ids) - 1 for each in conversations))  # the trainer may have dropped all
     share = sum(len(_supervised(each)) for each in conversations) / n_tokens
-    checks = [_bos_check(conversations, tokenizer, opening),
-              *_structure(conversations, tokenizer, prompt_end, end),
-              *(_reasoning(conversations, tokenizer, end) if opening is None else []),
-              _padding_check(padded, tokenizer),
-              Check("some tokens bear loss, not all", 0 < share < 1, f"{share:.1%} of {n_tokens:,} tokens"),
-              Check("nothing is cut off", not n_cut,
-                    f"{n_cut / n_all:.1%} of {n_all} lost their end, {lost} some or all of their answer")]
-    return Preflight(tuple(checks), token_view([row.view() for row in padded[:n_shown]], tokenizer), share,
-                     n_cut / n_all, lost, len(conversations) + dropped)
+    checks = [
+        _bos_check(conversations, tokenizer, opening),
+        *_structure(conversations, tokenizer, prompt_end, end),
+        *(_reasoning(conversations, tokenizer, end) if opening is None else []),
+        _padding_check(padded, tokenizer),
+        Check("some tokens bear loss, not all", 0 < share < 1, f"{share:.1%} of {n_tokens:,} tokens"),
+        Check(
+            "nothing is cut off",
+            not n_cut,
+            f"{n_cut / n_all:.1%} of {n_all} lost their end, {lost} some or all of their answer",
+        ),
+    ]
+    return Preflight(
+        tuple(checks),
+        token_view([row.view() for row in padded[:n_shown]], tokenizer),
+        share,
+        n_cut / n_all,
+        lost,
+        len(conversations) + dropped,
+    )
 
 
 class _Padded(NamedTuple):
@@ -128,7 +161,7 @@ def _collated(dataset: Sequence[Mapping], collator: Callable) -> tuple[list[Conv
             padded.append(_Padded(row_ids, row_labels, sum(parts)))
             begin = 0
             for n in parts:
-                conversations.append(Conversation(row_ids[begin:begin + n], row_labels[begin:begin + n]))
+                conversations.append(Conversation(row_ids[begin : begin + n], row_labels[begin : begin + n]))
                 begin += n
     return conversations, padded
 
@@ -154,9 +187,11 @@ def _bos_check(conversations: Sequence[Conversation], tokenizer, opening: str | 
         prompt = prompt_text(tokenizer, [{"role": "user", "content": "?"}])
         written = tokenizer(prompt, add_special_tokens=False)["input_ids"]
     n_first, n_all = min(1, _n_leading(written, bos)), written.count(bos)
-    good = [bos in (None, tokenizer.eos_token_id) or (
-        _n_leading(each.ids, bos) == n_first and (n_all > 1 or each.ids.count(bos) == n_all))
-        for each in conversations]
+    good = [
+        bos in (None, tokenizer.eos_token_id)
+        or (_n_leading(each.ids, bos) == n_first and (n_all > 1 or each.ids.count(bos) == n_all))
+        for each in conversations
+    ]
     return _check("one beginning (BOS)", good, "more or less than one BOS")
 
 
@@ -165,18 +200,27 @@ def _n_leading(ids: list[int], token: int | None) -> int:
     return next((i for i, other in enumerate(ids) if other != token), len(ids))
 
 
-def _structure(conversations: Sequence[Conversation], tokenizer, prompt_end: str,
-               end: int | None) -> list[Check]:
+def _structure(
+    conversations: Sequence[Conversation], tokenizer, prompt_end: str, end: int | None
+) -> list[Check]:
     """What must hold of any prompt and its answer. end: the answer's last token."""
-    prompts = [tokenizer.decode(each.ids[:_first_label(each)]) for each in conversations]
+    prompts = [tokenizer.decode(each.ids[: _first_label(each)]) for each in conversations]
     found = [
-        ("the question bears no loss", [text.endswith(prompt_end) for text in prompts],
-         f"loss does not begin right after {prompt_end!r}: nothing is masked, or the wrong part"),
-        ("from the first label on, all are", [
-            each.labels[_first_label(each):] == each.ids[_first_label(each):] for each in conversations],
-         "a label behind the first is masked or not the token in its place"),
-        ("the end (EOS) bears loss", [each.labels[-1] == each.ids[-1] == end for each in conversations],
-         "the token that ends an answer is missing or masked: no end is learnt"),
+        (
+            "the question bears no loss",
+            [text.endswith(prompt_end) for text in prompts],
+            f"loss does not begin right after {prompt_end!r}: nothing is masked, or the wrong part",
+        ),
+        (
+            "from the first label on, all are",
+            [each.labels[_first_label(each) :] == each.ids[_first_label(each) :] for each in conversations],
+            "a label behind the first is masked or not the token in its place",
+        ),
+        (
+            "the end (EOS) bears loss",
+            [each.labels[-1] == each.ids[-1] == end for each in conversations],
+            "the token that ends an answer is missing or masked: no end is learnt",
+        ),
     ]
     return [_check(name, good, wrong) for name, good, wrong in found]
 
@@ -187,14 +231,27 @@ def _reasoning(conversations: Sequence[Conversation], tokenizer, end: int) -> li
     turns = [tokenizer.decode(each.ids).rpartition(turn)[2] for each in conversations]
     labelled = [tokenizer.decode(_supervised(each)) for each in conversations]
     found = [
-        (f"one {OPENING}, one {CLOSING}", [text.count(OPENING) == text.count(CLOSING) == 1 for text in turns],
-         f"{OPENING} or {CLOSING} doubled or missing"),
-        ("the reasoning bears loss", [CLOSING in text and bool(
-            text.partition(CLOSING)[0].rpartition(OPENING)[2].strip()) for text in labelled],
-         f"no reasoning before {CLOSING} among the labels: dropped by the template, or masked"),
-        (f"an answer follows {CLOSING}", [
-            _spoken(text).count(end) == 1 and _spoken(text).endswith(end) and _spoken(text) != end
-            for text in turns], f"no answer there, or not one {end} behind it"),
+        (
+            f"one {OPENING}, one {CLOSING}",
+            [text.count(OPENING) == text.count(CLOSING) == 1 for text in turns],
+            f"{OPENING} or {CLOSING} doubled or missing",
+        ),
+        (
+            "the reasoning bears loss",
+            [
+                CLOSING in text and bool(text.partition(CLOSING)[0].rpartition(OPENING)[2].strip())
+                for text in labelled
+            ],
+            f"no reasoning before {CLOSING} among the labels: dropped by the template, or masked",
+        ),
+        (
+            f"an answer follows {CLOSING}",
+            [
+                _spoken(text).count(end) == 1 and _spoken(text).endswith(end) and _spoken(text) != end
+                for text in turns
+            ],
+            f"no answer there, or not one {end} behind it",
+        ),
     ]
     return [_check(name, good, wrong) for name, good, wrong in found]
 
@@ -202,8 +259,13 @@ def _reasoning(conversations: Sequence[Conversation], tokenizer, end: int) -> li
 def _check(name: str, good: list[bool], wrong: str) -> Check:
     if not good:
         return Check(name, False, "no conversation is left to look at")
-    return Check(name, all(good), "all" if all(good) else
-                 f"{good.count(False)} of {len(good)}: {wrong}, first in conversation {good.index(False)}")
+    return Check(
+        name,
+        all(good),
+        "all"
+        if all(good)
+        else f"{good.count(False)} of {len(good)}: {wrong}, first in conversation {good.index(False)}",
+    )
 
 
 def _first_label(each: Conversation) -> int:
@@ -214,6 +276,7 @@ def _first_label(each: Conversation) -> int:
 def _padding_check(padded: Sequence[_Padded], tokenizer) -> Check:
     """Padding is known from the lengths, not from the token: a pad token equal to EOS is no fault by itself."""
     n_pads = sum(len(row.ids) - row.n for row in padded)
-    wrong = sum(label != IGNORED for row in padded for label in row.labels[row.n:])
-    return Check("padding bears no loss", wrong == 0,
-                 f"{wrong} of {n_pads} paddings ({tokenizer.pad_token}) bear loss")
+    wrong = sum(label != IGNORED for row in padded for label in row.labels[row.n :])
+    return Check(
+        "padding bears no loss", wrong == 0, f"{wrong} of {n_pads} paddings ({tokenizer.pad_token}) bear loss"
+    )

@@ -51,16 +51,26 @@ def make_shards(cfg: FromScratch, tokenizer, out: Path, report: Callable[[str], 
     The first shard is held out for validation, except in a miniworld, which has texts of their own for it.
     """
     folder = shards_folder(cfg, out)
-    prepare_shards(partial(stream_texts, cfg.data, "train"), tokenizer, folder,
-                   source=describe_source(cfg.data), shard_tokens=cfg.shard_tokens, n_docs=cfg.n_docs,
-                   expected_tokens=cfg.data_tokens, validation=not knows_probabilities(cfg.data), report=report)
+    prepare_shards(
+        partial(stream_texts, cfg.data, "train"),
+        tokenizer,
+        folder,
+        source=describe_source(cfg.data),
+        shard_tokens=cfg.shard_tokens,
+        n_docs=cfg.n_docs,
+        expected_tokens=cfg.data_tokens,
+        validation=not knows_probabilities(cfg.data),
+        report=report,
+    )
     return folder
 
 
 def training_batches(cfg: FromScratch, tokenizer, folder: Path) -> WindowLoader:
     """Batches of the training shards. In a miniworld a window begins where a text does, as in validation."""
     eos = tokenizer.eos_token_id if knows_probabilities(cfg.data) else None
-    return WindowLoader(open_shards(folder, "train", tokenizer), cfg.block_size, cfg.batch_size, cfg.seed, eos)
+    return WindowLoader(
+        open_shards(folder, "train", tokenizer), cfg.block_size, cfg.batch_size, cfg.seed, eos
+    )
 
 
 def validation_rows(cfg: FromScratch, tokenizer, folder: Path) -> tuple[Rows, float | None]:
@@ -71,7 +81,9 @@ def validation_rows(cfg: FromScratch, tokenizer, folder: Path) -> tuple[Rows, fl
     """
     if not knows_probabilities(cfg.data):
         shard = open_shards(folder, "validation", tokenizer)[0]
-        return text_rows(torch.from_numpy(shard[:cfg.validation_tokens + 1].astype("int64")), cfg.block_size), None
+        return text_rows(
+            torch.from_numpy(shard[: cfg.validation_tokens + 1].astype("int64")), cfg.block_size
+        ), None
     texts = load_rows(cfg.data, "validation", limit=cfg.eval_docs)
     documents = tokenizer(list(texts["text"]))["input_ids"]
     floor = entropy_floor(list(texts["logprob"]), [len(document) + 1 for document in documents])
@@ -81,18 +93,30 @@ def validation_rows(cfg: FromScratch, tokenizer, folder: Path) -> tuple[Rows, fl
 def build_model(cfg: FromScratch, tokenizer) -> GPT:
     """An untrained GPT of the recipe's shape; the same for the same seed."""
     torch.manual_seed(cfg.seed)
-    return GPT(GPTConfig(
-        n_layer=cfg.n_layer, n_head=cfg.n_head, n_embd=cfg.n_embd, block_size=cfg.block_size, dropout=cfg.dropout,
-        vocab_size=len(tokenizer), vocab_multiple=cfg.vocab_multiple, eos_token_id=tokenizer.eos_token_id))
+    return GPT(
+        GPTConfig(
+            n_layer=cfg.n_layer,
+            n_head=cfg.n_head,
+            n_embd=cfg.n_embd,
+            block_size=cfg.block_size,
+            dropout=cfg.dropout,
+            vocab_size=len(tokenizer),
+            vocab_multiple=cfg.vocab_multiple,
+            eos_token_id=tokenizer.eos_token_id,
+        )
+    )
 
 
 def text_writer(cfg: FromScratch, tokenizer) -> Callable[[GPT], str]:
     """A function that has a model write a text from nothing; always by the same dice."""
+
     def write(model: GPT) -> str:
         start = torch.tensor([[tokenizer.eos_token_id]], device=model.device)
-        made = model.generate(start, min(100, cfg.block_size - 1),
-                              generator=torch.Generator(model.device).manual_seed(cfg.seed))
+        made = model.generate(
+            start, min(100, cfg.block_size - 1), generator=torch.Generator(model.device).manual_seed(cfg.seed)
+        )
         return tokenizer.decode(made[0], skip_special_tokens=True)
+
     return write
 
 
@@ -110,8 +134,13 @@ def predicted_hours(model: GPT, tokens: int, peak: float, mfu: float = 0.4) -> f
     return tokens * model.flops_per_token() / (peak * mfu) / 3600
 
 
-def run_recipe(cfg: FromScratch, out: Path, replace: bool = False, data_only: bool = False,
-               report: Callable[[str], None] = print) -> History | None:
+def run_recipe(
+    cfg: FromScratch,
+    out: Path,
+    replace: bool = False,
+    data_only: bool = False,
+    report: Callable[[str], None] = print,
+) -> History | None:
     """Carries out a recipe of lesson 02 in folder ``out``; the history, or None where only data were wanted.
 
     Under ``torchrun`` every process takes its share. Killed, it goes on when it is called again.
@@ -145,15 +174,33 @@ def _run(cfg: FromScratch, out: Path, tokenizer, dtype: str, replace: bool, rank
     validation, floor = validation_rows(cfg, tokenizer, folder)
     data = training_batches(cfg, tokenizer, folder)
     tokens = plan.max_steps * plan.tokens_per_step
-    say(f"{model.num_parameters():,} parameters, {tokens:,} tokens in {plan.max_steps:,} steps "
-        f"({tokens / (len(data) * cfg.block_size):.2f} times the data), {dtype}, {ranks.world} processes")
+    say(
+        f"{model.num_parameters():,} parameters, {tokens:,} tokens in {plan.max_steps:,} steps "
+        f"({tokens / (len(data) * cfg.block_size):.2f} times the data), {dtype}, {ranks.world} processes"
+    )
     if peak := peak_flops(model.device, dtype):
-        say(f"predicted, at 40% of what the device is sold with: "
-            f"{predicted_hours(model, tokens, peak * ranks.world):.1f} hours")
+        say(
+            f"predicted, at 40% of what the device is sold with: "
+            f"{predicted_hours(model, tokens, peak * ranks.world):.1f} hours"
+        )
     meter = hellaswag_meter(cfg, tokenizer) if ranks.first else None
-    history = pretrain(model, data, plan, validation=validation, floor=floor, sample=text_writer(cfg, tokenizer),
-                       measure=meter, out=out, tokenizer=tokenizer, replace=replace, ranks=ranks, report=say)
+    history = pretrain(
+        model,
+        data,
+        plan,
+        validation=validation,
+        floor=floor,
+        sample=text_writer(cfg, tokenizer),
+        measure=meter,
+        out=out,
+        tokenizer=tokenizer,
+        replace=replace,
+        ranks=ranks,
+        report=say,
+    )
     loss = history.evaluations[-1]["loss"]
-    say(f"done: validation {loss:.3f} nats/token (perplexity {math.exp(loss):.2f}), {history.seconds:.0f} s, "
-        f"{history.tokens_per_second:,.0f} tokens/s; the model is in {out / 'model'}")
+    say(
+        f"done: validation {loss:.3f} nats/token (perplexity {math.exp(loss):.2f}), {history.seconds:.0f} s, "
+        f"{history.tokens_per_second:,.0f} tokens/s; the model is in {out / 'model'}"
+    )
     return history

@@ -60,8 +60,10 @@ def join_ranks(device: str) -> Ranks:
     local = int(os.environ.get("LOCAL_RANK", 0))
     if device == "cuda":
         if local >= torch.cuda.device_count():
-            raise ValueError(f"process {local} of this host has no GPU: there are {torch.cuda.device_count()}; "
-                             "give torchrun --nproc_per_node no more than that")
+            raise ValueError(
+                f"process {local} of this host has no GPU: there are {torch.cuda.device_count()}; "
+                "give torchrun --nproc_per_node no more than that"
+            )
         torch.cuda.set_device(local)
         device = f"cuda:{local}"
     distributed.init_process_group("cpu:gloo,cuda:nccl" if device != "cpu" else "gloo", timeout=PATIENCE)

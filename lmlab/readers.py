@@ -1,6 +1,7 @@
 """A reader's files as rows: the files of each split, rows with their line numbers, columns that lose nothing."""
 
 import codecs
+import contextlib
 import csv
 import json
 import re
@@ -17,9 +18,15 @@ ENDINGS = (".jsonl", ".json", ".csv", ".parquet", ".txt")
 # --- the files of a folder ---------------------------------------------------------------------------
 
 # as ``datasets`` names them, in the order in which "all" reads them; set: "trainset"
-_WORDS = {"train": "train|training", "validation": "validation|valid|dev|val", "test": "test|testing|eval|evaluation"}
-_NAMED = {split: re.compile(rf"(?:^|[-._ 0-9])(?:{words})(?:set)?(?:[-._ 0-9]|$)", re.IGNORECASE)
-          for split, words in _WORDS.items()}
+_WORDS = {
+    "train": "train|training",
+    "validation": "validation|valid|dev|val",
+    "test": "test|testing|eval|evaluation",
+}
+_NAMED = {
+    split: re.compile(rf"(?:^|[-._ 0-9])(?:{words})(?:set)?(?:[-._ 0-9]|$)", re.IGNORECASE)
+    for split, words in _WORDS.items()
+}
 _SHARD = re.compile(r"(?P<name>.*?)-?(?P<number>\d{5})-of-(?P<count>\d{5})")
 _ABOUT = {"config.json", "dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json"}
 
@@ -42,8 +49,13 @@ def split_files(path: Path) -> dict[str, list[Path]]:
     """
     if path.is_file():
         return {"": [path]}
-    files = [file for file in sorted(path.rglob("*")) if file.suffix in ENDINGS and file.name not in _ABOUT
-             and not any(part.startswith((".", "__")) for part in file.relative_to(path).parts)]
+    files = [
+        file
+        for file in sorted(path.rglob("*"))
+        if file.suffix in ENDINGS
+        and file.name not in _ABOUT
+        and not any(part.startswith((".", "__")) for part in file.relative_to(path).parts)
+    ]
     if not files:
         raise ValueError(f"{path} has no data files; give a folder with files ending in {', '.join(ENDINGS)}")
     splits: dict[str, list[Path]] = {split: [] for split in _WORDS}
@@ -78,7 +90,9 @@ def _check_shards(path: Path, split: str, files: Sequence[Path]) -> None:
     names = [file.name for file, _ in shards]
     if len(set(names)) < len(names):
         folders = sorted({str(file.parent.relative_to(path)) for file, _ in shards})
-        raise ValueError(f"{path} holds several sets, in {', '.join(folders)}; give the folder of one of them")
+        raise ValueError(
+            f"{path} holds several sets, in {', '.join(folders)}; give the folder of one of them"
+        )
     for name, count in sorted({(match["name"], int(match["count"])) for _, match in shards}):
         there = sum((match["name"], int(match["count"])) == (name, count) for _, match in shards)
         if there < count:
@@ -106,14 +120,20 @@ def files_of_split(path: Path, split: str) -> tuple[list[Path], bool]:
         mixed = "train" in there and not held_out
         files = there.get("train") if split == "train" or mixed else held_out
         if "" in there:
-            print(f"{path}: not read, as their names say no split: {', '.join(file.name for file in there[''])}")
+            print(
+                f"{path}: not read, as their names say no split: {', '.join(file.name for file in there[''])}"
+            )
     if not files:
-        raise ValueError(f"{path} has the splits {', '.join(there)}, and none is {split}; rename the files "
-                         f"({split}-0.jsonl, say), or give split='all'")
+        raise ValueError(
+            f"{path} has the splits {', '.join(there)}, and none is {split}; rename the files "
+            f"({split}-0.jsonl, say), or give split='all'"
+        )
     kinds = sorted({file.suffix for file in files})
     if len(kinds) > 1:
-        raise ValueError(f"{path} has files ending in {', '.join(kinds)} for {split}; give files of one kind, as "
-                         "they may hold the same rows: name one of them, or move the others away")
+        raise ValueError(
+            f"{path} has files ending in {', '.join(kinds)} for {split}; give files of one kind, as "
+            "they may hold the same rows: name one of them, or move the others away"
+        )
     return files, mixed
 
 
@@ -170,8 +190,12 @@ def _object(items: list[tuple[str, object]]) -> dict | UnusableRow:
 
 def _json(text: str):
     """What JSON says; NaN, which other tools write for an empty field, is None."""
-    return json.loads(text, object_pairs_hook=_object, parse_float=_Written,
-                      parse_constant=lambda name: None if name == "NaN" else _Written(name))
+    return json.loads(
+        text,
+        object_pairs_hook=_object,
+        parse_float=_Written,
+        parse_constant=lambda name: None if name == "NaN" else _Written(name),
+    )
 
 
 def json_row(line: str) -> dict:
@@ -188,8 +212,10 @@ def _checked(row) -> dict:
     if isinstance(row, UnusableRow):
         raise row
     if not isinstance(row, dict):
-        raise UnusableRow("no JSON object but "
-                          f"{'null' if row is None else 'a list' if isinstance(row, list) else 'a value'}")
+        raise UnusableRow(
+            "no JSON object but "
+            f"{'null' if row is None else 'a list' if isinstance(row, list) else 'a value'}"
+        )
     if not is_text(json.dumps(row, ensure_ascii=False, default=_refuse)):
         raise UnusableRow("half a character (a lone surrogate, or bytes that are not UTF-8)")
     return row
@@ -210,10 +236,8 @@ def _json_rows(path: Path) -> Numbered:
         text = file.read()
     rows = None
     if text.lstrip().startswith("["):
-        try:
+        with contextlib.suppress(ValueError, RecursionError):  # a list in a line of its own, which is no row
             rows = _json(text)
-        except (ValueError, RecursionError):
-            pass  # a list in a line of its own, which is no row
     if rows is None:
         yield from _json_lines(text.split("\n"))
         return
@@ -242,10 +266,16 @@ def csv_rows(path: Path) -> Numbered:
         try:
             header = next(lines, [])
             if len(set(header)) < len(header):
-                raise ValueError(f"{path} has a column twice in its first line: {', '.join(header)}; rename one")
+                raise ValueError(
+                    f"{path} has a column twice in its first line: {', '.join(header)}; rename one"
+                )
             for fields in lines:
                 if fields:
-                    yield lines.line_num, _row_or_reason(lambda row: _csv_row(header, row), fields), repr(fields)
+                    yield (
+                        lines.line_num,
+                        _row_or_reason(lambda row: _csv_row(header, row), fields),
+                        repr(fields),
+                    )
         except csv.Error as error:
             raise ValueError(f"{path}, line {lines.line_num} is not CSV ({error}); fix the line") from error
 

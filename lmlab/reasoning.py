@@ -43,8 +43,7 @@ def to_think(row: Mapping) -> dict:
     said = answer if answer is None or read_answer(answer).value is not None else f"$\\boxed{{{answer}}}$"
     spoken = f"<think>\n{reasoning}\n</think>\n\nThe answer is {said}."
     completion = [{"role": "assistant", "content": spoken}] if reasoning and answer else None
-    return {"prompt": prompt, "completion": completion, "answer": answer,
-            "unit": unit}
+    return {"prompt": prompt, "completion": completion, "answer": answer, "unit": unit}
 
 
 def _gsm8k(row: Mapping) -> tuple[str, str, str | None]:
@@ -71,8 +70,10 @@ def _math_code_instruct(messages: list[dict]) -> tuple[list[dict], str, str | No
     Code and what it printed are kept, fenced, as part of the thought.
     """
     *before, last = messages
-    prompt = [{"role": turn["role"], "content": "\n".join(map(block_text, turn["content"])).strip()}
-              for turn in before]
+    prompt = [
+        {"role": turn["role"], "content": "\n".join(map(block_text, turn["content"])).strip()}
+        for turn in before
+    ]
     parts = list(map(block_text, last["content"]))
     boxed, said = _last_answers(last["content"])
     return prompt, "\n".join(parts[:-1] or parts).strip(), boxed or said
@@ -92,8 +93,9 @@ def _last_answers(parts: Sequence[Mapping]) -> tuple[str | None, str | None]:
     return boxed, boxed or extract_answer(last)
 
 
-def think_rows(rows: Iterable[Mapping], source: str, max_bad_share: float = MAX_BAD_SHARE,
-               tolerance: float = 0.0) -> list[dict]:
+def think_rows(
+    rows: Iterable[Mapping], source: str, max_bad_share: float = MAX_BAD_SHARE, tolerance: float = 0.0
+) -> list[dict]:
     """The problems of a source in think form (``to_think``), each checked, with "tolerance", "steps", "row".
 
     A row that fails (``why_bad``) is left out, and it is said how many and which. tolerance: of SciBench's
@@ -217,8 +219,9 @@ def problem_groups(questions: Sequence[str], near: float | None = None) -> list[
     return [top(i) for i in range(len(questions))]
 
 
-def split_by_problem(problems: Sequence[dict], share: float = VALIDATION_SHARE, seed: int = 0,
-                     near: float | None = None) -> tuple[list[dict], list[dict]]:
+def split_by_problem(
+    problems: Sequence[dict], share: float = VALIDATION_SHARE, seed: int = 0, near: float | None = None
+) -> tuple[list[dict], list[dict]]:
     """(train, held out): no problem has a version on both sides (see ``problem_groups``).
 
     share: of the groups that are held out. Both keep the order of a shuffle by ``seed``.
@@ -226,7 +229,10 @@ def split_by_problem(problems: Sequence[dict], share: float = VALIDATION_SHARE, 
     groups = problem_groups([question_of(problem) for problem in problems], near)
     order = sorted(set(groups))
     held_out = {order[i] for i in split_indices(len(order), "validation", seed, share)}
-    shuffled = [*split_indices(len(problems), "train", seed), *split_indices(len(problems), "validation", seed)]
+    shuffled = [
+        *split_indices(len(problems), "train", seed),
+        *split_indices(len(problems), "validation", seed),
+    ]
     sides: tuple[list[dict], list[dict]] = ([], [])
     for i in shuffled:
         sides[groups[i] in held_out].append(problems[i])

@@ -34,8 +34,13 @@ _RULES = {
     "order": (lambda v: v in ("shuffled", "easy_first"), "shuffled or easy_first"),
     "optimizer": (lambda v: v in ("adamw_torch", "adamw_8bit"), "adamw_torch or adamw_8bit"),
 }
-_WANTED = {int: "a whole number", float: "a number (write 1.0e-3, not 1e-3)", str: "text",
-           bool: "true or false", list: "a list with at least one entry"}
+_WANTED = {
+    int: "a whole number",
+    float: "a number (write 1.0e-3, not 1e-3)",
+    str: "text",
+    bool: "true or false",
+    list: "a list with at least one entry",
+}
 
 
 class RecipeError(ValueError):
@@ -118,8 +123,9 @@ class FromScratch(Recipe):
         if self.n_embd % self.n_head:
             found.append(f"n_embd {self.n_embd} is not a multiple of n_head {self.n_head}")
         if self.min_learning_rate > self.learning_rate:
-            found.append(f"min_learning_rate {self.min_learning_rate:g} is above "
-                         f"learning_rate {self.learning_rate:g}")
+            found.append(
+                f"min_learning_rate {self.min_learning_rate:g} is above learning_rate {self.learning_rate:g}"
+            )
         return found
 
 
@@ -158,7 +164,8 @@ class FullFinetune(Recipe):
     study_sizes: list[Positive]  # pairs to train on, for the same number of steps
     study_steps: Positive
     sweep_rates: list[PositiveFloat] = field(
-        default_factory=lambda: [1e-4, 2.3e-4, 5.5e-4, 1.3e-3, 3e-3, 7e-3])
+        default_factory=lambda: [1e-4, 2.3e-4, 5.5e-4, 1.3e-3, 3e-3, 7e-3]
+    )
     sweep_steps: Positive
     other_data: str  # text that has no part in the training, to see what is forgotten
     hellaswag: str  # items, for the same purpose
@@ -183,8 +190,11 @@ class FullFinetune(Recipe):
         largest, there = max(self.study_sizes), self.n_train
         visits = self.study_steps * self.batch_size * self.grad_accumulation
         found = [f"study_sizes has {largest}, more than n_train {there}"] if largest > there else []
-        return found + ([f"study_sizes has {largest}, and study_steps {self.study_steps} visit {visits} pairs"]
-                        if largest > visits else [])
+        return found + (
+            [f"study_sizes has {largest}, and study_steps {self.study_steps} visit {visits} pairs"]
+            if largest > visits
+            else []
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -214,7 +224,9 @@ class ThinkFinetune(Recipe):
     model: str
     data: list[str]
     n_rows: Positive | None = None  # read of each source; None: all. A miniworld draws as many as are needed
-    n_train: Positive | None = None  # problems to train on, without the redrawn ones; None: all that there are
+    n_train: Positive | None = (
+        None  # problems to train on, without the redrawn ones; None: all that there are
+    )
     n_validation: Positive  # choose the best model
     n_eval: Positive  # measure it
     n_harder: Count = 0  # measure it on problems that are harder than those of the training
@@ -266,14 +278,22 @@ class MergeExport(Recipe):
     max_length: Positive = 256  # tokens of a text that is read
     max_new_tokens: Positive = 24
     answer_tokens: Positive = 64  # at most, of an answer to a problem
-    quantisations: list[str] = field(default_factory=lambda: ["f16", "q8_0", "q5_0", "q4_0"])  # with the first
+    quantisations: list[str] = field(
+        default_factory=lambda: ["f16", "q8_0", "q5_0", "q4_0"]
+    )  # with the first
     keep_quantisation: str = "q8_0"  # of the GGUF file that stays
-    proof_dtypes: list[str] = field(default_factory=lambda: ["float32", "float16", "bfloat16"])  # that are proved
+    proof_dtypes: list[str] = field(
+        default_factory=lambda: ["float32", "float16", "bfloat16"]
+    )  # that are proved
     push_to_hub: bool = False  # upload the merged folders; without it, only say what would be sent
     hub_owner: str | None = None  # whose repositories they are
 
     def contradictions(self) -> list[str]:
-        wrong = ["push_to_hub is true, and hub_owner names nobody"] if self.push_to_hub and not self.hub_owner else []
+        wrong = (
+            ["push_to_hub is true, and hub_owner names nobody"]
+            if self.push_to_hub and not self.hub_owner
+            else []
+        )
         if "float32" not in self.proof_dtypes or set(self.proof_dtypes) - {"float32", "float16", "bfloat16"}:
             wrong.append(f"proof_dtypes has {self.proof_dtypes}: float32, and maybe float16 and bfloat16")
         return wrong
@@ -340,10 +360,14 @@ class RewardFinetune(Recipe):
     def contradictions(self) -> list[str]:
         found = []
         if self.num_generations < 2:
-            found.append("num_generations is 1, and an answer alone is neither better nor worse than its group")
+            found.append(
+                "num_generations is 1, and an answer alone is neither better nor worse than its group"
+            )
         elif self.answers_per_step % self.num_generations:
-            found.append(f"batch_size x grad_accumulation is {self.answers_per_step}, "
-                         f"not a multiple of num_generations {self.num_generations}")
+            found.append(
+                f"batch_size x grad_accumulation is {self.answers_per_step}, "
+                f"not a multiple of num_generations {self.num_generations}"
+            )
         if self.n_probe > self.n_eval:
             found.append(f"n_probe is {self.n_probe}, more than n_eval {self.n_eval}")
         return found
@@ -419,15 +443,23 @@ def _build(cls, values: dict, origin: dict, lesson: str, name: str, path: Path) 
     for key in values:
         _known(key, allowed, f"key of {cls.__name__}", where=origin[key])
     checked = {key: _check(value, hints[key], key, origin[key]) for key, value in values.items()}
-    missing = [f.name for f in dataclasses.fields(cls) if f.name in allowed and f.name not in checked
-               and f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING]
+    missing = [
+        f.name
+        for f in dataclasses.fields(cls)
+        if f.name in allowed
+        and f.name not in checked
+        and f.default is dataclasses.MISSING
+        and f.default_factory is dataclasses.MISSING
+    ]
     if missing:
         raise RecipeError(f"{path}: {cls.__name__} needs {', '.join(missing)}; add them")
     filled = {key: _fill(value, checked.get("data_dir"), key, path) for key, value in checked.items()}
     cfg = cls(lesson=lesson, name=name, **filled)
     if cfg.contradictions():
-        raise RecipeError(f"{path}{' with overrides' if 'override' in origin.values() else ''}: "
-                          f"{'; '.join(cfg.contradictions())}; change one of the two")
+        raise RecipeError(
+            f"{path}{' with overrides' if 'override' in origin.values() else ''}: "
+            f"{'; '.join(cfg.contradictions())}; change one of the two"
+        )
     return cfg
 
 
@@ -436,12 +468,15 @@ def _known(got, known, what: str, where: str = ""):
         return known[got] if isinstance(known, dict) else got
     near = difflib.get_close_matches(str(got), list(known), n=1, cutoff=0.4)
     nearest = f"; did you mean {near[0]!r}?" if near else ""
-    raise RecipeError(f"{where + ': ' if where else ''}got {got!r}, expected a {what}: "
-                      f"{', '.join(map(str, known))}{nearest}")
+    raise RecipeError(
+        f"{where + ': ' if where else ''}got {got!r}, expected a {what}: "
+        f"{', '.join(map(str, known))}{nearest}"
+    )
 
 
 def _check(value, hint, key: str, where: str):
     """``value`` as ``hint`` wants it (an int where a float is due becomes one), or a RecipeError."""
+
     def refuse(expected: str):
         raise RecipeError(f"{where}: {key}: expected {expected}, got {value!r} ({type(value).__name__})")
 
@@ -469,9 +504,12 @@ def _check(value, hint, key: str, where: str):
 
 def _are_bands(value) -> bool:
     return isinstance(value, dict) and all(
-        isinstance(band, list) and len(band) == 2
+        isinstance(band, list)
+        and len(band) == 2
         and all(side is None or type(side) in (int, float) for side in band)
-        and (None in band or band[0] <= band[1]) for band in value.values())
+        and (None in band or band[0] <= band[1])
+        for band in value.values()
+    )
 
 
 def _check_union(value, hint, key, where, refuse):
@@ -486,6 +524,7 @@ def _check_union(value, hint, key, where, refuse):
     if len(options) == 2 and types.NoneType in options:
         raise last
     refuse(" or ".join(_WANTED[typing.get_origin(o) or o] for o in options))
+    return None
 
 
 def _fill(value, data_dir: str | None, key: str, path: Path):

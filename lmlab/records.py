@@ -34,15 +34,17 @@ def read_outcomes(run: Path) -> list[Outcome]:
         raise FileNotFoundError(f"{run} holds no run.json; give a folder that lmlab run made")
     record = _read_json(path)
     if not isinstance(record, dict) or not isinstance(record.get("lessons"), list):
-        raise ValueError(f"{path} has no list \"lessons\"; give a folder that lmlab run made")
+        raise ValueError(f'{path} has no list "lessons"; give a folder that lmlab run made')
     return [_outcome(entry, path) for entry in record["lessons"]]
 
 
 def _outcome(entry, path: Path) -> Outcome:
     fields = {field.name for field in dataclasses.fields(Outcome)}
     if not isinstance(entry, dict) or entry.keys() - fields or entry.get("lesson") not in tuple(LESSONS):
-        raise ValueError(f"{path} got the entry {entry!r:.200}; an entry has {', '.join(sorted(fields))}, "
-                         f"and its lesson is one of {', '.join(LESSONS)}")
+        raise ValueError(
+            f"{path} got the entry {entry!r:.200}; an entry has {', '.join(sorted(fields))}, "
+            f"and its lesson is one of {', '.join(LESSONS)}"
+        )
     missing = fields - {"recipe", "error"} - entry.keys()
     if missing:
         raise ValueError(f"{path}: {entry['lesson']} has no {', '.join(sorted(missing))}; run it again")
@@ -71,8 +73,10 @@ def read_metrics(run: Path, lesson: str) -> dict | None:
     for name, band in record["expected"].items():
         value = record["metrics"].get(name)
         if not _is_band(band) or not is_number(value):
-            raise ValueError(f"{path}: {name} got {value!r:.100}, expected {band!r:.100}; "
-                             "give a number, and [low, high] with null for an open side")
+            raise ValueError(
+                f"{path}: {name} got {value!r:.100}, expected {band!r:.100}; "
+                "give a number, and [low, high] with null for an open side"
+            )
     return record
 
 

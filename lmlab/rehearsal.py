@@ -23,7 +23,10 @@ from torch.utils.flop_counter import flop_registry
 
 from lmlab.hardware import SHORT_WINDOW
 
-PIECE_TOKENS, PIECE_ENTRIES = 4096, 32768  # of the logits that TRL's loss has at a time: trl.kernels, trl 1.16
+PIECE_TOKENS, PIECE_ENTRIES = (
+    4096,
+    32768,
+)  # of the logits that TRL's loss has at a time: trl.kernels, trl 1.16
 
 
 PHASES = ("forward", "loss", "blocks", "embeddings")  # forward, then backward through each
@@ -34,7 +37,9 @@ class Step(NamedTuple):
 
     gradients: int  # kept at that moment; all of them where there are several micro-batches
     activations: int
-    logits: int  # with their gradients; 0 where the fullest moment is in the backward pass, after they are gone
+    logits: (
+        int  # with their gradients; 0 where the fullest moment is in the backward pass, after they are gone
+    )
     flops: int  # of one micro-batch
     operations: int  # calls of torch in one micro-batch: each takes its time, however small
     moments: tuple[int, ...]  # all three at the fullest moment of each of the PHASES
@@ -70,7 +75,7 @@ class _ChunkedLoss(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, gradient):
-        hidden, = ctx.saved_tensors
+        (hidden,) = ctx.saved_tensors
         summed = torch.empty_like(hidden, dtype=torch.float32)
         _ChunkedLoss.products(hidden, ctx.weight, ctx.dtype, backward=True)
         return summed.to(hidden.dtype), None, None
@@ -80,7 +85,7 @@ class _ChunkedLoss(torch.autograd.Function):
         tile = hidden.new_empty(min(len(hidden), PIECE_TOKENS), PIECE_ENTRIES, dtype=dtype)
         for rows in hidden.split(PIECE_TOKENS):
             for entries in weight.to(dtype).split(PIECE_ENTRIES):
-                part = torch.mm(rows.to(dtype), entries.t(), out=tile[:len(rows), :len(entries)])
+                part = torch.mm(rows.to(dtype), entries.t(), out=tile[: len(rows), : len(entries)])
                 if backward:  # a GPU adds it to the sum in place; this one is freed at once
                     torch.mm(part, entries)
 
@@ -109,8 +114,9 @@ def in_four_bits(model):
     for name, layer in list(model.named_modules()):
         if isinstance(layer, nn.Linear) and layer is not head:
             with torch.device("meta"):
-                packed = FourBit(layer.in_features, layer.out_features, layer.bias is not None,
-                                 dtype=layer.weight.dtype)
+                packed = FourBit(
+                    layer.in_features, layer.out_features, layer.bias is not None, dtype=layer.weight.dtype
+                )
             model.set_submodule(name, packed)
     return model.requires_grad_(False)
 
@@ -184,6 +190,7 @@ class _Count(TorchDispatchMode):
 
     def watch(self, embedding, last_norm) -> None:
         """What is made between the last norm's output and its gradient belongs to the loss."""
+
         def begins(module, inputs, output):
             self.before_loss = self.live
             if output.requires_grad:
@@ -201,10 +208,35 @@ class _Count(TorchDispatchMode):
 
 
 # what CUDA's autocast computes in 16 bits, and what in float32 (torch's documentation, "Op-Specific Behavior")
-_HALF = {F.linear, torch.addmm, torch.matmul, Tensor.matmul, Tensor.__matmul__, torch.bmm, Tensor.bmm, torch.mm,
-         torch.baddbmm, F.scaled_dot_product_attention}
-_FULL = {torch.pow, Tensor.pow, Tensor.__pow__, torch.rsqrt, F.softmax, torch.softmax, Tensor.softmax,
-         F.log_softmax, F.layer_norm, torch.layer_norm, F.cross_entropy, torch.exp, Tensor.exp, torch.sum, Tensor.sum}
+_HALF = {
+    F.linear,
+    torch.addmm,
+    torch.matmul,
+    Tensor.matmul,
+    Tensor.__matmul__,
+    torch.bmm,
+    Tensor.bmm,
+    torch.mm,
+    torch.baddbmm,
+    F.scaled_dot_product_attention,
+}
+_FULL = {
+    torch.pow,
+    Tensor.pow,
+    Tensor.__pow__,
+    torch.rsqrt,
+    F.softmax,
+    torch.softmax,
+    Tensor.softmax,
+    F.log_softmax,
+    F.layer_norm,
+    torch.layer_norm,
+    F.cross_entropy,
+    torch.exp,
+    Tensor.exp,
+    torch.sum,
+    Tensor.sum,
+}
 
 
 class _Autocast(TorchFunctionMode):
@@ -239,17 +271,23 @@ class _Autocast(TorchFunctionMode):
             self.copies[id(value)] = value.to(self.dtype)
         return self.copies[id(value)]
 
-    def _attention(self, q, k, v, attn_mask=None, dropout_p=0.0, is_causal=False, scale=None, enable_gqa=False):
+    def _attention(
+        self, q, k, v, attn_mask=None, dropout_p=0.0, is_causal=False, scale=None, enable_gqa=False
+    ):
         flash = self.flash and attn_mask is None
         if enable_gqa and not flash:
-            return F.scaled_dot_product_attention(q, k, v, attn_mask, dropout_p, is_causal, scale=scale,
-                                                  enable_gqa=True)
+            return F.scaled_dot_product_attention(
+                q, k, v, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=True
+            )
         if flash:
-            return torch.ops.aten._scaled_dot_product_flash_attention(q, k, v, dropout_p, is_causal, scale=scale)[0]
+            return torch.ops.aten._scaled_dot_product_flash_attention(
+                q, k, v, dropout_p, is_causal, scale=scale
+            )[0]
         if attn_mask is not None:
             attn_mask = torch.empty_like(attn_mask, dtype=q.dtype).expand(-1, q.shape[1], -1, -1)
         return torch.ops.aten._scaled_dot_product_efficient_attention(
-            q, k, v, attn_mask, True, dropout_p, is_causal, scale=scale)[0]
+            q, k, v, attn_mask, True, dropout_p, is_causal, scale=scale
+        )[0]
 
 
 def _full(value):
@@ -260,9 +298,19 @@ def _full(value):
 # --- the step --------------------------------------------------------------------------------------
 
 
-def rehearse(model, batch_size: int, length: int, *, dtype: str = "float32", accumulation: int = 1,
-             checkpointing: bool = False, chunked: bool = False, padded: bool = False, flash: bool = True,
-             cpu: bool = False) -> Step:
+def rehearse(
+    model,
+    batch_size: int,
+    length: int,
+    *,
+    dtype: str = "float32",
+    accumulation: int = 1,
+    checkpointing: bool = False,
+    chunked: bool = False,
+    padded: bool = False,
+    flash: bool = True,
+    cpu: bool = False,
+) -> Step:
     """One micro-batch of a model from ``model_on_meta``, as Trainer, SFTTrainer or ``lmlab.train`` has it trained.
 
     dtype: of the products; with "float32" there is no autocast. accumulation: micro-batches in a step; where there
@@ -275,7 +323,10 @@ def rehearse(model, batch_size: int, length: int, *, dtype: str = "float32", acc
     def autocast(keeps_copies=False):
         return _Autocast(half, flash, cpu and length <= SHORT_WINDOW, keeps_copies)
 
-    again = {"use_reentrant": False, "context_fn": lambda: (nullcontext(), autocast())}  # modes rest in backward
+    again = {
+        "use_reentrant": False,
+        "context_fn": lambda: (nullcontext(), autocast()),
+    }  # modes rest in backward
     model.train()
     if checkpointing:
         with warnings.catch_warnings(action="ignore", category=FutureWarning):
@@ -293,8 +344,14 @@ def rehearse(model, batch_size: int, length: int, *, dtype: str = "float32", acc
         count.phase = "loss"
         loss.backward()
     live, gradients, logits = max(count.fullest.values())
-    return Step(gradients, live - gradients - logits, logits, _flops(model, count, ids), count.operations,
-                tuple(count.fullest[phase][0] for phase in PHASES))
+    return Step(
+        gradients,
+        live - gradients - logits,
+        logits,
+        _flops(model, count, ids),
+        count.operations,
+        tuple(count.fullest[phase][0] for phase in PHASES),
+    )
 
 
 def _flops(model, count: _Count, ids: Tensor) -> int:

@@ -68,14 +68,16 @@ class Lesson:
     @property
     def expectations(self) -> list[Expectation]:
         metrics, expected = self.record["metrics"], self.record["expected"]
-        rows = expectation_table(metrics, expected).rows[:len(expected)]
-        return [Expectation(name, band, value, verdict == "yes", gauge(metrics[name], expected[name]))
-                for name, band, value, verdict in rows]
+        rows = expectation_table(metrics, expected).rows[: len(expected)]
+        return [
+            Expectation(name, band, value, verdict == "yes", gauge(metrics[name], expected[name]))
+            for name, band, value, verdict in rows
+        ]
 
     @property
     def more_measurements(self) -> list[tuple[str, str]]:
         rows = expectation_table(self.record["metrics"], self.record["expected"]).rows
-        return [(name, value) for name, _, value, _ in rows[len(self.record["expected"]):]]
+        return [(name, value) for name, _, value, _ in rows[len(self.record["expected"]) :]]
 
     @property
     def settings(self) -> list[tuple[str, object]]:
@@ -113,8 +115,11 @@ def build_site(run_dir: Path, site: Path, other: Path | None = None) -> Path:
         for name in COPIED:
             shutil.copyfile(WEB / name, fresh / name)
         (fresh / "pictures").mkdir()
-        executed = [outcome.lesson for outcome in outcomes[0]
-                    if own_file(run_dir, f"{outcome.lesson}.ipynb").is_file()]
+        executed = [
+            outcome.lesson
+            for outcome in outcomes[0]
+            if own_file(run_dir, f"{outcome.lesson}.ipynb").is_file()
+        ]
         lessons = [_read_lesson(outcome, run_dir, fresh, executed) for outcome in outcomes[0]]
         menu = Menu(lessons, compared=bool(other))
         _write_pages(fresh, run_dir, menu)
@@ -139,8 +144,10 @@ def replace_site(site: Path) -> Iterator[Path]:
 
 def _check_site(site: Path) -> None:
     if site.exists() and (others := _not_ours(site)):
-        raise ValueError(f"--output got {site}, where {others[0]} is not of a report and would be deleted; "
-                         "give a new folder, or move that away")
+        raise ValueError(
+            f"--output got {site}, where {others[0]} is not of a report and would be deleted; "
+            "give a new folder, or move that away"
+        )
 
 
 def _not_ours(site: Path) -> list[str]:
@@ -165,8 +172,10 @@ def _read_lesson(outcome: Outcome, run_dir: Path, site: Path, executed: list[str
     try:
         return Lesson(outcome, record, render_notebook(_read_notebook(path, run_dir), name, site, executed))
     except Exception as error:  # it may be malformed anywhere, and what reads it was written for good ones
-        raise ValueError(f"{path} cannot be shown, {type(error).__name__}: {error!s:.500}; run the lesson "
-                         "again, or take the notebook out of the run") from error
+        raise ValueError(
+            f"{path} cannot be shown, {type(error).__name__}: {error!s:.500}; run the lesson "
+            "again, or take the notebook out of the run"
+        ) from error
 
 
 def _read_notebook(path: Path, run_dir: Path):
@@ -189,17 +198,34 @@ def _write(site: Path, name: str, title: str, menu: Menu, template: str, **value
 
 
 def _write_pages(site: Path, run_dir: Path, menu: Menu) -> None:
-    _write(site, "index", INDEX_TITLE, menu, "index.html", run=run_dir.resolve().name, version=__version__,
-           facts=_facts(menu.lessons))
+    _write(
+        site,
+        "index",
+        INDEX_TITLE,
+        menu,
+        "index.html",
+        run=run_dir.resolve().name,
+        version=__version__,
+        facts=_facts(menu.lessons),
+    )
     executed = [lesson for lesson in menu.lessons if lesson.page]
     for at, lesson in enumerate(executed):
         before = executed[at - 1] if at else None
         after = executed[at + 1] if at + 1 < len(executed) else None
-        _write(site, lesson.name, f"{lesson.number} · {lesson.title}", menu, "lesson.html", lesson=lesson,
-               before=before, after=after)
+        _write(
+            site,
+            lesson.name,
+            f"{lesson.number} · {lesson.title}",
+            menu,
+            "lesson.html",
+            lesson=lesson,
+            before=before,
+            after=after,
+        )
     _write(site, "search", "Search", menu, "search.html")
-    (site / "search-index.js").write_text(f"const SECTIONS = {_sections(menu.lessons)};\n", encoding="utf-8",
-                                          errors="replace")
+    (site / "search-index.js").write_text(
+        f"const SECTIONS = {_sections(menu.lessons)};\n", encoding="utf-8", errors="replace"
+    )
 
 
 def _write_comparison(site: Path, runs: tuple[Path, Path], shared: list[Lesson], menu: Menu) -> None:
@@ -210,22 +236,39 @@ def _write_comparison(site: Path, runs: tuple[Path, Path], shared: list[Lesson],
     _write(site, "comparison", "Comparison", menu, "comparison.html", names=names, shared=shared)
     for lesson in shared:
         compared = compare_lesson(lesson.name, runs, names)
-        _write(site, f"comparison-{lesson.name}", f"Comparison: {lesson.title}", menu,
-               "comparison_lesson.html", lesson=lesson, shared=shared, names=names, compared=compared)
+        _write(
+            site,
+            f"comparison-{lesson.name}",
+            f"Comparison: {lesson.title}",
+            menu,
+            "comparison_lesson.html",
+            lesson=lesson,
+            shared=shared,
+            names=names,
+            compared=compared,
+        )
 
 
 # the index --------------------------------------------------------------------------------------------------
+
 
 def _facts(lessons: list[Lesson]) -> list[tuple[str, str]]:
     """What the whole run comes to: a value, and what it is."""
     good = sum(lesson.outcome.ok for lesson in lessons)
     seconds = sum(lesson.outcome.seconds for lesson in lessons)
     memory = max((lesson.outcome.peak_memory_gb for lesson in lessons), default=0)
-    bands = [inside(lesson.record["metrics"][name], band) for lesson in lessons if lesson.record
-             for name, band in lesson.record["expected"].items()]
-    return [(f"{good} of {len(lessons)}", "notebooks ran through"),
-            (f"{seconds / 60:.1f}", "minutes together"), (f"{memory:.1f} GiB", "of memory at the peak"),
-            (f"{sum(bands)} of {len(bands)}" if bands else "no", "expectations met")]
+    bands = [
+        inside(lesson.record["metrics"][name], band)
+        for lesson in lessons
+        if lesson.record
+        for name, band in lesson.record["expected"].items()
+    ]
+    return [
+        (f"{good} of {len(lessons)}", "notebooks ran through"),
+        (f"{seconds / 60:.1f}", "minutes together"),
+        (f"{memory:.1f} GiB", "of memory at the peak"),
+        (f"{sum(bands)} of {len(bands)}" if bands else "no", "expectations met"),
+    ]
 
 
 def choose_cover(pictures: list[Picture]) -> Picture | None:
@@ -236,15 +279,17 @@ def choose_cover(pictures: list[Picture]) -> Picture | None:
     """
     marked = [picture for picture in pictures if picture.cover]
     legible = [picture for picture in pictures if picture.width <= 1500]  # a card shows it at about 600
-    return max(marked or legible[::-1], key=lambda p: (round(2 * p.width / p.height), p.width),
-               default=None)
+    return max(marked or legible[::-1], key=lambda p: (round(2 * p.width / p.height), p.width), default=None)
 
 
 def gauge(value: float, band: list) -> Gauge:
     """Where a band and the value lie, for a small picture; the words beside it say the same."""
     low, high = band
-    scale = (high - low) / 60 if None not in (low, high) and high > low else \
-        max(abs(v) for v in (low, high, value, 1e-9) if v is not None) / 60
+    scale = (
+        (high - low) / 60
+        if None not in (low, high) and high > low
+        else max(abs(v) for v in (low, high, value, 1e-9) if v is not None) / 60
+    )
     start = 20 if low is not None else 0
     end = start + (high - low) / scale if None not in (low, high) else (100 if high is None else 80)
     at = start + (value - low) / scale if low is not None else 80 - (high - value) / scale
@@ -253,6 +298,7 @@ def gauge(value: float, band: list) -> Gauge:
 
 
 # the search -------------------------------------------------------------------------------------------------
+
 
 def _sections(lessons: list[Lesson]) -> str:
     """What the search looks through, as JSON: [page, lesson, heading, anchor, text] of every section."""
@@ -263,8 +309,12 @@ def _sections(lessons: list[Lesson]) -> str:
             sections = _text_by_heading(lesson.page.body)
             found += [[f"{lesson.name}.html", name, *section] for section in sections]
         if lesson.record:
-            measured = ", ".join(f"{name} {value}" for name, _, value, _ in
-                                 expectation_table(lesson.record["metrics"], lesson.record["expected"]).rows)
+            measured = ", ".join(
+                f"{name} {value}"
+                for name, _, value, _ in expectation_table(
+                    lesson.record["metrics"], lesson.record["expected"]
+                ).rows
+            )
             found.append(["index.html", name, "Expected and measured", lesson.name, measured])
     return json.dumps(found, ensure_ascii=False, separators=(",", ":")).replace("</", "<\\/")
 
@@ -277,5 +327,7 @@ def _text_by_heading(body: str) -> list[list[str]]:
     for aside in tree.select(".output_wrapper, .prompt"):
         aside.decompose()
     parts = re.split(r'(<h\d id="[^"]*">.*?</h\d>)', str(tree), flags=re.DOTALL)
-    return [[plain_text(heading), re.search(r'id="([^"]*)"', heading)[1], plain_text(text)]
-            for heading, text in zip(parts[1::2], parts[2::2], strict=True)]
+    return [
+        [plain_text(heading), re.search(r'id="([^"]*)"', heading)[1], plain_text(text)]
+        for heading, text in zip(parts[1::2], parts[2::2], strict=True)
+    ]

@@ -67,12 +67,20 @@ def write_metrics(out: Path, cfg: Recipe, metrics: dict, started: float | None =
     """
     missing = [name for name in cfg.expected if name not in metrics]
     if missing:
-        raise ValueError(f"recipe {cfg.name} of {cfg.lesson} expects {', '.join(missing)}, "
-                         f"but the lesson measured {', '.join(metrics)}; rename one or the other")
+        raise ValueError(
+            f"recipe {cfg.name} of {cfg.lesson} expects {', '.join(missing)}, "
+            f"but the lesson measured {', '.join(metrics)}; rename one or the other"
+        )
     plain = {name: value.item() if hasattr(value, "item") else value for name, value in metrics.items()}
-    record = {"lesson": cfg.lesson, "recipe": cfg.name, "seed": cfg.seed,
-              "seconds": None if started is None else round(time.time() - started, 1),
-              "metrics": plain, "expected": cfg.expected, "settings": dict(cfg.rows())}
+    record = {
+        "lesson": cfg.lesson,
+        "recipe": cfg.name,
+        "seed": cfg.seed,
+        "seconds": None if started is None else round(time.time() - started, 1),
+        "metrics": plain,
+        "expected": cfg.expected,
+        "settings": dict(cfg.rows()),
+    }
     write_atomic(out / "metrics.json", json.dumps(record, indent=1))
     write_results(out, plain)
     return expectation_table(plain, cfg.expected)
@@ -97,8 +105,10 @@ def read_progress(out: Path) -> list[dict]:
 
 def expectation_table(metrics: dict, expected: dict) -> Expectations:
     """One row per metric; those with an expectation first."""
-    rows = [(name, _band(band), _shown(metrics[name]), "yes" if inside(metrics[name], band) else "NO")
-            for name, band in expected.items()]
+    rows = [
+        (name, _band(band), _shown(metrics[name]), "yes" if inside(metrics[name], band) else "NO")
+        for name, band in expected.items()
+    ]
     rest = [(name, "", _shown(value), "") for name, value in metrics.items() if name not in expected]
     return Expectations(rows + rest)
 

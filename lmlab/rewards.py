@@ -15,20 +15,29 @@ _SIGNS = str.maketrans({"×": "*", "·": "*", "÷": "/", "−": "-", "$": ""})
 # --- rewards, as TRL's GRPOTrainer calls them --------------------------------------------------------
 
 
-def right(completions: Sequence[list[dict]], answer: Sequence[str], tolerance: Sequence[float],
-          unit: Sequence[str], **_) -> list[float]:
+def right(
+    completions: Sequence[list[dict]],
+    answer: Sequence[str],
+    tolerance: Sequence[float],
+    unit: Sequence[str],
+    **_,
+) -> list[float]:
     """1 for each conversation whose final answer is the expected one (``answers.same_answer``), else 0.
 
     completions: one list of messages each; the other columns come from the rows of ``reasoning.think_rows``.
     """
-    return [float(same_answer(extract_answer(_spoken(completion)), *wanted))
-            for completion, *wanted in zip(completions, answer, tolerance, unit, strict=True)]
+    return [
+        float(same_answer(extract_answer(_spoken(completion)), *wanted))
+        for completion, *wanted in zip(completions, answer, tolerance, unit, strict=True)
+    ]
 
 
 def form(completions: Sequence[list[dict]], answer: Sequence[str], **_) -> list[float]:
     """1 for each conversation in think form (``answers.score_think``), right or wrong, else 0."""
-    return [float(score_think(_spoken(completion), wanted)["well_formed"])
-            for completion, wanted in zip(completions, answer, strict=True)]
+    return [
+        float(score_think(_spoken(completion), wanted)["well_formed"])
+        for completion, wanted in zip(completions, answer, strict=True)
+    ]
 
 
 def _spoken(completion: list[dict]) -> str:
@@ -45,11 +54,13 @@ def group_advantages(rewards: Sequence[float], group: int, scale: bool = True) -
     Dr. GRPO (Liu et al. 2025) does. Source: Shao et al. 2024, section 4.1; TRL adds 0.0001 to the deviation.
     """
     if group < 2 or len(rewards) % group:
-        raise ValueError(f"group_advantages got {len(rewards)} rewards in groups of {group}; give a multiple "
-                         "of group, which is 2 or more")
+        raise ValueError(
+            f"group_advantages got {len(rewards)} rewards in groups of {group}; give a multiple "
+            "of group, which is 2 or more"
+        )
     advantages = []
     for start in range(0, len(rewards), group):
-        members = rewards[start:start + group]
+        members = rewards[start : start + group]
         mean = statistics.fmean(members)
         spread = statistics.stdev(members) + _EPSILON if scale else 1.0
         advantages += [(reward - mean) / spread for reward in members]

@@ -67,8 +67,10 @@ def problem_row(row: Mapping) -> dict:
         texts = {key: text_field(row, key) for key in ("problem_text", "answer_number")}
         return there | texts | {key: text_field(row, key, "") for key in ("unit", "solution")}
     if not {"messages", "problem_text"} & row.keys() and not {"question", "answer"} <= row.keys():
-        raise UnusableRow(f"keys {', '.join(sorted(map(str, row))) or '(none)'}; a problem has messages "
-                          "(MathCodeInstruct), problem_text (SciBench), or question and answer (GSM8K)")
+        raise UnusableRow(
+            f"keys {', '.join(sorted(map(str, row))) or '(none)'}; a problem has messages "
+            "(MathCodeInstruct), problem_text (SciBench), or question and answer (GSM8K)"
+        )
     texts = {key: text_field(row, key) for key in ("question", "answer")}
     if is_nothing(texts["answer"].partition("####")[2]):
         raise UnusableRow("no final answer")

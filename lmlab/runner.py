@@ -4,6 +4,7 @@ Each notebook runs in a process of its own, so whatever happens to one, the othe
 ``python -m lmlab.runner IN OUT PARAMETERS_JSON`` is that process.
 """
 
+import contextlib
 import json
 import os
 import re
@@ -21,10 +22,12 @@ from lmlab.recipes import PROJECT
 
 NOTEBOOKS = PROJECT / "notebooks"
 # a lesson waits for those whose results it uses
-NEEDS = {"03_hellaswag": ("02_gpt2_from_scratch",),
-         "07_merge_export": ("05_llama_lora_4bit", "06_deepseek_qlora_think"),
-         "08_fantasy_locations": ("02_gpt2_from_scratch",),
-         "09_grpo_reasoning": ("06_deepseek_qlora_think",)}
+NEEDS = {
+    "03_hellaswag": ("02_gpt2_from_scratch",),
+    "07_merge_export": ("05_llama_lora_4bit", "06_deepseek_qlora_think"),
+    "08_fantasy_locations": ("02_gpt2_from_scratch",),
+    "09_grpo_reasoning": ("06_deepseek_qlora_think",),
+}
 CELL_FAILED, KERNEL_DIED = 1, 138  # papermill's own exit codes
 _ANSI = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 _PROGRESS = re.compile(r"(\d+)/(\d+)")
@@ -68,7 +71,7 @@ def run_jobs(jobs: list[Job], run_dir: Path, parallel: int = 1) -> list[Outcome]
             while waiting or running:
                 unfinished = {job.lesson for job in [*waiting, *(job for job, _ in running.values())]}
                 ready = [job for job in waiting if not unfinished & set(NEEDS.get(job.lesson, ()))]
-                for job in ready[:len(rows)]:
+                for job in ready[: len(rows)]:
                     waiting.remove(job)
                     row = rows.pop(0)
                     running[pool.submit(run_job, job, run_dir, live, row, parallel)] = job, row
@@ -87,8 +90,10 @@ def run_jobs(jobs: list[Job], run_dir: Path, parallel: int = 1) -> list[Outcome]
 def run_job(job: Job, run_dir: Path, live: set, row: int = 0, parallel: int = 1) -> Outcome:
     """Runs one notebook and says how it went."""
     outcome = run_notebook(job, run_dir, live, row, parallel)
-    _say(f"{job.lesson}: {outcome.status}, {outcome.seconds:.0f} s, {outcome.peak_memory_gb:.1f} GiB"
-         + (f"\n{outcome.error}" if outcome.error else ""))
+    _say(
+        f"{job.lesson}: {outcome.status}, {outcome.seconds:.0f} s, {outcome.peak_memory_gb:.1f} GiB"
+        + (f"\n{outcome.error}" if outcome.error else "")
+    )
     return outcome
 
 
@@ -100,13 +105,25 @@ def run_notebook(job: Job, run_dir: Path, live: set, row: int = 0, parallel: int
     executed, log = run_dir / f"{job.lesson}.ipynb", run_dir / f"{job.lesson}.log"
     began = time.monotonic()
     with open(log, "w", encoding="utf-8") as errors:
-        command = [sys.executable, "-m", "lmlab.runner", str(job.notebook), str(executed),
-                   json.dumps(job.parameters)]
+        command = [
+            sys.executable,
+            "-m",
+            "lmlab.runner",
+            str(job.notebook),
+            str(executed),
+            json.dumps(job.parameters),
+        ]
         process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, text=True,
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            text=True,
             cwd=job.notebook.parent,
             # Ctrl-C comes to us alone, and we end the family
-            env=_environment(parallel), start_new_session=True)
+            env=_environment(parallel),
+            start_new_session=True,
+        )
         live.add(process)
         bar = threading.Thread(target=_show_progress, args=(process.stdout, job.lesson, row), daemon=True)
         bar.start()
@@ -116,8 +133,9 @@ def run_notebook(job: Job, run_dir: Path, live: set, row: int = 0, parallel: int
     live.discard(process)
     status = {0: "ok", CELL_FAILED: "failed"}.get(process.returncode, "kernel died")
     error = "" if status == "ok" else _describe(executed, log, status, process.returncode)
-    return Outcome(job.lesson, status, round(time.monotonic() - began, 1), peak,
-                   job.parameters.get("recipe", ""), error)
+    return Outcome(
+        job.lesson, status, round(time.monotonic() - began, 1), peak, job.parameters.get("recipe", ""), error
+    )
 
 
 def write_record(run_dir: Path, outcomes: list[Outcome]) -> None:
@@ -200,10 +218,8 @@ def _watch(process: subprocess.Popen) -> float:
     peak = 0
     while process.poll() is None:
         peak = max(peak, sum(_resident(member) for member in _family(process)))
-        try:
+        with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(0.4)
-        except subprocess.TimeoutExpired:
-            pass
     return round(peak / 2**30, 2)
 
 
@@ -230,10 +246,8 @@ def end_family(process: subprocess.Popen) -> None:
     import psutil
 
     for member in _family(process):
-        try:
+        with contextlib.suppress(psutil.NoSuchProcess):
             member.kill()
-        except psutil.NoSuchProcess:
-            pass
 
 
 def execute(notebook: str, executed: str, parameters: dict) -> int:
@@ -248,8 +262,14 @@ def execute(notebook: str, executed: str, parameters: dict) -> int:
     os.dup2(2, 1)  # what the kernel itself prints goes to the log
     bar = {"file": progress, "bar_format": "{n_fmt}/{total_fmt}\n", "mininterval": 0, "miniters": 1}
     try:
-        papermill.execute_notebook(notebook, executed, parameters, kernel_name="python3", progress_bar=bar,
-                                   cwd=str(Path(notebook).parent))
+        papermill.execute_notebook(
+            notebook,
+            executed,
+            parameters,
+            kernel_name="python3",
+            progress_bar=bar,
+            cwd=str(Path(notebook).parent),
+        )
     except papermill.PapermillExecutionError:
         return CELL_FAILED
     except DeadKernelError as error:

@@ -13,15 +13,25 @@ from bleach.sanitizer import Cleaner
 _INLINE = frozenset("abbr b br code del em i ins kbd mark q s samp small span strong sub sup u var".split())
 _TAGS = _INLINE | frozenset(
     "a blockquote caption col colgroup dd details div dl dt figcaption figure h1 h2 h3 h4 h5 h6 hr img li ol "
-    "p pre progress summary table tbody td tfoot th thead tr ul".split())
-_ATTRIBUTES = {"*": ["class", "style", "title"], "a": ["href"], "img": ["alt", "height", "src", "width"],
-               "td": ["colspan", "rowspan"], "th": ["colspan", "rowspan", "scope"], "details": ["open"],
-               "ol": ["start"], "progress": ["max", "value"], **{f"h{n}": ["id"] for n in range(1, 7)}}
+    "p pre progress summary table tbody td tfoot th thead tr ul".split()
+)
+_ATTRIBUTES = {
+    "*": ["class", "style", "title"],
+    "a": ["href"],
+    "img": ["alt", "height", "src", "width"],
+    "td": ["colspan", "rowspan"],
+    "th": ["colspan", "rowspan", "scope"],
+    "details": ["open"],
+    "ol": ["start"],
+    "progress": ["max", "value"],
+    **{f"h{n}": ["id"] for n in range(1, 7)},
+}
 # how a text looks and how wide it is, but not where it stands: nothing can be laid over the page
 _PROPERTIES = frozenset(
     "background background-color border border-bottom border-collapse border-left border-right border-top "
     "color display font-family font-size font-style font-weight height line-height margin max-width "
-    "min-width opacity overflow overflow-x padding text-align text-decoration vertical-align white-space width".split())
+    "min-width opacity overflow overflow-x padding text-align text-decoration vertical-align white-space width".split()
+)
 # no url() and no strings
 _PLAIN_VALUE = re.compile(r"(?:[\w\s#%.,!-]|\b(?:rgb|rgba|hsl|hsla)\([\d\s%.,/]+\))+")
 _OWN_IMAGE = re.compile(r"pictures/[\w-]+\.png|data:image/(?:png|jpeg|gif|webp|svg\+xml);base64,[\w+/=\s]*")
@@ -47,9 +57,14 @@ def sanitize(text: str, pages: Collection[str] = (), inline: bool = False) -> st
 
 @functools.cache
 def _cleaner(pages: frozenset[str], inline: bool) -> Cleaner:
-    return Cleaner(tags=_INLINE if inline else _TAGS, strip=inline, attributes=_ATTRIBUTES,
-                   protocols=("http", "https", "data"), css_sanitizer=_PlainStyle(),
-                   filters=[functools.partial(_KnownPlaces, pages=pages)])
+    return Cleaner(
+        tags=_INLINE if inline else _TAGS,
+        strip=inline,
+        attributes=_ATTRIBUTES,
+        protocols=("http", "https", "data"),
+        css_sanitizer=_PlainStyle(),
+        filters=[functools.partial(_KnownPlaces, pages=pages)],
+    )
 
 
 class _PlainStyle(CSSSanitizer):
@@ -57,8 +72,11 @@ class _PlainStyle(CSSSanitizer):
 
     def sanitize_css(self, style: str) -> str:
         declarations = tinycss2.parse_declaration_list(style, skip_comments=True, skip_whitespace=True)
-        kept = [(part.lower_name, tinycss2.serialize(part.value).strip()) for part in declarations
-                if part.type == "declaration" and part.lower_name in _PROPERTIES]
+        kept = [
+            (part.lower_name, tinycss2.serialize(part.value).strip())
+            for part in declarations
+            if part.type == "declaration" and part.lower_name in _PROPERTIES
+        ]
         return "; ".join(f"{name}: {value}" for name, value in kept if _PLAIN_VALUE.fullmatch(value))
 
 

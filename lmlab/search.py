@@ -60,8 +60,12 @@ class Axis:
     def logarithmic(self) -> bool:
         """Whether a plot over it wants a logarithmic axis: choices do when they span a factor of 20."""
         numbers = [value for value in self.values if type(value) in (int, float)]
-        return self.kind == "log" or (self.kind in ("one", "grid") and len(numbers) == len(self.values)
-                                      and min(numbers) > 0 and max(numbers) / min(numbers) >= 20)
+        return self.kind == "log" or (
+            self.kind in ("one", "grid")
+            and len(numbers) == len(self.values)
+            and min(numbers) > 0
+            and max(numbers) / min(numbers) >= 20
+        )
 
     def suggest(self, trial):
         """The value that an Optuna trial has for it."""
@@ -125,8 +129,10 @@ class Plan:
         keys = [axis.key for axis in self.space]
         twice = {key for key in keys if keys.count(key) > 1 or key in self.overrides}
         if not keys or twice:
-            raise ValueError(f"--space got {', '.join(sorted(twice)) or 'nothing'}"
-                             f"{' twice, or in --set too' if twice else ''}; give each key one range")
+            raise ValueError(
+                f"--space got {', '.join(sorted(twice)) or 'nothing'}"
+                f"{' twice, or in --set too' if twice else ''}; give each key one range"
+            )
         if reserved := set(keys) & {"lesson", "name", "expected"}:
             raise ValueError(f"--space got {', '.join(sorted(reserved))}, which is no choice; leave it out")
         corners = itertools.product(*(axis.values for axis in self.space))
@@ -139,14 +145,18 @@ class Plan:
             return load_recipe(self.lesson, self.recipe, **self.overrides, **values)
         except recipes.RecipeError as error:
             shown = ", ".join(f"{key}={value}" for key, value in values.items())
-            raise ValueError(f"--space with {shown}: {error} (int:LOW:HIGH draws whole numbers; "
-                             f"lmlab recipes {self.lesson[:2]} shows the keys)") from None
+            raise ValueError(
+                f"--space with {shown}: {error} (int:LOW:HIGH draws whole numbers; "
+                f"lmlab recipes {self.lesson[:2]} shows the keys)"
+            ) from None
 
     def grid(self) -> list[dict]:
         """Every combination of the grid's values, as the database has them; [{}] without a grid."""
         axes = [axis for axis in self.space if axis.kind == "grid"]
-        return [dict(zip((axis.key for axis in axes), map(_stored, values), strict=True))
-                for values in itertools.product(*(axis.values for axis in axes))]
+        return [
+            dict(zip((axis.key for axis in axes), map(_stored, values), strict=True))
+            for values in itertools.product(*(axis.values for axis in axes))
+        ]
 
     def number_of_trials(self, wanted: int | None) -> int:
         """``wanted``, or what there is: a grid alone ends with its last combination."""
@@ -185,8 +195,17 @@ class Findings:
     def table(self) -> list[list[str]]:
         """Header and rows, as text."""
         keys = [axis.key for axis in self.plan.space]
-        rows = [[str(t.number), t.state, _shown(t.value), *(_shown(t.values.get(key)) for key in keys),
-                 "" if t.seconds is None else f"{t.seconds:.0f}", t.error] for t in self.trials]
+        rows = [
+            [
+                str(t.number),
+                t.state,
+                _shown(t.value),
+                *(_shown(t.values.get(key)) for key in keys),
+                "" if t.seconds is None else f"{t.seconds:.0f}",
+                t.error,
+            ]
+            for t in self.trials
+        ]
         return [["trial", "state", self.plan.metric, *keys, "seconds", "error"], *rows]
 
     def __str__(self) -> str:
@@ -202,10 +221,22 @@ def _shown(value) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def search(lesson: str, space: Sequence[str], metric: str, *, recipe: str = "tiny",
-           direction: str = "minimize", overrides: dict | None = None, trials: int | None = None,
-           name: str | None = None, storage: str | None = None, timeout: float | None = None,
-           pruning: bool = True, root: Path = STUDIES, report: Callable[[str], None] = print) -> Findings:
+def search(
+    lesson: str,
+    space: Sequence[str],
+    metric: str,
+    *,
+    recipe: str = "tiny",
+    direction: str = "minimize",
+    overrides: dict | None = None,
+    trials: int | None = None,
+    name: str | None = None,
+    storage: str | None = None,
+    timeout: float | None = None,
+    pruning: bool = True,
+    root: Path = STUDIES,
+    report: Callable[[str], None] = print,
+) -> Findings:
     """Runs trials until the study has ``trials`` of them; what an earlier call or another process ran counts.
 
     space: texts as "learning_rate=log:1e-4:7e-3". metric: a name in the lesson's metrics.json. storage: the
@@ -254,16 +285,22 @@ class _Work:
         mine = json.loads(json.dumps({**dict(recipe.rows()), **asdict(self.plan)}))
         kept = self.study.user_attrs.get("plan")
         if kept is None and any((self.folder / "trials").glob("*")):
-            raise ValueError(f"{self.folder} holds trials of a study that its database does not know; "
-                             "give another --name, or move the folder away")
+            raise ValueError(
+                f"{self.folder} holds trials of a study that its database does not know; "
+                "give another --name, or move the folder away"
+            )
         # a key that is new since then had no part in the trials
-        other = [f"{key} {there} there, {mine.get(key)} now" for key, there in (kept or {}).items()
-                 if there != mine.get(key)]
+        other = [
+            f"{key} {there} there, {mine.get(key)} now"
+            for key, there in (kept or {}).items()
+            if there != mine.get(key)
+        ]
         if kept is None:
             self.study.set_user_attr("plan", mine)
         elif other:
-            raise ValueError(f"study {self.folder.name!r} is another search ({'; '.join(other)}); "
-                             "give another --name")
+            raise ValueError(
+                f"study {self.folder.name!r} is another search ({'; '.join(other)}); give another --name"
+            )
 
     def claim(self, wanted: int):
         """(Optuna's trial, its values) of the next trial, or None when the study has all that are wanted."""
@@ -286,6 +323,7 @@ class _Work:
 
     def _rarest_point(self, counted: list) -> dict:
         """The combination of the grid that had the fewest trials; {} without a grid."""
+
         def uses(point: dict) -> int:
             return sum(point.items() <= trial.params.items() for trial in counted)
 
@@ -302,15 +340,20 @@ class _Work:
         """Whether a running trial was not heard of since this process began: it may have to be begun anew."""
         silent = [number for number, seen in self._signs().items() if seen < self.began]
         if silent and not self.awaited:
-            self.report(f"trial {', '.join(map(str, silent))}: waiting for a sign of life; without one for "
-                        f"{DEAD_SECONDS:.0f} s it begins anew")
+            self.report(
+                f"trial {', '.join(map(str, silent))}: waiting for a sign of life; without one for "
+                f"{DEAD_SECONDS:.0f} s it begins anew"
+            )
         self.awaited = silent
         return bool(silent)
 
     def _signs(self) -> dict[int, float]:
         """Of each running trial, when it last gave a sign of life."""
-        return {trial.number: trial.user_attrs.get("sign", trial.datetime_start.timestamp())
-                for trial in self.study.get_trials(deepcopy=False) if _state(trial) == "running"}
+        return {
+            trial.number: trial.user_attrs.get("sign", trial.datetime_start.timestamp())
+            for trial in self.study.get_trials(deepcopy=False)
+            if _state(trial) == "running"
+        }
 
     def _give_sign(self, trial) -> None:
         from optuna.exceptions import StorageInternalError
@@ -344,8 +387,11 @@ class _Work:
         except ValueError as error:
             return "FAIL", None, str(error)
         out.mkdir(parents=True)
-        parameters = {"recipe": self.plan.recipe, "overrides": {**self.plan.overrides, **values},
-                      "output_dir": str(out)}
+        parameters = {
+            "recipe": self.plan.recipe,
+            "overrides": {**self.plan.overrides, **values},
+            "output_dir": str(out),
+        }
         job = runner.Job(self.plan.lesson, runner.NOTEBOOKS / f"{self.plan.lesson}.ipynb", parameters)
         told: list[dict] = []
         outcome = _run_watched(job, out, lambda: self._look_in(trial, out / self.plan.lesson, told))
@@ -367,7 +413,7 @@ class _Work:
         """Passes on what the notebook has reported since; whether the pruner would rather end it."""
         if time.time() - self.signed > SIGN_SECONDS:
             self._give_sign(trial)
-        new = [row for row in read_progress(lesson_folder) if self.plan.metric in row][len(told):]
+        new = [row for row in read_progress(lesson_folder) if self.plan.metric in row][len(told) :]
         for row in new:
             trial.report(row[self.plan.metric], row["step"])
         told += new
@@ -405,11 +451,15 @@ def _open_study(name: str, storage: str, direction: str, pruning: bool):
     try:
         database = optuna.storages.RDBStorage(storage, engine_kwargs=patience)
         pruner = optuna.pruners.MedianPruner(**PRUNING) if pruning else optuna.pruners.NopPruner()
-        return optuna.create_study(storage=database, study_name=name, direction=direction, pruner=pruner,
-                                   load_if_exists=True)
+        return optuna.create_study(
+            storage=database, study_name=name, direction=direction, pruner=pruner, load_if_exists=True
+        )
     except (ImportError, ValueError, SQLAlchemyError, optuna.exceptions.OptunaError) as error:
-        raise ValueError(_without_password(f"--storage got {storage!r}: {error}; give an address as "
-                                           "sqlite:///study.db", storage)) from None
+        raise ValueError(
+            _without_password(
+                f"--storage got {storage!r}: {error}; give an address as sqlite:///study.db", storage
+            )
+        ) from None
 
 
 def _without_password(text: str, storage: str) -> str:
@@ -429,7 +479,7 @@ def _sampler(seed: int):
 
 
 def _state(trial) -> str:
-    """"stopped": neither the notebook nor the search came to an end."""
+    """ "stopped": neither the notebook nor the search came to an end."""
     if trial.state.name == "FAIL" and "error" not in trial.user_attrs:
         return "stopped"
     return {"COMPLETE": "ok", "FAIL": "failed"}.get(trial.state.name, trial.state.name.lower())
@@ -468,8 +518,10 @@ def _read_metric(path: Path, metric: str) -> float:
     numbers = {name: value for name, value in metrics.items() if type(value) in (int, float)}
     if metric not in numbers:
         near = difflib.get_close_matches(metric, numbers, n=1, cutoff=0.4)
-        raise _NoSuchMetric(f"--metric got {metric!r}, expected a number that the lesson measures: "
-                            f"{', '.join(numbers)}" + (f"; did you mean {near[0]!r}?" if near else ""))
+        raise _NoSuchMetric(
+            f"--metric got {metric!r}, expected a number that the lesson measures: "
+            f"{', '.join(numbers)}" + (f"; did you mean {near[0]!r}?" if near else "")
+        )
     return float(numbers[metric])
 
 
@@ -485,12 +537,26 @@ def draw(findings: Findings) -> Findings:
     best = min if plan.direction == "minimize" else max
     for axis in plan.space:
         with _picture(findings.folder / f"{axis.key}.png") as ax:
-            plots.sweep([t.values[axis.key] for t in told], [t.value for t in told], axis.key, best=best,
-                        ylabel=plan.metric, log=axis.logarithmic, joined=len(plan.space) == 1, ax=ax)
+            plots.sweep(
+                [t.values[axis.key] for t in told],
+                [t.value for t in told],
+                axis.key,
+                best=best,
+                ylabel=plan.metric,
+                log=axis.logarithmic,
+                joined=len(plan.space) == 1,
+                ax=ax,
+            )
     seen = sorted((t for t in findings.trials if t.value is not None), key=lambda t: t.number)
     with _picture(findings.folder / "history.png") as ax:
-        plots.search_history([t.number for t in seen], [t.value for t in seen],
-                             [t.state == "pruned" for t in seen], ylabel=plan.metric, best=best, ax=ax)
+        plots.search_history(
+            [t.number for t in seen],
+            [t.value for t in seen],
+            [t.state == "pruned" for t in seen],
+            ylabel=plan.metric,
+            best=best,
+            ax=ax,
+        )
     return findings
 
 
@@ -529,9 +595,11 @@ def save_recipe(findings: Findings, name: str) -> Path:
         raise ValueError(f"--save-recipe got {name!r}, but no trial has finished; run more: --trials")
     base = yaml.safe_load((path.parent / f"{plan.recipe}.yaml").read_text(encoding="utf-8"))
     found = ", ".join(f"{key} {_shown(value)}" for key, value in best.values.items())
-    head = (f"# Found by a search from recipe {plan.recipe}: {found}.\n"
-            f"# Measured on {time.strftime('%Y-%m-%d')}: {plan.metric} {best.value:.6g}, the best "
-            f"({plan.direction}) of {sum(trial.state == 'ok' for trial in findings.trials)} finished trials\n"
-            f"# of study {findings.folder.name}, trial {best.number}. It has no expected bands yet.\n")
+    head = (
+        f"# Found by a search from recipe {plan.recipe}: {found}.\n"
+        f"# Measured on {time.strftime('%Y-%m-%d')}: {plan.metric} {best.value:.6g}, the best "
+        f"({plan.direction}) of {sum(trial.state == 'ok' for trial in findings.trials)} finished trials\n"
+        f"# of study {findings.folder.name}, trial {best.number}. It has no expected bands yet.\n"
+    )
     values = {**base, **plan.overrides, **best.values, "expected": {}}  # else it has those of "like"
     return write_atomic(path, head + yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=100))

@@ -33,6 +33,7 @@ _CHUNK_CHARACTERS = 1_000_000  # encoded at once: enough work for every thread, 
 
 # --- files ----------------------------------------------------------------------------------------
 
+
 class Plan(NamedTuple):
     """What all shards of a set have in common; the names are those of prepare_shards' arguments."""
 
@@ -67,14 +68,18 @@ class Header(NamedTuple):
         with open(path, "rb") as file:
             raw = file.read(HEADER_BYTES)
         if not raw.startswith(MAGIC):
-            raise ValueError(f"{path} is no shard: it does not begin with {MAGIC.decode()!r}; "
-                             "move it elsewhere, or give another folder")
+            raise ValueError(
+                f"{path} is no shard: it does not begin with {MAGIC.decode()!r}; "
+                "move it elsewhere, or give another folder"
+            )
         if len(raw) < HEADER_BYTES or zlib.crc32(raw[:-4]) != int.from_bytes(raw[-4:], "little"):
             raise _damaged(path, "its header is damaged")
         _, version, *own = _LAYOUT.unpack_from(raw)
         if version != VERSION:
-            raise ValueError(f"{path} has version {version}, this lmlab reads {VERSION}; "
-                             "read it with the lmlab that wrote it, or give another folder")
+            raise ValueError(
+                f"{path} has version {version}, this lmlab reads {VERSION}; "
+                "read it with the lmlab that wrote it, or give another folder"
+            )
         header = cls(*own[:6], Plan(*own[6:]))
         expected, size = HEADER_BYTES + header.n_tokens * TOKEN.itemsize, path.stat().st_size
         if size != expected:
@@ -83,8 +88,9 @@ class Header(NamedTuple):
 
 
 def _damaged(path: Path, what: str) -> ValueError:
-    return ValueError(f"{path} is damaged: {what}; delete it with the shards after it, "
-                      "and prepare_shards makes them again")
+    return ValueError(
+        f"{path} is damaged: {what}; delete it with the shards after it, and prepare_shards makes them again"
+    )
 
 
 def _verify(path: Path, header: Header) -> None:
@@ -101,11 +107,15 @@ def _read_headers(folder: Path) -> dict[Path, Header]:
     for place, (path, header) in enumerate(headers.items()):
         name = header.plan.path(folder, header.number).name
         if path.name != name:
-            raise ValueError(f"{path} holds shard number {header.number} under another name; "
-                             f"give it its name back, {name}, or move it elsewhere")
+            raise ValueError(
+                f"{path} holds shard number {header.number} under another name; "
+                f"give it its name back, {name}, or move it elsewhere"
+            )
         if header.number != place:
-            raise ValueError(f"{folder} has {name} where shard number {place} should come; bring back what "
-                             "is missing, or delete those after it and run prepare_shards again")
+            raise ValueError(
+                f"{folder} has {name} where shard number {place} should come; bring back what "
+                "is missing, or delete those after it and run prepare_shards again"
+            )
     return headers
 
 
@@ -120,8 +130,10 @@ def open_shards(folder: str | Path, split: str, tokenizer=None, verify: bool = F
         raise ValueError(f"open_shards got split {split!r}; give 'train' or 'validation'")
     headers = _read_headers(Path(folder).expanduser())
     if not any(header.last for header in headers.values()):
-        raise ValueError(f"{folder} holds {len(headers)} shards and no last one: the set is not finished; "
-                         "run prepare_shards with the same arguments, which goes on where it stopped")
+        raise ValueError(
+            f"{folder} holds {len(headers)} shards and no last one: the set is not finished; "
+            "run prepare_shards with the same arguments, which goes on where it stopped"
+        )
     chosen = {path: header for path, header in headers.items() if path.name.startswith(split)}
     if not chosen:
         raise ValueError(f"{folder} has no {split} shard; prepare the set with validation=True")
@@ -137,11 +149,14 @@ def _check_plan(path: Path, there: Plan, wanted: Plan) -> None:
     for name, old, new in zip(Plan._fields, there, wanted, strict=True):
         if old != new:
             values = "" if isinstance(old, bytes) else f" ({old}, not {new})"
-            raise ValueError(f"{path} was made with another {name}{values}; "
-                             f"give the {name} that it was made with, or another folder")
+            raise ValueError(
+                f"{path} was made with another {name}{values}; "
+                f"give the {name} that it was made with, or another folder"
+            )
 
 
 # --- tokens ---------------------------------------------------------------------------------------
+
 
 def fingerprint(tokenizer) -> bytes:
     """sha256 over what decides the ids: normaliser, pre-tokeniser, model, added words and eos.
@@ -162,12 +177,16 @@ def _encoder(tokenizer):
 
     inner = getattr(tokenizer, "backend_tokenizer", None)
     if inner is None or tokenizer.eos_token_id is None:
-        raise ValueError(f"shards need a fast tokenizer with an eos token, got {type(tokenizer).__name__}; "
-                         "load one with load_tokenizer, and set its eos_token")
+        raise ValueError(
+            f"shards need a fast tokenizer with an eos token, got {type(tokenizer).__name__}; "
+            "load one with load_tokenizer, and set its eos_token"
+        )
     largest = max(inner.get_vocab().values())
     if largest >= MAX_VOCABULARY:
-        raise ValueError(f"the tokenizer has ids up to {largest:,}; shards hold 16 bits, ids below "
-                         f"{MAX_VOCABULARY:,}: give a tokenizer with a smaller vocabulary, as GPT-2's")
+        raise ValueError(
+            f"the tokenizer has ids up to {largest:,}; shards hold 16 bits, ids below "
+            f"{MAX_VOCABULARY:,}: give a tokenizer with a smaller vocabulary, as GPT-2's"
+        )
     encoder = Tokenizer.from_str(inner.to_str())
     encoder.no_truncation()
     encoder.no_padding()
@@ -203,9 +222,19 @@ def _chunks(texts: Iterable[str]) -> Iterator[list[str]]:
 
 # --- preparing ------------------------------------------------------------------------------------
 
-def prepare_shards(texts: Callable[[int], Iterator[str]], tokenizer, folder: str | Path, *, source: str,
-                   shard_tokens: int = 100_000_000, validation: bool = True, n_docs: int | None = None,
-                   expected_tokens: int | None = None, report: Callable[[str], None] = print) -> list[Path]:
+
+def prepare_shards(
+    texts: Callable[[int], Iterator[str]],
+    tokenizer,
+    folder: str | Path,
+    *,
+    source: str,
+    shard_tokens: int = 100_000_000,
+    validation: bool = True,
+    n_docs: int | None = None,
+    expected_tokens: int | None = None,
+    report: Callable[[str], None] = print,
+) -> list[Path]:
     """Tokenises texts into shards of ``shard_tokens`` tokens (2 bytes each) in ``folder``; gives their paths.
 
     texts: called with a document number, gives the texts from there on, as
@@ -218,12 +247,20 @@ def prepare_shards(texts: Callable[[int], Iterator[str]], tokenizer, folder: str
     Raises ValueError for a vocabulary over 65,536, too little room on the disk, a damaged or foreign .bin, or
     shards of another tokenizer, source or size.
     """
-    for name, value in {"shard_tokens": shard_tokens, "n_docs": n_docs,
-                        "expected_tokens": expected_tokens}.items():
+    for name, value in {
+        "shard_tokens": shard_tokens,
+        "n_docs": n_docs,
+        "expected_tokens": expected_tokens,
+    }.items():
         if value is not None and value < 1:
             raise ValueError(f"prepare_shards.{name} got {value}; give a positive number")
-    plan = Plan(fingerprint(tokenizer), hashlib.sha256(source.encode()).digest(), shard_tokens, n_docs or 0,
-                validation)
+    plan = Plan(
+        fingerprint(tokenizer),
+        hashlib.sha256(source.encode()).digest(),
+        shard_tokens,
+        n_docs or 0,
+        validation,
+    )
     folder = Path(folder).expanduser()
     folder.mkdir(parents=True, exist_ok=True)
     shards = _resumable(folder, plan)
@@ -250,8 +287,9 @@ def _resumable(folder: Path, plan: Plan) -> list[Header]:
     return list(headers.values())
 
 
-def _write_set(texts, tokenizer, folder: Path, plan: Plan, shards: list[Header], expected: int | None,
-               report) -> None:
+def _write_set(
+    texts, tokenizer, folder: Path, plan: Plan, shards: list[Header], expected: int | None, report
+) -> None:
     writer = _Writer(folder, plan, shards, expected, report)
     writer.check_room()
     document, offset = 0, 0
@@ -282,34 +320,46 @@ class _Writer:
         about = "a shard or more, of" if self.expected is None else "about"
         self.report(f"to write: {about} {tokens:,} tokens, {need / 1e6:,.2f} MB; free: {free / 1e6:,.0f} MB")
         if need > free:
-            raise ValueError(f"{self.folder} has {free:,} bytes free and {need:,} are needed for {tokens:,} "
-                             "tokens; free some, give a folder on another disk, or lower n_docs")
+            raise ValueError(
+                f"{self.folder} has {free:,} bytes free and {need:,} are needed for {tokens:,} "
+                "tokens; free some, give a folder on another disk, or lower n_docs"
+            )
 
     def add(self, document: int, tokens: np.ndarray, offset: int) -> None:
         """The tokens from ``offset`` on of a document."""
         while offset < len(tokens):
             if self.count == self.plan.shard_tokens:
                 self._write(document, offset, last=False)
-            part = tokens[offset:offset + self.plan.shard_tokens - self.count]
-            self.tokens[self.count:self.count + len(part)] = part
+            part = tokens[offset : offset + self.plan.shard_tokens - self.count]
+            self.tokens[self.count : self.count + len(part)] = part
             self.count += len(part)
             offset += len(part)
 
     def finish(self, n_documents: int, eos: int) -> None:
         if self.count == 0:
-            raise ValueError(f"the source gave no text from document {n_documents:,} on; "
-                             "give one that has documents")
+            raise ValueError(
+                f"the source gave no text from document {n_documents:,} on; give one that has documents"
+            )
         if self.plan.validation and self.number == 0:
-            raise ValueError(f"the whole set, {self.count + 1:,} tokens, fits into the validation shard of "
-                             f"{self.plan.shard_tokens:,}; give a smaller shard_tokens or validation=False")
+            raise ValueError(
+                f"the whole set, {self.count + 1:,} tokens, fits into the validation shard of "
+                f"{self.plan.shard_tokens:,}; give a smaller shard_tokens or validation=False"
+            )
         self.tokens[self.count] = eos
         self.count += 1
         self._write(n_documents, 0, last=True)
 
     def _write(self, next_document: int, next_offset: int, last: bool) -> None:
-        path, tokens = self.plan.path(self.folder, self.number), self.tokens[:self.count]
-        header = Header(self.number, self.count, last, hashlib.sha256(tokens).digest(), next_document,
-                        next_offset, self.plan)
+        path, tokens = self.plan.path(self.folder, self.number), self.tokens[: self.count]
+        header = Header(
+            self.number,
+            self.count,
+            last,
+            hashlib.sha256(tokens).digest(),
+            next_document,
+            next_offset,
+            self.plan,
+        )
         with replace_file(path) as temporary, open(temporary, "wb") as file:
             file.write(header.pack())
             file.write(tokens)

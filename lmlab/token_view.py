@@ -11,14 +11,20 @@ _SHOWN = 120  # tokens of a long row, at its beginning and at its end
 _PADS_SHOWN = 2  # of those at an end of a row
 PAD, MASKED, LABELLED, READ, SKIPPED = "pad", "masked", "labelled", "read", "skipped"
 # each kind looks different without colour, too; dark ink on a light ground is legible in every theme
-_STYLES = {LABELLED: "background:#cfe8d5;color:#111;border-bottom:3px solid #009E73;font-weight:bold",
-           MASKED: "border-bottom:3px dotted #999",
-           PAD: "opacity:.55;text-decoration:line-through",
-           READ: "border-bottom:3px solid #7fb2d6",
-           SKIPPED: "opacity:.7"}
+_STYLES = {
+    LABELLED: "background:#cfe8d5;color:#111;border-bottom:3px solid #009E73;font-weight:bold",
+    MASKED: "border-bottom:3px dotted #999",
+    PAD: "opacity:.55;text-decoration:line-through",
+    READ: "border-bottom:3px solid #7fb2d6",
+    SKIPPED: "opacity:.7",
+}
 _SIGNS = {LABELLED: "█", MASKED: "·", PAD: "░", READ: "|", SKIPPED: ""}
-_MEANINGS = {LABELLED: "bears loss (its label below)", MASKED: "no loss", PAD: "padding",
-             READ: "a token (its id below)"}
+_MEANINGS = {
+    LABELLED: "bears loss (its label below)",
+    MASKED: "no loss",
+    PAD: "padding",
+    READ: "a token (its id below)",
+}
 _PLACE = "display:inline-block;text-align:center;line-height:1.25em;margin:1px;vertical-align:top"
 
 
@@ -43,9 +49,10 @@ class TokenView:
 
     def _repr_html_(self) -> str:
         rows = "".join(f'<p style="margin:.4em 0">{"".join(map(_span, row))}</p>' for row in self.rows)
-        legend = " &nbsp; ".join(f'<span style="{_STYLES[kind]};padding:0 2px">{_MEANINGS[kind]}</span>'
-                                 for kind in self._kinds())
-        return f'<p>{legend}</p>{rows}'
+        legend = " &nbsp; ".join(
+            f'<span style="{_STYLES[kind]};padding:0 2px">{_MEANINGS[kind]}</span>' for kind in self._kinds()
+        )
+        return f"<p>{legend}</p>{rows}"
 
     def _kinds(self) -> list[str]:
         present = {place.kind for row in self.rows for place in row}
@@ -70,9 +77,16 @@ def _places(row: Mapping, tokenizer) -> list[Place]:
     real = [bool(bit) for bit in row.get("attention_mask", [1] * len(ids))]
     unlabelled = MASKED if "labels" in row else READ
     names = special_names(tokenizer)
-    return [Place(PAD if not there else LABELLED if label != IGNORED else unlabelled,
-                  tokenizer.decode([token]), token, label, names.get(token, "") if there else "")
-            for token, label, there in zip(ids, labels, real, strict=True)]
+    return [
+        Place(
+            PAD if not there else LABELLED if label != IGNORED else unlabelled,
+            tokenizer.decode([token]),
+            token,
+            label,
+            names.get(token, "") if there else "",
+        )
+        for token, label, there in zip(ids, labels, real, strict=True)
+    ]
 
 
 def special_names(tokenizer) -> dict[int, str]:
@@ -82,7 +96,7 @@ def special_names(tokenizer) -> dict[int, str]:
         token = getattr(tokenizer, f"{name}_token_id", None)
         if token is not None:
             names[token] = " = ".join(filter(None, (names.get(token, ""), name.upper())))
-    return {**{token: "special" for token in tokenizer.all_special_ids}, **names}
+    return {**dict.fromkeys(tokenizer.all_special_ids, "special"), **names}
 
 
 def _shortened(places: list[Place]) -> tuple[Place, ...]:
@@ -90,7 +104,7 @@ def _shortened(places: list[Place]) -> tuple[Place, ...]:
     shown = []
     for is_pad, run in groupby(places, lambda place: place.kind == PAD):
         run, n = list(run), _PADS_SHOWN if is_pad else 2 * _SHOWN
-        if left_out := max(0, len(run) - n):
+        if left_out := max(0, len(run) - n):  # noqa: B031
             gap = Place(SKIPPED, f"... {left_out} more ...", -1)
             run = [*run[:n], gap] if is_pad else [*run[:_SHOWN], gap, *run[-_SHOWN:]]
         shown += run
@@ -112,11 +126,16 @@ def _plain(place: Place) -> str:
 def _span(place: Place) -> str:
     if place.kind == SKIPPED:
         return f'<span style="{_PLACE};{_STYLES[SKIPPED]}">{html.escape(place.token)}</span>'
-    loss = {LABELLED: f", label {place.label}", MASKED: f", label {IGNORED}: no loss",
-            PAD: f", padding, label {place.label}"}
+    loss = {
+        LABELLED: f", label {place.label}",
+        MASKED: f", label {IGNORED}: no loss",
+        PAD: f", padding, label {place.label}",
+    }
     title = f"{place.name + ', ' if place.name else ''}id {place.id}{loss.get(place.kind, '')}"
     below = place.label if place.label != IGNORED else place.id if place.kind == READ else "&nbsp;"
     name = f'<br><small style="opacity:.75">{html.escape(place.name)}</small>' if place.name else ""
-    return (f'<span style="{_PLACE}" title="{html.escape(title)}">'
-            f'<span style="{_STYLES[place.kind]};padding:0 2px">{html.escape(visible(place.token))}</span><br>'
-            f'<small style="opacity:.75">{below}</small>{name}</span>')
+    return (
+        f'<span style="{_PLACE}" title="{html.escape(title)}">'
+        f'<span style="{_STYLES[place.kind]};padding:0 2px">{html.escape(visible(place.token))}</span><br>'
+        f'<small style="opacity:.75">{below}</small>{name}</span>'
+    )

@@ -52,13 +52,24 @@ class PretrainConfig:
     seed: int = 0
 
     def __post_init__(self):
-        for name in ("max_steps", "batch_size", "block_size", "grad_accumulation", "log_every", "eval_every",
-                     "checkpoint_every", "learning_rate", "grad_clip"):
+        for name in (
+            "max_steps",
+            "batch_size",
+            "block_size",
+            "grad_accumulation",
+            "log_every",
+            "eval_every",
+            "checkpoint_every",
+            "learning_rate",
+            "grad_clip",
+        ):
             if getattr(self, name) <= 0:
                 raise ValueError(f"PretrainConfig.{name} got {getattr(self, name)}; give a positive number")
         if not 0 <= self.warmup_steps < self.max_steps:
-            raise ValueError(f"PretrainConfig.warmup_steps got {self.warmup_steps}; "
-                             f"give 0 to {self.max_steps - 1}, fewer than max_steps")
+            raise ValueError(
+                f"PretrainConfig.warmup_steps got {self.warmup_steps}; "
+                f"give 0 to {self.max_steps - 1}, fewer than max_steps"
+            )
         if self.dtype not in ("float32", "bfloat16", "float16"):
             raise ValueError(f"PretrainConfig.dtype got {self.dtype!r}; give float32, bfloat16 or float16")
 
@@ -78,7 +89,9 @@ class History:
     """What a run left behind, ready to plot. Losses are in nats per token."""
 
     floor: float | None = None
-    steps: list[dict] = field(default_factory=list)  # step, loss, learning_rate, grad_norm, tokens_per_second, mfu
+    steps: list[dict] = field(
+        default_factory=list
+    )  # step, loss, learning_rate, grad_norm, tokens_per_second, mfu
     evaluations: list[dict] = field(default_factory=list)  # step, loss, and what ``measure`` gave
     samples: list[dict] = field(default_factory=list)  # step, text
     seconds: float = 0.0
@@ -95,6 +108,7 @@ class History:
 
 
 # --- data ---
+
 
 class Batches(Protocol):
     """Where training batches come from: ``lmlab.shards.WindowLoader`` is one."""
@@ -125,13 +139,15 @@ def document_rows(documents: Sequence[Sequence[int]], eos: int, block_size: int)
     """
     longest = max(map(len, documents))
     if longest + 1 > block_size:
-        raise ValueError(f"a document has {longest} tokens; block_size {block_size} holds {block_size - 1}: "
-                         "raise block_size")
+        raise ValueError(
+            f"a document has {longest} tokens; block_size {block_size} holds {block_size - 1}: "
+            "raise block_size"
+        )
     inputs = torch.full((len(documents), longest + 1), eos)
     targets = torch.full((len(documents), longest + 1), IGNORE)
     for row, document in enumerate(documents):
-        inputs[row, 1:len(document) + 1] = torch.tensor(document)
-        targets[row, :len(document) + 1] = torch.tensor([*document, eos])
+        inputs[row, 1 : len(document) + 1] = torch.tensor(document)
+        targets[row, : len(document) + 1] = torch.tensor([*document, eos])
     return Rows(inputs, targets)
 
 
@@ -141,7 +157,7 @@ def text_rows(tokens: Tensor, block_size: int) -> Rows:
     if n == 0:
         raise ValueError(f"the text has {len(tokens)} tokens; a row needs {block_size + 1}: lower block_size")
     end = n * block_size
-    return Rows(tokens[:end].view(n, block_size), tokens[1:end + 1].view(n, block_size))
+    return Rows(tokens[:end].view(n, block_size), tokens[1 : end + 1].view(n, block_size))
 
 
 def entropy_floor(logprobs: Sequence[float], token_counts: Sequence[int]) -> float:
@@ -150,12 +166,15 @@ def entropy_floor(logprobs: Sequence[float], token_counts: Sequence[int]) -> flo
     logprobs: natural log of the probability of each whole text. token_counts: of each, its EOS included.
     """
     if len(logprobs) != len(token_counts) or not logprobs:
-        raise ValueError(f"entropy_floor got {len(logprobs)} logprobs and {len(token_counts)} token counts; "
-                         "give one of each per text")
+        raise ValueError(
+            f"entropy_floor got {len(logprobs)} logprobs and {len(token_counts)} token counts; "
+            "give one of each per text"
+        )
     return -sum(logprobs) / sum(token_counts)
 
 
 # --- one step ---
+
 
 def learning_rate_at(step: int, cfg: PretrainConfig) -> float:
     """Linear warm-up, then half a cosine down to ``min_learning_rate``. step counts from 0."""
@@ -169,8 +188,10 @@ def learning_rate_at(step: int, cfg: PretrainConfig) -> float:
 def build_optimizer(model: nn.Module, cfg: PretrainConfig) -> torch.optim.AdamW:
     """AdamW that decays matrices, and leaves biases and norms (one dimension) alone."""
     trained = [p for p in model.parameters() if p.requires_grad]
-    groups = [{"params": [p for p in trained if p.ndim >= 2], "weight_decay": cfg.weight_decay},
-              {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0}]
+    groups = [
+        {"params": [p for p in trained if p.ndim >= 2], "weight_decay": cfg.weight_decay},
+        {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
+    ]
     return torch.optim.AdamW(groups, lr=cfg.learning_rate, betas=(cfg.beta1, cfg.beta2), fused=True)
 
 
@@ -197,7 +218,8 @@ def prepare_model(model: GPT, cfg: PretrainConfig, ranks: Ranks) -> nn.Module:
         summed = torch.compile(summed)
     if ranks.world > 1:
         summed = nn.parallel.DistributedDataParallel(
-            summed, device_ids=None if model.device.type == "cpu" else [model.device.index])
+            summed, device_ids=None if model.device.type == "cpu" else [model.device.index]
+        )
     return summed
 
 
@@ -212,9 +234,15 @@ def count_targets(batches: Sequence[tuple[Tensor, Tensor]]) -> int:
     return sum(int((targets != IGNORE).sum()) for _, targets in batches)
 
 
-def training_step(summed: nn.Module, batches: Sequence[tuple[Tensor, Tensor]], n_tokens: float,
-                  optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler, cfg: PretrainConfig,
-                  ranks: Ranks = Ranks()) -> tuple[Tensor, Tensor]:
+def training_step(
+    summed: nn.Module,
+    batches: Sequence[tuple[Tensor, Tensor]],
+    n_tokens: float,
+    optimizer: torch.optim.Optimizer,
+    scaler: torch.amp.GradScaler,
+    cfg: PretrainConfig,
+    ranks: Ranks = Ranks(),
+) -> tuple[Tensor, Tensor]:
     """One update from this process's batches: the gradient of the mean over all n_tokens of all processes.
 
     Each batch gives a sum, and n_tokens divides: so batches with unequal counts weigh by their tokens.
@@ -239,18 +267,21 @@ def training_step(summed: nn.Module, batches: Sequence[tuple[Tensor, Tensor]], n
 
 def _on(device: torch.device, *parts: Tensor) -> Iterator[Tensor]:
     for part in parts:
-        part = part.pin_memory() if device.type == "cuda" else part  # only then does it travel beside the work
+        part = (
+            part.pin_memory() if device.type == "cuda" else part
+        )  # only then does it travel beside the work
         yield part.to(device, non_blocking=True)
 
 
 @torch.no_grad()
-def mean_loss(model: GPT, rows: Rows, batch_size: int = 32, dtype: str = "float32",
-              ranks: Ranks = Ranks()) -> float:
+def mean_loss(
+    model: GPT, rows: Rows, batch_size: int = 32, dtype: str = "float32", ranks: Ranks = Ranks()
+) -> float:
     """Token-weighted loss over all rows: the sum over counted tokens by their number. Nats per token."""
     was_training = model.training
     model.eval()
     nats, counted = 0.0, 0
-    own = (part[ranks.rank::ranks.world].split(batch_size) for part in rows)
+    own = (part[ranks.rank :: ranks.world].split(batch_size) for part in rows)
     for inputs, targets in zip(*own, strict=True):
         wanted = targets != IGNORE
         if not wanted.any():
@@ -266,10 +297,24 @@ def mean_loss(model: GPT, rows: Rows, batch_size: int = 32, dtype: str = "float3
 
 # --- the loop ---
 
-def pretrain(model: GPT, data: Batches, cfg: PretrainConfig, *, validation: Rows, floor: float | None = None,
-             sample: Callable[[GPT], str] | None = None, measure: Callable[[GPT], dict] | None = None,
-             out: Path | None = None, tokenizer=None, metric: str = "val_loss", replace: bool = True,
-             watch: Watch | None = None, ranks: Ranks = Ranks(), report: Callable[[str], None] = print) -> History:
+
+def pretrain(
+    model: GPT,
+    data: Batches,
+    cfg: PretrainConfig,
+    *,
+    validation: Rows,
+    floor: float | None = None,
+    sample: Callable[[GPT], str] | None = None,
+    measure: Callable[[GPT], dict] | None = None,
+    out: Path | None = None,
+    tokenizer=None,
+    metric: str = "val_loss",
+    replace: bool = True,
+    watch: Watch | None = None,
+    ranks: Ranks = Ranks(),
+    report: Callable[[str], None] = print,
+) -> History:
     """Trains ``model`` in place on ``data`` and returns what happened.
 
     validation: rows for the loss that is compared with ``floor`` (nats per token, None if not known).
@@ -284,8 +329,10 @@ def pretrain(model: GPT, data: Batches, cfg: PretrainConfig, *, validation: Rows
     raises KeyboardInterrupt. Several processes need an ``out`` that all of them see.
     """
     if cfg.grad_accumulation % ranks.world:
-        raise ValueError(f"grad_accumulation {cfg.grad_accumulation} cannot be shared by {ranks.world} processes; "
-                         "give a multiple of their number")
+        raise ValueError(
+            f"grad_accumulation {cfg.grad_accumulation} cannot be shared by {ranks.world} processes; "
+            "give a multiple of their number"
+        )
     report = report if ranks.first else silent
     torch.manual_seed(cfg.seed + ranks.rank)  # for dropout; the data have a seed of their own
     run = _Run(model, data, cfg, ranks, out, tokenizer)
@@ -318,7 +365,9 @@ def _train(run: "_Run", record: "_Record", stop: threading.Event) -> None:
         record.step(loss, norm, rate, n_tokens)
         if stopping and run.step < cfg.max_steps:
             record.save()  # and nothing else: who asks may not wait long
-            raise KeyboardInterrupt(f"stopped and saved at step {run.step}; the same command goes on from there")
+            raise KeyboardInterrupt(
+                f"stopped and saved at step {run.step}; the same command goes on from there"
+            )
         record.visit(run.step)
 
 
@@ -335,7 +384,11 @@ def _stop_signals(wanted: bool):
             raise KeyboardInterrupt
         stop.set()
 
-    numbers = {signal.SIGTERM, signal.SIGINT, getattr(signal, "SIGHUP", signal.SIGTERM)}  # Windows has no third
+    numbers = {
+        signal.SIGTERM,
+        signal.SIGINT,
+        getattr(signal, "SIGHUP", signal.SIGTERM),
+    }  # Windows has no third
     with handle_signals(numbers, request):
         yield stop
 
@@ -345,7 +398,9 @@ class _Run:
 
     FREE = ("log_every", "eval_every", "checkpoint_every", "keep_checkpoints")  # may change on the way
 
-    def __init__(self, model: GPT, data: Batches, cfg: PretrainConfig, ranks: Ranks, out: Path | None, tokenizer):
+    def __init__(
+        self, model: GPT, data: Batches, cfg: PretrainConfig, ranks: Ranks, out: Path | None, tokenizer
+    ):
         self.model, self.data, self.cfg, self.ranks = model, data, cfg, ranks
         self.out, self.tokenizer, self.step = out, tokenizer, 0
         self.optimizer = build_optimizer(model, cfg)
@@ -358,8 +413,13 @@ class _Run:
         return {**plan, **asdict(self.model.config), "windows of data": len(self.data), "first batch": first}
 
     def state(self) -> dict:
-        return {"step": self.step, "choices": self.choices(), "optimizer": self.optimizer.state_dict(),
-                "scaler": self.scaler.state_dict(), "rng": self.ranks.gather(_random_state())}
+        return {
+            "step": self.step,
+            "choices": self.choices(),
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "rng": self.ranks.gather(_random_state()),
+        }
 
     def restore(self, path: Path, state: dict) -> None:
         self.model.load_weights(path)
@@ -374,20 +434,27 @@ class _Run:
         found = None if self.out is None else newest_state(self.out / "checkpoints")
         seen = self.ranks.gather(found and found[1]["step"])  # and all have looked
         if len(set(seen)) > 1:
-            raise ValueError(f"the processes see checkpoints of steps {seen} in {self.out}; give a folder that all "
-                             "hosts share")
+            raise ValueError(
+                f"the processes see checkpoints of steps {seen} in {self.out}; give a folder that all "
+                "hosts share"
+            )
         if found is None:
             return None
         path, state = found
         choices = self.choices()
-        other = [f"{name} {state['choices'].get(name)} there, {value} now" for name, value in choices.items()
-                 if state["choices"].get(name) != value]
+        other = [
+            f"{name} {state['choices'].get(name)} there, {value} now"
+            for name, value in choices.items()
+            if state["choices"].get(name) != value
+        ]
         if not other and state["step"] < self.cfg.max_steps:
             report(f"goes on from step {state['step']} ({path})")
             return found
         what = f"an unfinished run of other choices ({'; '.join(other)})" if other else "a finished run"
         if not replace:
-            raise ValueError(f"{self.out} holds {what}; give another folder, or let it be replaced (--replace)")
+            raise ValueError(
+                f"{self.out} holds {what}; give another folder, or let it be replaced (--replace)"
+            )
         if self.ranks.first:
             _move_aside(self.out)
         report(f"{self.out} held {what}; it is now in {self.out / 'previous'}")
@@ -410,8 +477,10 @@ def _move_aside(out: Path) -> None:
     previous = out / "previous"
     strangers = {path.name for path in previous.glob("*")} - {"checkpoints", "model", FOLDER}
     if strangers or previous.is_file():
-        raise ValueError(f"{previous} holds {', '.join(sorted(strangers)) or 'something else'}, which no run has put "
-                         "there; move it, or give another folder")
+        raise ValueError(
+            f"{previous} holds {', '.join(sorted(strangers)) or 'something else'}, which no run has put "
+            "there; move it, or give another folder"
+        )
     shutil.rmtree(previous, ignore_errors=True)
     previous.mkdir()
     for name in ("checkpoints", "model"):
@@ -436,12 +505,25 @@ def _set_random_state(state: dict) -> None:
 class _Record:
     """Keeps the history of a run, and writes logs and checkpoints where a folder is given."""
 
-    def __init__(self, run: _Run, history: History, validation: Rows, sample, measure, metric: str,
-                 watch: Watch | None, report):
+    def __init__(
+        self,
+        run: _Run,
+        history: History,
+        validation: Rows,
+        sample,
+        measure,
+        metric: str,
+        watch: Watch | None,
+        report,
+    ):
         self.run, self.cfg, self.ranks = run, run.cfg, run.ranks
         self.history, self.validation, self.sample, self.measure = history, validation, sample, measure
         self.metric, self.watch, self.report, self.writer = metric, watch, report, None
-        self.loss, self.updates, self.tokens = torch.zeros((), device=run.model.device), 0, 0.0  # since the last row
+        self.loss, self.updates, self.tokens = (
+            torch.zeros((), device=run.model.device),
+            0,
+            0.0,
+        )  # since the last row
         self.resumed, self.earlier_seconds, self.earlier_lap = 0, 0.0, 0.0
         self.began = self.lap = time.perf_counter()
         self.peak = peak_flops(run.model.device, run.cfg.dtype)
@@ -466,12 +548,19 @@ class _Record:
         self.updates, self.tokens = self.updates + 1, self.tokens + n_tokens
         if step % self.cfg.log_every and step != self.cfg.max_steps:
             return
-        total, = self.ranks.total(self.loss.item())  # the device is waited for here, not at every step
+        (total,) = self.ranks.total(self.loss.item())  # the device is waited for here, not at every step
         speed = self.tokens / (time.perf_counter() - self.lap)
-        row = {"step": step, "loss": total / self.updates, "learning_rate": rate, "grad_norm": norm.item(),
-               "tokens_per_second": speed}
+        row = {
+            "step": step,
+            "loss": total / self.updates,
+            "learning_rate": rate,
+            "grad_norm": norm.item(),
+            "tokens_per_second": speed,
+        }
         if self.peak:
-            row["mfu"] = speed * self.run.model.flops_per_token(self.cfg.block_size) / (self.peak * self.ranks.world)
+            row["mfu"] = (
+                speed * self.run.model.flops_per_token(self.cfg.block_size) / (self.peak * self.ranks.world)
+            )
         self.history.steps.append(row)
         self._scalars("train", row)
         self.loss.zero_()
@@ -513,8 +602,10 @@ class _Record:
         self._scalars("validation", {"step": step, "loss": loss, **bounds, **measured})
         above = "" if floor is None else f", {bounds['above_floor']:.3f} above the floor"
         others = "".join(f", {name} {value:.3f}" for name, value in measured.items())
-        self.report(f"step {step:>{len(str(cfg.max_steps))}}: validation {loss:.3f} nats/token{above}{others}"
-                    f"{self._pace(step)}")
+        self.report(
+            f"step {step:>{len(str(cfg.max_steps))}}: validation {loss:.3f} nats/token{above}{others}"
+            f"{self._pace(step)}"
+        )
 
     def _pace(self, step: int) -> str:
         if not self.history.steps or step == self.cfg.max_steps:
@@ -535,9 +626,16 @@ class _Record:
         if self.ranks.first and self.run.step == self.cfg.max_steps:
             with replace_folder(self.run.out / "model") as new:
                 self.run.save_model(new)
-        loss, = self.ranks.total(self.loss.item())
-        self.run.save({"history": {**asdict(self.history), "seconds": self._seconds()}, "loss": loss,
-                       "updates": self.updates, "tokens": self.tokens, "lap": time.perf_counter() - self.lap})
+        (loss,) = self.ranks.total(self.loss.item())
+        self.run.save(
+            {
+                "history": {**asdict(self.history), "seconds": self._seconds()},
+                "loss": loss,
+                "updates": self.updates,
+                "tokens": self.tokens,
+                "lap": time.perf_counter() - self.lap,
+            }
+        )
         if self.ranks.first:
             losses = {row["step"]: row["loss"] for row in self.history.evaluations}
             prune_checkpoints(self.run.out / "checkpoints", losses, self.cfg.keep_checkpoints)

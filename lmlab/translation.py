@@ -21,8 +21,10 @@ def corpus_scores(hypotheses: Sequence[str], references: Sequence[str]) -> dict[
     from sacrebleu.metrics import BLEU, CHRF
 
     _same_length(hypotheses, references)
-    return {"chrf": CHRF().corpus_score(hypotheses, [references]).score,
-            "bleu": BLEU().corpus_score(hypotheses, [references]).score}
+    return {
+        "chrf": CHRF().corpus_score(hypotheses, [references]).score,
+        "bleu": BLEU().corpus_score(hypotheses, [references]).score,
+    }
 
 
 def sentence_chrf(hypotheses: Sequence[str], references: Sequence[str]) -> np.ndarray:
@@ -34,8 +36,12 @@ def sentence_chrf(hypotheses: Sequence[str], references: Sequence[str]) -> np.nd
 
     _same_length(hypotheses, references)
     metric = CHRF()
-    return np.array([metric.sentence_score(text, [reference]).score
-                     for text, reference in zip(hypotheses, references, strict=True)])
+    return np.array(
+        [
+            metric.sentence_score(text, [reference]).score
+            for text, reference in zip(hypotheses, references, strict=True)
+        ]
+    )
 
 
 def edit_distance(a: str, b: str) -> int:
@@ -51,8 +57,9 @@ def edit_distance(a: str, b: str) -> int:
 def edit_share(hypotheses: Sequence[str], references: Sequence[str]) -> np.ndarray:
     """Edit distance of each sentence as a share of its longer side: 0 if equal, 1 for nothing in common."""
     _same_length(hypotheses, references)
-    return np.array([edit_distance(a, b) / max(len(a), len(b), 1)
-                     for a, b in zip(hypotheses, references, strict=True)])
+    return np.array(
+        [edit_distance(a, b) / max(len(a), len(b), 1) for a, b in zip(hypotheses, references, strict=True)]
+    )
 
 
 def length_ratio(hypotheses: Sequence[str], references: Sequence[str]) -> float:
@@ -60,8 +67,9 @@ def length_ratio(hypotheses: Sequence[str], references: Sequence[str]) -> float:
     _same_length(hypotheses, references)
     written, wanted = (sum(len(text.split()) for text in texts) for texts in (hypotheses, references))
     if wanted == 0:
-        raise ValueError(f"length_ratio got {len(references)} references without a word; "
-                         "give references with text")
+        raise ValueError(
+            f"length_ratio got {len(references)} references without a word; give references with text"
+        )
     return written / wanted
 
 
@@ -77,17 +85,23 @@ def score_translations(hypotheses: Sequence[str], rows: Sequence[Mapping]) -> di
     _same_length(hypotheses, references)
     sources = [row["modern"] for row in rows]
     right, wrong = map(sum, zip(*map(archaic_forms, sources, hypotheses), strict=True))
-    return {**corpus_scores(hypotheses, references),
-            "exact": float(np.mean([a == b for a, b in zip(hypotheses, references, strict=True)])),
-            "edit_share": float(edit_share(hypotheses, references).mean()),
-            "rules_kept": float(np.mean([check_archaic(*texts)["all"]
-                                         for texts in zip(sources, hypotheses, strict=True)])),
-            "forms_right": right / (right + wrong) if right + wrong else float("nan"),
-            "forms_per_sentence": (right + wrong) / len(rows),
-            "length_ratio": length_ratio(hypotheses, references), "distinct_2": distinct_n(hypotheses, 2)}
+    return {
+        **corpus_scores(hypotheses, references),
+        "exact": float(np.mean([a == b for a, b in zip(hypotheses, references, strict=True)])),
+        "edit_share": float(edit_share(hypotheses, references).mean()),
+        "rules_kept": float(
+            np.mean([check_archaic(*texts)["all"] for texts in zip(sources, hypotheses, strict=True)])
+        ),
+        "forms_right": right / (right + wrong) if right + wrong else float("nan"),
+        "forms_per_sentence": (right + wrong) / len(rows),
+        "length_ratio": length_ratio(hypotheses, references),
+        "distinct_2": distinct_n(hypotheses, 2),
+    }
 
 
 def _same_length(hypotheses: Sequence[str], references: Sequence[str]) -> None:
     if len(hypotheses) != len(references) or len(references) == 0:
-        raise ValueError(f"got {len(hypotheses)} translations and {len(references)} references; "
-                         "give one of each per sentence")
+        raise ValueError(
+            f"got {len(hypotheses)} translations and {len(references)} references; "
+            "give one of each per sentence"
+        )

@@ -14,9 +14,11 @@ class Unit:
     powers: frozenset[tuple[str, int]]
 
 
-_FACTOR = re.compile(r"\s*(?P<link>[/·*]|per\b)?\s*(?P<shape>(?:square|sq\.?|cubic|cu\.?)\s+)?"
-                     r"(?P<name>[A-Za-zµΩ]+|[$€£¥₹])"
-                     r"(?:\s*\^\s*(?:\{\s*(?P<braced>-?\d)\s*\}|(?P<power>-?\d)))?(?![\w^{])")
+_FACTOR = re.compile(
+    r"\s*(?P<link>[/·*]|per\b)?\s*(?P<shape>(?:square|sq\.?|cubic|cu\.?)\s+)?"
+    r"(?P<name>[A-Za-zµΩ]+|[$€£¥₹])"
+    r"(?:\s*\^\s*(?:\{\s*(?P<braced>-?\d)\s*\}|(?P<power>-?\d)))?(?![\w^{])"
+)
 _PREFIXES = {"k": 3, "M": 6, "G": 9, "d": -1, "c": -2, "m": -3, "µ": -6, "n": -9, "p": -12, "f": -15}
 _LONG_PREFIXES = {"kilo": 3, "mega": 6, "centi": -2, "milli": -3, "micro": -6, "nano": -9}
 # name = how many of units above; C is a coulomb, unless it stands behind degrees
@@ -67,7 +69,7 @@ def _add(known: dict[str, Unit], name: str, unit: Unit, prefixes: dict[str, int]
 
 
 def read_unit(text: str, known: dict[str, Unit] | None = None) -> Unit | None:
-    """"km/h", "N · m^{-1}", "\\frac{J}{mol K}" or "J/(mol K)": factors with powers; None where one is unknown.
+    """ "km/h", "N · m^{-1}", "\\frac{J}{mol K}" or "J/(mol K)": factors with powers; None where one is unknown.
 
     Behind a slash only one factor is clear: "J/mol K" is not read. known: the units so far, while their table
     is built.
@@ -81,7 +83,7 @@ def read_unit(text: str, known: dict[str, Unit] | None = None) -> Unit | None:
             return None
         below = found["link"] in ("/", "per")
         power = _power(found) * (-1 if below else 1)
-        size *= factor.size ** power
+        size *= factor.size**power
         powers.update({name: n * power for name, n in factor.powers})
         place, divided = found.end(), divided or below
     return Unit(size, frozenset((name, n) for name, n in powers.items() if n)) if text else None
@@ -92,10 +94,15 @@ def _power(found: re.Match) -> int:
     return shape * int(found["braced"] or found["power"] or 1)
 
 
-_IN_A_ROW = [(re.compile(pattern), by) for pattern, by in (
-    (r"degrees?\s*(?:C\b|[Cc]elsius)|[Cc]elsius", "degree Celsius"),
-    (r"degrees?\s*(?:F\b|[Ff]ahrenheit)|[Ff]ahrenheit", "degree Fahrenheit"),
-    (r"\s+\^", "^"), (r"\\frac\s*\{([^{}]*)\}\s*\{([^{}]*)\}", r"\1/(\2)"))]
+_IN_A_ROW = [
+    (re.compile(pattern), by)
+    for pattern, by in (
+        (r"degrees?\s*(?:C\b|[Cc]elsius)|[Cc]elsius", "degree Celsius"),
+        (r"degrees?\s*(?:F\b|[Ff]ahrenheit)|[Ff]ahrenheit", "degree Fahrenheit"),
+        (r"\s+\^", "^"),
+        (r"\\frac\s*\{([^{}]*)\}\s*\{([^{}]*)\}", r"\1/(\2)"),
+    )
+]
 
 
 def _in_a_row(text: str) -> str:
@@ -128,21 +135,27 @@ def leading_unit(text: str) -> str:
     return "" if re.match(r"\s*(?:[/·^]|per\b)", text[end:]) else text[:end].strip()
 
 
-NUMBER_WORDS = ("one|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve|"
-                "(?:thir|four|fif|six|seven|eigh|nine)teen|(?:twen|thir|for|fif|six|seven|eigh|nine)ty|"
-                "hundred|thousand|million|billion")
+NUMBER_WORDS = (
+    "one|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve|"
+    "(?:thir|four|fif|six|seven|eigh|nine)teen|(?:twen|thir|for|fif|six|seven|eigh|nine)ty|"
+    "hundred|thousand|million|billion"
+)
 MONTHS = "january|february|march|april|may|june|july|august|september|october|november|december"
 # in an answer these say that it is not simply this number
 DOUBT = re.compile(
     r"\b(?:or|nor|not|no|never|neither|either|cannot|but|except|unless|if|maybe|perhaps|possibly|wrong|"
     r"incorrect|false|between|than|least|most|half|halves|(?:third|fourth|quarter)s?|"
     r"(?:fif|six|seven|eigh|nin|ten|hundred|thousand|million)ths?|"
-    rf"{NUMBER_WORDS})\b|n't\b", re.IGNORECASE)
+    rf"{NUMBER_WORDS})\b|n't\b",
+    re.IGNORECASE,
+)
 # behind a number these say more than a unit: "5 plus three", "5 squared", "5 mod 7", "20 June"
 _NO_UNIT = re.compile(
     r"\b(?:and|plus|minus|over|to|squared|cubed|factorial|prime|mod|modulo|base|root|choose|divided|"
     r"times(?!\W*$)|pi|sin|cos|tan|cot|log|exp|sqrt|max|gcd|lcm|is|are|was|were|equals|minimum|maximum|"
-    rf"infinity|because|since|so|score|gross|below|zero|kilo|mega|giga|milli|{MONTHS})\b", re.IGNORECASE)
+    rf"infinity|because|since|so|score|gross|below|zero|kilo|mega|giga|milli|{MONTHS})\b",
+    re.IGNORECASE,
+)
 # without a size here, but no variables either; the small words only beside others ("10 a day")
 _SHORT = {"F", "in", "dB", "D", "AU", "yr", "KJ", "JK"}
 _SMALL = {"of", "a", "an", "at", "by", "on", "in"}
@@ -161,7 +174,8 @@ def may_be_unit(text: str) -> bool:
         return False
     words = re.findall(r"[A-Za-zµΩ]+", text)
     return not set(words) <= _SMALL - _SHORT and all(
-        word in _SHORT | _SMALL or _named(word, _UNITS) or _is_word(word) for word in words)
+        word in _SHORT | _SMALL or _named(word, _UNITS) or _is_word(word) for word in words
+    )
 
 
 def _is_word(word: str) -> bool:

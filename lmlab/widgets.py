@@ -52,22 +52,39 @@ def _slider(kind: str, description: str, low, high, value, **more):
     import ipywidgets
 
     return getattr(ipywidgets, kind)(
-        value=value, min=low, max=high, description=description, continuous_update=False,
-        style={"description_width": "7em"}, layout={"width": "32em"}, **more)
+        value=value,
+        min=low,
+        max=high,
+        description=description,
+        continuous_update=False,
+        style={"description_width": "7em"},
+        layout={"width": "32em"},
+        **more,
+    )
 
 
 def _dropdown(description: str, options: Sequence[str], value: str):
     import ipywidgets
 
-    return ipywidgets.Dropdown(options=options, value=value, description=description,
-                               style={"description_width": "7em"}, layout={"width": "32em"})
+    return ipywidgets.Dropdown(
+        options=options,
+        value=value,
+        description=description,
+        style={"description_width": "7em"},
+        layout={"width": "32em"},
+    )
 
 
 def _text(description: str, value: str):
     import ipywidgets
 
-    return ipywidgets.Text(value=value, description=description, continuous_update=False,
-                           style={"description_width": "7em"}, layout={"width": "48em"})
+    return ipywidgets.Text(
+        value=value,
+        description=description,
+        continuous_update=False,
+        style={"description_width": "7em"},
+        layout={"width": "48em"},
+    )
 
 
 def _encode(tokenizer, text: str, start_tokens: Sequence[int] = ()) -> list[int]:
@@ -89,8 +106,11 @@ class Setting(NamedTuple):
     top_p: float | None = None
 
     def __str__(self) -> str:
-        parts = [f"temperature {self.temperature:g}", self.top_k and f"top-k {self.top_k}",
-                 self.top_p and f"top-p {self.top_p:g}"]
+        parts = [
+            f"temperature {self.temperature:g}",
+            self.top_k and f"top-k {self.top_k}",
+            self.top_p and f"top-p {self.top_p:g}",
+        ]
         return ", ".join(filter(None, parts))
 
 
@@ -121,8 +141,9 @@ def next_tokens(model, ids: Sequence[int], sampling: Setting) -> NextTokens:
     return NextTokens(logits.softmax(-1).numpy(), distribution(logits, *sampling).numpy())
 
 
-def continuation(model, tokenizer, ids: Sequence[int], sampling: Setting, n_tokens: int = 60,
-                 seed: int = 0) -> str:
+def continuation(
+    model, tokenizer, ids: Sequence[int], sampling: Setting, n_tokens: int = 60, seed: int = 0
+) -> str:
     """What the model writes after ``ids``; the same for the same seed. The context bounds its length."""
     import torch
 
@@ -135,9 +156,14 @@ def continuation(model, tokenizer, ids: Sequence[int], sampling: Setting, n_toke
         if not hasattr(model, "attention_weights"):  # of transformers
             return "".join(chat.FolderSpeaker("", model, tokenizer).stream(ids, n_tokens, settings, seed))
         start, stops = torch.tensor([list(ids)], device=model.device), stop_token_ids(model, tokenizer)
-        made = model.generate(start, n_tokens, **sampling._asdict(), eos_token_id=stops,
-                              generator=torch.Generator(model.device).manual_seed(seed))
-        return tokenizer.decode(made[0, len(ids):], skip_special_tokens=True)
+        made = model.generate(
+            start,
+            n_tokens,
+            **sampling._asdict(),
+            eos_token_id=stops,
+            generator=torch.Generator(model.device).manual_seed(seed),
+        )
+        return tokenizer.decode(made[0, len(ids) :], skip_special_tokens=True)
 
 
 def sampling_playground(model, tokenizer, prompt: str, *, start_tokens: Sequence[int] = ()):
@@ -150,7 +176,9 @@ def sampling_playground(model, tokenizer, prompt: str, *, start_tokens: Sequence
 
     def read(prompt: str) -> tuple[list[int], str]:
         ids = _encode(tokenizer, prompt, start_tokens)
-        return ids[-limit:], f"(the model reads the last {limit:,} of {len(ids):,} tokens)" * (len(ids) > limit)
+        return ids[-limit:], f"(the model reads the last {limit:,} of {len(ids):,} tokens)" * (
+            len(ids) > limit
+        )
 
     if not someone_is_there():
         return _four_settings(model, tokenizer, prompt, *read(prompt))
@@ -160,17 +188,25 @@ def sampling_playground(model, tokenizer, prompt: str, *, start_tokens: Sequence
         sampling = Setting(round(temperature, 2), top_k or None, top_p if top_p < 1 else None)
         figure = _figure(7, 4.2)
         found = next_tokens(model, ids, sampling)
-        _next_token_bars(found, tokenizer, f"{found.n_kept:,} of {len(found.after):,} tokens are left",
-                         figure.subplots())
+        _next_token_bars(
+            found, tokenizer, f"{found.n_kept:,} of {len(found.after):,} tokens are left", figure.subplots()
+        )
         written = continuation(model, tokenizer, ids, sampling, seed=seed) or _ENDS_HERE
-        return figure, (f'<div style="white-space:pre-wrap;line-height:1.4;max-width:60em">{html.escape(prompt)}'
-                        f"<b>{html.escape(written)}</b></div>{cut}")
+        return figure, (
+            f'<div style="white-space:pre-wrap;line-height:1.4;max-width:60em">{html.escape(prompt)}'
+            f"<b>{html.escape(written)}</b></div>{cut}"
+        )
 
-    return _box({"prompt": _text("prompt", prompt),
-                 "temperature": _slider("FloatSlider", "temperature", 0.0, 2.0, 1.0, step=0.1),
-                 "top_k": _slider("IntSlider", "top-k (0: all)", 0, 50, 0),
-                 "top_p": _slider("FloatSlider", "top-p (1: all)", 0.05, 1.0, 1.0, step=0.05),
-                 "seed": _slider("IntSlider", "seed", 0, 20, 0)}, draw)
+    return _box(
+        {
+            "prompt": _text("prompt", prompt),
+            "temperature": _slider("FloatSlider", "temperature", 0.0, 2.0, 1.0, step=0.1),
+            "top_k": _slider("IntSlider", "top-k (0: all)", 0, 50, 0),
+            "top_p": _slider("FloatSlider", "top-p (1: all)", 0.05, 1.0, 1.0, step=0.05),
+            "seed": _slider("IntSlider", "seed", 0, 20, 0),
+        },
+        draw,
+    )
 
 
 def _next_token_bars(found: NextTokens, tokenizer, title: str, ax) -> None:
@@ -178,8 +214,13 @@ def _next_token_bars(found: NextTokens, tokenizer, title: str, ax) -> None:
     best = found.before.argsort()[::-1][:_N_BARS]
     rest = [float(np.delete(part, best).sum()) for part in found]
     names = [visible(tokenizer.decode([token])) for token in best.tolist()]
-    plots.next_tokens([*names, f"{len(found.before) - len(best):,} others"], [*found.before[best], rest[0]],
-                      [*found.after[best], rest[1]], title=title, ax=ax)
+    plots.next_tokens(
+        [*names, f"{len(found.before) - len(best):,} others"],
+        [*found.before[best], rest[0]],
+        [*found.after[best], rest[1]],
+        title=title,
+        ax=ax,
+    )
 
 
 def _four_settings(model, tokenizer, prompt: str, ids: Sequence[int], cut: str) -> None:
@@ -201,8 +242,9 @@ def _four_settings(model, tokenizer, prompt: str, ids: Sequence[int], cut: str) 
 _LONGEST_LOOK = 64  # tokens; the names of more cannot be read
 
 
-def attention_explorer(model, tokenizer, ids: Sequence[int], *, layer: int = 0, head: int = 0,
-                       token: int | None = None):
+def attention_explorer(
+    model, tokenizer, ids: Sequence[int], *, layer: int = 0, head: int = 0, token: int | None = None
+):
     """Choose a layer, a head and a token: what does it look at?
 
     ids: a text's tokens; in the box it can be rewritten. Of a long one the first tokens are shown. token: its place;
@@ -220,9 +262,14 @@ def attention_explorer(model, tokenizer, ids: Sequence[int], *, layer: int = 0, 
     if not someone_is_there():
         from matplotlib import pyplot
 
-        _look(weights, names, layer, head, token, pyplot.figure(figsize=_look_size(names), layout="constrained"))
-        plots.attention_heads(weights[:, :, token, :token + 1], names[:token + 1],
-                              title=f"{_token_title(token, names)}, in every head")
+        _look(
+            weights, names, layer, head, token, pyplot.figure(figsize=_look_size(names), layout="constrained")
+        )
+        plots.attention_heads(
+            weights[:, :, token, : token + 1],
+            names[: token + 1],
+            title=f"{_token_title(token, names)}, in every head",
+        )
         return None
     return _explorer_box(looked, layer, head, token)
 
@@ -233,7 +280,7 @@ class _Looked:
     def __init__(self, model, tokenizer, ids: Sequence[int]):
         self._model, self._tokenizer = model, tokenizer
         self._longest = min(_LONGEST_LOOK, context_length(model))
-        self.text = tokenizer.decode(list(ids[:self._longest]))
+        self.text = tokenizer.decode(list(ids[: self._longest]))
         self._last = self.text, *self._look(ids)  # these tokens, for another way to cut the text may exist
 
     def __call__(self, text: str) -> tuple[np.ndarray, list[str]]:
@@ -242,16 +289,19 @@ class _Looked:
         return self._last[1:]
 
     def _look(self, ids: Sequence[int]) -> tuple[np.ndarray, list[str]]:
-        ids = list(ids[:self._longest])
+        ids = list(ids[: self._longest])
         return attention_weights(self._model, ids), [self._tokenizer.decode([one]) for one in ids]
 
 
 def _explorer_box(looked: _Looked, layer: int, head: int, token: int):
     weights, names = looked(looked.text)
     n_layer, n_head = weights.shape[:2]
-    controls = {"text": _text("text", looked.text), "layer": _slider("IntSlider", "layer", 0, n_layer - 1, layer),
-                "head": _slider("IntSlider", "head", 0, n_head - 1, head),
-                "token": _slider("IntSlider", "token", 0, len(names) - 1, token)}
+    controls = {
+        "text": _text("text", looked.text),
+        "layer": _slider("IntSlider", "layer", 0, n_layer - 1, layer),
+        "head": _slider("IntSlider", "head", 0, n_head - 1, head),
+        "token": _slider("IntSlider", "token", 0, len(names) - 1, token),
+    }
 
     shown = looked.text
 
@@ -278,8 +328,12 @@ def _look(weights: np.ndarray, names: Sequence[str], layer: int, head: int, toke
     width, height = figure.get_size_inches()
     left, right = figure.subplots(1, 2, width_ratios=(height, width - height))
     plots.attention_map(weights[layer, head], names, row=token, title=f"Layer {layer}, head {head}", ax=left)
-    plots.attention_row(weights[layer, head, token, :token + 1], names[:token + 1], ax=right,
-                        title=_token_title(token, names))
+    plots.attention_row(
+        weights[layer, head, token, : token + 1],
+        names[: token + 1],
+        ax=right,
+        title=_token_title(token, names),
+    )
 
 
 def _token_title(token: int, names: Sequence[str]) -> str:
@@ -296,8 +350,12 @@ def chosen_items(scores: HellaSwagScores, which: str, convention: str = "token")
     """Indices of the items of one kind, from the most surely wrong to the most surely right."""
     right = scores.correct(convention)
     chosen = np.array([scores.chosen(each) for each in READINGS])  # (3, N)
-    kept = {"wrong": ~right, "right": right, "all": right | True,
-            "conventions differ": (chosen != chosen[0]).any(axis=0)}
+    kept = {
+        "wrong": ~right,
+        "right": right,
+        "all": right | True,
+        "conventions differ": (chosen != chosen[0]).any(axis=0),
+    }
     if which not in kept:
         raise ValueError(f"which got {which!r}; give one of {', '.join(kept)}")
     order = scores.margins(convention).argsort(kind="stable")
@@ -331,16 +389,22 @@ class ItemView:
         return "\n".join(lines)
 
     def _repr_html_(self) -> str:
-        head = "".join(f'<th style="text-align:left;padding:3px 9px">{name}</th>' for name in
-                       ("", "ending", "tokens", "nats", "per token", "per character", "picked by"))
-        return (f'<p style="max-width:60em"><b>{html.escape(self.title)}</b><br>{html.escape(self.context)} ...</p>'
-                f"<table><tr>{head}</tr>{''.join(map(_ending_row, self.endings))}</table>")
+        head = "".join(
+            f'<th style="text-align:left;padding:3px 9px">{name}</th>'
+            for name in ("", "ending", "tokens", "nats", "per token", "per character", "picked by")
+        )
+        return (
+            f'<p style="max-width:60em"><b>{html.escape(self.title)}</b><br>{html.escape(self.context)} ...</p>'
+            f"<table><tr>{head}</tr>{''.join(map(_ending_row, self.endings))}</table>"
+        )
 
 
 def _ending_row(each: Ending) -> str:
     share = np.exp(each.scores["token"])  # the mean probability of its tokens, as a bar
-    bar = (f'<div style="background:{plots.BLUE};height:5px;width:{max(1, round(70 * share))}px" '
-           f'title="{share:.1%} per token"></div>')
+    bar = (
+        f'<div style="background:{plots.BLUE};height:5px;width:{max(1, round(70 * share))}px" '
+        f'title="{share:.1%} per token"></div>'
+    )
     cells = ["✓ right" if each.is_right else "", html.escape(each.text), each.n_tokens]
     for name in READINGS:
         value = f"{each.scores[name]:.2f}"
@@ -352,13 +416,22 @@ def _ending_row(each: Ending) -> str:
     return f"<tr>{''.join(f'<td {style}>{cell}</td>' for cell in cells)}</tr>"
 
 
-def item_view(rows: Sequence[Mapping], scores: HellaSwagScores, i: int, convention: str = "token") -> ItemView:
+def item_view(
+    rows: Sequence[Mapping], scores: HellaSwagScores, i: int, convention: str = "token"
+) -> ItemView:
     """Item ``i`` of ``rows``, which ``scores`` belong to."""
     label, row = int(scores.labels[i]), rows[i]
     by = {name: scores.scores(name)[i] for name in READINGS}
-    endings = tuple(Ending(text, int(scores.n_tokens[i, j]), {name: float(by[name][j]) for name in READINGS},
-                           tuple(name for name in READINGS if by[name].argmax() == j), j == label)
-                    for j, text in enumerate(row["endings"]))
+    endings = tuple(
+        Ending(
+            text,
+            int(scores.n_tokens[i, j]),
+            {name: float(by[name][j]) for name in READINGS},
+            tuple(name for name in READINGS if by[name].argmax() == j),
+            j == label,
+        )
+        for j, text in enumerate(row["endings"])
+    )
     verdict = "right" if scores.correct(convention)[i] else "wrong"
     title = f"item {i}: {verdict} by {convention}, margin {scores.margins(convention)[i]:+.2f} nats"
     return ItemView(title, hellaswag_context(row), endings)
@@ -384,7 +457,9 @@ def hellaswag_browser(rows: Sequence[Mapping], scores: HellaSwagScores):
     and one on which the conventions differ. Raises ValueError where rows and scores are not of the same items.
     """
     if len(rows) != len(scores.labels):
-        raise ValueError(f"got {len(rows)} rows and scores of {len(scores.labels)}; give the rows that were scored")
+        raise ValueError(
+            f"got {len(rows)} rows and scores of {len(scores.labels)}; give the rows that were scored"
+        )
     if not someone_is_there():
         order, closest = chosen_items(scores, "all"), int(np.abs(scores.margins()).argmin())
         differing = chosen_items(scores, "conventions differ")[:1]
@@ -394,9 +469,11 @@ def hellaswag_browser(rows: Sequence[Mapping], scores: HellaSwagScores):
 
 
 def _browser_box(rows: Sequence[Mapping], scores: HellaSwagScores):
-    controls = {"convention": _dropdown("convention", READINGS, "token"),
-                "which": _dropdown("show", FILTERS, "all"),
-                "place": _slider("IntSlider", "item", 1, len(rows), 1)}
+    controls = {
+        "convention": _dropdown("convention", READINGS, "token"),
+        "which": _dropdown("show", FILTERS, "all"),
+        "place": _slider("IntSlider", "item", 1, len(rows), 1),
+    }
 
     def draw(convention: str, which: str, place: int):
         found = chosen_items(scores, which, convention)
@@ -405,7 +482,10 @@ def _browser_box(rows: Sequence[Mapping], scores: HellaSwagScores):
             return None, "<p>There is no such item.</p>"
         place = min(place, len(found))
         view = item_view(rows, scores, int(found[place - 1]), convention)
-        return None, f"<p>{place} of {len(found)}, {len(found) / len(rows):.1%} of all</p>{view._repr_html_()}"
+        return (
+            None,
+            f"<p>{place} of {len(found)}, {len(found) / len(rows):.1%} of all</p>{view._repr_html_()}",
+        )
 
     return _box(controls, draw)
 

@@ -8,7 +8,9 @@ import subprocess
 import time
 from pathlib import Path
 
-HOW_TO_GET_IT = "no Chromium here; on Debian and Ubuntu: apt-get install chromium (or set CHROMIUM to its path)"
+HOW_TO_GET_IT = (
+    "no Chromium here; on Debian and Ubuntu: apt-get install chromium (or set CHROMIUM to its path)"
+)
 
 
 def find_chromium() -> str | None:
@@ -30,10 +32,21 @@ class Page:
 
         self.errors, self.requests, self._n = [], [], 0
         self._process = subprocess.Popen(
-            [find_chromium(), "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage",
-             "--remote-debugging-port=0", "--remote-allow-origins=*", f"--window-size={width},{height}",
-             f"--user-data-dir={profile}", "about:blank"],
-            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            [
+                find_chromium(),
+                "--headless=new",
+                "--no-sandbox",
+                "--disable-gpu",
+                "--disable-dev-shm-usage",
+                "--remote-debugging-port=0",
+                "--remote-allow-origins=*",
+                f"--window-size={width},{height}",
+                f"--user-data-dir={profile}",
+                "about:blank",
+            ],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
         try:
             port = self._wait(lambda: (profile / "DevToolsActivePort").read_text().split()[0])
             self._socket = websocket.create_connection(self._wait(lambda: _page_address(port)), timeout=120)
@@ -92,8 +105,9 @@ class Page:
     def js(self, code: str):
         """The value of an expression, or of an (async) function's ``return``."""
         body = code if "return" in code else f"return ({code})"
-        answer = self.call("Runtime.evaluate", expression=f"(async()=>{{{body}}})()", awaitPromise=True,
-                           returnByValue=True)
+        answer = self.call(
+            "Runtime.evaluate", expression=f"(async()=>{{{body}}})()", awaitPromise=True, returnByValue=True
+        )
         assert "exceptionDetails" not in answer, f"{code}: {answer['exceptionDetails']}"
         return answer["result"].get("value")
 
@@ -113,10 +127,17 @@ class Page:
 
     def size(self, width: int, height: int, dark: bool = False) -> None:
         """Size of the page in CSS pixels, and whether the reader prefers dark."""
-        self.call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1,
-                  mobile=width < 600)
-        self.call("Emulation.setEmulatedMedia",
-                  features=[{"name": "prefers-color-scheme", "value": "dark" if dark else "light"}])
+        self.call(
+            "Emulation.setDeviceMetricsOverride",
+            width=width,
+            height=height,
+            deviceScaleFactor=1,
+            mobile=width < 600,
+        )
+        self.call(
+            "Emulation.setEmulatedMedia",
+            features=[{"name": "prefers-color-scheme", "value": "dark" if dark else "light"}],
+        )
 
     def screenshot(self, path: Path, whole: bool = False) -> None:
         """A PNG of what is in the window, or of the whole page."""
@@ -131,8 +152,13 @@ class Page:
     def press(self, key: str) -> None:
         """A key that writes no letter, as "ArrowRight", on what has the focus."""
         for kind in ("keyDown", "keyUp"):
-            self.call("Input.dispatchKeyEvent", type=kind, key=key, code=key,
-                      windowsVirtualKeyCode={"ArrowLeft": 37, "ArrowRight": 39}[key])
+            self.call(
+                "Input.dispatchKeyEvent",
+                type=kind,
+                key=key,
+                code=key,
+                windowsVirtualKeyCode={"ArrowLeft": 37, "ArrowRight": 39}[key],
+            )
 
     def close(self) -> None:
         self._process.terminate()

@@ -15,7 +15,8 @@ _LONG = 180  # seconds: where other work is done beside, the page takes a minute
 _PANEL = "[...window.jupyterapp.shell.widgets('main')][0]"
 _SETTINGS = {  # no question about news on top of the notebook; cells out of sight are drawn, too
     "apputils-extension/notification": {"fetchNews": "false"},
-    "notebook-extension/tracker": {"windowingMode": "none"}}
+    "notebook-extension/tracker": {"windowingMode": "none"},
+}
 _CELLS = f"{_PANEL}.content.model.toJSON().cells.filter(c => c.cell_type === 'code' && c.source.trim())"
 
 
@@ -34,19 +35,34 @@ class Lab:
             file.parent.mkdir(parents=True)
             file.write_text(json.dumps(settings))
         places = {f"JUPYTER_{name}_DIR": str(folder / name.lower()) for name in ("CONFIG", "DATA", "RUNTIME")}
-        python_path = os.pathsep.join(filter(None, (str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH"))))
+        python_path = os.pathsep.join(
+            filter(None, (str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH")))
+        )
         self._log = open(folder / "log", "w+")
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
         self.url = f"http://127.0.0.1:{port}"
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", "--expose-app-in-browser",
-             "--ServerApp.ip=127.0.0.1", f"--ServerApp.port={port}", "--ServerApp.port_retries=0",
-             "--IdentityProvider.token=", f"--ServerApp.root_dir={self.root}",
-             "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate"],
+            [
+                sys.executable,
+                "-m",
+                "jupyterlab",
+                "--no-browser",
+                "--allow-root",
+                "--expose-app-in-browser",
+                "--ServerApp.ip=127.0.0.1",
+                f"--ServerApp.port={port}",
+                "--ServerApp.port_retries=0",
+                "--IdentityProvider.token=",
+                f"--ServerApp.root_dir={self.root}",
+                "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate",
+            ],
             env={**os.environ, **places, "IPYTHONDIR": str(folder / "ipython"), "PYTHONPATH": python_path},
-            stdout=self._log, stderr=subprocess.STDOUT, cwd=self.root)
+            stdout=self._log,
+            stderr=subprocess.STDOUT,
+            cwd=self.root,
+        )
         try:
             self._wait()
         except BaseException:
@@ -65,9 +81,13 @@ class Lab:
 
     def open(self, page, name: str) -> None:
         """Opens a notebook of ``root`` and waits for its kernel."""
-        page.call("Emulation.setFocusEmulationEnabled", enabled=True)  # commands are for the notebook in focus
+        page.call(
+            "Emulation.setFocusEmulationEnabled", enabled=True
+        )  # commands are for the notebook in focus
         page.open(f"{self.url}/lab/tree/{name}?reset")
-        page.wait_for(f"window.jupyterapp && {_PANEL}?.sessionContext?.session?.kernel?.status === 'idle'", _LONG)
+        page.wait_for(
+            f"window.jupyterapp && {_PANEL}?.sessionContext?.session?.kernel?.status === 'idle'", _LONG
+        )
         page.js(f"window.jupyterapp.shell.activateById({_PANEL}.id); return 1")
         page.wait_for(f"window.jupyterapp.shell.currentWidget === {_PANEL}")
 
@@ -76,8 +96,11 @@ class Lab:
         page.js("window.jupyterapp.commands.execute('notebook:run-all-cells'); return 1")
         errors = f"{_CELLS}.flatMap(c => c.outputs.filter(o => o.output_type === 'error'))"
         # a cell has its number when it begins, the kernel is idle when the last has ended
-        page.wait_for(f"{errors}.length || ({_CELLS}.every(c => c.execution_count) && "
-                      f"{_PANEL}.sessionContext.session.kernel.status === 'idle')", seconds)
+        page.wait_for(
+            f"{errors}.length || ({_CELLS}.every(c => c.execution_count) && "
+            f"{_PANEL}.sessionContext.session.kernel.status === 'idle')",
+            seconds,
+        )
         return page.js(f"{errors}.map(o => o.ename + ': ' + o.evalue)")
 
     def close(self) -> None:

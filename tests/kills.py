@@ -20,7 +20,9 @@ _FORKS.set_forkserver_preload(["transformers", "trl", "peft", "bitsandbytes", "l
 class Job:
     """``lmlab.finetuning.run_recipe`` in a process. stop_at: the number of a write; full: the disk is, from then on."""
 
-    def __init__(self, lesson: str, overrides: dict, out: Path, stop_at: int | None = None, full: bool = False):
+    def __init__(
+        self, lesson: str, overrides: dict, out: Path, stop_at: int | None = None, full: bool = False
+    ):
         self.answer = out.with_name(f"{out.name}-{os.urandom(4).hex()}.json")
         self.process = _FORKS.Process(target=_work, args=(lesson, overrides, out, stop_at, full, self.answer))
         self.process.start()
@@ -89,7 +91,9 @@ class _Writes:
         torch.save, safetensors.torch.serialize_file = save, serialize_file
 
     def count(self, kind: str, path: str) -> None:
-        if not os.path.isabs(path) or not path.startswith(self.folder):  # shutil removes by names within a folder
+        if not os.path.isabs(path) or not path.startswith(
+            self.folder
+        ):  # shutil removes by names within a folder
             return
         self.seen.append(f"{kind} {os.path.relpath(path, self.folder)}")
         if self.stop_at is None or len(self.seen) <= self.stop_at:
@@ -101,10 +105,12 @@ class _Writes:
             os._exit(KILLED)
         self.busy, self.stopped = False, True
         if kind == "torch.save":
-            raise RuntimeError("[enforce fail] . PytorchStreamWriter failed writing file data/0: file write failed")
+            raise RuntimeError(
+                "[enforce fail] . PytorchStreamWriter failed writing file data/0: file write failed"
+            )
         if kind in ("open", "mkdir", "safetensors"):
             raise OSError(errno.ENOSPC, "No space left on device", path)
 
 
 def _writing(mode: str | None, flags: int) -> bool:
-    return bool(flags & (os.O_WRONLY | os.O_RDWR)) and not (flags & os.O_TMPFILE == os.O_TMPFILE)
+    return bool(flags & (os.O_WRONLY | os.O_RDWR)) and flags & os.O_TMPFILE != os.O_TMPFILE

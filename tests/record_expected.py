@@ -27,7 +27,11 @@ from lmlab.runner import NEEDS
 EXPECTED = Path(__file__).parent / "expected"
 LIMITS = EXPECTED / "limits.json"
 MACHINE_DEPENDENT = re.compile(r"second|memory|throughput|(^|_)(gb|gib|mb|mib|ms)(_|$)")
-STANDARD_DEVIATIONS, RELATIVE_MARGIN, ABSOLUTE_MARGIN = 4, 0.10, 0.01  # the last for a fraction that is always 0
+STANDARD_DEVIATIONS, RELATIVE_MARGIN, ABSOLUTE_MARGIN = (
+    4,
+    0.10,
+    0.01,
+)  # the last for a fraction that is always 0
 GENERIC_KERNELS = {"ATEN_CPU_CAPABILITY": "default"}
 
 
@@ -44,11 +48,16 @@ def banded_metrics(run_dir: Path, lesson: str) -> dict[str, float]:
     Raises FileNotFoundError when the lesson wrote none, ValueError for one that is not finite.
     """
     metrics = json.loads((run_dir / lesson / "metrics.json").read_text(encoding="utf-8"))["metrics"]
-    numbers = {name: float(value) for name, value in metrics.items()
-               if isinstance(value, bool | int | float) and not MACHINE_DEPENDENT.search(name)}
+    numbers = {
+        name: float(value)
+        for name, value in metrics.items()
+        if isinstance(value, bool | int | float) and not MACHINE_DEPENDENT.search(name)
+    }
     wrong = [name for name, value in numbers.items() if not math.isfinite(value)]
     if wrong:
-        raise ValueError(f"{run_dir / lesson}: {', '.join(wrong)} not finite; the lesson measured nothing there")
+        raise ValueError(
+            f"{run_dir / lesson}: {', '.join(wrong)} not finite; the lesson measured nothing there"
+        )
     return numbers
 
 
@@ -63,8 +72,10 @@ def band(values: list[float], wanted: list | None = None) -> list[float]:
     mean = statistics.fmean(values)
     deviation = statistics.stdev(values) if len(values) > 1 else 0.0
     margin = max(STANDARD_DEVIATIONS * deviation, RELATIVE_MARGIN * abs(mean), ABSOLUTE_MARGIN)
-    return [mean - margin if low is None else max(low, mean - margin),
-            mean + margin if high is None else min(high, mean + margin)]
+    return [
+        mean - margin if low is None else max(low, mean - margin),
+        mean + margin if high is None else min(high, mean + margin),
+    ]
 
 
 def record(lesson: str, run_dirs: list[Path]) -> dict[str, list]:
@@ -72,8 +83,12 @@ def record(lesson: str, run_dirs: list[Path]) -> dict[str, list]:
     runs = [banded_metrics(run_dir, lesson) for run_dir in run_dirs]
     wanted = load_recipe(lesson).expected
     by_hand = json.loads(LIMITS.read_text(encoding="utf-8")).get(lesson, {}) if LIMITS.exists() else {}
-    return {name: by_hand[name] if name in by_hand else _rounded(band([run[name] for run in runs], wanted.get(name)))
-            for name in runs[0]}
+    return {
+        name: by_hand[name]
+        if name in by_hand
+        else _rounded(band([run[name] for run in runs], wanted.get(name)))
+        for name in runs[0]
+    }
 
 
 def _rounded(pair: list[float]) -> list[float]:
@@ -83,14 +98,24 @@ def _rounded(pair: list[float]) -> list[float]:
 def outside(metrics: dict[str, float], bands: dict[str, list]) -> list[str]:
     """What is wrong with ``metrics``: one line for each that is missing, unknown or out of its band."""
     missing = [f"{name}: not measured, expected {bands[name]}" for name in bands if name not in metrics]
-    unknown = [f"{name} = {metrics[name]:g}: has no band; record again" for name in metrics if name not in bands]
-    return missing + unknown + [
-        f"{name} = {metrics[name]:g}, expected {low} to {high}" for name, (low, high) in bands.items()
-        if name in metrics and not inside(metrics[name], [low, high])]
+    unknown = [
+        f"{name} = {metrics[name]:g}: has no band; record again" for name in metrics if name not in bands
+    ]
+    return (
+        missing
+        + unknown
+        + [
+            f"{name} = {metrics[name]:g}, expected {low} to {high}"
+            for name, (low, high) in bands.items()
+            if name in metrics and not inside(metrics[name], [low, high])
+        ]
+    )
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--lessons", nargs="+", default=list(LESSONS), help="only these, and what they need")
     parser.add_argument("--runs", type=Path, nargs="+", help="folders of finished runs; nothing is run then")
@@ -100,8 +125,18 @@ def main() -> None:
     before = {needed for lesson in lessons for needed in NEEDS.get(lesson, ())}
     settings = [(seed, {}) for seed in args.seeds] + [(args.seeds[0], GENERIC_KERNELS)]
     runs = args.runs or [
-        run_course(PROJECT / "runs" / "recorded", *lessons, *before, "--set", f"seed={seed}", "--jobs", args.jobs,
-                   **kernels) for seed, kernels in settings]
+        run_course(
+            PROJECT / "runs" / "recorded",
+            *lessons,
+            *before,
+            "--set",
+            f"seed={seed}",
+            "--jobs",
+            args.jobs,
+            **kernels,
+        )
+        for seed, kernels in settings
+    ]
     EXPECTED.mkdir(exist_ok=True)
     for lesson in lessons:
         bands = record(lesson, runs)

@@ -127,7 +127,12 @@ def test_packing_by_hand():
 
 def test_words():
     assert word_counts(["Thou art; thou'rt ARRIVED to-day 12"]) == {
-        "thou": 1, "art": 1, "thou'rt": 1, "arrived": 1, "to-day": 1}
+        "thou": 1,
+        "art": 1,
+        "thou'rt": 1,
+        "arrived": 1,
+        "to-day": 1,
+    }
     assert rare_words(["a b", "a c", "a a"]) == (3, 2 / 3, 2 / 3)
 
 
@@ -185,8 +190,15 @@ def test_longest_copies_against_brute_force():
     for text, found in zip(asked, longest_copies(asked, training), strict=True):
         words = normalised(text).split()
         runs = [words[i:j] for i, j in combinations(range(len(words) + 1), 2)]
-        copies = [run for run in runs if any(
-            run == known.split()[i:i + len(run)] for known in training for i in range(len(known.split())))]
+        copies = [
+            run
+            for run in runs
+            if any(
+                run == known.split()[i : i + len(run)]
+                for known in training
+                for i in range(len(known.split()))
+            )
+        ]
         longest = max(map(len, copies), default=0)
         assert len(found.split()) == longest
         assert found.split() == next((run for run in copies if len(run) == longest), [])
@@ -195,11 +207,13 @@ def test_longest_copies_against_brute_force():
 def test_verdict_on_pairs_sees_each_flaw():
     clean = [{"modern": f"you see {i} men", "shakespearean": f"thou seest {i} men"} for i in range(1200)]
     assert all(finding.passed for finding in judge_pairs(clean[:1100], clean[1100:]))
-    flaws = {"repeated pairs": clean + clean[:50],
-             "one input, two outputs": clean + [{**row, "shakespearean": "nay"} for row in clean[:50]],
-             "output equals input": clean + [dict.fromkeys(("modern", "shakespearean"), f"hey {i}")
-                                             for i in range(300)],
-             "number of pairs": clean[:274]}
+    flaws = {
+        "repeated pairs": clean + clean[:50],
+        "one input, two outputs": clean + [{**row, "shakespearean": "nay"} for row in clean[:50]],
+        "output equals input": clean
+        + [dict.fromkeys(("modern", "shakespearean"), f"hey {i}") for i in range(300)],
+        "number of pairs": clean[:274],
+    }
     for question, train in flaws.items():
         assert question in [f.question for f in judge_pairs(train, clean[-1:]) if not f.passed]
     leaked = {f.question: f.measured for f in judge_pairs(clean[:1100], clean[1090:1110])}
@@ -209,25 +223,88 @@ def test_verdict_on_pairs_sees_each_flaw():
 # --- what makes two texts the same to a reader -------------------------------------------------------
 
 
-@pytest.mark.parametrize("texts", [
-    ("7 + 2", "7 - 2", "7 / 2", "7 * 2", "7.2", "7 × 2", "7 ÷ 2", "72", "7 − 2", "7 = 2", "7 < 2", "7 > 2", "7 ^ 2", "7 % 2"),
-    ("7+2", "7-2", "7/2", "7:2", "7,2", "7.2"), ("3 : 4", "3 4"), ("x + y", "x - y"), ("-5", "5"), (".5", "5"),
-    ("5!", "5"), ("5 ! = 120", "5 = 120"), ("5%", "5"), ("$5", "5", "€5"), ("√2", "2"), ("10²", "102", "10"),
-    ("5½", "51/2", "5"), ("H₂O", "HO"), ("[1, 2]", "(1, 2]", "[1, 2)"), ("(7 + 2) * 3", "7 + (2 * 3)"), ("x ∈ A", "x ∉ A"),
-    ("a ≤ b", "a ≥ b"), ("a ∧ b", "a ∨ b"), ("I 😀", "I 😂", "I"), ("👍🏽", "👍🏿"), ("👩‍🚀", "👨‍🚀"), ("🇫🇷", "🇩🇪"), ("❤", "♥"),
-    ("हिन्दी", "हिन्दु", "हन्द"), ("กิน", "กัน", "กน"), ("வி", "வு"), ("نَعَم", "نِعَم"), ("résumé", "resume"), ("C++", "C#", "C"),
-    ("f(x)", "f x"), ("a_b", "ab"), ("6' 5\"", "6 5"), ("don't", "dont")], ids=repr)
+@pytest.mark.parametrize(
+    "texts",
+    [
+        (
+            "7 + 2",
+            "7 - 2",
+            "7 / 2",
+            "7 * 2",
+            "7.2",
+            "7 × 2",
+            "7 ÷ 2",
+            "72",
+            "7 − 2",
+            "7 = 2",
+            "7 < 2",
+            "7 > 2",
+            "7 ^ 2",
+            "7 % 2",
+        ),
+        ("7+2", "7-2", "7/2", "7:2", "7,2", "7.2"),
+        ("3 : 4", "3 4"),
+        ("x + y", "x - y"),
+        ("-5", "5"),
+        (".5", "5"),
+        ("5!", "5"),
+        ("5 ! = 120", "5 = 120"),
+        ("5%", "5"),
+        ("$5", "5", "€5"),
+        ("√2", "2"),
+        ("10²", "102", "10"),
+        ("5½", "51/2", "5"),
+        ("H₂O", "HO"),
+        ("[1, 2]", "(1, 2]", "[1, 2)"),
+        ("(7 + 2) * 3", "7 + (2 * 3)"),
+        ("x ∈ A", "x ∉ A"),
+        ("a ≤ b", "a ≥ b"),
+        ("a ∧ b", "a ∨ b"),
+        ("I 😀", "I 😂", "I"),
+        ("👍🏽", "👍🏿"),
+        ("👩‍🚀", "👨‍🚀"),
+        ("🇫🇷", "🇩🇪"),
+        ("❤", "♥"),
+        ("हिन्दी", "हिन्दु", "हन्द"),
+        ("กิน", "กัน", "กน"),
+        ("வி", "வு"),
+        ("نَعَم", "نِعَم"),
+        ("résumé", "resume"),
+        ("C++", "C#", "C"),
+        ("f(x)", "f x"),
+        ("a_b", "ab"),
+        ("6' 5\"", "6 5"),
+        ("don't", "dont"),
+    ],
+    ids=repr,
+)
 def test_signs_emoji_and_vowels_part_texts(texts):
     assert len({normalised(text) for text in texts}) == len(texts)
     assert exact_duplicates(texts) == []
 
 
-@pytest.mark.parametrize("texts", [
-    ("Good  morrow, Sir!", "good morrow sir", "GOOD\nmorrow , sir ."), ("“Hi,” he said.", '"Hi", he said', "hi he said…"),
-    ("Don’t go", "don't GO"), ("é", "e\u0301"), ("ﬁne", "fine"), ("ｆｕｌｌ", "full"), ("STRASSE", "Straße"),
-    ("\ufeffThe cat.", "the cat"), ("co\u00adoperate", "cooperate"), ("What is 7 + 2?", "what is 7 + 2"),
-    ("It is 5.", "it is 5"), ("¿Qué?", "qué"), ("« Oui »", "oui"), (" = Lobster = \n It lives .", "lobster it lives"),
-    ("7 + 2 =", "7 + 2"), ("...", "!", "")], ids=repr)
+@pytest.mark.parametrize(
+    "texts",
+    [
+        ("Good  morrow, Sir!", "good morrow sir", "GOOD\nmorrow , sir ."),
+        ("“Hi,” he said.", '"Hi", he said', "hi he said…"),
+        ("Don’t go", "don't GO"),
+        ("é", "e\u0301"),
+        ("ﬁne", "fine"),
+        ("ｆｕｌｌ", "full"),
+        ("STRASSE", "Straße"),
+        ("\ufeffThe cat.", "the cat"),
+        ("co\u00adoperate", "cooperate"),
+        ("What is 7 + 2?", "what is 7 + 2"),
+        ("It is 5.", "it is 5"),
+        ("¿Qué?", "qué"),
+        ("« Oui »", "oui"),
+        (" = Lobster = \n It lives .", "lobster it lives"),
+        ("7 + 2 =", "7 + 2"),
+        ("...", "!", ""),
+    ],
+    ids=repr,
+)
 def test_case_blanks_and_stops_do_not(texts):
     assert len({normalised(text) for text in texts}) == 1
 
@@ -253,11 +330,24 @@ def test_lesson_01_takes_the_columns_that_lesson_04_takes():
 
 
 def test_odd_rows_are_read_as_far_as_they_go():
-    for row in ({"modern": None, "shakespearean": "b"}, {"question": None, "answer": None}, {"text": None},
-                {"messages": None}, {"messages": []}, {"messages": [{"role": "user", "content": None}]},
-                {"ctx": "c", "endings": list("wxyz"), "label": ""}, {"ctx": None, "endings": list("wxyz"), "label": None},
-                {"ctx_a": "a", "ctx_b": "b", "endings": list("wxyz"), "label": 3}, {"problem_text": None, "solution": 5}):
+    for row in (
+        {"modern": None, "shakespearean": "b"},
+        {"question": None, "answer": None},
+        {"text": None},
+        {"messages": None},
+        {"messages": []},
+        {"messages": [{"role": "user", "content": None}]},
+        {"ctx": "c", "endings": list("wxyz"), "label": ""},
+        {"ctx": None, "endings": list("wxyz"), "label": None},
+        {"ctx_a": "a", "ctx_b": "b", "endings": list("wxyz"), "label": 3},
+        {"problem_text": None, "solution": 5},
+    ):
         assert isinstance(row_text(row), str) and isinstance(row_input(row), str)
     pairs = [{"modern": f"you {i}", "shakespearean": f"thou {i}"} for i in range(60)]
-    assert judge_pairs([*pairs, {"modern": None, "shakespearean": "b"}], pairs[:3]) == judge_pairs(pairs, pairs[:3])
-    assert row_input({"messages": [{"role": "user", "content": "a?"}, {"role": "assistant", "content": "b"}]}) == "a?"
+    assert judge_pairs([*pairs, {"modern": None, "shakespearean": "b"}], pairs[:3]) == judge_pairs(
+        pairs, pairs[:3]
+    )
+    assert (
+        row_input({"messages": [{"role": "user", "content": "a?"}, {"role": "assistant", "content": "b"}]})
+        == "a?"
+    )

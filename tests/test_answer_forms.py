@@ -207,8 +207,11 @@ def test_right_answers_written_otherwise_earn_the_reward(line):
 
 @pytest.mark.parametrize("line", WRONG.strip().splitlines())
 def test_wrong_answers_never_earn_the_reward(line):
-    taken = [said for gold, said in pairs(line)
-             if said != gold and (same_answer(said, gold) or rewarded(said, gold))]
+    taken = [
+        said
+        for gold, said in pairs(line)
+        if said != gold and (same_answer(said, gold) or rewarded(said, gold))
+    ]
     assert not taken
 
 
@@ -279,11 +282,43 @@ def test_the_answer_of_a_sentence(text, answer):
 
 
 # 5 is wanted; each of these names it, and none says that it is the answer
-HEDGED = [form.replace("6", str(other)) for other in (6, 7, 12) for form in (
-    "5 or 6", "6 or 5", "5, 6", "5 and 6", "5/6", "5 - 6", "5 to 6", "between 5 and 6", "not 5 but 6", "5, not 6, or 7",
-    "6, not 5", "5 apples or 6", "5 (or 6)", "5? 6?", "either 5 or 6", "5 if x is 6", "5, maybe 6", "at least 5, at most 6",
-    "5; 6", "one of 5, 6 and 7", "5 plus 6", "6 minus 5", "5 out of 6", "5:6", "5 less than 6", "5% of 6", "5 x 6",
-    "[5, 6]", "5 <= 6", "5 or even 6", "5 as well as 6 or 7")]
+HEDGED = [
+    form.replace("6", str(other))
+    for other in (6, 7, 12)
+    for form in (
+        "5 or 6",
+        "6 or 5",
+        "5, 6",
+        "5 and 6",
+        "5/6",
+        "5 - 6",
+        "5 to 6",
+        "between 5 and 6",
+        "not 5 but 6",
+        "5, not 6, or 7",
+        "6, not 5",
+        "5 apples or 6",
+        "5 (or 6)",
+        "5? 6?",
+        "either 5 or 6",
+        "5 if x is 6",
+        "5, maybe 6",
+        "at least 5, at most 6",
+        "5; 6",
+        "one of 5, 6 and 7",
+        "5 plus 6",
+        "6 minus 5",
+        "5 out of 6",
+        "5:6",
+        "5 less than 6",
+        "5% of 6",
+        "5 x 6",
+        "[5, 6]",
+        "5 <= 6",
+        "5 or even 6",
+        "5 as well as 6 or 7",
+    )
+]
 
 
 @pytest.mark.parametrize("form", ["The answer is %s.", "\\boxed{%s}", "So it is %s", "#### %s", "%s"])
@@ -319,14 +354,17 @@ def gsm8k(answer: str) -> dict:
 @pytest.mark.parametrize("gold", GOLDS)
 def test_a_gold_equals_itself_all_the_way(gold):
     """Row, think form, what is read back from it; as a reward; and it is not what stands beside it."""
-    for row in (gsm8k(gold), {"problem_text": "Find it.", "answer_number": gold, "unit": "", "solution": "So."}):
+    for row in (
+        gsm8k(gold),
+        {"problem_text": "Find it.", "answer_number": gold, "unit": "", "solution": "So."},
+    ):
         (problem,) = think_rows([row], "x", 0.0)
         said = problem["completion"][0]["content"]
         assert extract_answer(said) is not None and same_answer(extract_answer(said), gold)
         assert score_think(said, problem["answer"]) == {"well_formed": True, "correct": True}
     assert same_answer(gold, gold) and rewarded(gold, gold)
     at = GOLDS.index(gold)
-    for other in GOLDS[max(0, at - 6):at] + GOLDS[at + 1:at + 7]:
+    for other in GOLDS[max(0, at - 6) : at] + GOLDS[at + 1 : at + 7]:
         assert not same_answer(other, gold), other
 
 
@@ -339,8 +377,34 @@ def test_what_is_extracted_is_extracted_again(form):
             assert read_answer(read_answer(answer).written).value == value
 
 
-@pytest.mark.parametrize("text", ["", " ", "nan", "NaN", "N/A", "n/a", "NA", "None", "none", "null", "-", "--", "?", "...", "$$",
-                                  "\\boxed{}", "\\boxed{None}", "\\text{N/A}", ".", None, float("nan"), "<NA>", "unknown"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        " ",
+        "nan",
+        "NaN",
+        "N/A",
+        "n/a",
+        "NA",
+        "None",
+        "none",
+        "null",
+        "-",
+        "--",
+        "?",
+        "...",
+        "$$",
+        "\\boxed{}",
+        "\\boxed{None}",
+        "\\text{N/A}",
+        ".",
+        None,
+        float("nan"),
+        "<NA>",
+        "unknown",
+    ],
+)
 def test_nothing_is_no_gold(text):
     assert parse_gold(text) is None
     kept = think_rows([gsm8k("" if text is None else str(text)), gsm8k("5")], "rows", 0.5)
@@ -354,10 +418,33 @@ def test_a_row_whose_gold_is_nothing_is_left_out_and_shown(capsys):
     assert "1 of 3" in (out := capsys.readouterr().out) and "row 1" in out
 
 
-@pytest.mark.parametrize("gold, made", [
-    ("58 1/2", "1/2"), ("\\frac{3}{4}", "4"), ("10^3", "3"), ("3, 5", "5"), ("12.000,00", "00"), ("1 234", "234"), ("5½", "5"),
-    ("5π", "5"), ("5√2", "5"), ("10³", "10"), ("5!", "5"), ("5 ± 1", "5"), ("≤5", "5"), ("x=5, y=6", "5"), ("2x", "2"), ("5%", "5"),
-    ("− 3", "3"), ("0.(3)", "0"), ("$\\sqrt{2}$", "2"), ("1.5 \\times 10^{3}", "1.5"), ("5\\pi", "5"), ("2\\sin x", "2")])
+@pytest.mark.parametrize(
+    "gold, made",
+    [
+        ("58 1/2", "1/2"),
+        ("\\frac{3}{4}", "4"),
+        ("10^3", "3"),
+        ("3, 5", "5"),
+        ("12.000,00", "00"),
+        ("1 234", "234"),
+        ("5½", "5"),
+        ("5π", "5"),
+        ("5√2", "5"),
+        ("10³", "10"),
+        ("5!", "5"),
+        ("5 ± 1", "5"),
+        ("≤5", "5"),
+        ("x=5, y=6", "5"),
+        ("2x", "2"),
+        ("5%", "5"),
+        ("− 3", "3"),
+        ("0.(3)", "0"),
+        ("$\\sqrt{2}$", "2"),
+        ("1.5 \\times 10^{3}", "1.5"),
+        ("5\\pi", "5"),
+        ("2\\sin x", "2"),
+    ],
+)
 def test_what_is_lost_of_a_gold_is_seen_without_the_parser(gold, made):
     assert unread_parts(gold, made)
     assert not unread_parts(gold, parse_gold(gold).written)
@@ -398,14 +485,14 @@ OTHERWISE = {
     "no minus in words, no pi without a backslash": r"minus|negative|pi$|2sin",
     "no repeated digits after others": r"0\.1\(6",
     "a power that is a decimal is not exact": r"2\^\{0\.5\}",
-    "units are dropped on both sides or taken for variables: 5 km is 5 kg, $0.50 is half a cent":
-        r"5m|\$|dollar|cents?\b|\bk?[mg]\b|cm|mJ|km|mol|mph|mi|feet|hours|m/s|PM",
+    "units are dropped on both sides or taken for variables: 5 km is 5 kg, $0.50 is half a cent": r"5m|\$|dollar|cents?\b|\bk?[mg]\b|cm|mJ|km|mol|mph|mi|feet|hours|m/s|PM",
     "case and words": r"The answer|Tuesday|Yes|June",
     "a chain of inequalities from its other end": r"1<x<2",
     "the beginning of what it cannot read, as a base or hexadecimal number": r"_|0x|0b|\\ldots|5th|5ab",
     "a list, set or tuple may stand for the other; 5,5 is a set of one": r"3, 5|\\\{|x=5|5,5",
     "a ratio is a fraction": r"1:2",
-    "Greek letters in any case": r"Delta"}
+    "Greek letters in any case": r"Delta",
+}
 CHILD = """
 import functools, json, sys
 from math_verify import LatexExtractionConfig, parse, verify
@@ -425,8 +512,9 @@ def by_math_verify(rows: list[tuple[str, str]], seconds: int = 240) -> list[tupl
     """(gold, said, verdict) as far as it comes in time: on some formulas it does not return."""
     asked = "\n".join(map(json.dumps, rows))
     try:
-        done = subprocess.run([sys.executable, "-c", CHILD], input=asked, capture_output=True, text=True,
-                              timeout=seconds)
+        done = subprocess.run(
+            [sys.executable, "-c", CHILD], input=asked, capture_output=True, text=True, timeout=seconds
+        )
         out = done.stdout
     except subprocess.TimeoutExpired as late:
         out = (late.stdout or b"").decode()
@@ -435,12 +523,15 @@ def by_math_verify(rows: list[tuple[str, str]], seconds: int = 240) -> list[tupl
 
 def test_differences_from_math_verify_are_explained():
     pytest.importorskip("math_verify")
-    beside = [(a, b) for i, a in enumerate(GOLDS) for b in GOLDS[i:i + 3]]
+    beside = [(a, b) for i, a in enumerate(GOLDS) for b in GOLDS[i : i + 3]]
     wrong = [pair for pair in pairs(WRONG) if pair[0] != pair[1]]
     verdicts = by_math_verify((pairs(RIGHT) + wrong + beside)[::2])  # every second, to save time
     differ = [(gold, said) for gold, said, verdict in verdicts if verdict != same_answer(said, gold)]
-    unexplained = [f"{gold} | {said}" for gold, said in differ
-                   if not any(re.search(form, f"{gold} | {said}") for form in OTHERWISE.values())]
+    unexplained = [
+        f"{gold} | {said}"
+        for gold, said in differ
+        if not any(re.search(form, f"{gold} | {said}") for form in OTHERWISE.values())
+    ]
     assert not unexplained
     assert len(differ) < 0.15 * max(200, len(verdicts))
 
@@ -448,14 +539,26 @@ def test_differences_from_math_verify_are_explained():
 # --- numbers resampled -------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("answer", ["12½", "12 1/2", "12%", "12π", "≤12", "12, 13", "1.200,00", "12 km", "$12M", "12!", "twelve"])
+@pytest.mark.parametrize(
+    "answer", ["12½", "12 1/2", "12%", "12π", "≤12", "12, 13", "1.200,00", "12 km", "$12M", "12!", "twelve"]
+)
 def test_a_problem_whose_answer_is_no_plain_number_is_not_resampled(answer):
-    row = {"question": "Ann has 48 clips and sells 36. How many has she?", "answer": f"48-36=<<48-36=12>>12\n#### {answer}"}
+    row = {
+        "question": "Ann has 48 clips and sells 36. How many has she?",
+        "answer": f"48-36=<<48-36=12>>12\n#### {answer}",
+    }
     assert all(redrawn(row, random.Random(seed)) is None for seed in range(5))
-    assert any(redrawn({**row, "answer": "48-36=<<48-36=12>>12\n#### 12"}, random.Random(seed)) for seed in range(5))
+    assert any(
+        redrawn({**row, "answer": "48-36=<<48-36=12>>12\n#### 12"}, random.Random(seed)) for seed in range(5)
+    )
 
 
-@pytest.mark.parametrize("number", ["48½", "48²", "48'000", "48 000", "4.800,00", "48!", "48π", "48^2", "48e3", "√48"])
+@pytest.mark.parametrize(
+    "number", ["48½", "48²", "48'000", "48 000", "4.800,00", "48!", "48π", "48^2", "48e3", "√48"]
+)
 def test_a_problem_with_numbers_that_are_not_read_is_not_resampled(number):
-    row = {"question": f"Ann has {number} pears, 48 clips and sells 36. How many?", "answer": "48-36=<<48-36=12>>12\n#### 12"}
+    row = {
+        "question": f"Ann has {number} pears, 48 clips and sells 36. How many?",
+        "answer": "48-36=<<48-36=12>>12\n#### 12",
+    }
     assert all(redrawn(row, random.Random(seed)) is None for seed in range(5))

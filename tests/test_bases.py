@@ -25,10 +25,16 @@ def test_all_bases_together_stay_small():
 def test_weights_are_float16_and_the_folder_is_the_hubs(base):
     folder = miniworld.model_dir(base)
     names = {f.name for f in folder.iterdir()}
-    assert {"config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "README.md",
-            "chat_template.jinja"} <= names
+    assert {
+        "config.json",
+        "model.safetensors",
+        "tokenizer.json",
+        "tokenizer_config.json",
+        "README.md",
+        "chat_template.jinja",
+    } <= names
     with safe_open(folder / "model.safetensors", "pt") as weights:
-        assert {weights.get_tensor(key).dtype for key in weights.keys()} == {torch.float16}
+        assert {weights.get_tensor(key).dtype for key in weights} == {torch.float16}
 
 
 def test_architecture_and_parameter_count(base):
@@ -66,8 +72,10 @@ def test_a_frozen_head_can_tell_the_tokens_of_its_lesson_apart(name, data):
     rows = AutoModelForCausalLM.from_pretrained(miniworld.model_dir(name), dtype=torch.float32).lm_head.weight
     rows = torch.nn.functional.normalize(rows.detach(), dim=1)
     twins = ((rows @ rows.T).fill_diagonal_(0) > 0.99).any(1)
-    texts = [row["text"] if "text" in row else row["problem"] + "\n</think>\n\n" + " ".join(row["steps"])
-             for row in miniworld.dataset(data, "validation")]
+    texts = [
+        row["text"] if "text" in row else row["problem"] + "\n</think>\n\n" + " ".join(row["steps"])
+        for row in miniworld.dataset(data, "validation")
+    ]
     used = torch.tensor([i for ids in tok(texts, add_special_tokens=False)["input_ids"] for i in ids])
     assert twins[used].float().mean() < 1e-3, sorted({tok.decode([i]) for i in used[twins[used]].tolist()})
 

@@ -9,8 +9,9 @@ import pytest
 from lmlab import blind
 from lmlab.blind import GRADES, QUALITIES, SIDES, BlindTest, Item
 
-ITEMS = [Item(f"begin {i}", f"truth {i}", {"base": f"wrote {i} x", "adapter": f"wrote {i} y"})
-         for i in range(10)]
+ITEMS = [
+    Item(f"begin {i}", f"truth {i}", {"base": f"wrote {i} x", "adapter": f"wrote {i} y"}) for i in range(10)
+]
 
 
 def grades(a: int, b: int) -> dict:
@@ -117,10 +118,14 @@ def test_a_later_rating_replaces_an_earlier(tmp_path):
         assert again.summary().wins[("base", "adapter")[side_of(test, 0, "y") == "B"]] == 1
 
 
-@pytest.mark.parametrize(("given", "preferred", "said"), [
-    (grades(0, 3), "A", "side A got no grade of 1 to 5 for fluency, relevance, correctness"),
-    ({"A": grades(1, 1)["A"]}, "A", "side B got no grade"),
-    (grades(1, 1), "left", "preferred got 'left'; give A, B, tie")])
+@pytest.mark.parametrize(
+    ("given", "preferred", "said"),
+    [
+        (grades(0, 3), "A", "side A got no grade of 1 to 5 for fluency, relevance, correctness"),
+        ({"A": grades(1, 1)["A"]}, "A", "side B got no grade"),
+        (grades(1, 1), "left", "preferred got 'left'; give A, B, tie"),
+    ],
+)
 def test_half_a_rating_is_refused(tmp_path, given, preferred, said):
     with pytest.raises(ValueError, match=said):
         BlindTest(ITEMS, tmp_path / "r.jsonl").rate(0, given, preferred)

@@ -5,8 +5,8 @@ import math
 from types import SimpleNamespace
 
 import pytest
-from test_train import run as run_pretrain
 from test_train import TINY
+from test_train import run as run_pretrain
 
 from lmlab import board, finetune, train
 from lmlab.data import load_model, load_tokenizer
@@ -15,9 +15,17 @@ from lmlab.recipes import LESSONS, load_recipe
 from lmlab.results import write_metrics
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-COMMON = {"train/loss", "train/grad_norm", "train/learning_rate", "train/tokens_per_second", "validation/loss"}
-PAIRS = [{"modern": f"You know {name}.", "shakespearean": f"Thou knowest {name}{tail}."}
-         for name, tail in (("Ada", ""), ("Bo", " well"), ("Cy", " not"), ("Dee", ""), ("Eve", " so"))]
+COMMON = {
+    "train/loss",
+    "train/grad_norm",
+    "train/learning_rate",
+    "train/tokens_per_second",
+    "validation/loss",
+}
+PAIRS = [
+    {"modern": f"You know {name}.", "shakespearean": f"Thou knowest {name}{tail}."}
+    for name, tail in (("Ada", ""), ("Bo", " well"), ("Cy", " not"), ("Dee", ""), ("Eve", " so"))
+]
 PAIRS.append({"modern": "You sing.", "shakespearean": "Thou singest."})
 
 
@@ -54,11 +62,17 @@ def trainer_for(folder, gpt2_folder, examples, callbacks, **choices):
 
     set_seed(0)
     cpu = SimpleNamespace(bf16=False, fp16=False, use_cpu=True)
-    args = finetune.training_arguments(folder, cpu, **{
-        "epochs": 4, "batch_size": 2, "learning_rate": 1e-3, "logging_steps": 3} | choices)
-    return Trainer(model=load_model(str(gpt2_folder)), args=args, train_dataset=examples, callbacks=callbacks,
-                   eval_dataset=examples, data_collator=finetune.answer_only_collator(
-                       load_tokenizer(str(gpt2_folder))))
+    args = finetune.training_arguments(
+        folder, cpu, **{"epochs": 4, "batch_size": 2, "learning_rate": 1e-3, "logging_steps": 3} | choices
+    )
+    return Trainer(
+        model=load_model(str(gpt2_folder)),
+        args=args,
+        train_dataset=examples,
+        callbacks=callbacks,
+        eval_dataset=examples,
+        data_collator=finetune.answer_only_collator(load_tokenizer(str(gpt2_folder))),
+    )
 
 
 def test_a_trainers_curves_have_the_agreed_names(gpt2_folder, examples, cfg, tmp_path):
@@ -75,13 +89,21 @@ def test_a_trainers_curves_have_the_agreed_names(gpt2_folder, examples, cfg, tmp
     measured = dict(zip(history.steps, history.losses["validation"], strict=True))
     assert dict(found["validation/loss"]) == pytest.approx(measured) and list(measured) == [0, 5, 10, 12]
     told = {(part, row["step"]): row["loss"] for part, row, _ in watched if "loss" in row}
-    assert told == {**{("train", step): loss for step, loss in logged},
-                    **{("validation", step): loss for step, loss in measured.items()}}
+    assert told == {
+        **{("train", step): loss for step, loss in logged},
+        **{("validation", step): loss for step, loss in measured.items()},
+    }
 
 
 def test_the_trainers_own_evaluation_is_validation(gpt2_folder, examples, cfg, tmp_path):
-    trainer = trainer_for(tmp_path / "trainer", gpt2_folder, examples, [board.Board(tmp_path, cfg).callback()],
-                          eval_strategy="steps", eval_steps=6)
+    trainer = trainer_for(
+        tmp_path / "trainer",
+        gpt2_folder,
+        examples,
+        [board.Board(tmp_path, cfg).callback()],
+        eval_strategy="steps",
+        eval_steps=6,
+    )
     trainer.train()
     found = scalars(tmp_path / "tensorboard")
     assert set(found) == COMMON and [step for step, _ in found["validation/loss"]] == [6, 12]
@@ -90,8 +112,17 @@ def test_the_trainers_own_evaluation_is_validation(gpt2_folder, examples, cfg, t
 def test_tokens_are_those_that_bear_loss(gpt2_folder, examples, cfg, tmp_path, monkeypatch):
     ticks = itertools.count()
     monkeypatch.setattr(board, "time", SimpleNamespace(perf_counter=lambda: next(ticks)))  # a step takes 1
-    trainer_for(tmp_path / "trainer", gpt2_folder, examples, [board.Board(tmp_path, cfg).callback()],
-                grad_accumulation=3, logging_steps=1, epochs=2, eval_strategy="steps", eval_steps=1).train()
+    trainer_for(
+        tmp_path / "trainer",
+        gpt2_folder,
+        examples,
+        [board.Board(tmp_path, cfg).callback()],
+        grad_accumulation=3,
+        logging_steps=1,
+        epochs=2,
+        eval_strategy="steps",
+        eval_steps=1,
+    ).train()
     per_epoch = sum(label != -100 for row in examples["labels"] for label in row[1:])
     assert scalars(tmp_path / "tensorboard")["train/tokens_per_second"] == [(1, per_epoch), (2, per_epoch)]
 
@@ -102,7 +133,11 @@ def test_pretraining_has_the_same_names(tmp_path):
     found = scalars(tmp_path / "tensorboard")
     assert set(found) == COMMON | {"validation/floor", "validation/above_floor", "validation/spread"}
     assert [(part, row["step"], n) for part, row, n in watched] == [
-        ("validation", 0, 10), ("train", 5, 10), ("train", 10, 10), ("validation", 10, 10)]
+        ("validation", 0, 10),
+        ("train", 5, 10),
+        ("train", 10, 10),
+        ("validation", 10, 10),
+    ]
     assert text(tmp_path / "tensorboard", "samples/training").startswith("    step ")
 
 
@@ -110,8 +145,14 @@ def test_a_training_that_begins_anew_replaces_its_curves_and_no_others(gpt2_fold
     for epochs in (4, 2):
         made = board.Board(tmp_path, cfg)
         for name in ("", "beside"):
-            trainer_for(tmp_path / "trainer", gpt2_folder, examples, [made.callback(run=name)], epochs=epochs,
-                        max_steps=-1 if name or epochs == 2 else 9).train()
+            trainer_for(
+                tmp_path / "trainer",
+                gpt2_folder,
+                examples,
+                [made.callback(run=name)],
+                epochs=epochs,
+                max_steps=-1 if name or epochs == 2 else 9,
+            ).train()
         made.text("story", f"{epochs} epochs")
     for folder in (tmp_path / "tensorboard", tmp_path / "tensorboard" / "beside"):
         assert [step for step, _ in scalars(folder)["train/loss"]] == [3, 6]
@@ -123,8 +164,10 @@ def test_pretraining_anew_leaves_the_earlier_curves_beside(cfg, tmp_path):
     for steps in (20, 10):
         board.Board(tmp_path, cfg)
         run_pretrain(GPT(TINY), tmp_path, max_steps=steps)
-    steps = {where: [step for step, _ in scalars(tmp_path / where / "tensorboard")["train/loss"]]
-             for where in (".", "previous")}
+    steps = {
+        where: [step for step, _ in scalars(tmp_path / where / "tensorboard")["train/loss"]]
+        for where in (".", "previous")
+    }
     assert steps == {".": [5, 10], "previous": [5, 10, 15, 20]}
     assert "05_llama" in text(tmp_path / "tensorboard", "recipe")
 
@@ -149,9 +192,14 @@ def test_an_interrupted_training_has_one_curve(gpt2_folder, examples, cfg, tmp_p
     for name, stops in (("whole", ()), ("cut", (9,))):
         for _ in range(1 + len(stops)):
             history = finetune.History({"validation": examples}, every=4)
-            trainer = trainer_for(tmp_path / name / "t", gpt2_folder, examples, [
-                history.callback(), board.Board(tmp_path / name, cfg).callback(history)], logging_steps=1,
-                checkpoint_every=6)
+            trainer = trainer_for(
+                tmp_path / name / "t",
+                gpt2_folder,
+                examples,
+                [history.callback(), board.Board(tmp_path / name, cfg).callback(history)],
+                logging_steps=1,
+                checkpoint_every=6,
+            )
             left = finetune.unfinished(tmp_path / name / "t", {}, examples)
             if stops and not left:
                 trainer.add_callback(stopping(9))
@@ -171,8 +219,13 @@ def test_interrupted_pretraining_has_one_curve(tmp_path, monkeypatch):
     for name in ("whole", "cut"):
         if name == "cut":
             step = train._Record.step
-            monkeypatch.setattr(train._Record, "step", lambda self, *row: step(self, *row) if self.run.step < 38
-                                else (_ for _ in ()).throw(Stop))
+            monkeypatch.setattr(
+                train._Record,
+                "step",
+                lambda self, *row, step=step: (
+                    step(self, *row) if self.run.step < 38 else (_ for _ in ()).throw(Stop)
+                ),
+            )
             with pytest.raises(Stop):
                 run_pretrain(GPT(TINY), tmp_path / name)
             monkeypatch.undo()
@@ -190,7 +243,8 @@ def test_the_recipe_is_there_as_it_was_resolved(lesson, tmp_path):
     assert header == "| choice | value |"
     cells = [row.removeprefix("| ").removesuffix("` |").split(" | `") for row in rows]
     assert [(key, value.replace("\\n", "\n")) for key, value in cells] == [
-        (key, str(value)) for key, value in cfg.rows()]
+        (key, str(value)) for key, value in cfg.rows()
+    ]
 
 
 def test_results_are_the_numbers_of_metrics_json(cfg, tmp_path):
@@ -221,7 +275,11 @@ def test_at_the_end_of_a_lesson_runs_that_it_no_longer_has_are_gone(cfg, tmp_pat
         pass
     lesson("", "rate 0.2", "rate 0.01/deeper")
     assert {path.parent.relative_to(folder).as_posix() for path in folder.rglob("events*")} == {
-        ".", "rate 0.2", "rate 0.01/deeper", "the reader's own"}
+        ".",
+        "rate 0.2",
+        "rate 0.01/deeper",
+        "the reader's own",
+    }
     board.Board(tmp_path, cfg)
     board.open_curves(folder / "rate 0.2", 5).close()  # goes on
     write_metrics(tmp_path, cfg, needed)
@@ -245,14 +303,24 @@ def test_a_text_stands_letter_by_letter_and_a_figure_is_the_file(cfg, tmp_path):
     made.figure("two", axes[0])
     shown = markdown_to_safe_html(text(tmp_path / "tensorboard", "samples/thought"))
     assert "&lt;think&gt;\n2 * 3 = 6\n\n&lt;/think&gt;\n\n| *6* |" in shown
-    image, = events(tmp_path / "tensorboard").Images("figures/two")
+    (image,) = events(tmp_path / "tensorboard").Images("figures/two")
     assert (image.width, image.height) == (360, 240)
     assert image.encoded_image_string == (tmp_path / "two.png").read_bytes()
 
 
-@pytest.mark.parametrize(("name", "tag"), [
-    ("loss", "train/loss"), ("eval_loss", "validation/loss"), ("rewards/right/mean", "train/rewards/right/mean"),
-    ("eval_mean_token_accuracy", "validation/mean_token_accuracy"), ("epoch", None), ("eval_runtime", None),
-    ("train_steps_per_second", None), ("train_loss", None), ("eval_samples_per_second", None)])
+@pytest.mark.parametrize(
+    ("name", "tag"),
+    [
+        ("loss", "train/loss"),
+        ("eval_loss", "validation/loss"),
+        ("rewards/right/mean", "train/rewards/right/mean"),
+        ("eval_mean_token_accuracy", "validation/mean_token_accuracy"),
+        ("epoch", None),
+        ("eval_runtime", None),
+        ("train_steps_per_second", None),
+        ("train_loss", None),
+        ("eval_samples_per_second", None),
+    ],
+)
 def test_what_a_trainer_logs_has_one_place(name, tag):
     assert board.tag_of(name) == tag

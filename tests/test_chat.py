@@ -30,7 +30,9 @@ def speaker():
 def test_greedy_is_what_generate_writes(speaker):
     ids = speaker.tokenise(speaker.render(QUESTION), begin=False)
     with torch.no_grad():
-        written = speaker.model.generate(torch.tensor([ids]), max_new_tokens=40, do_sample=False)[0, len(ids):]
+        written = speaker.model.generate(torch.tensor([ids]), max_new_tokens=40, do_sample=False)[
+            0, len(ids) :
+        ]
     pieces = list(speaker.stream(ids, 40, GREEDY, 0))
     assert "".join(pieces) == speaker.tokenizer.decode(written, skip_special_tokens=True) and len(pieces) > 5
 
@@ -40,7 +42,9 @@ def test_a_gguf_file_says_what_its_folder_says(speaker, tmp_path):
     from lmlab.gguf_export import export_gguf
 
     folder = shutil.copytree(miniworld.model_dir("qwen2"), tmp_path / "m")
-    (folder / "generation_config.json").write_text(json.dumps({"do_sample": True, "temperature": 0.6, "top_k": 5}))
+    (folder / "generation_config.json").write_text(
+        json.dumps({"do_sample": True, "temperature": 0.6, "top_k": 5})
+    )
     file = FileSpeaker(export_gguf(folder, tmp_path / "m.gguf", "f32"))
     assert file.chats and file.context == 256
     assert file.sampling._asdict() == pytest.approx(Sampling(0.6, 0.95, 5)._asdict())
@@ -51,20 +55,31 @@ def test_a_gguf_file_says_what_its_folder_says(speaker, tmp_path):
     assert drawn[0] == drawn[1] != drawn[2]
     ids, sampling = speaker.tokenise("The", begin=True), Sampling(2.0, 0.8, 4)  # an open beginning
     assert "".join(file.stream(ids, 40, GREEDY, 0)) == "".join(speaker.stream(ids, 40, GREEDY, 0))
-    ours, theirs = (Counter("".join(one.stream(ids, 1, sampling, seed)) for seed in range(400)) for one in (speaker, file))
+    ours, theirs = (
+        Counter("".join(one.stream(ids, 1, sampling, seed)) for seed in range(400)) for one in (speaker, file)
+    )
     assert len(ours) > 1 and ours.keys() == theirs.keys()
     assert all(abs(ours[text] - theirs[text]) < 60 for text in ours)
 
 
 def test_drawing_keeps_to_temperature_and_limits():
-    logits, seen, draw = torch.tensor([[2.0, 1.0, 0.0, -1.0]]), torch.tensor([[0]]), torch.Generator().manual_seed(0)
+    logits, seen, draw = (
+        torch.tensor([[2.0, 1.0, 0.0, -1.0]]),
+        torch.tensor([[0]]),
+        torch.Generator().manual_seed(0),
+    )
 
     def shares(sampling):
         tokens = [chat._drawn(logits, seen, sampling, draw) for _ in range(2000)]
         return torch.bincount(torch.tensor(tokens), minlength=4) / len(tokens)
 
     free = Sampling(1.0, 1.0)
-    for sampling, allowed in ((free, 4), (Sampling(2.0, 1.0), 4), (free._replace(top_k=2), 2), (free._replace(top_p=0.7), 2)):
+    for sampling, allowed in (
+        (free, 4),
+        (Sampling(2.0, 1.0), 4),
+        (free._replace(top_k=2), 2),
+        (free._replace(top_p=0.7), 2),
+    ):
         scaled = logits[0] / sampling.temperature
         scaled[allowed:] = -torch.inf
         assert shares(sampling) == pytest.approx(scaled.softmax(0), abs=0.04)
@@ -81,7 +96,9 @@ def test_sampling_says_all_that_it_does():
 def test_a_template_that_refuses_a_conversation_is_told(speaker):
     tokenizer = load_tokenizer("miniworld/qwen2")
     tokenizer.chat_template = "{{ raise_exception('System role not supported') }}"
-    talk = Talk(FolderSpeaker("x", speaker.model, tokenizer), GREEDY, 5, messages=[{"role": "system", "content": "S"}])
+    talk = Talk(
+        FolderSpeaker("x", speaker.model, tokenizer), GREEDY, 5, messages=[{"role": "system", "content": "S"}]
+    )
     with pytest.raises(ValueError, match="does not take this conversation: System role not supported"):
         talk.ask("Who?")
     assert talk.messages == [{"role": "system", "content": "S"}]
@@ -114,14 +131,17 @@ def test_a_character_in_several_tokens_comes_whole(speaker):
 # --- thoughts --------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("text", "inside", "thought", "answer"), [
-    ("2 + 3 = 5\n</think>\n\nIt is 5.", True, "2 + 3 = 5\n", "It is 5."),
-    ("\n <think>\na < b\n</think>\nYes: <b>.", False, "\na < b\n", "Yes: <b>."),
-    ("</think>\n\nAt once.", True, "", "At once."),
-    ("No thought, 1 < 2 <think> as text.", False, "", "No thought, 1 < 2 <think> as text."),
-    ("never ends </thin", True, "never ends </thin", ""),
-    ("<thi", False, "", "<thi"),
-])
+@pytest.mark.parametrize(
+    ("text", "inside", "thought", "answer"),
+    [
+        ("2 + 3 = 5\n</think>\n\nIt is 5.", True, "2 + 3 = 5\n", "It is 5."),
+        ("\n <think>\na < b\n</think>\nYes: <b>.", False, "\na < b\n", "Yes: <b>."),
+        ("</think>\n\nAt once.", True, "", "At once."),
+        ("No thought, 1 < 2 <think> as text.", False, "", "No thought, 1 < 2 <think> as text."),
+        ("never ends </thin", True, "never ends </thin", ""),
+        ("<thi", False, "", "<thi"),
+    ],
+)
 def test_thoughts_are_folded_however_the_text_is_cut(text, inside, thought, answer):
     for cuts in [(), *((i,) for i in range(1, len(text))), range(1, len(text)), range(3, len(text), 3)]:
         pieces = [text[a:b] for a, b in pairwise([0, *cuts, len(text)])]
@@ -161,7 +181,12 @@ def test_what_is_shown_and_remembered(capsys):
     shown = capsys.readouterr()
     assert shown.out == "It is 5.\nYes.\n"
     assert shown.err == "thought for 1 tokens\n"  # six characters, a token in four
-    assert [m["content"] for m in talk.messages] == ["2 + 3?", "<think>\nI add.\n</think>\n\nIt is 5.", "Sure?", "Yes."]
+    assert [m["content"] for m in talk.messages] == [
+        "2 + 3?",
+        "<think>\nI add.\n</think>\n\nIt is 5.",
+        "Sure?",
+        "Yes.",
+    ]
 
 
 def test_thoughts_are_shown_where_asked_for(capsys):
@@ -194,6 +219,7 @@ def test_ctrl_c_ends_an_answer_and_twice_the_talk(capsys):
 
 def test_a_question_without_an_answer_is_not_remembered():
     """Ctrl-C while the prompt is made, and before the first token."""
+
     class Slow(Scripted):
         breaks = iter([KeyboardInterrupt])
 
@@ -210,9 +236,14 @@ def test_a_question_without_an_answer_is_not_remembered():
     assert talk.ask("three") and [m["content"] for m in talk.messages] == ["three", "Yes."]
 
 
-@pytest.mark.parametrize(("pieces", "shown"), [
-    (["</think>", "\n\nYes."], "Yes.\n"), (["\n", "\n</think>\n\n", "Yes."], "Yes.\n"),
-    (["\n", "I add", "\n</think>\n\nYes."], "<\rthinking ...><\rthought for 1 tokens>\nYes.\n")])
+@pytest.mark.parametrize(
+    ("pieces", "shown"),
+    [
+        (["</think>", "\n\nYes."], "Yes.\n"),
+        (["\n", "\n</think>\n\n", "Yes."], "Yes.\n"),
+        (["\n", "I add", "\n</think>\n\nYes."], "<\rthinking ...><\rthought for 1 tokens>\nYes.\n"),
+    ],
+)
 def test_a_terminal_shows_a_thought_that_is_none_as_none(monkeypatch, pieces, shown):
     import io
 
@@ -377,7 +408,9 @@ def test_an_adapter_is_put_on_its_base(tmp_path, machine, capsys):
     from lmlab.finetune import save_adapter
 
     torch.manual_seed(0)
-    model = get_peft_model(load_model("miniworld/qwen2"), LoraConfig(r=4, target_modules=["q_proj", "v_proj"]))
+    model = get_peft_model(
+        load_model("miniworld/qwen2"), LoraConfig(r=4, target_modules=["q_proj", "v_proj"])
+    )
     for name, weight in model.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(weight, std=0.05)
@@ -388,6 +421,12 @@ def test_an_adapter_is_put_on_its_base(tmp_path, machine, capsys):
     ids = speaker.tokenise(speaker.render(QUESTION), begin=False)
     beside = load_adapted(tmp_path / "adapter", "dequantized base", machine)
     with torch.no_grad():
-        ours, theirs = (m(torch.tensor([ids], device=m.device)).logits.float().cpu() for m in (speaker.model, beside))
+        ours, theirs = (
+            m(torch.tensor([ids], device=m.device)).logits.float().cpu() for m in (speaker.model, beside)
+        )
         bare = load_model("miniworld/qwen2")(torch.tensor([ids])).logits
-    assert (ours - theirs).abs().max() < (1e-3 if machine.dtype == "float32" else 0.5) < 2 * (ours - bare).abs().max()
+    assert (
+        (ours - theirs).abs().max()
+        < (1e-3 if machine.dtype == "float32" else 0.5)
+        < 2 * (ours - bare).abs().max()
+    )

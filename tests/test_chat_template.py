@@ -15,18 +15,22 @@ from lmlab.preflight import preflight
 
 REAL_QWEN2 = Path(__file__).parents[2] / "shared" / "data" / "tokenizers" / "qwen2"
 CONTENT = "<think>\n2 + 3 = 5.\n</think>\n\nThe answer is 5."
-ROW = {"prompt": [{"role": "user", "content": "What is 2 + 3?"}],
-       "completion": [{"role": "assistant", "content": CONTENT}]}
+ROW = {
+    "prompt": [{"role": "user", "content": "What is 2 + 3?"}],
+    "completion": [{"role": "assistant", "content": CONTENT}],
+}
 # as the miniworld's tokenizer cuts it, which has the tags as tokens, like R1's and Qwen3's
 REASONING = ["2", " +", " ", "3", " =", " ", "5", ".", "\n", "</think>"]
 ANSWER = ["\n", "\n", "The", " an", "s", "w", "er", " is", " ", "5", "."]
 
 # SmolLM2-135M-Instruct's, as published; the others are kept by TRL as published
-SMOLLM2 = ("{% for message in messages %}{% if loop.first and messages[0]['role'] != 'system' %}"
-           "{{ '<|im_start|>system\nYou are a helpful AI assistant named SmolLM, trained by Hugging Face"
-           "<|im_end|>\n' }}"
-           "{% endif %}{{'<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n'}}"
-           "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}")
+SMOLLM2 = (
+    "{% for message in messages %}{% if loop.first and messages[0]['role'] != 'system' %}"
+    "{{ '<|im_start|>system\nYou are a helpful AI assistant named SmolLM, trained by Hugging Face"
+    "<|im_end|>\n' }}"
+    "{% endif %}{{'<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n'}}"
+    "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
 CHATML = ("<|im_start|>", "<|im_end|>")
 LLAMA3 = ("<|begin_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>", "<|end_of_text|>")
 R1, R1_END = "<｜begin▁of▁sentence｜><｜User｜>What is 2 + 3?<｜Assistant｜>", "<｜end▁of▁sentence｜>"
@@ -58,41 +62,76 @@ def with_template(template: str, added=(), base: str = "miniworld/qwen2", **spec
 CASES = {
     "R1": (lambda: with_template(published("deepseek_r1_distill")), R1 + "<think>\n", [], R1_END),
     "R1 until February 2025": (
-        lambda: with_template(r1_that_ends_its_prompt("")), R1, ["<think>", "\n"], R1_END),
+        lambda: with_template(r1_that_ends_its_prompt("")),
+        R1,
+        ["<think>", "\n"],
+        R1_END,
+    ),
     "opened without a line break": (
-        lambda: with_template(r1_that_ends_its_prompt("<think>")), R1 + "<think>", ["\n"], R1_END),
+        lambda: with_template(r1_that_ends_its_prompt("<think>")),
+        R1 + "<think>",
+        ["\n"],
+        R1_END,
+    ),
     "opened with two": (
-        lambda: with_template(r1_that_ends_its_prompt("<think>\\n\\n")), R1 + "<think>\n\n", [], R1_END),
+        lambda: with_template(r1_that_ends_its_prompt("<think>\\n\\n")),
+        R1 + "<think>\n\n",
+        [],
+        R1_END,
+    ),
     "Qwen2.5": (
         lambda: with_template(published("qwen2_5"), CHATML, eos_token="<|im_end|>", bos_token=None),
         SYSTEM.format("You are Qwen, created by Alibaba Cloud. You are a helpful assistant.") + QUESTION,
-        ["<think>", "\n"], "<|im_end|>"),
+        ["<think>", "\n"],
+        "<|im_end|>",
+    ),
     "Qwen2.5, base": (
         lambda: with_template(published("qwen2_5"), CHATML, eos_token="<|endoftext|>", bos_token=None),
         SYSTEM.format("You are Qwen, created by Alibaba Cloud. You are a helpful assistant.") + QUESTION,
-        ["<think>", "\n"], "<|im_end|>"),
+        ["<think>", "\n"],
+        "<|im_end|>",
+    ),
     "Qwen3": (
         lambda: with_template(published("qwen3"), CHATML, eos_token="<|im_end|>", bos_token=None),
-        QUESTION, ["<think>", "\n"], "<|im_end|>"),
+        QUESTION,
+        ["<think>", "\n"],
+        "<|im_end|>",
+    ),
     "Qwen3.5, thinking": (
         lambda: with_template(published("qwen3_5_think"), CHATML, eos_token="<|im_end|>", bos_token=None),
-        QUESTION + "<think>\n", [], "<|im_end|>"),
+        QUESTION + "<think>\n",
+        [],
+        "<|im_end|>",
+    ),
     "SmolLM2": (
         lambda: with_template(SMOLLM2, CHATML, bos_token="<|im_start|>", eos_token="<|im_end|>"),
         SYSTEM.format("You are a helpful AI assistant named SmolLM, trained by Hugging Face") + QUESTION,
-        ["<think>", "\n"], "<|im_end|>"),
+        ["<think>", "\n"],
+        "<|im_end|>",
+    ),
     "Llama 3, base": (
-        lambda: with_template(published("llama3"), LLAMA3, bos_token="<|begin_of_text|>",
-                              eos_token="<|end_of_text|>"),
+        lambda: with_template(
+            published("llama3"), LLAMA3, bos_token="<|begin_of_text|>", eos_token="<|end_of_text|>"
+        ),
         "<|begin_of_text|><|start_header_id|>user<|end_header_id|>\n\nWhat is 2 + 3?<|eot_id|>"
-        "<|start_header_id|>assistant<|end_header_id|>\n\n", ["<think>", "\n"], "<|eot_id|>"),
+        "<|start_header_id|>assistant<|end_header_id|>\n\n",
+        ["<think>", "\n"],
+        "<|eot_id|>",
+    ),
     "Llama 3.2": (
-        lambda: with_template(published("llama3_2").replace('strftime_now("%d %b %Y")', "'today'"), LLAMA3,
-                              bos_token="<|begin_of_text|>", eos_token="<|eot_id|>"),
+        lambda: with_template(
+            published("llama3_2").replace('strftime_now("%d %b %Y")', "'today'"),
+            LLAMA3,
+            bos_token="<|begin_of_text|>",
+            eos_token="<|eot_id|>",
+        ),
         "<|begin_of_text|><|start_header_id|>system<|end_header_id|>\n\n"
         "Cutting Knowledge Date: December 2023\nToday Date: today\n\n<|eot_id|>"
         "<|start_header_id|>user<|end_header_id|>\n\nWhat is 2 + 3?<|eot_id|>"
-        "<|start_header_id|>assistant<|end_header_id|>\n\n", ["<think>", "\n"], "<|eot_id|>"),
+        "<|start_header_id|>assistant<|end_header_id|>\n\n",
+        ["<think>", "\n"],
+        "<|eot_id|>",
+    ),
 }
 
 
@@ -119,7 +158,7 @@ def test_targets_are_the_rendered_conversation(name):
     ids, _ = finetune.labels_by_hand(tokenizer, ROW)
     rendered = tokenizer.apply_chat_template(ROW["prompt"] + ROW["completion"], tokenize=False)
     assert tokenizer.decode(ids) == rendered.removesuffix("\n")
-    assert ids == tokenizer(rendered, add_special_tokens=False)["input_ids"][:len(ids)]
+    assert ids == tokenizer(rendered, add_special_tokens=False)["input_ids"][: len(ids)]
 
 
 @pytest.mark.parametrize("name", [name for name in CASES if name.startswith(("R1", "opened"))])
@@ -157,17 +196,40 @@ def test_a_tokenizer_without_the_tags_writes_them_in_pieces():
     tokenizer = load_tokenizer(str(REAL_QWEN2))
     ids, labels = finetune.labels_by_hand(tokenizer, ROW)
     assert tokenizer.eos_token == "<|endoftext|>", "not what ends a turn"
-    assert [tokenizer.decode([token]) for token in ids[labels.count(-100):]] == [
-        "<th", "ink", ">\n", "2", " +", " ", "3", " =", " ", "5", ".\n", "</", "think", ">\n\n",
-        "The", " answer", " is", " ", "5", ".", "<|im_end|>"]
+    assert [tokenizer.decode([token]) for token in ids[labels.count(-100) :]] == [
+        "<th",
+        "ink",
+        ">\n",
+        "2",
+        " +",
+        " ",
+        "3",
+        " =",
+        " ",
+        "5",
+        ".\n",
+        "</",
+        "think",
+        ">\n\n",
+        "The",
+        " answer",
+        " is",
+        " ",
+        "5",
+        ".",
+        "<|im_end|>",
+    ]
     row = {"input_ids": ids, "labels": labels}
     assert preflight([row], tokenizer, finetune.answer_only_collator(tokenizer)).passed
 
 
 def test_earlier_turns_are_of_the_prompt():
     tokenizer = CASES["Qwen2.5"][0]()
-    earlier = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "1 + 1?"},
-               {"role": "assistant", "content": "<think>\n1 + 1 = 2.\n</think>\n\nThe answer is 2."}]
+    earlier = [
+        {"role": "system", "content": "Be brief."},
+        {"role": "user", "content": "1 + 1?"},
+        {"role": "assistant", "content": "<think>\n1 + 1 = 2.\n</think>\n\nThe answer is 2."},
+    ]
     row = ROW | {"prompt": earlier + ROW["prompt"]}
     ids, labels = finetune.labels_by_hand(tokenizer, row)
     n_prompt = labels.count(-100)
@@ -178,15 +240,19 @@ def test_earlier_turns_are_of_the_prompt():
     assert preflight([row], tokenizer, finetune.answer_only_collator(tokenizer)).passed
 
 
-@pytest.mark.parametrize("template", ["{%- set enable_thinking = false %}" + published("qwen3"),
-                                      published("qwen3_5_nothink")], ids=["Qwen3", "Qwen3.5"])
+@pytest.mark.parametrize(
+    "template",
+    ["{%- set enable_thinking = false %}" + published("qwen3"), published("qwen3_5_nothink")],
+    ids=["Qwen3", "Qwen3.5"],
+)
 def test_a_prompt_that_has_closed_the_reasoning_is_refused_and_the_way_out_works(template):
     tokenizer = with_template(template, CHATML, eos_token="<|im_end|>", bos_token=None)
     assert finetune.prompt_text(tokenizer, ROW["prompt"]).endswith("<think>\n\n</think>\n\n")
     with pytest.raises(ValueError, match="set enable_thinking = true"):
         finetune.labels_by_hand(tokenizer, ROW)
     tokenizer.chat_template = "{%- set enable_thinking = true %}\n" + template.replace(
-        "{%- set enable_thinking = false %}", "")
+        "{%- set enable_thinking = false %}", ""
+    )
     ids, _ = finetune.labels_by_hand(tokenizer, ROW)
     assert tokenizer.decode(ids) == QUESTION + CONTENT + "<|im_end|>"
 
@@ -225,7 +291,7 @@ def written_without_end(model, tokenizer, n=12):
     prompt = finetune.prompt_text(tokenizer, [{"role": "user", "content": "Who works at the mill?"}])
     ids = torch.tensor([tokenizer(prompt, add_special_tokens=False)["input_ids"]])
     made = model.generate(input_ids=ids, max_new_tokens=n, do_sample=False, eos_token_id=None, pad_token_id=0)
-    return prompt, made[0, ids.shape[1]:].tolist()
+    return prompt, made[0, ids.shape[1] :].tolist()
 
 
 def test_generation_stops_at_every_end_of_the_model(model, tokenizer):
@@ -265,7 +331,7 @@ def test_the_gpt_of_lesson_02_stops_at_any_of_several():
     free = gpt.generate(start, 12, temperature=0, eos_token_id=-1)[0].tolist()
     at = next(i for i in range(2, len(free)) if free[i] not in free[:i])
     made = gpt.generate(start, 12, temperature=0, eos_token_id=[399, free[at]])[0].tolist()
-    assert made == free[:at + 1]
+    assert made == free[: at + 1]
 
 
 # --- the job -------------------------------------------------------------------------------------------
@@ -301,18 +367,23 @@ def run(lesson, tmp_path, say=print, **choices):
 @pytest.fixture
 def no_weights(monkeypatch):
     """What is refused is refused before any weights are loaded."""
+
     def loads(*_, **__):
         raise AssertionError("weights were loaded")
 
     monkeypatch.setattr("lmlab.finetuning.build_model", loads)
 
 
-@pytest.mark.parametrize("fault, told", [
-    ({"template": R1_TEMPLATE.replace("{{bos_token}}", "{{bos_token}}{{bos_token}}")}, "BOS"),
-    ({"template": R1_TEMPLATE.replace("<think>\\n", "<think>\\n<think>\\n")}, "<think>"),
-    ({"template": R1_TEMPLATE.replace("<think>\\n", "<think>\\n</think>\\n")}, "enable_thinking"),
-    ({"template": R1_TEMPLATE.replace(R1_END, ""), "eos_token": None}, "eos_token"),
-], ids=["two BOS", "two <think>", "closed", "no end"])
+@pytest.mark.parametrize(
+    "fault, told",
+    [
+        ({"template": R1_TEMPLATE.replace("{{bos_token}}", "{{bos_token}}{{bos_token}}")}, "BOS"),
+        ({"template": R1_TEMPLATE.replace("<think>\\n", "<think>\\n<think>\\n")}, "<think>"),
+        ({"template": R1_TEMPLATE.replace("<think>\\n", "<think>\\n</think>\\n")}, "enable_thinking"),
+        ({"template": R1_TEMPLATE.replace(R1_END, ""), "eos_token": None}, "eos_token"),
+    ],
+    ids=["two BOS", "two <think>", "closed", "no end"],
+)
 def test_job_06_refuses_what_notebook_06_would(fault, told, tmp_path, no_weights):
     model = saved_with(tmp_path, **fault)
     with pytest.raises(ValueError, match=told):
@@ -321,6 +392,7 @@ def test_job_06_refuses_what_notebook_06_would(fault, told, tmp_path, no_weights
 
 def test_job_06_refuses_labels_without_the_reasoning(tmp_path, no_weights, monkeypatch):
     """Targets from the whole rendered conversation, a common mistake: R1's template drops the reasoning."""
+
     def rendered(tokenizer, row):
         ids = tokenizer.apply_chat_template(row["prompt"] + row["completion"])["input_ids"]
         return ids, [-100, *ids[1:]]
@@ -339,9 +411,13 @@ def test_job_06_tells_what_the_preflight_found_and_then_loads_weights(tmp_path, 
     assert "20 examples" in lines[0] and "5 examples" in lines[1]
 
 
-@pytest.mark.parametrize("lesson, choices", [
-    ("04_shakespeare_full_finetune", {"n_train": 32, "n_validation": 20, "study_sizes": [20]}),
-    ("05_llama_lora_4bit", {"n_train": 40, "n_validation": 5})])
+@pytest.mark.parametrize(
+    "lesson, choices",
+    [
+        ("04_shakespeare_full_finetune", {"n_train": 32, "n_validation": 20, "study_sizes": [20]}),
+        ("05_llama_lora_4bit", {"n_train": 40, "n_validation": 5}),
+    ],
+)
 def test_jobs_04_and_05_refuse_a_tokenizer_without_an_end(lesson, choices, tmp_path, no_weights):
     base = {"04": "gpt2", "05": "llama"}[lesson[:2]]
     model = saved_with(tmp_path, base, eos_token=None)

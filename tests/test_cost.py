@@ -77,7 +77,9 @@ def test_memory_is_that_of_a_whole_rehearsal(checkpointing):
     n_weights = cost.n_weights_of(deep)
     step = rehearse(model_on_meta(deep), 1, 24, dtype="bfloat16", accumulation=2, checkpointing=checkpointing)
     wanted = (4 + 8) * n_weights + 8 + max(step.moments)
-    assert cost.full_memory_gib(deep, n_weights, 24, checkpointing=checkpointing) * 2**30 == pytest.approx(wanted)
+    assert cost.full_memory_gib(deep, n_weights, 24, checkpointing=checkpointing) * 2**30 == pytest.approx(
+        wanted
+    )
 
 
 def test_what_saves_memory_and_what_does_not():
@@ -102,7 +104,9 @@ def test_the_bytes_of_weights_gradients_and_averages_are_real():
     assert sum(t.numel() * t.element_size() for t in kept) == 16 * n_weights
     n_tensors = len(optimizer.state)
     kept_bytes = 2**30 * cost.full_memory_gib(SMALL, n_weights, 0, half=False)
-    assert kept_bytes == pytest.approx(16 * n_weights + 4 * 2)  # steps are counted for two tensors, not for all
+    assert kept_bytes == pytest.approx(
+        16 * n_weights + 4 * 2
+    )  # steps are counted for two tensors, not for all
     assert n_tensors > 2
 
 

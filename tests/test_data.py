@@ -87,10 +87,14 @@ def hub(monkeypatch):
     return splits
 
 
-@pytest.mark.parametrize("splits, validation", [
-    ({"train": 30, "validation": 4, "test": 5}, [f"validation {i}" for i in range(4)]),
-    ({"train": 30, "test": 5}, [f"test {i}" for i in range(5)]),
-    ({"train": 30}, ["train 9", "train 19", "train 29"])])
+@pytest.mark.parametrize(
+    "splits, validation",
+    [
+        ({"train": 30, "validation": 4, "test": 5}, [f"validation {i}" for i in range(4)]),
+        ({"train": 30, "test": 5}, [f"test {i}" for i in range(5)]),
+        ({"train": 30}, ["train 9", "train 19", "train 29"]),
+    ],
+)
 def test_hub_validation_is_validation_or_test_or_every_tenth(hub, splits, validation):
     hub.update(splits)
     assert load_rows("a/b:main", "validation")["text"][:] == validation
@@ -129,10 +133,16 @@ def test_hub_all_joins_the_splits(hub):
     assert load_rows("a/b", "all")["text"][:] == ["train 0", "train 1", "test 0"]
 
 
-@pytest.mark.parametrize("source, message", [
-    ("/no/such.jsonl", "found no file or folder"), ("data.jsonl", "found no file or folder"),
-    ("a/b/c", "found no file or folder"), ("two words", "found no file or folder"),
-    ("miniworld/nothing", "miniworld has no dataset 'nothing'")])
+@pytest.mark.parametrize(
+    "source, message",
+    [
+        ("/no/such.jsonl", "found no file or folder"),
+        ("data.jsonl", "found no file or folder"),
+        ("a/b/c", "found no file or folder"),
+        ("two words", "found no file or folder"),
+        ("miniworld/nothing", "miniworld has no dataset 'nothing'"),
+    ],
+)
 def test_unknown_sources_are_refused(source, message):
     with pytest.raises(ValueError, match=message):
         load_rows(source)
@@ -141,6 +151,7 @@ def test_unknown_sources_are_refused(source, message):
 def test_unreachable_hub_set_says_what_to_do(monkeypatch):
     def offline(name, config):
         raise ConnectionError("no route")
+
     monkeypatch.setattr("datasets.get_dataset_split_names", offline)
     with pytest.raises(ValueError, match="could not open 'a/b'.*no route.*local path"):
         load_rows("a/b")
@@ -169,6 +180,7 @@ def test_miniworld_limit_and_all():
 
 # --- texts as a stream -------------------------------------------------------------------------------
 
+
 def write_texts(path, texts):
     """Texts in a file of the kind that its ending says; parquet in row groups of three."""
     if path.suffix == ".parquet":
@@ -193,7 +205,7 @@ def test_a_stream_of_a_file_or_a_folder_gives_every_text_in_order(tmp_path, suff
         assert list(stream_texts(str(tmp_path), split)) == texts
     for skip in range(22):
         assert list(stream_texts(str(tmp_path), skip=skip)) == texts[skip:]
-        assert list(stream_texts(str(tmp_path), skip=skip, limit=4)) == texts[skip:skip + 4]
+        assert list(stream_texts(str(tmp_path), skip=skip, limit=4)) == texts[skip : skip + 4]
     one = str(tmp_path / f"002_00000{suffix}")
     assert list(stream_texts(one)) == load_rows(one, "all")["text"][:] == texts[8:]
 
@@ -203,15 +215,23 @@ def test_skipped_lines_and_row_groups_are_not_parsed(tmp_path, monkeypatch):
     assert list(stream_texts(str(tmp_path / "rows.jsonl"), skip=1)) == ["b"]
     write_texts(tmp_path / "rows.parquet", list("abcdefgh"))
     read, original = [], data._group_texts
-    monkeypatch.setattr(data, "_group_texts", lambda file, group, path: read.append(group) or original(
-        file, group, path))
+    monkeypatch.setattr(
+        data, "_group_texts", lambda file, group, path: read.append(group) or original(file, group, path)
+    )
     assert list(stream_texts(str(tmp_path / "rows.parquet"), skip=4, limit=3)) == ["e", "f", "g"]
     assert read == [1, 2]
 
 
-@pytest.mark.parametrize("text", [
-    " \n = Lobster = \n \n It lives . \n \n = = Size = = \n \n It grows . \n", "\n\n\na\n \n\nb", "", "a",
-    "a\r\n\r\nb"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        " \n = Lobster = \n \n It lives . \n \n = = Size = = \n \n It grows . \n",
+        "\n\n\na\n \n\nb",
+        "",
+        "a",
+        "a\r\n\r\nb",
+    ],
+)
 def test_a_stream_of_text_has_the_paragraphs_of_load_rows(tmp_path, text):
     path = tmp_path / "play.txt"
     path.write_bytes(text.encode())
@@ -246,8 +266,10 @@ def test_memory_of_a_stream_does_not_grow_with_the_file(tmp_path):
 
 
 def test_a_stream_of_miniworld_is_its_rows():
-    assert list(stream_texts("miniworld/stories", "validation", skip=3, limit=4)) == (
-        load_rows("miniworld/stories", "validation", limit=7)["text"][3:])
+    assert (
+        list(stream_texts("miniworld/stories", "validation", skip=3, limit=4))
+        == (load_rows("miniworld/stories", "validation", limit=7)["text"][3:])
+    )
 
 
 def test_a_stream_of_a_hub_set(monkeypatch):
@@ -277,7 +299,9 @@ def test_wrong_streams_are_refused_by_name(tmp_path):
     refused("c.jsonl", '{"text": null}', "c.jsonl, line 1 has a text that is None")
     refused("d.jsonl", '["x"]', "d.jsonl, line 1 .*a list")
     refused("e.parquet", "no parquet", "e.parquet is no whole parquet file")
-    refused("f.json", "[]", "f.json gives files ending in .json; give .*of one kind: .jsonl, .csv, .parquet, .txt")
+    refused(
+        "f.json", "[]", "f.json gives files ending in .json; give .*of one kind: .jsonl, .csv, .parquet, .txt"
+    )
     Dataset.from_list([{"body": "x"}]).to_parquet(tmp_path / "g.parquet")
     with pytest.raises(ValueError, match="g.parquet has no column 'text'; its columns are: body"):
         list(stream_texts(str(tmp_path / "g.parquet")))

@@ -38,8 +38,14 @@ def family(kind, folder):
 
     torch.manual_seed(0)
     config = {"llama": LlamaConfig, "qwen2": Qwen2Config}[kind](
-        vocab_size=400, hidden_size=32, num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=1,
-        intermediate_size=64, max_position_embeddings=256)
+        vocab_size=400,
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        intermediate_size=64,
+        max_position_embeddings=256,
+    )
     return AutoModelForCausalLM.from_config(config)
 
 
@@ -72,7 +78,8 @@ def test_hellaswag_equals_one_item_at_a_time(kind, share_context, gpt2_folder, t
         for j, ending in enumerate(row["endings"]):
             tokens = tokenizer(" " + ending)["input_ids"]
             assert scores.logprobs[i, j] == pytest.approx(
-                one_at_a_time(model, context + tokens, len(context)), abs=1e-3)
+                one_at_a_time(model, context + tokens, len(context)), abs=1e-3
+            )
             assert scores.n_tokens[i, j] == len(tokens)
             assert scores.n_chars[i, j] == len(ending)
             assert scores.n_bytes[i, j] == len(ending.encode())
@@ -107,14 +114,19 @@ def test_long_context_loses_its_beginning(gpt2_folder, tokenizer):
     model, row = family("lmlab", gpt2_folder), miniworld.dataset("hellaswag", n=1)[0]
     long = {**row, "ctx": "Far away and long ago. " * 60 + row["ctx"]}
     ending = tokenizer(" " + row["endings"][2])["input_ids"]
-    context = tokenizer(long["ctx"])["input_ids"][-(257 - len(ending)):]  # the last token is not read
+    context = tokenizer(long["ctx"])["input_ids"][-(257 - len(ending)) :]  # the last token is not read
     expected = one_at_a_time(model, context + ending, len(context))
     assert score_hellaswag(model, tokenizer, [long]).logprobs[0, 2] == pytest.approx(expected, abs=1e-3)
 
 
-@pytest.mark.parametrize("change, message", [
-    ({"label": ""}, "label of 0 to 3"), ({"endings": ["a", "b"]}, "4 endings"),
-    ({"endings": ["x" * 999, "a", "b", "c"]}, "an ending has")])
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"label": ""}, "label of 0 to 3"),
+        ({"endings": ["a", "b"]}, "4 endings"),
+        ({"endings": ["x" * 999, "a", "b", "c"]}, "an ending has"),
+    ],
+)
 def test_bad_items_are_refused(change, message, gpt2_folder, tokenizer):
     row = {**miniworld.dataset("hellaswag", n=1)[0], **change}
     with pytest.raises(ValueError, match=message):
@@ -124,8 +136,12 @@ def test_bad_items_are_refused(change, message, gpt2_folder, tokenizer):
 def test_conventions_choose_as_published():
     """By hand: the sum prefers the short ending, the mean per token the one with many likely tokens."""
     scores = HellaSwagScores(
-        logprobs=np.array([[-4.0, -6.0, -9.0, -20.0]]), n_tokens=np.array([[1, 2, 4, 4]]),
-        n_chars=np.array([[5, 9, 9, 5]]), n_bytes=np.array([[5, 12, 9, 10]]), labels=np.array([1]))
+        logprobs=np.array([[-4.0, -6.0, -9.0, -20.0]]),
+        n_tokens=np.array([[1, 2, 4, 4]]),
+        n_chars=np.array([[5, 9, 9, 5]]),
+        n_bytes=np.array([[5, 12, 9, 10]]),
+        labels=np.array([1]),
+    )
     assert {c: int(scores.chosen(c)[0]) for c in CONVENTIONS} == {"sum": 0, "token": 2, "char": 1, "byte": 1}
     assert [scores.accuracy(c) for c in CONVENTIONS] == [0, 0, 1, 1]
     assert scores.margins("sum") == pytest.approx([-2.0])
@@ -135,6 +151,7 @@ def test_conventions_choose_as_published():
 
 
 # --- perplexity --------------------------------------------------------------------------------------
+
 
 @pytest.mark.parametrize("kind", ["lmlab", "gpt2", "llama"])
 def test_perplexity_is_weighted_by_tokens(kind, gpt2_folder, tokenizer):
@@ -154,7 +171,9 @@ def test_perplexity_is_weighted_by_tokens(kind, gpt2_folder, tokenizer):
 @pytest.mark.parametrize("kind", ["lmlab", "gpt2", "llama"])
 def test_logits_in_pieces_score_as_whole_ones_do(kind, gpt2_folder, tokenizer, monkeypatch):
     model = family(kind, gpt2_folder)
-    sequences = [tokenizer(text)["input_ids"] for text in ("One rainy morning Ada was hungry.", "So she ran.")]
+    sequences = [
+        tokenizer(text)["input_ids"] for text in ("One rainy morning Ada was hungry.", "So she ran.")
+    ]
     whole = score_tokens(model, sequences, [1, 2])
     monkeypatch.setattr("lmlab.evaluate._PIECE", 3 * model.config.vocab_size)
     sizes = []
@@ -176,7 +195,7 @@ def test_long_text_counts_every_token_once(gpt2_folder, tokenizer):
     ids = [0, *tokenizer(text)["input_ids"], 0]
     result = perplexity(model, tokenizer, [text], max_length=32)
     assert result["tokens"] == len(ids) - 1
-    windows = [ids[i:i + 32] for i in range(0, len(ids) - 1, 31)]
+    windows = [ids[i : i + 32] for i in range(0, len(ids) - 1, 31)]
     assert result["nats"][0] == pytest.approx(-sum(one_at_a_time(model, w, 1) for w in windows), rel=1e-5)
 
 
@@ -206,8 +225,11 @@ def test_impossible_requests_are_refused(gpt2_folder):
 
 # --- intervals ---------------------------------------------------------------------------------------
 
-@pytest.mark.parametrize("k, n, low, high", [(0, 10, 0.0, 0.2775), (5, 10, 0.2366, 0.7634),
-                                             (10, 10, 0.7225, 1.0), (81, 263, 0.2553, 0.3662)])
+
+@pytest.mark.parametrize(
+    "k, n, low, high",
+    [(0, 10, 0.0, 0.2775), (5, 10, 0.2366, 0.7634), (10, 10, 0.7225, 1.0), (81, 263, 0.2553, 0.3662)],
+)
 def test_wilson_interval_of_published_tables(k, n, low, high):
     """The last row is Newcombe 1998, table I."""
     assert wilson_interval(k, n) == pytest.approx((low, high), abs=1e-4)
@@ -243,6 +265,7 @@ def test_paired_bootstrap_weights_make_it_a_difference_per_token():
 
 # --- a context read once -----------------------------------------------------------------------------
 
+
 def counted_tokens(model):
     """A list to which every forward pass of the model adds its number of input tokens."""
     seen = []
@@ -267,10 +290,18 @@ def test_other_models_are_scored_as_well(kind, tokenizer, capsys):
     from transformers import AutoModelForCausalLM, BloomConfig, GPTNeoConfig, MambaConfig
 
     torch.manual_seed(0)
-    config = {"bloom": BloomConfig(vocab_size=400, hidden_size=32, n_layer=2, n_head=2, seq_length=256),
-              "gpt_neo": GPTNeoConfig(vocab_size=400, hidden_size=32, num_layers=2, num_heads=2,
-                                      attention_types=[[["global", "local"], 1]], window_size=8),
-              "mamba": MambaConfig(vocab_size=400, hidden_size=32, num_hidden_layers=2, state_size=4)}[kind]
+    config = {
+        "bloom": BloomConfig(vocab_size=400, hidden_size=32, n_layer=2, n_head=2, seq_length=256),
+        "gpt_neo": GPTNeoConfig(
+            vocab_size=400,
+            hidden_size=32,
+            num_layers=2,
+            num_heads=2,
+            attention_types=[[["global", "local"], 1]],
+            window_size=8,
+        ),
+        "mamba": MambaConfig(vocab_size=400, hidden_size=32, num_hidden_layers=2, state_size=4),
+    }[kind]
     if not hasattr(config, "max_position_embeddings"):
         config.max_position_embeddings = 256
     model = AutoModelForCausalLM.from_config(config).eval()
@@ -283,7 +314,7 @@ def test_other_models_are_scored_as_well(kind, tokenizer, capsys):
     for j, ending in enumerate(row["endings"]):
         tokens = tokenizer(" " + ending)["input_ids"]
         with torch.no_grad():
-            logits = model(torch.tensor([context + tokens])).logits[0, len(context) - 1:-1].log_softmax(-1)
+            logits = model(torch.tensor([context + tokens])).logits[0, len(context) - 1 : -1].log_softmax(-1)
         expected = logits.gather(1, torch.tensor(tokens)[:, None]).sum().item()
         assert scores.logprobs[0, j] == pytest.approx(expected, abs=1e-3)
     assert "read again for every ending" in capsys.readouterr().out
@@ -296,8 +327,16 @@ def test_model_is_tried_on_the_longest_item(tokenizer, capsys):
     from transformers import GPTNeoConfig, GPTNeoForCausalLM
 
     torch.manual_seed(0)
-    model = GPTNeoForCausalLM(GPTNeoConfig(vocab_size=400, hidden_size=32, num_layers=2, num_heads=2,
-                                           attention_types=[[["global", "local"], 1]], window_size=99)).eval()
+    model = GPTNeoForCausalLM(
+        GPTNeoConfig(
+            vocab_size=400,
+            hidden_size=32,
+            num_layers=2,
+            num_heads=2,
+            attention_types=[[["global", "local"], 1]],
+            window_size=99,
+        )
+    ).eval()
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.mul_(3)
@@ -311,20 +350,28 @@ def test_model_is_tried_on_the_longest_item(tokenizer, capsys):
 def test_long_context_is_cut_for_each_ending_alone(gpt2_folder, tokenizer):
     """Endings of other lengths leave other room, so there is no one context to share."""
     model, rows = family("lmlab", gpt2_folder), miniworld.dataset("hellaswag", n=3)
-    rows[1] = {**rows[1], "ctx": "Far away and long ago. " * 60 + rows[1]["ctx"],
-               "endings": ["He ran.", *rows[1]["endings"][1:]]}
+    rows[1] = {
+        **rows[1],
+        "ctx": "Far away and long ago. " * 60 + rows[1]["ctx"],
+        "endings": ["He ran.", *rows[1]["endings"][1:]],
+    }
     together, apart = (score_hellaswag(model, tokenizer, rows, share_context=how) for how in (True, False))
     assert together.logprobs == pytest.approx(apart.logprobs, abs=1e-3)
 
 
 # --- the harness' texts ------------------------------------------------------------------------------
 
-@pytest.mark.parametrize("row, expected", [
-    ({"ctx_a": "A man sits on a roof.", "ctx_b": "the Man"}, "Roofs: A man sits on a roof. The man"),
-    ({"ctx_a": "[header] How to [title] Sit. [step] Down.", "ctx_b": ""}, "Roofs: How to. Sit. Down."),
-    ({"ctx": "A man sits on a roof. he"}, "Roofs: A man sits on a roof. He"),
-    ({"ctx": 'He says "no!" the old man'}, 'Roofs: He says "no!" The old man'),
-    ({"ctx": "He sits. He stands."}, "Roofs: He sits. He stands.")])
+
+@pytest.mark.parametrize(
+    "row, expected",
+    [
+        ({"ctx_a": "A man sits on a roof.", "ctx_b": "the Man"}, "Roofs: A man sits on a roof. The man"),
+        ({"ctx_a": "[header] How to [title] Sit. [step] Down.", "ctx_b": ""}, "Roofs: How to. Sit. Down."),
+        ({"ctx": "A man sits on a roof. he"}, "Roofs: A man sits on a roof. He"),
+        ({"ctx": 'He says "no!" the old man'}, 'Roofs: He says "no!" The old man'),
+        ({"ctx": "He sits. He stands."}, "Roofs: He sits. He stands."),
+    ],
+)
 def test_harness_context(row, expected):
     """The first two as its source has it: capitals by str.capitalize, marks away, double blanks to one."""
     assert harness_context({"activity_label": "Roofs", **row}).rstrip() == expected
@@ -336,13 +383,15 @@ def test_guessed_contexts_are_said(gpt2_folder, tokenizer, capsys):
     score_hellaswag(model, tokenizer, only_ctx, texts="harness")
     assert "3 of 3 rows have no ctx_a, ctx_b" in capsys.readouterr().out
     with pytest.raises(ValueError, match="need activity_label"):
-        score_hellaswag(model, tokenizer, [{k: v for k, v in rows[0].items() if k != "activity_label"}],
-                        texts="harness")
+        score_hellaswag(
+            model, tokenizer, [{k: v for k, v in rows[0].items() if k != "activity_label"}], texts="harness"
+        )
     with pytest.raises(ValueError, match="texts got 'lm_eval'; give one of plain, harness"):
         score_hellaswag(model, tokenizer, rows, texts="lm_eval")
 
 
 # --- strides, bytes and words ------------------------------------------------------------------------
+
 
 def one_position_at_a_time(model, ids, limit, stride):
     """Nats of every token but the first, each with what its window gives it, found for it alone."""
@@ -350,7 +399,7 @@ def one_position_at_a_time(model, ids, limit, stride):
     for t in range(1, len(ids)):
         windows = (begin for begin in range(0, len(ids), stride) if begin + limit >= t)
         begin = next(windows)  # the first window that reaches the token counts it
-        total -= one_at_a_time(model, ids[begin:t + 1], t - begin)
+        total -= one_at_a_time(model, ids[begin : t + 1], t - begin)
     return total
 
 
@@ -359,7 +408,7 @@ def one_position_at_a_time(model, ids, limit, stride):
 def test_stride_equals_one_position_at_a_time(n_tokens, stride, gpt2_folder, tokenizer):
     model = family("lmlab", gpt2_folder)
     long = tokenizer("Ada ran to the old bakery one rainy morning. " * 9)["input_ids"]
-    text = tokenizer.decode(long[:n_tokens - 2])
+    text = tokenizer.decode(long[: n_tokens - 2])
     ids = [0, *tokenizer(text)["input_ids"], 0]
     result = perplexity(model, tokenizer, [text], max_length=16, stride=stride, batch_tokens=100)
     assert result["tokens"] == len(ids) - 1
@@ -369,7 +418,7 @@ def test_stride_equals_one_position_at_a_time(n_tokens, stride, gpt2_folder, tok
 def test_stride_of_a_step_gives_every_token_all_the_context_there_is(gpt2_folder, tokenizer):
     model, text = family("lmlab", gpt2_folder), "Ada ran to the bakery. " * 4
     ids = [0, *tokenizer(text)["input_ids"], 0]
-    expected = -sum(one_at_a_time(model, ids[max(0, t - 8):t + 1], min(t, 8)) for t in range(1, len(ids)))
+    expected = -sum(one_at_a_time(model, ids[max(0, t - 8) : t + 1], min(t, 8)) for t in range(1, len(ids)))
     assert perplexity(model, tokenizer, [text], 8, stride=1)["nats"][0] == pytest.approx(expected, rel=1e-5)
 
 
@@ -392,8 +441,11 @@ def test_bits_per_byte_and_word_perplexity_of_a_uniform_model(gpt2_folder, token
 
 # --- two models, the same items ----------------------------------------------------------------------
 
-@pytest.mark.parametrize("n01, n10, p", [(0, 0, 1.0), (1, 0, 1.0), (0, 5, 0.0625), (9, 1, 22 / 1024),
-                                         (4, 4, 1.0), (28, 12, 0.016589)])
+
+@pytest.mark.parametrize(
+    "n01, n10, p",
+    [(0, 0, 1.0), (1, 0, 1.0), (0, 5, 0.0625), (9, 1, 22 / 1024), (4, 4, 1.0), (28, 12, 0.016589)],
+)
 def test_mcnemar_of_counts(n01, n10, p):
     """By hand, 2 (1 + 10) / 2**10 for (9, 1)."""
     a, b = [0] * n01 + [1] * n10 + [1, 0, 1], [1] * n01 + [0] * n10 + [1, 0, 1]

@@ -54,9 +54,16 @@ def test_each_exercise_has_a_solution_and_hints():
 def test_the_notebook_of_solutions_passes(tmp_path):
     notebook = nbformat.read(SOLUTIONS, as_version=4)
     NotebookClient(notebook, timeout=120, resources={"metadata": {"path": tmp_path}}).execute()
-    said = [output["data"]["text/plain"] for cell in notebook.cells if cell.cell_type == "code"
-            for output in cell.outputs if output.output_type == "execute_result"]
-    assert [line.split(".\n")[0].split(". ")[0] for line in said] == [f"✓ {name}: right" for name in EXERCISES]
+    said = [
+        output["data"]["text/plain"]
+        for cell in notebook.cells
+        if cell.cell_type == "code"
+        for output in cell.outputs
+        if output.output_type == "execute_result"
+    ]
+    assert [line.split(".\n")[0].split(". ")[0] for line in said] == [
+        f"✓ {name}: right" for name in EXERCISES
+    ]
 
 
 @pytest.mark.parametrize("lesson", LESSONS)
@@ -117,6 +124,7 @@ def blind_to_the_seed(rows, seed):
 def forgets_to_return(lengths, max_length):
     if max_length < 8:
         return sum(n >= max_length for n in lengths)
+    return None
 
 
 def off_by_one_place(rows, pad):
@@ -126,11 +134,11 @@ def off_by_one_place(rows, pad):
 
 
 def unmasked(q, k, v):
-    return (q @ k.transpose(-2, -1) / q.shape[-1]**0.5).softmax(-1) @ v
+    return (q @ k.transpose(-2, -1) / q.shape[-1] ** 0.5).softmax(-1) @ v
 
 
 def masked_late(q, k, v):
-    weights = (q @ k.transpose(-2, -1) / q.shape[-1]**0.5).softmax(-1)
+    weights = (q @ k.transpose(-2, -1) / q.shape[-1] ** 0.5).softmax(-1)
     return weights.tril() @ v
 
 
@@ -164,20 +172,22 @@ def impatient(losses, patience):
 
 def joined_corpus(text, training, n):
     def runs(words):
-        return [tuple(words[i:i + n]) for i in range(len(words) - n + 1)]
+        return [tuple(words[i : i + n]) for i in range(len(words) - n + 1)]
+
     known = runs(" ".join(training).split())
     return sum(run in known for run in runs(text.split())) / len(runs(text.split()))
 
 
 def mean_variety(texts, n):
     def runs(words):
-        return [tuple(words[i:i + n]) for i in range(len(words) - n + 1)]
+        return [tuple(words[i : i + n]) for i in range(len(words) - n + 1)]
+
     return statistics.mean(len(set(runs(text.split()))) / len(runs(text.split())) for text in texts)
 
 
 def consecutive(documents, eos, length):
     row = [eos, *(token for document in documents for token in [*document, eos])]
-    return [row[i:i + length] for i in range(0, len(row) - length + 1, length)]
+    return [row[i : i + length] for i in range(0, len(row) - length + 1, length)]
 
 
 def divided_by_no_spread(rewards):
@@ -186,8 +196,13 @@ def divided_by_no_spread(rewards):
 
 
 WRONG = [
-    ("01.1", lambda lengths, share: next(m for m in range(99) if sum(n >= m for n in lengths) <= share * len(lengths)),
-     "is not cut"),
+    (
+        "01.1",
+        lambda lengths, share: next(
+            m for m in range(99) if sum(n >= m for n in lengths) <= share * len(lengths)
+        ),
+        "is not cut",
+    ),
     ("01.1", lambda lengths, share: sorted(lengths)[int(share * len(lengths))], "is right"),
     ("01.2", divide_first, "before you removed"),
     ("01.2", whole_pairs, "another translation"),
@@ -195,7 +210,11 @@ WRONG = [
     ("01.2", blind_to_the_seed, "Another `seed`"),
     ("01.2", lambda rows, seed: (rows[:3], []), "are lost"),
     ("01.2", lambda rows, seed: rows, "Two lists"),
-    ("01.3", lambda a, b: len(set(a.split()) & set(b.split())) / len(set(a.split()) | set(b.split())), "Capitals"),
+    (
+        "01.3",
+        lambda a, b: len(set(a.split()) & set(b.split())) / len(set(a.split()) | set(b.split())),
+        "Capitals",
+    ),
     ("01.4", lambda lengths, limit: len([n for n in lengths if n > limit]), "its EOS does not"),
     ("01.4", forgets_to_return, "your function gives nothing (None)"),
     ("01.5", lambda lengths, size: 1 - statistics.mean(lengths) / max(lengths), "longest text of the set"),
@@ -203,24 +222,50 @@ WRONG = [
     ("02.1", lambda L, C, T, V: V * C + T * C + L * (12 * C * C + 4 * C) + 2 * C, "biases"),
     ("02.2", unmasked, "sees the future"),
     ("02.2", masked_late, "after the softmax"),
-    ("02.2", lambda q, k, v: (q @ k.transpose(-2, -1) / q.shape[-1]**0.5).tril().softmax(-1) @ v, "A score of 0"),
+    (
+        "02.2",
+        lambda q, k, v: (q @ k.transpose(-2, -1) / q.shape[-1] ** 0.5).tril().softmax(-1) @ v,
+        "A score of 0",
+    ),
     ("02.2", lambda q, k, v: (q * k).sum(-1), "shape"),
     ("02.2", lambda q, k, v: v, "96 of 120 numbers are off, the first at [0, 0, 1, 0]"),
     ("02.3", unshifted, "Without the shift"),
     ("02.4", without_smoothing_of_the_whole, "Each row must add up"),
     ("03.1", lambda p: 10, "the lower end"),
-    ("03.2", lambda logits, ids, first: logits[first:].log_softmax(-1).gather(1, ids[first:, None]).sum(), "Off by one"),
+    (
+        "03.2",
+        lambda logits, ids, first: logits[first:].log_softmax(-1).gather(1, ids[first:, None]).sum(),
+        "Off by one",
+    ),
     ("03.3", lambda sums, counts: [row.index(max(row)) for row in sums], "prefers short"),
     ("03.3", lambda sums, counts: [0], "A list of 3"),
     ("03.4", lambda a, b: statistics.mean(a), "is right"),
-    ("03.4", lambda a, b: sum(math.comb(n := sum(x != y for x, y in zip(a, b, strict=True)), i) for i in range(min(
-        sum(x > y for x, y in zip(a, b, strict=True)), sum(x < y for x, y in zip(a, b, strict=True))) + 1)) / 2**n,
-     "one-sided"),
+    (
+        "03.4",
+        lambda a, b: (
+            sum(
+                math.comb(n := sum(x != y for x, y in zip(a, b, strict=True)), i)
+                for i in range(
+                    min(
+                        sum(x > y for x, y in zip(a, b, strict=True)),
+                        sum(x < y for x, y in zip(a, b, strict=True)),
+                    )
+                    + 1
+                )
+            )
+            / 2**n
+        ),
+        "one-sided",
+    ),
     ("04.1", lambda ids, n: [-100] * n + ids[n:-1] + [-100], "never stops"),
-    ("04.1", lambda ids, n: [-100] * (n - 1) + ids[n - 1:], "One too few"),
+    ("04.1", lambda ids, n: [-100] * (n - 1) + ids[n - 1 :], "One too few"),
     ("04.2", careless_padding, "the true EOS has lost its label"),
     ("04.2", lambda rows, pad: {"input_ids": 1}, "keys"),
-    ("04.2", off_by_one_place, "at ['labels'] 1 of 14 numbers are off, the first at [1, 2]: your function gives 7"),
+    (
+        "04.2",
+        off_by_one_place,
+        "at ['labels'] 1 of 14 numbers are off, the first at [1, 2]: your function gives 7",
+    ),
     ("04.3", lambda batches: math.exp(statistics.mean(mean for mean, _ in batches)), "mean of batch means"),
     ("04.4", impatient, "measurement before"),
     ("05.1", 16 * 16 * (4096 + 2560 + 2560 + 4096), "attention alone"),
@@ -228,39 +273,71 @@ WRONG = [
     ("05.1", 44032, "for one layer at rank 1"),
     ("05.1", 11_272_191, "11272191 is not right"),
     ("05.1", "eleven million", "A number is wanted"),
-    ("05.2", lambda blocks, values: values[((blocks / blocks.max(1, keepdim=True).values)[..., None] - values).abs(
-        ).argmin(-1)] * blocks.max(1, keepdim=True).values, "largest absolute"),
+    (
+        "05.2",
+        lambda blocks, values: (
+            values[((blocks / blocks.max(1, keepdim=True).values)[..., None] - values).abs().argmin(-1)]
+            * blocks.max(1, keepdim=True).values
+        ),
+        "largest absolute",
+    ),
     ("05.3", lambda block, group: 4 + 32 / block, "without double quantisation"),
     ("05.4", lambda x, A, B, scale, g: ((g @ B).T @ x, g.T @ (x @ A.T)), "scale"),
     ("05.4", lambda x, A, B, scale, g: ((g @ B).T @ x).T, "A list of 2"),
-    ("06.1", lambda text: "</think>" in text and "answer is" in text.split("</think>")[-1], "an empty thought"),
+    (
+        "06.1",
+        lambda text: "</think>" in text and "answer is" in text.split("</think>")[-1],
+        "an empty thought",
+    ),
     ("06.1", lambda text: "</think>" in text, "more than the mark"),
     ("06.1", lambda text: re.search("</think>.*answer is", text, re.DOTALL), "gives nothing (None)"),
     ("06.1", lambda text: "yes" if "</think>" in text else "no", "True or False is wanted"),
     ("06.1", lambda text: text.startswith("3"), "gives False, and True is right"),
-    ("06.2", lambda turns: [-100] * sum(len(ids) for _, ids in turns[:-1]) + turns[-1][1], "Only the last turn"),
-    ("06.3", lambda p, n: sum(math.comb(n, k) * p**k * (1 - p)**(n - k) for k in range(n // 2 + 1, n + 1)),
-     "majority of all"),
+    (
+        "06.2",
+        lambda turns: [-100] * sum(len(ids) for _, ids in turns[:-1]) + turns[-1][1],
+        "Only the last turn",
+    ),
+    (
+        "06.3",
+        lambda p, n: sum(math.comb(n, k) * p**k * (1 - p) ** (n - k) for k in range(n // 2 + 1, n + 1)),
+        "majority of all",
+    ),
     ("06.4", lambda answers: statistics.mode(a for a in answers if a is not None), "You count texts"),
     ("06.4", lambda answers: answers[-1], "most votes"),
     ("06.4", lambda answers: collections.Counter(answers).most_common(1)[0][0], "None is no vote"),
     ("07.1", lambda W, A, B, alpha: W + alpha / A.shape[0] * B @ A, "transposed"),
     ("07.1", lambda W, A, B, alpha: W + (B @ A).T, "scale"),
     ("07.2", lambda x, dtype: (x.to(dtype).to(x.dtype) - x).abs().max(), "largest absolute error"),
-    ("07.2", lambda x, dtype: 0 if dtype == torch.float32 else ((x.to(dtype).to(x.dtype) - x) / x).abs().max(),
-     "is right"),
+    (
+        "07.2",
+        lambda x, dtype: 0 if dtype == torch.float32 else ((x.to(dtype).to(x.dtype) - x) / x).abs().max(),
+        "is right",
+    ),
     ("07.3", {"q8_0": 8, "q4_0": 4, "q4_1": 4}, "weights alone"),
     ("07.3", 8.5, "A dict with the keys"),
-    ("07.4", lambda a, b: torch.nn.functional.kl_div(a.log_softmax(-1), b.log_softmax(-1), log_target=True,
-                                                     reduction="batchmean"), "wrong way round"),
+    (
+        "07.4",
+        lambda a, b: torch.nn.functional.kl_div(
+            a.log_softmax(-1), b.log_softmax(-1), log_target=True, reduction="batchmean"
+        ),
+        "wrong way round",
+    ),
     ("08.1", consecutive, "follow each other"),
     ("08.2", joined_corpus, "Joined to one text"),
     ("08.3", mean_variety, "two texts say the same"),
-    ("08.4", lambda logits, t, k: (logits / t).softmax(0) * (logits >= logits.topk(k).values[-1]), "adds up to one"),
+    (
+        "08.4",
+        lambda logits, t, k: (logits / t).softmax(0) * (logits >= logits.topk(k).values[-1]),
+        "adds up to one",
+    ),
     ("09.1", divided_by_no_spread, "0 by 0"),
-    ("09.1", lambda rewards: [(r - statistics.mean(rewards)) / statistics.stdev(rewards) for r in rewards],
-     "ZeroDivisionError"),
-    ("09.2", lambda n, c, k: 1 - ((n - c) / n)**k, "with replacement"),
+    (
+        "09.1",
+        lambda rewards: [(r - statistics.mean(rewards)) / statistics.stdev(rewards) for r in rewards],
+        "ZeroDivisionError",
+    ),
+    ("09.2", lambda n, c, k: 1 - ((n - c) / n) ** k, "with replacement"),
     ("09.3", lambda p, share: next(g for g in range(2, 99) if p**g <= share), "all wrong"),
     ("09.4", lambda ratio, a, e: -max(1 - e, min(1 + e, ratio)) * a, "always clip"),
     ("09.5", lambda text, wanted: 1.0 if wanted in re.findall(r"\d+", text) else 0.0, "is right"),
@@ -300,7 +377,7 @@ def test_every_known_mistake_is_told_by_its_own_message(name, monkeypatch):
         for judge in ("compare", "compare_value"):
             patch.setattr(module, judge, catch, raising=False)
         EXERCISES[name].judge(len)
-    (right, mistakes), = found
+    ((right, mistakes),) = found
     assert lmlab.check(name, right)
     for message, mistake in mistakes.items():
         assert lmlab.check(name, mistake).message == message
@@ -328,10 +405,48 @@ def raises(*arguments):
     return {}["nothing"]
 
 
-GARBAGE = ["", "7", 0, -1.5, math.nan, math.inf, 1j, True, [], {}, {"q8_0": None, "q4_0": [], "q4_1": "x"},
-           object(), Evil(), torch.zeros(3), torch.nn.ReLU, raises, print, int, len, lambda: 1]
-RETURNED = ["text", 0, math.nan, [], [[]], {}, (1, 2), [None], torch.zeros(2, 2), object(), Evil(), 1j, math.inf,
-            iter([1]), {"input_ids": None, "labels": 1, "attention_mask": "x"}, ([], []), ([1], ["x"]), ({}, {})]
+GARBAGE = [
+    "",
+    "7",
+    0,
+    -1.5,
+    math.nan,
+    math.inf,
+    1j,
+    True,
+    [],
+    {},
+    {"q8_0": None, "q4_0": [], "q4_1": "x"},
+    object(),
+    Evil(),
+    torch.zeros(3),
+    torch.nn.ReLU,
+    raises,
+    print,
+    int,
+    len,
+    lambda: 1,
+]
+RETURNED = [
+    "text",
+    0,
+    math.nan,
+    [],
+    [[]],
+    {},
+    (1, 2),
+    [None],
+    torch.zeros(2, 2),
+    object(),
+    Evil(),
+    1j,
+    math.inf,
+    iter([1]),
+    {"input_ids": None, "labels": 1, "attention_mask": "x"},
+    ([], []),
+    ([1], ["x"]),
+    ({}, {}),
+]
 
 
 @pytest.mark.parametrize("name", EXERCISES)
@@ -347,8 +462,11 @@ def unfinished(*arguments):
     raise NotImplementedError
 
 
-@pytest.mark.parametrize("stub", [None, ..., NotImplemented, unfinished, lambda *_: ..., lambda *_: None],
-                         ids=["None", "...", "NotImplemented", "raises", "gives ...", "gives None"])
+@pytest.mark.parametrize(
+    "stub",
+    [None, ..., NotImplemented, unfinished, lambda *_: ..., lambda *_: None],
+    ids=["None", "...", "NotImplemented", "raises", "gives ...", "gives None"],
+)
 def test_stubs_are_not_wrong(stub):
     assert lmlab.check("02.2", stub).status == "not yet"
 
@@ -367,7 +485,9 @@ def test_of_an_error_in_the_readers_function_the_first_line_is_told():
     assert "first." in message and "second" not in message
 
 
-@pytest.mark.parametrize("value", ["y" * 5000, [{"a": ["x" * 90] * 9}] * 9, {i: ["row" * 30] * 6 for i in range(9)}])
+@pytest.mark.parametrize(
+    "value", ["y" * 5000, [{"a": ["x" * 90] * 9}] * 9, {i: ["row" * 30] * 6 for i in range(9)}]
+)
 def test_what_is_long_is_shown_shortened(value):
     assert len(show(value)) < 220 and show(value).endswith("...")
 
@@ -390,7 +510,7 @@ def by_blocks_of_64(blocks, values):
 
 
 def two_sided(x, y):
-    return min(1, 2 * sum(math.comb(x + y, i) for i in range(min(x, y) + 1)) / 2**(x + y))
+    return min(1, 2 * sum(math.comb(x + y, i) for i in range(min(x, y) + 1)) / 2 ** (x + y))
 
 
 def by_masks(a, b):
@@ -403,7 +523,9 @@ def by_tensors(rewards):
     return (rewards - rewards.mean()) / (rewards.std() + 1e-4)
 
 
-@pytest.mark.parametrize(("name", "answer"), [("05.2", by_blocks_of_64), ("03.4", by_masks), ("09.1", by_tensors)])
+@pytest.mark.parametrize(
+    ("name", "answer"), [("05.2", by_blocks_of_64), ("03.4", by_masks), ("09.1", by_tensors)]
+)
 def test_answers_that_hold_for_what_is_asked_are_right(name, answer):
     assert lmlab.check(name, answer)
 
@@ -440,8 +562,10 @@ def test_names_are_read_kindly(name):
     assert lmlab.check(name).name == "05.2"
 
 
-@pytest.mark.parametrize(("name", "nearest"), [("05.9", "05."), ("9.12", "09."), ("05", "05.1"), (5, "05.1"),
-                                               ("", "0"), (None, "0")])
+@pytest.mark.parametrize(
+    ("name", "nearest"),
+    [("05.9", "05."), ("9.12", "09."), ("05", "05.1"), (5, "05.1"), ("", "0"), (None, "0")],
+)
 def test_an_unknown_name_is_answered_with_the_nearest(name, nearest):
     for verdict in (lmlab.check(name, 1), lmlab.hint(name)):
         assert verdict.status == "unknown" and f"the nearest is {nearest}" in verdict.message

@@ -42,8 +42,14 @@ def adapter(request, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def llama_adapter(tmp_path_factory):
-    return random_adapter(load_model("miniworld/llama"), tmp_path_factory.mktemp("adapter"), "miniworld/llama",
-                          target_modules=["q_proj", "o_proj"], use_rslora=True, alpha_pattern={"o_proj": 3})
+    return random_adapter(
+        load_model("miniworld/llama"),
+        tmp_path_factory.mktemp("adapter"),
+        "miniworld/llama",
+        target_modules=["q_proj", "o_proj"],
+        use_rslora=True,
+        alpha_pattern={"o_proj": 3},
+    )
 
 
 def by_peft(adapter, way, machine, base=None) -> dict:
@@ -68,7 +74,9 @@ def assert_same_bits(ours: dict, theirs: dict):
 
 @pytest.mark.parametrize("way", export.STREAMED)
 def test_the_streamed_merge_is_pefts_to_the_bit(adapter, way, machine, tmp_path):
-    assert_same_bits(streamed(adapter, tmp_path / "m", way, machine, torch.float32), by_peft(adapter, way, machine))
+    assert_same_bits(
+        streamed(adapter, tmp_path / "m", way, machine, torch.float32), by_peft(adapter, way, machine)
+    )
 
 
 def test_scales_are_pefts_own(llama_adapter, machine, tmp_path):
@@ -89,7 +97,9 @@ def test_sharded_bases_give_shards_and_weights_are_rounded_once(llama_adapter, d
     load_model("miniworld/llama").save_pretrained(base, max_shard_size="1MB")
     load_tokenizer("miniworld/llama").save_pretrained(base)
     ours = streamed(llama_adapter, tmp_path / "m", "16-bit base", machine, dtype, str(base))
-    theirs = {name: tensor.to(dtype) for name, tensor in by_peft(llama_adapter, "16-bit base", machine).items()}
+    theirs = {
+        name: tensor.to(dtype) for name, tensor in by_peft(llama_adapter, "16-bit base", machine).items()
+    }
     assert_same_bits(ours, theirs)
     names = sorted(file.name for file in base.glob("*.safetensors"))
     assert len(names) > 2 and names == sorted(file.name for file in (tmp_path / "m").glob("*.safetensors"))
@@ -97,7 +107,9 @@ def test_sharded_bases_give_shards_and_weights_are_rounded_once(llama_adapter, d
     assert index["metadata"]["total_size"] == sum(t.nbytes for t in ours.values())
     assert index["weight_map"] == json.loads((base / export.INDEX).read_text())["weight_map"]
     loaded = load_model(str(tmp_path / "m"), dtype="auto")
-    assert loaded.dtype == dtype and json.loads((tmp_path / "m" / "config.json").read_text())["dtype"] in str(dtype)
+    assert loaded.dtype == dtype and json.loads((tmp_path / "m" / "config.json").read_text())["dtype"] in str(
+        dtype
+    )
     assert_same_bits(ours, loaded.state_dict())
 
 
@@ -119,8 +131,11 @@ def test_the_folder_is_a_plain_model(adapter, machine, tmp_path):
     texts = [file.read_text() for file in merged.folder.glob("*.json")]
     assert not any(model_path(base) in text or str(tmp_path) in text for text in texts)
     assert load_tokenizer(str(merged.folder))("Anna").input_ids == load_tokenizer(base)("Anna").input_ids
-    assert merged.n_bytes == export.merged_bytes(base) == sum(
-        t.nbytes for t in load_file(merged.folder / "model.safetensors").values())
+    assert (
+        merged.n_bytes
+        == export.merged_bytes(base)
+        == sum(t.nbytes for t in load_file(merged.folder / "model.safetensors").values())
+    )
 
 
 class LiveBytes(TorchDispatchMode):
@@ -153,10 +168,20 @@ def deep_base(folder, n_layer=16, **choices):
     from transformers import AutoConfig, AutoModelForCausalLM
 
     torch.manual_seed(0)
-    config = AutoConfig.for_model(**{
-        "model_type": "llama", "hidden_size": 64, "num_hidden_layers": n_layer, "intermediate_size": 128,
-        "num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": 1500, "initializer_range": 0.1,
-        "tie_word_embeddings": True} | choices)
+    config = AutoConfig.for_model(
+        **{
+            "model_type": "llama",
+            "hidden_size": 64,
+            "num_hidden_layers": n_layer,
+            "intermediate_size": 128,
+            "num_attention_heads": 4,
+            "num_key_value_heads": 2,
+            "vocab_size": 1500,
+            "initializer_range": 0.1,
+            "tie_word_embeddings": True,
+        }
+        | choices
+    )
     model = AutoModelForCausalLM.from_config(config)
     model.save_pretrained(folder)
     return model
@@ -184,8 +209,9 @@ def test_compare_logits_counts_what_it_says():
     a, b = [torch.randn(3, 7), torch.randn(2, 7)], [torch.randn(3, 7), torch.randn(2, 7)]
     a_all, b_all = torch.cat(a), torch.cat(b)
     near = export.compare_logits(a, b)
-    kl = torch.nn.functional.kl_div(b_all.log_softmax(-1), a_all.log_softmax(-1), log_target=True,
-                                    reduction="batchmean")
+    kl = torch.nn.functional.kl_div(
+        b_all.log_softmax(-1), a_all.log_softmax(-1), log_target=True, reduction="batchmean"
+    )
     assert near.kl == pytest.approx(kl.item(), rel=1e-5)
     assert near.max_difference == (a_all - b_all).abs().max() and near.positions == 5
     assert near.mean_difference == pytest.approx((a_all - b_all).abs().mean().item(), rel=1e-6)
@@ -228,17 +254,23 @@ def test_the_bounds_hold_for_28_layers(dtype, tmp_path):
     assert bound.mean / 100 < near.mean_difference < bound.mean
 
 
-@pytest.mark.parametrize(("dtype", "factor"), [(torch.float32, 1.001), (torch.float16, 1.1), (torch.bfloat16, 1.5),
-                                               (torch.bfloat16, 0.5)])
+@pytest.mark.parametrize(
+    ("dtype", "factor"),
+    [(torch.float32, 1.001), (torch.float16, 1.1), (torch.bfloat16, 1.5), (torch.bfloat16, 0.5)],
+)
 def test_a_wrong_scale_is_noticed(adapter, logits, dtype, factor, machine, tmp_path):
     wrong = shutil.copytree(adapter, tmp_path / "wrong")
     config = json.loads((wrong / "adapter_config.json").read_text())
-    (wrong / "adapter_config.json").write_text(json.dumps(config | {"lora_alpha": config["lora_alpha"] * factor}))
+    (wrong / "adapter_config.json").write_text(
+        json.dumps(config | {"lora_alpha": config["lora_alpha"] * factor})
+    )
     streamed(wrong, tmp_path / "m", "dequantized base", machine, dtype)
     base, adapted, config = logits["dequantized base"]
     bound = export.logit_bound(adapted, config, torch.float32, dtype)
     with pytest.raises(ValueError, match="check alpha / r"):
-        export.verify_merge(adapted, base, export.logits_of(load_model(str(tmp_path / "m")), SEQUENCES), bound)
+        export.verify_merge(
+            adapted, base, export.logits_of(load_model(str(tmp_path / "m")), SEQUENCES), bound
+        )
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -284,9 +316,16 @@ def test_the_disk_is_asked_first(llama_adapter, machine, tmp_path, monkeypatch):
     merge(llama_adapter, tmp_path / "deep" / "merged", machine)
 
 
-@pytest.mark.parametrize(("failure", "raised"), [
-    (OSError(errno.ENOSPC, "No space left on device"), ValueError), (KeyboardInterrupt(), KeyboardInterrupt)])
-def test_what_fails_midway_leaves_nothing_half(llama_adapter, machine, tmp_path, monkeypatch, failure, raised):
+@pytest.mark.parametrize(
+    ("failure", "raised"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device"), ValueError),
+        (KeyboardInterrupt(), KeyboardInterrupt),
+    ],
+)
+def test_what_fails_midway_leaves_nothing_half(
+    llama_adapter, machine, tmp_path, monkeypatch, failure, raised
+):
     whole = export.four_bits_and_back
     calls = []
 
@@ -302,15 +341,18 @@ def test_what_fails_midway_leaves_nothing_half(llama_adapter, machine, tmp_path,
     with monkeypatch.context() as patched:
         patched.setattr(export, "four_bits_and_back", fails)
         with pytest.raises(raised, match="disk got full" if raised is ValueError else None):
-            export.merge_to_folder(llama_adapter, tmp_path / "m", "dequantized base", machine,
-                                   load_tokenizer("miniworld/llama"))
+            export.merge_to_folder(
+                llama_adapter, tmp_path / "m", "dequantized base", machine, load_tokenizer("miniworld/llama")
+            )
     assert len(calls) == 20 and contents(tmp_path) == before
 
 
 def contents(folder) -> dict:
     """path -> bytes of every file under a folder, and None for a folder."""
-    return {str(path.relative_to(folder)): path.read_bytes() if path.is_file() else None
-            for path in sorted(folder.rglob("*"))}
+    return {
+        str(path.relative_to(folder)): path.read_bytes() if path.is_file() else None
+        for path in sorted(folder.rglob("*"))
+    }
 
 
 def test_files_of_the_users_are_never_removed(llama_adapter, machine, tmp_path):
@@ -330,8 +372,9 @@ def test_files_of_the_users_are_never_removed(llama_adapter, machine, tmp_path):
     merge(llama_adapter, tmp_path / "m", machine)
     (tmp_path / "m" / "README.md").write_text("a card")
     merge(llama_adapter, tmp_path / "m", machine)  # a merge may be done again
-    assert {name: data for name, data in contents(tmp_path).items() if not name.startswith("m/")
-            and name != "m"} == before
+    assert {
+        name: data for name, data in contents(tmp_path).items() if not name.startswith("m/") and name != "m"
+    } == before
     (tmp_path / "m" / "checkpoint-5").mkdir()
     (tmp_path / "m" / "checkpoint-5" / "optimizer.pt").write_text("mine")
     before = contents(tmp_path)
@@ -365,8 +408,14 @@ def test_a_link_is_kept_and_what_it_points_to_is_written(llama_adapter, machine,
 def test_a_merge_does_not_replace_what_it_reads(llama_adapter, machine, tmp_path):
     merge(llama_adapter, tmp_path / "base", machine)
     with pytest.raises(ValueError, match="folder got"):
-        export.merge_to_folder(llama_adapter, tmp_path / "base", "16-bit base", machine,
-                               load_tokenizer("miniworld/llama"), base=str(tmp_path / "base"))
+        export.merge_to_folder(
+            llama_adapter,
+            tmp_path / "base",
+            "16-bit base",
+            machine,
+            load_tokenizer("miniworld/llama"),
+            base=str(tmp_path / "base"),
+        )
 
 
 # --- a tied config, and a file with another head -----------------------------------------------------
@@ -416,11 +465,18 @@ def test_numbers_that_float16_cannot_hold_are_refused(machine, tmp_path):
     streamed(adapter, tmp_path / "m", "16-bit base", machine, torch.bfloat16)
 
 
-@pytest.mark.parametrize(("choices", "said"), [
-    ({"use_dora": True}, "use_dora"), ({"target_modules": ["lm_head"]}, "lm_head"),
-    ({"target_modules": ["q_proj"], "modules_to_save": ["norm"]}, "modules_to_save")])
+@pytest.mark.parametrize(
+    ("choices", "said"),
+    [
+        ({"use_dora": True}, "use_dora"),
+        ({"target_modules": ["lm_head"]}, "lm_head"),
+        ({"target_modules": ["q_proj"], "modules_to_save": ["norm"]}, "modules_to_save"),
+    ],
+)
 def test_adapters_of_another_kind_are_refused(choices, said, machine, tmp_path):
-    adapter = random_adapter(load_model("miniworld/llama"), tmp_path / "adapter", "miniworld/llama", **choices)
+    adapter = random_adapter(
+        load_model("miniworld/llama"), tmp_path / "adapter", "miniworld/llama", **choices
+    )
     with pytest.raises(ValueError, match=said):
         merge(adapter, tmp_path / "m", machine)
 
@@ -432,8 +488,13 @@ def test_a_lost_matrix_and_gpt2_are_refused(llama_adapter, gpt2_folder, machine,
     save_file(weights, lossy / "adapter_model.safetensors")
     with pytest.raises(ValueError, match="no lora_B of"):
         merge(lossy, tmp_path / "m", machine)
-    gpt2 = random_adapter(load_model(str(gpt2_folder)), tmp_path / "gpt2", str(gpt2_folder), fan_in_fan_out=True,
-                          target_modules=["c_attn"])
+    gpt2 = random_adapter(
+        load_model(str(gpt2_folder)),
+        tmp_path / "gpt2",
+        str(gpt2_folder),
+        fan_in_fan_out=True,
+        target_modules=["c_attn"],
+    )
     with pytest.raises(ValueError, match="the other way round"):
         merge(gpt2, tmp_path / "m", machine)
 
@@ -459,7 +520,9 @@ def test_a_base_of_the_hub_is_fetched_without_other_formats(monkeypatch, tmp_pat
     import huggingface_hub
 
     asked = []
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda *a, **k: asked.append((a, k)) or str(tmp_path))
+    monkeypatch.setattr(
+        huggingface_hub, "snapshot_download", lambda *a, **k: asked.append((a, k)) or str(tmp_path)
+    )
     assert export.base_folder("meta-llama/Llama-3.2-1B") == tmp_path
     assert asked == [(("meta-llama/Llama-3.2-1B",), {"allow_patterns": ["*.json", "*.safetensors"]})]
 
@@ -483,15 +546,24 @@ def test_errors_say_what_to_do(tmp_path, machine):
 # --- card and hub ----------------------------------------------------------------------------------
 
 
-RESULTS = [export.Result("perplexity", 1.798, 1.743, 1.856, "Salesforce/wikitext:wikitext-2-raw-v1"),
-           export.Result("right answers", 0.925, 0.80, 0.97, "miniworld/problems")]
+RESULTS = [
+    export.Result("perplexity", 1.798, 1.743, 1.856, "Salesforce/wikitext:wikitext-2-raw-v1"),
+    export.Result("right answers", 0.925, 0.80, 0.97, "miniworld/problems"),
+]
 
 
 def write_card(folder, base="meta-llama/Llama-3.2-1B"):
     folder.mkdir(exist_ok=True)
     data = ["Salesforce/wikitext:wikitext-2-raw-v1", str(folder / "own.txt")]
-    card = export.model_card("A model", base=base, data=data, recipe="lesson 05, recipe tiny", results=RESULTS,
-                             facts={"merged into": "unpacked NF4"}, limits=["English."])
+    card = export.model_card(
+        "A model",
+        base=base,
+        data=data,
+        recipe="lesson 05, recipe tiny",
+        results=RESULTS,
+        facts={"merged into": "unpacked NF4"},
+        limits=["English."],
+    )
     card.save(folder / "README.md")
 
 
@@ -502,7 +574,13 @@ def test_the_card_is_read_back_by_the_hubs_library(tmp_path):
     for result, read in zip(RESULTS, card.data.eval_results, strict=True):
         assert (read.metric_name, read.metric_value) == (result.metric, result.value)
         assert read.metric_args == {"interval_95": [result.low, result.high]}
-    for said in ("| perplexity | 1.798 | 1.743 to 1.856 |", "own.txt", "- English.", "unpacked NF4", "recipe tiny"):
+    for said in (
+        "| perplexity | 1.798 | 1.743 to 1.856 |",
+        "own.txt",
+        "- English.",
+        "unpacked NF4",
+        "recipe tiny",
+    ):
         assert said in card.text
     assert str(tmp_path) not in card.content
     write_card(tmp_path, base="miniworld/llama")
@@ -553,8 +631,10 @@ def test_a_push_is_a_dry_run_unless_it_is_really_meant(tmp_path):
     with pytest.raises(ValueError, match="hf auth login"):
         export.push_to_hub(tmp_path, "me/model", really=True, api=Api(token=False))
     assert export.push_to_hub(tmp_path, "me/model", really=True, api=api).done
-    assert api.calls == [("create_repo", "me/model", {"private": True, "exist_ok": True}),
-                         ("upload_folder", "me/model", str(tmp_path))]
+    assert api.calls == [
+        ("create_repo", "me/model", {"private": True, "exist_ok": True}),
+        ("upload_folder", "me/model", str(tmp_path)),
+    ]
     api.public = ("me/model",)
     with pytest.raises(ValueError, match="there already, and public"):
         export.push_to_hub(tmp_path, "me/model", really=True, api=api)

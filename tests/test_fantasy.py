@@ -31,10 +31,20 @@ def test_splits_are_disjoint_and_repeatable():
 
 def test_the_probability_counts_every_way_to_a_text(monkeypatch):
     """With short lists: the paths to each text, summed by brute force."""
-    for name in ("_FIRST", "_SECOND", "_LOOKS", "_KINDS", "_SITES", "_DWELLERS", "_DEEDS", "_SOUNDS", "_LIGHTS"):
+    for name in (
+        "_FIRST",
+        "_SECOND",
+        "_LOOKS",
+        "_KINDS",
+        "_SITES",
+        "_DWELLERS",
+        "_DEEDS",
+        "_SOUNDS",
+        "_LIGHTS",
+    ):
         monkeypatch.setattr(fantasy, name, getattr(fantasy, name)[:1])
     for name in ("_SMELLS", "_RULES", "_TREASURES", "PEOPLE"):
-        monkeypatch.setattr(fantasy, name, tuple(getattr(fantasy, name))[:2 if name == "_SMELLS" else 1])
+        monkeypatch.setattr(fantasy, name, tuple(getattr(fantasy, name))[: 2 if name == "_SMELLS" else 1])
     monkeypatch.setattr(fantasy, "VILLAGE", SimpleNamespace(colours=("red",)))
     exact, said = Counter(), {}
     for (text, logprob), path_logprob in enumerate_all(fantasy.described):

@@ -8,8 +8,15 @@ from pathlib import Path
 
 import pytest
 
-from lmlab.files import (is_write_failure, read_jsonl, remove_leftovers, replace_file, replace_folder, write_atomic,
-                         write_jsonl)
+from lmlab.files import (
+    is_write_failure,
+    read_jsonl,
+    remove_leftovers,
+    replace_file,
+    replace_folder,
+    write_atomic,
+    write_jsonl,
+)
 
 ROOT = Path(__file__).parents[1]
 DIE = """
@@ -41,7 +48,9 @@ def names(folder: Path) -> list[str]:
 
 def die_while_writing(target: Path, at: int) -> bool:
     """Whether a process that writes ``target`` died at its operation number ``at``."""
-    done = subprocess.run([sys.executable, "-c", DIE, str(target), str(at)], env=os.environ | {"PYTHONPATH": str(ROOT)})
+    done = subprocess.run(
+        [sys.executable, "-c", DIE, str(target), str(at)], env=os.environ | {"PYTHONPATH": str(ROOT)}
+    )
     return done.returncode == 9
 
 
@@ -85,13 +94,20 @@ def test_an_error_leaves_all_as_it_was(tmp_path):
         (folder / "config.json").write_text("half")
         raise KeyboardInterrupt
     with pytest.raises(OSError, match="model"), replace_folder(tmp_path / "model"):
-        raise RuntimeError("[enforce fail] . PytorchStreamWriter failed writing file data/0: file write failed")
+        raise RuntimeError(
+            "[enforce fail] . PytorchStreamWriter failed writing file data/0: file write failed"
+        )
     assert names(tmp_path) == ["a.json", "model"]
     assert (tmp_path / "a.json").read_text() == (tmp_path / "model" / "config.json").read_text() == "old"
 
 
 def test_what_is_not_ours_is_refused_and_never_removed(tmp_path):
-    theirs = ["model.old", "model.partial", "model.new", ".model.1-1-0123abcd.lmlab"]  # the last without our mark
+    theirs = [
+        "model.old",
+        "model.partial",
+        "model.new",
+        ".model.1-1-0123abcd.lmlab",
+    ]  # the last without our mark
     for name in [*theirs, "notes"]:
         (tmp_path / name).mkdir()
         (tmp_path / name / "mine.txt").write_text("mine")
@@ -135,9 +151,19 @@ def test_lines_that_were_cut_off_are_not_read(tmp_path):
     assert read_jsonl(path) == [{"a": 1}]
 
 
-@pytest.mark.parametrize("error, full", [
-    (OSError(errno.ENOSPC, "No space left on device"), True), (OSError(errno.EACCES, "denied"), False),
-    (RuntimeError("[enforce fail at inline_container.cc:672] . PytorchStreamWriter failed writing file data/3"), True),
-    (RuntimeError("CUDA out of memory"), False)])
+@pytest.mark.parametrize(
+    "error, full",
+    [
+        (OSError(errno.ENOSPC, "No space left on device"), True),
+        (OSError(errno.EACCES, "denied"), False),
+        (
+            RuntimeError(
+                "[enforce fail at inline_container.cc:672] . PytorchStreamWriter failed writing file data/3"
+            ),
+            True,
+        ),
+        (RuntimeError("CUDA out of memory"), False),
+    ],
+)
 def test_a_full_disk_is_known_by_its_errors(error, full):
     assert is_write_failure(error) is full

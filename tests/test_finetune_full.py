@@ -15,9 +15,12 @@ from lmlab.finetune import IGNORED
 from lmlab.results import read_progress
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-PAIRS = [{"modern": f"You know {name}.", "shakespearean": f"Thou knowest {name}{tail}."}
-         for name, tail in zip(("Ada", "Bo", "Cy", "Dee", "Eve", "Flo"), ("", " well", "", " not", "", " so"),
-                               strict=True)]
+PAIRS = [
+    {"modern": f"You know {name}.", "shakespearean": f"Thou knowest {name}{tail}."}
+    for name, tail in zip(
+        ("Ada", "Bo", "Cy", "Dee", "Eve", "Flo"), ("", " well", "", " not", "", " so"), strict=True
+    )
+]
 
 
 @pytest.fixture(scope="module")
@@ -41,11 +44,25 @@ def machine(**facts):
 
 def config(folder, **choices):
     path = folder / "pairs.jsonl"
-    path.write_text("".join(json.dumps({"modern": f"Sentence {i % 380}", "shakespearean": f"Line {i}"}) + "\n"
-                            for i in range(400)))
-    return SimpleNamespace(**{"data": str(path), "small_data": str(path), "small_train": 40, "seed": 0,
-                              "small_validation": 20, "n_train": 200, "n_validation": 30,
-                              "max_bad_share": 0.05} | choices)
+    path.write_text(
+        "".join(
+            json.dumps({"modern": f"Sentence {i % 380}", "shakespearean": f"Line {i}"}) + "\n"
+            for i in range(400)
+        )
+    )
+    return SimpleNamespace(
+        **{
+            "data": str(path),
+            "small_data": str(path),
+            "small_train": 40,
+            "seed": 0,
+            "small_validation": 20,
+            "n_train": 200,
+            "n_validation": 30,
+            "max_bad_share": 0.05,
+        }
+        | choices
+    )
 
 
 def modern(rows):
@@ -56,21 +73,43 @@ def test_one_source_is_divided_and_validation_is_unseen(tmp_path):
     sets = finetune.pair_sets(config(tmp_path))
     assert [row["modern"] for row in sets["small"]] == [f"Sentence {i}" for i in range(40)]
     assert {name: len(rows) for name, rows in sets.items()} == {
-        "small": 40, "small_validation": 20, "train": 200, "validation": 30}
+        "small": 40,
+        "small_validation": 20,
+        "train": 200,
+        "validation": 30,
+    }
     assert not modern(sets["validation"]) & (modern(sets["small"]) | modern(sets["train"]))
     assert not modern(sets["validation"]) & modern(sets["small_validation"])
 
 
 def test_two_sources_are_divided_by_their_own_splits(tmp_path):
-    sets = finetune.pair_sets(config(tmp_path, data="miniworld/pairs", small_data="miniworld/pairs-274",
-                                     small_train=220, small_validation=54))
+    sets = finetune.pair_sets(
+        config(
+            tmp_path,
+            data="miniworld/pairs",
+            small_data="miniworld/pairs-274",
+            small_train=220,
+            small_validation=54,
+        )
+    )
     assert [len(sets[name]) for name in ("small", "small_validation", "train")] == [220, 54, 200]
     assert not modern(sets["validation"]) & (modern(sets["small"]) | modern(sets["train"]))
 
 
 def test_the_small_set_is_the_same_whatever_the_seed(tmp_path):
-    several = [finetune.pair_sets(config(tmp_path, data="miniworld/pairs", small_data="miniworld/pairs-274",
-                                         small_train=220, small_validation=54, seed=seed)) for seed in (0, 1)]
+    several = [
+        finetune.pair_sets(
+            config(
+                tmp_path,
+                data="miniworld/pairs",
+                small_data="miniworld/pairs-274",
+                small_train=220,
+                small_validation=54,
+                seed=seed,
+            )
+        )
+        for seed in (0, 1)
+    ]
     for name in ("small", "small_validation"):
         assert several[0][name] == several[1][name]
     assert several[0]["train"] != several[1]["train"]
@@ -121,7 +160,7 @@ def test_loss_weighs_tokens_and_ignores_padding(model, examples):
         with torch.no_grad():
             logits = model(torch.tensor([row["input_ids"]])).logits[0]
         logprobs = logits.log_softmax(-1)[:-1].gather(1, torch.tensor(row["input_ids"])[1:, None])[:, 0]
-        answer = logprobs[row["labels"].count(IGNORED) - 1:]
+        answer = logprobs[row["labels"].count(IGNORED) - 1 :]
         nats.append(-answer.sum().item())
         counts.append(len(answer))
         ends.append(answer[-1].exp().item())
@@ -152,7 +191,8 @@ def test_the_trainer_reports_the_loss_unscaled(model, examples, tokenizer, tmp_p
     collate = finetune.answer_only_collator(tokenizer)
     expected = model(**collate(rows)).loss.item()
     args = finetune.training_arguments(
-        tmp_path, machine(), epochs=1, batch_size=2, grad_accumulation=3, learning_rate=1e-9, logging_steps=1)
+        tmp_path, machine(), epochs=1, batch_size=2, grad_accumulation=3, learning_rate=1e-9, logging_steps=1
+    )
     trainer = Trainer(model=model, args=args, train_dataset=Dataset.from_list(rows), data_collator=collate)
     for module in model.modules():
         if isinstance(module, torch.nn.Dropout):
@@ -162,8 +202,9 @@ def test_the_trainer_reports_the_loss_unscaled(model, examples, tokenizer, tmp_p
 
 
 def test_arguments_follow_the_machine(tmp_path):
-    args = finetune.training_arguments(tmp_path, machine(), epochs=2, batch_size=4, learning_rate=1e-3,
-                                       seed=3)
+    args = finetune.training_arguments(
+        tmp_path, machine(), epochs=2, batch_size=4, learning_rate=1e-3, seed=3
+    )
     assert (args.bf16, args.fp16, args.use_cpu, args.seed) == (False, False, True, 3)
     assert args.report_to == [], "the board has a callback of its own"
 
@@ -175,12 +216,19 @@ def test_training_is_recorded_and_the_best_model_kept(model, examples, tokenizer
     strangers = [{"modern": "He sings.", "shakespearean": "He singeth."}]
     sets = {"train": examples, "validation": finetune.pair_examples(strangers, tokenizer, 128)}
     noted = []
-    history = finetune.History(sets, every=20, folder=tmp_path / "best",
-                               progress=lambda *row: noted.append(row))
-    args = finetune.training_arguments(tmp_path / "logs", machine(), epochs=70, batch_size=6,
-                                       learning_rate=2e-2)
-    Trainer(model=model, args=args, train_dataset=examples, callbacks=[history.callback()],
-            data_collator=finetune.answer_only_collator(tokenizer)).train()
+    history = finetune.History(
+        sets, every=20, folder=tmp_path / "best", progress=lambda *row: noted.append(row)
+    )
+    args = finetune.training_arguments(
+        tmp_path / "logs", machine(), epochs=70, batch_size=6, learning_rate=2e-2
+    )
+    Trainer(
+        model=model,
+        args=args,
+        train_dataset=examples,
+        callbacks=[history.callback()],
+        data_collator=finetune.answer_only_collator(tokenizer),
+    ).train()
     assert history.steps == [0, 20, 40, 60, 70] and history.epochs[-1] == pytest.approx(70)
     assert history.losses["train"][-1] < 0.5 < history.losses["train"][0]
     assert noted == list(zip(history.steps, history.losses["validation"], strict=True))
@@ -192,21 +240,37 @@ def test_training_is_recorded_and_the_best_model_kept(model, examples, tokenizer
 def test_the_trainers_evaluations_are_noted(model, examples, tokenizer, tmp_path):
     from transformers import Trainer
 
-    args = finetune.training_arguments(tmp_path / "logs", machine(), epochs=2, batch_size=6,
-                                       learning_rate=1e-3, eval_strategy="epoch")
-    trainer = Trainer(model=model, args=args, train_dataset=examples, eval_dataset=examples,
-                      data_collator=finetune.answer_only_collator(tokenizer),
-                      callbacks=[finetune.progress_callback(tmp_path, "loss_after")])
+    args = finetune.training_arguments(
+        tmp_path / "logs", machine(), epochs=2, batch_size=6, learning_rate=1e-3, eval_strategy="epoch"
+    )
+    trainer = Trainer(
+        model=model,
+        args=args,
+        train_dataset=examples,
+        eval_dataset=examples,
+        data_collator=finetune.answer_only_collator(tokenizer),
+        callbacks=[finetune.progress_callback(tmp_path, "loss_after")],
+    )
     trainer.train()
     evaluated = [row for row in trainer.state.log_history if "eval_loss" in row]
     assert len(evaluated) == 2
-    assert read_progress(tmp_path) == [{"step": row["step"], "loss_after": row["eval_loss"]}
-                                       for row in evaluated]
+    assert read_progress(tmp_path) == [
+        {"step": row["step"], "loss_after": row["eval_loss"]} for row in evaluated
+    ]
 
 
-@pytest.mark.parametrize(("losses", "patience", "stop"), [
-    ([3, 2, 1], 1, None), ([3, 2, 2.5], 1, 2), ([3, 2, 2], 1, 2), ([3, 2, 2.5, 1, 2, 2], 2, 5),
-    ([3, 4, 5, 6], 3, 3), ([3, 4, 5, 6], None, None), ([], 1, None)])
+@pytest.mark.parametrize(
+    ("losses", "patience", "stop"),
+    [
+        ([3, 2, 1], 1, None),
+        ([3, 2, 2.5], 1, 2),
+        ([3, 2, 2], 1, 2),
+        ([3, 2, 2.5, 1, 2, 2], 2, 5),
+        ([3, 4, 5, 6], 3, 3),
+        ([3, 4, 5, 6], None, None),
+        ([], 1, None),
+    ],
+)
 def test_patience_counts_measurements_without_a_new_best(losses, patience, stop):
     assert finetune.stopping_point(losses, patience) == stop
 
@@ -216,10 +280,20 @@ def training(model, examples, tokenizer, folder, history, callbacks=(), **choice
     from transformers import Trainer, set_seed
 
     set_seed(0)
-    choices = {"max_steps": 12, "learning_rate": 2e-2, "logging_steps": 1, "lr_scheduler_type": "linear"} | choices
+    choices = {
+        "max_steps": 12,
+        "learning_rate": 2e-2,
+        "logging_steps": 1,
+        "lr_scheduler_type": "linear",
+    } | choices
     args = finetune.training_arguments(folder, machine(), epochs=1, batch_size=2, seed=1, **choices)
-    return Trainer(model=model, args=args, train_dataset=examples, callbacks=[history.callback(), *callbacks],
-                   data_collator=finetune.answer_only_collator(tokenizer))
+    return Trainer(
+        model=model,
+        args=args,
+        train_dataset=examples,
+        callbacks=[history.callback(), *callbacks],
+        data_collator=finetune.answer_only_collator(tokenizer),
+    )
 
 
 def scripted(losses, **choices):
@@ -244,8 +318,12 @@ def test_training_stops_when_patience_ends(model, examples, tokenizer, tmp_path)
 
 @pytest.mark.parametrize("keep_best", [True, False])
 def test_the_best_weights_are_kept_or_the_last(model, examples, tokenizer, tmp_path, keep_best):
-    strangers = finetune.pair_examples([{"modern": "He sings.", "shakespearean": "He singeth."}], tokenizer, 128)
-    history = finetune.History({"validation": strangers}, every=4, folder=tmp_path / "kept", keep_best=keep_best)
+    strangers = finetune.pair_examples(
+        [{"modern": "He sings.", "shakespearean": "He singeth."}], tokenizer, 128
+    )
+    history = finetune.History(
+        {"validation": strangers}, every=4, folder=tmp_path / "kept", keep_best=keep_best
+    )
     training(model, examples, tokenizer, tmp_path / "logs", history, max_steps=80, learning_rate=3e-2).train()
     losses = history.losses["validation"]
     assert history.best < len(losses) - 1, "it did not overfit; the test shows nothing"
@@ -262,16 +340,21 @@ def interruption(at_step):
         def on_step_end(self, args, state, control, **_):
             if state.global_step == at_step:
                 raise KeyboardInterrupt
+
     return Stop()
 
 
-def test_an_interrupted_run_has_the_losses_of_a_whole_one(gpt2_folder, examples, tokenizer, tmp_path, one_thread):
+def test_an_interrupted_run_has_the_losses_of_a_whole_one(
+    gpt2_folder, examples, tokenizer, tmp_path, one_thread
+):
     def run(folder, callbacks=(), resume=None, patience=None):
         model = load_model(str(gpt2_folder))
         for module in model.modules():
             if isinstance(module, torch.nn.Dropout):
                 module.p = 0.1  # so that the random numbers must go on, too
-        history = finetune.History({"validation": examples}, every=2, folder=folder / "kept", patience=patience)
+        history = finetune.History(
+            {"validation": examples}, every=2, folder=folder / "kept", patience=patience
+        )
         trainer = training(model, examples, tokenizer, folder, history, callbacks, checkpoint_every=4)
         trainer.train(resume_from_checkpoint=resume)
         steps = [(row["step"], row["loss"]) for row in trainer.state.log_history if "loss" in row]
@@ -298,7 +381,9 @@ def test_an_interrupted_run_has_the_losses_of_a_whole_one(gpt2_folder, examples,
 def test_a_run_that_had_stopped_early_does_not_begin_again(gpt2_folder, examples, tokenizer, tmp_path):
     history = scripted([3, 2, 2, 2, 1], every=2)  # patience 2 ends at step 6
     history.patience = 2
-    trainer = training(load_model(str(gpt2_folder)), examples, tokenizer, tmp_path, history, checkpoint_every=6)
+    trainer = training(
+        load_model(str(gpt2_folder)), examples, tokenizer, tmp_path, history, checkpoint_every=6
+    )
     trainer.train()
     assert trainer.state.global_step == 6
     again = scripted([0] * 9, every=2)
@@ -325,7 +410,9 @@ def test_checkpoints_of_other_choices_are_not_taken_up(tmp_path, examples, capsy
 
 
 def test_a_training_ends_after_the_step_that_was_asked_for(model, examples, tokenizer, tmp_path):
-    trainer = training(model, examples, tokenizer, tmp_path, scripted([1] * 9, every=4), [finetune.stop_after(3)])
+    trainer = training(
+        model, examples, tokenizer, tmp_path, scripted([1] * 9, every=4), [finetune.stop_after(3)]
+    )
     trainer.train()
     assert trainer.state.global_step == 3
 
@@ -355,14 +442,20 @@ def test_windows_hold_the_texts_end_to_end(model, tokenizer):
     texts = ["Enter Ada.", "Ada:\nHail, good sir. " * 3, "Exeunt."]
     windows = finetune.packed_windows(texts, tokenizer, 8)
     eos = tokenizer.eos_token_id
-    wanted = [t for text in texts for t in (eos, *tokenizer(text, add_special_tokens=False)["input_ids"])] + [eos]
+    wanted = [t for text in texts for t in (eos, *tokenizer(text, add_special_tokens=False)["input_ids"])] + [
+        eos
+    ]
     flat = [t for row in windows["input_ids"] for t in row]
-    assert flat == wanted[:len(flat)] and 0 <= len(wanted) - len(flat) < 8
-    assert all(len(row["input_ids"]) == 8 and row["labels"] == [IGNORED, *row["input_ids"][1:]] for row in windows)
+    assert flat == wanted[: len(flat)] and 0 <= len(wanted) - len(flat) < 8
+    assert all(
+        len(row["input_ids"]) == 8 and row["labels"] == [IGNORED, *row["input_ids"][1:]] for row in windows
+    )
     model.eval()
     batch = finetune.answer_only_collator(tokenizer)(list(windows))
     with torch.no_grad():
-        assert finetune.answer_loss(model, windows)["loss"] == pytest.approx(model(**batch).loss.item(), rel=1e-5)
+        assert finetune.answer_loss(model, windows)["loss"] == pytest.approx(
+            model(**batch).loss.item(), rel=1e-5
+        )
     with pytest.raises(ValueError, match="style_block_size got 512, and the text has"):
         finetune.packed_windows(texts, tokenizer, 512)
 
@@ -378,14 +471,19 @@ def test_paragraphs_of_a_text_file_are_one_text(tmp_path):
 def test_the_8_bit_optimizer_needs_a_gpu():
     assert finetune.optimizer_name("adamw_8bit", machine(device="cuda")) == "adamw_bnb_8bit"
     assert finetune.optimizer_name("adamw_torch", machine(device="cpu")) == "adamw_torch_fused"
-    with pytest.raises(ValueError, match="adamw_8bit got device 'cpu'; it needs a CUDA GPU: give adamw_torch"):
+    with pytest.raises(
+        ValueError, match="adamw_8bit got device 'cpu'; it needs a CUDA GPU: give adamw_torch"
+    ):
         finetune.optimizer_name("adamw_8bit", machine(device="cpu"))
 
 
 def test_translations_are_greedy_and_stripped(monkeypatch):
     asked = []
-    monkeypatch.setattr(finetune, "generate_greedy",
-                        lambda model, tokenizer, prompts, n: asked.extend(prompts) or [" Thou knowest.\n"])
+    monkeypatch.setattr(
+        finetune,
+        "generate_greedy",
+        lambda model, tokenizer, prompts, n: asked.extend(prompts) or [" Thou knowest.\n"],
+    )
     assert finetune.translate(None, None, PAIRS[:1]) == ["Thou knowest."]
     assert asked == ["Convert to Shakespearean: You know Ada.\nShakespearean:"]
 
@@ -397,7 +495,9 @@ def test_an_answer_ends_where_the_context_does(model, tokenizer):
         prompt = tokenizer.decode(words[:n])
         assert len(tokenizer(prompt)["input_ids"]) == n
         if length is None:
-            with pytest.raises(ValueError, match=f"a prompt has {n} tokens, the model's context {context}; cut"):
+            with pytest.raises(
+                ValueError, match=f"a prompt has {n} tokens, the model's context {context}; cut"
+            ):
                 finetune.generate_greedy(model, tokenizer, [prompt], 64)
         else:
             made = finetune.generate_greedy(model, tokenizer, [prompt], 64)

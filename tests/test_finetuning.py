@@ -14,8 +14,7 @@ from lmlab.recipes import load_recipe
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = ROOT / "configs" / "accelerate"
-FULL = {"n_train": 32, "n_validation": 20, "study_sizes": [20], "grad_accumulation": 2,
-        "learning_rate": 3e-3}
+FULL = {"n_train": 32, "n_validation": 20, "study_sizes": [20], "grad_accumulation": 2, "learning_rate": 3e-3}
 LORA = {"n_train": 40, "n_validation": 5, "grad_accumulation": 2, "evaluations": 2}
 
 
@@ -41,10 +40,27 @@ def test_two_processes_learn_what_one_does(config, alone, tmp_path):
 def launch(config: str, out: Path, choices: dict) -> subprocess.Popen:
     settings = [part for key, value in choices.items() for part in ("--set", f"{key}={value}")]
     return subprocess.Popen(
-        [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(CONFIGS / f"{config}.yaml"),
-         "--main_process_port", "0", *COMMANDS[config], "finetune", "04", *settings, "--out", str(out)],
-        cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)})
+        [
+            sys.executable,
+            "-m",
+            "accelerate.commands.launch",
+            "--config_file",
+            str(CONFIGS / f"{config}.yaml"),
+            "--main_process_port",
+            "0",
+            *COMMANDS[config],
+            "finetune",
+            "04",
+            *settings,
+            "--out",
+            str(out),
+        ],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
+    )
 
 
 def assert_learned_the_same(alone, tmp_path):
@@ -87,11 +103,11 @@ def test_a_finished_run_is_not_overwritten(alone):
 
 
 def test_the_loss_falls_and_the_saved_model_has_it(alone):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
     from lmlab import finetune
     from lmlab.data import load_model, load_tokenizer
     from lmlab.finetuning import examples
-
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     losses, out = alone
     assert losses[-1][1] < losses[0][1]
@@ -129,19 +145,35 @@ def test_conversations_bear_loss_on_thought_and_answer_alone():
     for row in train:
         start = row["labels"].count(-100)
         assert tokenizer.decode(row["input_ids"][:start]).endswith("<think>\n")
-        assert row["labels"][start:] == row["input_ids"][start:] and row["labels"][-1] == tokenizer.eos_token_id
+        assert (
+            row["labels"][start:] == row["input_ids"][start:] and row["labels"][-1] == tokenizer.eos_token_id
+        )
 
 
-@pytest.mark.parametrize("lesson, choices, bits, env, told", [
-    ("08_fantasy_locations", {}, None, {}, "give 04, 05 or 06"),
-    ("04_shakespeare_full_finetune", {}, 16, {}, "leave it out"),
-    ("05_llama_lora_4bit", {}, None, {"ACCELERATE_USE_FSDP": "true"}, "--bits 16"),
-    ("05_llama_lora_4bit", {}, 4, {"ACCELERATE_USE_DEEPSPEED": "true", "ACCELERATE_DEEPSPEED_ZERO_STAGE": "3"},
-     "--bits 16"),
-    ("04_shakespeare_full_finetune", {}, None,
-     {"ACCELERATE_USE_FSDP": "true", "FSDP_STATE_DICT_TYPE": "FULL_STATE_DICT"}, "SHARDED_STATE_DICT"),
-    ("05_llama_lora_4bit", {"grad_accumulation": 3}, None, {"WORLD_SIZE": "2"}, "grad_accumulation=4"),
-    ("06_deepseek_qlora_think", {"packing": True}, None, {}, "packing=false")])
+@pytest.mark.parametrize(
+    "lesson, choices, bits, env, told",
+    [
+        ("08_fantasy_locations", {}, None, {}, "give 04, 05 or 06"),
+        ("04_shakespeare_full_finetune", {}, 16, {}, "leave it out"),
+        ("05_llama_lora_4bit", {}, None, {"ACCELERATE_USE_FSDP": "true"}, "--bits 16"),
+        (
+            "05_llama_lora_4bit",
+            {},
+            4,
+            {"ACCELERATE_USE_DEEPSPEED": "true", "ACCELERATE_DEEPSPEED_ZERO_STAGE": "3"},
+            "--bits 16",
+        ),
+        (
+            "04_shakespeare_full_finetune",
+            {},
+            None,
+            {"ACCELERATE_USE_FSDP": "true", "FSDP_STATE_DICT_TYPE": "FULL_STATE_DICT"},
+            "SHARDED_STATE_DICT",
+        ),
+        ("05_llama_lora_4bit", {"grad_accumulation": 3}, None, {"WORLD_SIZE": "2"}, "grad_accumulation=4"),
+        ("06_deepseek_qlora_think", {"packing": True}, None, {}, "packing=false"),
+    ],
+)
 def test_what_cannot_be_is_refused_with_a_way_out(lesson, choices, bits, env, told, monkeypatch):
     for name, value in env.items():
         monkeypatch.setenv(name, value)
@@ -170,7 +202,9 @@ def test_accelerate_reads_every_config(name):
     assert _validate_launch_command(args)[0].num_processes == 2
 
 
-@pytest.mark.parametrize("name, pieces", [("fsdp", True), ("deepspeed_zero2", False), ("deepspeed_zero3", True)])
+@pytest.mark.parametrize(
+    "name, pieces", [("fsdp", True), ("deepspeed_zero2", False), ("deepspeed_zero3", True)]
+)
 def test_what_accelerate_tells_its_processes_is_what_we_read(name, pieces, monkeypatch):
     """DeepSpeed itself is not here; the environment of its processes is made without it."""
     from accelerate.commands.launch import _validate_launch_command, launch_command_parser

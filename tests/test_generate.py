@@ -28,8 +28,10 @@ def description(number) -> str:
 
 def chat(content, **more) -> dict:
     message = {"role": "assistant", "content": content}
-    return {"choices": [{"message": message, "finish_reason": "stop", **more}],
-            "usage": {"prompt_tokens": 100, "completion_tokens": 50}}
+    return {
+        "choices": [{"message": message, "finish_reason": "stop", **more}],
+        "usage": {"prompt_tokens": 100, "completion_tokens": 50},
+    }
 
 
 class Server:
@@ -49,8 +51,14 @@ class Server:
                 self.body = body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
                 with lock:
                     number = len(outer.requests)
-                    outer.requests.append({"path": self.path, "headers": dict(self.headers), "body": body,
-                                           "time": time.monotonic()})
+                    outer.requests.append(
+                        {
+                            "path": self.path,
+                            "headers": dict(self.headers),
+                            "body": body,
+                            "time": time.monotonic(),
+                        }
+                    )
                     outer.active += 1
                     outer.most_active = max(outer.most_active, outer.active)
                 try:
@@ -67,6 +75,7 @@ class Server:
                 if callable(planned):
                     return planned(self)
                 self.reply(*planned or (200, {}, chat(description(number))))
+                return None
 
             def reply(self, status, headers, reply):
                 raw = reply if isinstance(reply, bytes) else json.dumps(reply).encode()
@@ -104,8 +113,11 @@ def rows_of(path) -> list[dict]:
 
 def all_texts(error: BaseException | None) -> str:
     """Of an exception and all that led to it."""
-    return "" if error is None else (f"{error!r} {error} " + all_texts(error.__cause__)
-                                     + all_texts(error.__context__))
+    return (
+        ""
+        if error is None
+        else (f"{error!r} {error} " + all_texts(error.__cause__) + all_texts(error.__context__))
+    )
 
 
 def test_it_asks_as_the_protocol_wants_and_fills_the_file(server, endpoint, tmp_path):
@@ -156,8 +168,15 @@ def sleep_long(handler):
 
 def test_passing_trouble_is_waited_out(server, endpoint, tmp_path):
     endpoint.timeout, endpoint.tries = 0.4, 8
-    server.script = {0: (429, {"Retry-After": "0.3"}, {}), 1: (500, {}, b"\x1b[31moh"), 2: (503, {}, b""),
-                     3: cut_off, 4: hang_up, 5: sleep_long, 6: drop_by_drop}
+    server.script = {
+        0: (429, {"Retry-After": "0.3"}, {}),
+        1: (500, {}, b"\x1b[31moh"),
+        2: (503, {}, b""),
+        3: cut_off,
+        4: hang_up,
+        5: sleep_long,
+        6: drop_by_drop,
+    }
     tally = generate.generate(endpoint, tmp_path / "out.jsonl", 3, concurrency=1, report=lambda line: None)
     assert tally.written == 3 and not tally.left_out
     assert server.requests[1]["time"] - server.requests[0]["time"] >= 0.3
@@ -174,12 +193,17 @@ def test_waiting_grows_and_ends(server, endpoint, tmp_path):
     assert len(pauses) == 3 and 0.05 <= pauses[0] < 0.2 and 0.2 <= pauses[2] < 0.5
 
 
-@pytest.mark.parametrize("status, headers, message", [
-    (401, {}, "refused: 401.*LMLAB_API_KEY"), (404, {}, "refused: 404.*/v1"), (400, {}, "refused: 400"),
-    (307, {"Location": "http://127.0.0.1:9/v1"}, "refused: 307.*address that it has now"),
-    (302, {"Location": "http://127.0.0.1:9/v1"}, "refused: 302"),
-    (429, {"Retry-After": "4000"}, "asks to wait 4000 s"),
-])
+@pytest.mark.parametrize(
+    "status, headers, message",
+    [
+        (401, {}, "refused: 401.*LMLAB_API_KEY"),
+        (404, {}, "refused: 404.*/v1"),
+        (400, {}, "refused: 400"),
+        (307, {"Location": "http://127.0.0.1:9/v1"}, "refused: 307.*address that it has now"),
+        (302, {"Location": "http://127.0.0.1:9/v1"}, "refused: 302"),
+        (429, {"Retry-After": "4000"}, "asks to wait 4000 s"),
+    ],
+)
 def test_a_refusal_ends_the_run_at_once(server, endpoint, tmp_path, status, headers, message):
     server.default = (status, headers, {"error": {"message": f"no, {KEY}!"}})
     with pytest.raises(EndpointError, match=message) as caught:
@@ -235,9 +259,16 @@ def test_the_last_wait_outlasts_a_quota_of_a_minute(server, endpoint, monkeypatc
     assert second - first < 0.3 and (third - second >= 0.3) == longer
 
 
-@pytest.mark.parametrize("sent", [
-    "sk/covert+word", r"sk\/covert+word", r"sk\u002fcovert\u002Bword", "sk%2Fcovert%2bword",
-    "sk%2fcovert+word"])
+@pytest.mark.parametrize(
+    "sent",
+    [
+        "sk/covert+word",
+        r"sk\/covert+word",
+        r"sk\u002fcovert\u002Bword",
+        "sk%2Fcovert%2bword",
+        "sk%2fcovert+word",
+    ],
+)
 def test_the_key_is_hidden_in_whatever_form_it_comes_back(server, endpoint, sent):
     key = "sk/covert+word"
     endpoint = Endpoint(server.url, "writer", key)
@@ -280,15 +311,22 @@ def test_an_answer_without_end_is_not_read(server, endpoint, monkeypatch):
 GOOD = "A hall of mirrors stands on the hill, and every mirror shows another winter, said the keeper. " * 2
 
 
-@pytest.mark.parametrize("text, reason", [
-    ("", "empty"), (GOOD, "not between <LOC> and </LOC>"), (f"<LOC>{GOOD}", "not between <LOC> and </LOC>"),
-    (f"Sure! <LOC>{GOOD}</LOC>", "text around the markers"),
-    (f"<LOC>{GOOD}</LOC> <LOC>{GOOD}</LOC>", "text around the markers"),
-    (f"<LOC><b>{GOOD}</b></LOC>", "markers inside"), ("<LOC>A hill.</LOC>", "shorter than 80 characters"),
-    (f"<LOC>{GOOD * 20}</LOC>", "longer than 1500"),
-    (f"<LOC>{GOOD}\ud800</LOC>", "characters that are no text"),
-    (f"<LOC>{GOOD}\x00</LOC>", "characters that are no text"), (f"<LOC>{GOOD}</LOC>", None),
-])
+@pytest.mark.parametrize(
+    "text, reason",
+    [
+        ("", "empty"),
+        (GOOD, "not between <LOC> and </LOC>"),
+        (f"<LOC>{GOOD}", "not between <LOC> and </LOC>"),
+        (f"Sure! <LOC>{GOOD}</LOC>", "text around the markers"),
+        (f"<LOC>{GOOD}</LOC> <LOC>{GOOD}</LOC>", "text around the markers"),
+        (f"<LOC><b>{GOOD}</b></LOC>", "markers inside"),
+        ("<LOC>A hill.</LOC>", "shorter than 80 characters"),
+        (f"<LOC>{GOOD * 20}</LOC>", "longer than 1500"),
+        (f"<LOC>{GOOD}\ud800</LOC>", "characters that are no text"),
+        (f"<LOC>{GOOD}\x00</LOC>", "characters that are no text"),
+        (f"<LOC>{GOOD}</LOC>", None),
+    ],
+)
 def test_the_form_is_checked(text, reason):
     assert why_not(text) == reason
 
@@ -301,16 +339,29 @@ def test_what_cannot_be_used_is_counted_by_its_reason(server, endpoint, tmp_path
     good = description(0)
     near = good.replace(".</LOC>", " end.</LOC>")
     server.script = {
-        0: (200, {}, chat(good)), 1: (200, {}, chat(good.upper())), 2: (200, {}, chat(near)),
-        3: (200, {}, b"<html>"), 4: (200, {}, {"choices": []}), 5: (200, {}, chat(None)),
-        6: (200, {}, chat("no markers")), 7: (200, {}, chat(good[:-6], finish_reason="length")),
-        8: (200, {}, chat([{"type": "text"}])), 9: (200, {}, chat(f"<LOC>{KEY} {GOOD}</LOC>")),
-        10: (200, {}, b"[" * 100_000)}
+        0: (200, {}, chat(good)),
+        1: (200, {}, chat(good.upper())),
+        2: (200, {}, chat(near)),
+        3: (200, {}, b"<html>"),
+        4: (200, {}, {"choices": []}),
+        5: (200, {}, chat(None)),
+        6: (200, {}, chat("no markers")),
+        7: (200, {}, chat(good[:-6], finish_reason="length")),
+        8: (200, {}, chat([{"type": "text"}])),
+        9: (200, {}, chat(f"<LOC>{KEY} {GOOD}</LOC>")),
+        10: (200, {}, b"[" * 100_000),
+    }
     lines = []
     tally = generate.generate(endpoint, tmp_path / "out.jsonl", 5, concurrency=1, report=lines.append)
     assert tally.left_out == {
-        "repeats another": 1, "nearly repeats another": 1, "no chat completion": 4, "empty": 1,
-        "not between <LOC> and </LOC>": 1, "cut off at 600 tokens": 1, "the key stands in it": 1}
+        "repeats another": 1,
+        "nearly repeats another": 1,
+        "no chat completion": 4,
+        "empty": 1,
+        "not between <LOC> and </LOC>": 1,
+        "cut off at 600 tokens": 1,
+        "the key stands in it": 1,
+    }
     assert tally.written == 5 and tally.asked == 15
     assert KEY not in "\n".join(lines) + (tmp_path / "out.jsonl").read_text()
     assert any(line.startswith("left out, not between <LOC> and </LOC>: 'no markers'") for line in lines)
@@ -330,6 +381,7 @@ def test_half_is_still_borne(server, endpoint, tmp_path):
 
 
 # --- the file ---
+
 
 def test_it_goes_on_where_it_was_and_asks_other_things(server, endpoint, tmp_path):
     path = tmp_path / "out.jsonl"
@@ -356,11 +408,19 @@ def test_a_half_written_last_line_is_removed(tmp_path):
     assert [row["text"] for row in rows_of(path)] == ["one", "zwölf", "by hand", "four"]
 
 
-@pytest.mark.parametrize("content, message", [
-    (b'{"text": "one"}\nnonsense\n', "line 2 is no row"), (b'{"txt": "one"}\n', "line 1 is no row"),
-    (b'["text"]\n', "line 1 is no row"), (b'[{"text": "a"}, {"text": "b"}]', "line 1 is no row"),
-    (b'{"text": "one"}\n{"txt": "two"}', "line 2 is no row"), (b"12", "line 1 is no row"),
-    (b'{"text": "one"}\nthe end', "line 2 is no row"), (b'{"text": "a"} {"text": "b"}', "line 1 is no row")])
+@pytest.mark.parametrize(
+    "content, message",
+    [
+        (b'{"text": "one"}\nnonsense\n', "line 2 is no row"),
+        (b'{"txt": "one"}\n', "line 1 is no row"),
+        (b'["text"]\n', "line 1 is no row"),
+        (b'[{"text": "a"}, {"text": "b"}]', "line 1 is no row"),
+        (b'{"text": "one"}\n{"txt": "two"}', "line 2 is no row"),
+        (b"12", "line 1 is no row"),
+        (b'{"text": "one"}\nthe end', "line 2 is no row"),
+        (b'{"text": "a"} {"text": "b"}', "line 1 is no row"),
+    ],
+)
 def test_another_file_is_refused_and_left_alone(tmp_path, content, message):
     path = tmp_path / "out.jsonl"
     path.write_bytes(content)
@@ -386,22 +446,40 @@ def test_two_writers_do_not_mix(tmp_path):
 
 # --- the command ---
 
+
 def command(server, path, *more, n=30):
-    return ["generate-data", "--base-url", server.url, "--model", "writer", "--n", str(n),
-            "--output", str(path), *more]
+    return [
+        "generate-data",
+        "--base-url",
+        server.url,
+        "--model",
+        "writer",
+        "--n",
+        str(n),
+        "--output",
+        str(path),
+        *more,
+    ]
 
 
 def start(server, path, *more, key=KEY, n=30):
     environment = {**os.environ, "LMLAB_API_KEY": key}
-    return subprocess.Popen([sys.executable, "-m", "lmlab", *command(server, path, *more, n=n)],
-                            env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-                            stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(
+        [sys.executable, "-m", "lmlab", *command(server, path, *more, n=n)],
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
 
 
 def test_killed_at_any_moment_it_goes_on_to_n(server, tmp_path):
     path, shown, server.delay = tmp_path / "out.jsonl", "", 0.05
-    server.script = {7: (429, {"Retry-After": "0"}, {"error": f"slow down, {KEY}"}),
-                     9: (200, {}, chat("Sure!"))}
+    server.script = {
+        7: (429, {"Retry-After": "0"}, {"error": f"slow down, {KEY}"}),
+        9: (200, {}, chat("Sure!")),
+    }
     for wanted in (5, 12):
         process = start(server, path, "--yes", "--concurrency", "4")
         while not path.exists() or path.read_bytes().count(b"\n") < wanted:
@@ -416,7 +494,7 @@ def test_killed_at_any_moment_it_goes_on_to_n(server, tmp_path):
     shown += "".join(done.communicate(timeout=60))
     rows = rows_of(path)
     assert done.returncode == 0 and len(rows) == len({row["text"] for row in rows}) == 30
-    assert path.read_bytes().startswith(kept[:kept.rindex(b"\n") + 1])
+    assert path.read_bytes().startswith(kept[: kept.rindex(b"\n") + 1])
     assert "cut off" in shown and "30 written" in shown
     assert all(request["headers"]["Authorization"] == f"Bearer {KEY}" for request in server.requests)
     assert KEY not in shown and KEY.encode() not in path.read_bytes()
@@ -426,7 +504,7 @@ def test_killed_at_any_moment_it_goes_on_to_n(server, tmp_path):
 
 def test_ctrl_c_ends_it_at_once_and_says_how_to_go_on(server, tmp_path):
     path, server.delay = tmp_path / "out.jsonl", 0.05
-    server.script = {number: sleep_long for number in range(6, 20)}
+    server.script = dict.fromkeys(range(6, 20), sleep_long)
     process = start(server, path, "--yes", "--concurrency", "2")
     while not path.exists() or path.read_bytes().count(b"\n") < 3:
         assert process.poll() is None
@@ -482,17 +560,25 @@ def test_the_estimate_comes_first_and_no_means_no(server, tmp_path, capsys, monk
     assert "Authorization" not in server.requests[0]["headers"]
 
 
-@pytest.mark.parametrize("more, message", [
-    (["--price-input", "1"], "give both"), (["--price-input", "-1", "--price-output", "1"], "give both"),
-    (["--price-input", "nan", "--price-output", "1"], "give both"), (["--temperature", "3"], "give 0 to 2"),
-    (["--max-tokens", "0"], "1 or more"), (["--n", "0"], "1 or more"), (["--concurrency", "0"], "1 or more"),
-    (["--base-url", "localhost:80"], "give a URL such as"),
-    (["--base-url", "http://localhost:80a/v1"], "give a URL such as"),
-    (["--base-url", "http://[::1/v1"], "give a URL such as"),
-    (["--base-url", "http://localhost:99999/v1"], "give a URL such as"),
-    (["--base-url", "http://u:pw@x/v1"], "without user name"),
-    (["--base-url", "http://u:pw@[x/v1"], "without user name"),
-    (["--base-url", "http://x/v1?key=pw@"], "without user name")])
+@pytest.mark.parametrize(
+    "more, message",
+    [
+        (["--price-input", "1"], "give both"),
+        (["--price-input", "-1", "--price-output", "1"], "give both"),
+        (["--price-input", "nan", "--price-output", "1"], "give both"),
+        (["--temperature", "3"], "give 0 to 2"),
+        (["--max-tokens", "0"], "1 or more"),
+        (["--n", "0"], "1 or more"),
+        (["--concurrency", "0"], "1 or more"),
+        (["--base-url", "localhost:80"], "give a URL such as"),
+        (["--base-url", "http://localhost:80a/v1"], "give a URL such as"),
+        (["--base-url", "http://[::1/v1"], "give a URL such as"),
+        (["--base-url", "http://localhost:99999/v1"], "give a URL such as"),
+        (["--base-url", "http://u:pw@x/v1"], "without user name"),
+        (["--base-url", "http://u:pw@[x/v1"], "without user name"),
+        (["--base-url", "http://x/v1?key=pw@"], "without user name"),
+    ],
+)
 def test_bad_arguments_are_named(server, tmp_path, capsys, more, message):
     assert cli.main(command(server, tmp_path / "out.jsonl", "--yes", *more)) == 2
     shown = capsys.readouterr().err
@@ -505,9 +591,14 @@ def test_a_folder_is_no_file(server, tmp_path, capsys):
     assert "out.jsonl" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("key, url, warned", [
-    (KEY, "http://far.example/v1", True), ("", "http://far.example/v1", False),
-    (KEY, "https://far.example/v1", False)])
+@pytest.mark.parametrize(
+    "key, url, warned",
+    [
+        (KEY, "http://far.example/v1", True),
+        ("", "http://far.example/v1", False),
+        (KEY, "https://far.example/v1", False),
+    ],
+)
 def test_a_key_in_the_clear_is_warned_of(server, tmp_path, capsys, monkeypatch, key, url, warned):
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     monkeypatch.setenv("LMLAB_API_KEY", key)
@@ -526,8 +617,9 @@ def test_whose_key_it_is():
     assert not Endpoint("http://localhost/v1", "m", KEY).in_the_clear
 
 
-@pytest.mark.parametrize("value, seconds", [
-    ("2.5", 2.5), ("-3", 0), ("nan", 0), ("inf", 0), ("soon", 0), ("", 0)])
+@pytest.mark.parametrize(
+    "value, seconds", [("2.5", 2.5), ("-3", 0), ("nan", 0), ("inf", 0), ("soon", 0), ("", 0)]
+)
 def test_retry_after(value, seconds):
     assert generate.retry_after(value) == seconds
 

@@ -26,19 +26,62 @@ from lmlab.llama_cpp import LlamaCpp
 gguf = pytest.importorskip("gguf")
 BASES = ("gpt2", "llama", "qwen2")
 pytestmark = pytest.mark.usefixtures("one_thread")
-needs_llama_cpp = pytest.mark.skipif(not llama_cpp.is_installed(), reason="xllamacpp is not installed: pip install "
-                                     "--no-deps -r requirements-dev.txt")
+needs_llama_cpp = pytest.mark.skipif(
+    not llama_cpp.is_installed(),
+    reason="xllamacpp is not installed: pip install --no-deps -r requirements-dev.txt",
+)
 
 TEXTS = [
-    "The miller grinds the corn.", "the Miller's wife doesn't know; they'd've asked, I'm sure", "", " ", "a",
-    " a leading blank", "a trailing blank ", "two  blanks", "   three before", "many          blanks", "a\tb\t\tc",
-    "line\nline", "line\n\n\nline", "\n", "\n\n", " \n ", "line \n  indented", "windows\r\nlines\r\n", "\u00a0no-break",
-    "1", "12", "123", "1234567890", "3.14159", "1,234,567.89", "2 + 3 = 5", "10^-3 * 4e5", "½ and ² and Ⅷ",
-    "café", "naïve Zoë's déjà vu", "Ærøskøbing, Åse, Øl", "Ελληνικά", "по-русски", "日本語のテキスト", "한국어", "שלום", "العربية",
-    "हिन्दी", "ไทย", "😀", "👩‍👩‍👧 family 🇩🇪 flag", "a😀b 12😀34", "def f(x):\n    return x**2 + 1  # square",
-    'for (int i = 0; i < 10; ++i) { printf("%d\\n", i); }', "<html lang='en'>&amp;</html>", "$E = mc^2$ \\frac{1}{2}",
-    "https://example.org/a_b?c=d&e=%20f", "<think>\nfirst, 2 + 3\n</think>\n\nThe answer is 5.",
-    "<｜User｜>What is 2 + 3?<｜Assistant｜><think>\n", "<|endoftext|>text<|endoftext|> <|im_start|>user\nHi<|im_end|>",
+    "The miller grinds the corn.",
+    "the Miller's wife doesn't know; they'd've asked, I'm sure",
+    "",
+    " ",
+    "a",
+    " a leading blank",
+    "a trailing blank ",
+    "two  blanks",
+    "   three before",
+    "many          blanks",
+    "a\tb\t\tc",
+    "line\nline",
+    "line\n\n\nline",
+    "\n",
+    "\n\n",
+    " \n ",
+    "line \n  indented",
+    "windows\r\nlines\r\n",
+    "\u00a0no-break",
+    "1",
+    "12",
+    "123",
+    "1234567890",
+    "3.14159",
+    "1,234,567.89",
+    "2 + 3 = 5",
+    "10^-3 * 4e5",
+    "½ and ² and Ⅷ",
+    "café",
+    "naïve Zoë's déjà vu",
+    "Ærøskøbing, Åse, Øl",
+    "Ελληνικά",
+    "по-русски",
+    "日本語のテキスト",
+    "한국어",
+    "שלום",
+    "العربية",
+    "हिन्दी",
+    "ไทย",
+    "😀",
+    "👩‍👩‍👧 family 🇩🇪 flag",
+    "a😀b 12😀34",
+    "def f(x):\n    return x**2 + 1  # square",
+    'for (int i = 0; i < 10; ++i) { printf("%d\\n", i); }',
+    "<html lang='en'>&amp;</html>",
+    "$E = mc^2$ \\frac{1}{2}",
+    "https://example.org/a_b?c=d&e=%20f",
+    "<think>\nfirst, 2 + 3\n</think>\n\nThe answer is 5.",
+    "<｜User｜>What is 2 + 3?<｜Assistant｜><think>\n",
+    "<|endoftext|>text<|endoftext|> <|im_start|>user\nHi<|im_end|>",
 ]
 
 
@@ -65,26 +108,48 @@ def test_token_ids_are_the_tokenizers(opened, name):
 
 # --- tokenizers ------------------------------------------------------------------------------------
 
-LLAMA3 = (r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+"
-          r"|\s+(?!\S)|\s+")
+LLAMA3 = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+"
+    r"|\s+(?!\S)|\s+"
+)
 QWEN2 = LLAMA3.replace("{1,3}", "")
 
 
 def make_tokenizer(name: str):
     """A small tokenizer that cuts text as the big one of that name does; llama-bpe begins with BOS."""
-    from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+    from tokenizers import (
+        AddedToken,
+        Regex,
+        Tokenizer,
+        decoders,
+        models,
+        pre_tokenizers,
+        processors,
+        trainers,
+    )
     from transformers import PreTrainedTokenizerFast
 
     pattern = {"gpt-2": None, "llama-bpe": LLAMA3}.get(name, QWEN2)
     bytes_ = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=pattern is None)
     made = Tokenizer(models.BPE(ignore_merges=name == "llama-bpe"))
-    made.pre_tokenizer = bytes_ if pattern is None else pre_tokenizers.Sequence(
-        [pre_tokenizers.Split(Regex(pattern), "isolated"), bytes_])
+    made.pre_tokenizer = (
+        bytes_
+        if pattern is None
+        else pre_tokenizers.Sequence([pre_tokenizers.Split(Regex(pattern), "isolated"), bytes_])
+    )
     made.decoder = decoders.ByteLevel()
-    begin, end = ("<｜begin▁of▁sentence｜>", "<｜end▁of▁sentence｜>") if "r1" in name else ("<|begin|>", "<|end|>")
-    made.train_from_iterator(TEXTS * 4, trainers.BpeTrainer(
-        vocab_size=600, special_tokens=[begin, end, "<|eot_id|>", "<|start_header_id|>", "<|end_header_id|>"],
-        show_progress=False, initial_alphabet=pre_tokenizers.ByteLevel.alphabet()))
+    begin, end = (
+        ("<｜begin▁of▁sentence｜>", "<｜end▁of▁sentence｜>") if "r1" in name else ("<|begin|>", "<|end|>")
+    )
+    made.train_from_iterator(
+        TEXTS * 4,
+        trainers.BpeTrainer(
+            vocab_size=600,
+            special_tokens=[begin, end, "<|eot_id|>", "<|start_header_id|>", "<|end_header_id|>"],
+            show_progress=False,
+            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        ),
+    )
     made.add_tokens([AddedToken(word, special=False, normalized=False) for word in ("<think>", "</think>")])
     if name == "llama-bpe":
         made.post_processor = processors.TemplateProcessing(single=f"{begin} $A", special_tokens=[(begin, 0)])
@@ -96,10 +161,19 @@ def make_folder(folder: Path, tokenizer, **changes) -> Path:
     from transformers import LlamaConfig, LlamaForCausalLM
 
     torch.manual_seed(0)
-    choices = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2,
-               "intermediate_size": 96, "max_position_embeddings": 512, "vocab_size": len(tokenizer) + 7,
-               "initializer_range": 0.2, "tie_word_embeddings": False, "bos_token_id": tokenizer.bos_token_id,
-               "eos_token_id": tokenizer.eos_token_id}
+    choices = {
+        "hidden_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "intermediate_size": 96,
+        "max_position_embeddings": 512,
+        "vocab_size": len(tokenizer) + 7,
+        "initializer_range": 0.2,
+        "tie_word_embeddings": False,
+        "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+    }
     LlamaForCausalLM(LlamaConfig(**(choices | changes))).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
@@ -135,7 +209,9 @@ def test_a_tokenizer_that_llama_cpp_would_cut_otherwise_is_refused():
 def test_a_prompt_has_bos_where_the_chat_template_writes_it(tmp_path, written):
     """Llama 3 and R1-Distill: the tokenizer adds BOS to a text, and the template writes it too."""
     tokenizer = make_tokenizer("llama-bpe")
-    tokenizer.chat_template = written + "{% for m in messages %}<|start_header_id|>{{ m.content }}{% endfor %}"
+    tokenizer.chat_template = (
+        written + "{% for m in messages %}<|start_header_id|>{{ m.content }}{% endfor %}"
+    )
     file = LlamaCpp(export_gguf(make_folder(tmp_path / "m", tokenizer), tmp_path / "m.gguf"))
     chat = [{"role": "user", "content": "The miller"}]
     prompt = tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
@@ -149,22 +225,32 @@ def test_a_base_without_a_chat_template(tmp_path):
 
     folder = shutil.copytree(miniworld.model_dir("llama"), tmp_path / "m")
     (folder / "chat_template.jinja").unlink()
-    file, tokenizer = FileSpeaker(export_gguf(folder, tmp_path / "m.gguf", "f32")), load_tokenizer(str(folder))
+    file, tokenizer = (
+        FileSpeaker(export_gguf(folder, tmp_path / "m.gguf", "f32")),
+        load_tokenizer(str(folder)),
+    )
     ids = file.tokenise("The miller", begin=True)
     assert not file.chats and ids == tokenizer("The miller")["input_ids"]
     with torch.no_grad():
         written = load_model(str(folder)).generate(torch.tensor([ids]), max_new_tokens=9, do_sample=False)
     said = "".join(file.stream(ids, 9, file.sampling._replace(temperature=0), 0))
-    assert said == tokenizer.decode(written[0, len(ids):], skip_special_tokens=True) != ""
+    assert said == tokenizer.decode(written[0, len(ids) :], skip_special_tokens=True) != ""
 
 
-@pytest.mark.parametrize(("ends", "eot", "eom"), [
-    (["<|end|>", "<|eot_id|>"], None, None), (["<think>", "<|end|>", "<|eot_id|>", "</think>"], "<think>", "</think>"),
-    (["<|start_header_id|>"], "<|start_header_id|>", None)])
+@pytest.mark.parametrize(
+    ("ends", "eot", "eom"),
+    [
+        (["<|end|>", "<|eot_id|>"], None, None),
+        (["<think>", "<|end|>", "<|eot_id|>", "</think>"], "<think>", "</think>"),
+        (["<|start_header_id|>"], "<|start_header_id|>", None),
+    ],
+)
 def test_each_end_that_llama_cpp_does_not_know_has_a_place(tmp_path, ends, eot, eom):
     tokenizer = make_tokenizer("llama-bpe")
     folder = make_folder(tmp_path / "m", tokenizer)
-    (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": tokenizer.convert_tokens_to_ids(ends)}))
+    (folder / "generation_config.json").write_text(
+        json.dumps({"eos_token_id": tokenizer.convert_tokens_to_ids(ends)})
+    )
     data = read_metadata(export_gguf(folder, tmp_path / "m.gguf"))
     places = [data.get(f"tokenizer.ggml.{name}_token_id") for name in ("eot", "eom")]
     assert [None if place is None else data["tokenizer.ggml.tokens"][place] for place in places] == [eot, eom]
@@ -183,8 +269,9 @@ def test_llama_cpp_ends_at_what_it_knows(tmp_path, end):
     tokenizer.add_tokens([AddedToken(end, special=True)])
     file = LlamaCpp(export_gguf(make_folder(tmp_path / "m", tokenizer), tmp_path / "m.gguf"))
     mark = tokenizer.convert_tokens_to_ids(end)
-    answer = file._post("/completion", {"prompt": [20], "n_predict": 3, "logit_bias": [[mark, 1000.0]],
-                                        "return_tokens": True})
+    answer = file._post(
+        "/completion", {"prompt": [20], "n_predict": 3, "logit_bias": [[mark, 1000.0]], "return_tokens": True}
+    )
     assert answer["tokens_predicted"] == (3 if end == "<|other|>" else 1)
 
 
@@ -237,7 +324,9 @@ def test_what_the_model_says_stays_the_same(opened, name):
     for prompt in prompts:
         ids = tokenizer(prompt, add_special_tokens=False)["input_ids"]
         with torch.no_grad():
-            written = model.generate(torch.tensor([ids]), max_new_tokens=30, do_sample=False)[0, len(ids):].tolist()
+            written = model.generate(torch.tensor([ids]), max_new_tokens=30, do_sample=False)[
+                0, len(ids) :
+            ].tolist()
         assert file.greedy(ids, 30) == written
     ids = tokenizer(miniworld.dataset("stories", "validation", n=1)[0]["text"])["input_ids"]
     # llama.cpp looks GPT-2's GELU up in a table of float16
@@ -250,7 +339,9 @@ def with_a_head(folder: Path, name: str, other: bool) -> Path:
 
     shutil.copytree(miniworld.model_dir(name), folder)
     weights = load_file(folder / "model.safetensors")
-    head = next(weights[key] for key in weights if key.endswith(("embed_tokens.weight", "wte.weight"))).clone()
+    head = next(
+        weights[key] for key in weights if key.endswith(("embed_tokens.weight", "wte.weight"))
+    ).clone()
     if other:
         head[5:] = head[5:].flip(0)
     save_file(weights | {"lm_head.weight": head}, folder / "model.safetensors", metadata={"format": "pt"})
@@ -266,9 +357,14 @@ def test_a_head_beside_the_embeddings_is_used_as_transformers_uses_it(tmp_path, 
     folder = with_a_head(tmp_path / "m", name, other)
     path = export_gguf(folder, tmp_path / "m.gguf", "f32")
     assert ("output.weight" in read_metadata(path)["tensors"]) == other
-    model, ids = load_model(str(folder)).eval(), load_tokenizer(str(folder))("The miller grinds the corn.")["input_ids"]
+    model, ids = (
+        load_model(str(folder)).eval(),
+        load_tokenizer(str(folder))("The miller grinds the corn.")["input_ids"],
+    )
     theirs = hf_logprobs(model, ids)
-    assert np.abs(LlamaCpp(path, exact=True).logprobs(ids) - theirs).max() < (2e-3 if name == "gpt2" else 2e-4)
+    assert np.abs(LlamaCpp(path, exact=True).logprobs(ids) - theirs).max() < (
+        2e-3 if name == "gpt2" else 2e-4
+    )
     tied = hf_logprobs(load_model(f"miniworld/{name}").eval(), ids)
     assert (np.abs(theirs - tied).max() > 1) == other
     if name != "gpt2":  # of which transformers reads no context length
@@ -290,7 +386,9 @@ def test_a_file_in_one_piece_comes_before_older_pieces(tmp_path):
     shutil.copytree(miniworld.model_dir("llama"), tmp_path / "m", dirs_exist_ok=True)
     assert len(list((tmp_path / "m").glob("*.safetensors"))) > 2
     both = export_gguf(tmp_path / "m", tmp_path / "m.gguf").read_bytes()
-    alone = export_gguf(shutil.copytree(miniworld.model_dir("llama"), tmp_path / "alone" / "m"), tmp_path / "a.gguf")
+    alone = export_gguf(
+        shutil.copytree(miniworld.model_dir("llama"), tmp_path / "alone" / "m"), tmp_path / "a.gguf"
+    )
     assert both == alone.read_bytes()
 
 
@@ -304,10 +402,20 @@ def test_perplexity_is_transformers(opened):
 
 
 @needs_llama_cpp
-@pytest.mark.parametrize("rope", [
-    {"rope_type": "default", "rope_theta": 500.0},
-    {"rope_type": "llama3", "rope_theta": 500.0, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
-     "original_max_position_embeddings": 64}])
+@pytest.mark.parametrize(
+    "rope",
+    [
+        {"rope_type": "default", "rope_theta": 500.0},
+        {
+            "rope_type": "llama3",
+            "rope_theta": 500.0,
+            "factor": 8.0,
+            "low_freq_factor": 1.0,
+            "high_freq_factor": 4.0,
+            "original_max_position_embeddings": 64,
+        },
+    ],
+)
 def test_rope_base_factors_and_biases_of_llama(tmp_path, rope):
     """Long after the original context, an untied head, more key heads than one, biases everywhere."""
     tokenizer = make_tokenizer("llama-bpe")
@@ -332,7 +440,10 @@ def test_stored_weights_are_near_by_their_bits(tmp_path, quantisation):
     folder = miniworld.model_dir("llama")
     path = export_gguf(folder, tmp_path / "m.gguf", quantisation)
     assert path.stat().st_size == pytest.approx(gguf_bytes(folder, quantisation), abs=40_000)
-    state, stored = load_model("miniworld/llama").state_dict(), {t.name: t for t in gguf.GGUFReader(path).tensors}
+    state, stored = (
+        load_model("miniworld/llama").state_dict(),
+        {t.name: t for t in gguf.GGUFReader(path).tensors},
+    )
     assert len(stored) == len(state) - 1  # the head is the embeddings
     names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, 6)
     for name, weight in state.items():
@@ -343,15 +454,22 @@ def test_stored_weights_are_near_by_their_bits(tmp_path, quantisation):
         weight = (_interleaved(weight, heads) if heads else weight).numpy()
         read = dequantize(tensor.data, tensor.tensor_type)
         kind = tensor.tensor_type.name.lower()
-        assert kind == ("f32" if weight.ndim == 1 else "q8_0" if quantisation[:2] in ("q4", "q5")
-                        and "embed" in name else quantisation)
+        assert kind == (
+            "f32"
+            if weight.ndim == 1
+            else "q8_0"
+            if quantisation[:2] in ("q4", "q5") and "embed" in name
+            else quantisation
+        )
         if kind in ("f32", "f16"):
             assert (read == weight).all()  # the base is float16
         else:
             blocks = weight.reshape(-1, 32)
             steps = {"q8_0": 254, "q5_1": 31, "q5_0": 31, "q4_1": 15, "q4_0": 15, "bf16": 256}[kind]
             spans = np.ptp(blocks, 1) if kind.endswith("1") else 2 * np.abs(blocks).max(1)
-            half = 1.0 if quantisation.endswith("_0") and kind != "q8_0" else 0.5  # they cut one side by a step
+            half = (
+                1.0 if quantisation.endswith("_0") and kind != "q8_0" else 0.5
+            )  # they cut one side by a step
             allowed = half * spans / steps + np.abs(blocks).max(1) / 1000  # the scale is a float16
             assert (np.abs(read.reshape(-1, 32) - blocks).max(1) <= allowed + 1e-6).all(), name
 
@@ -361,8 +479,11 @@ def test_what_each_bit_costs(tmp_path, reader):
     texts = [row["text"] for row in miniworld.dataset("stories", "validation", n=4)]
 
     def measure(path):
-        there = (LlamaCpp(path, exact=True).perplexity(texts) if reader == "llama.cpp" else
-                 perplexity(gguf_export.load_gguf(path), load_tokenizer("miniworld/qwen2"), texts))
+        there = (
+            LlamaCpp(path, exact=True).perplexity(texts)
+            if reader == "llama.cpp"
+            else perplexity(gguf_export.load_gguf(path), load_tokenizer("miniworld/qwen2"), texts)
+        )
         return there["nats"], there["counts"]
 
     kinds = ("f32", "f16", "q8_0", "q4_0")
@@ -380,7 +501,10 @@ def test_a_folder_in_shards_gives_the_same_file(tmp_path, files):
     load_model("miniworld/llama").save_pretrained(tmp_path / "m", max_shard_size="1MB")
     load_tokenizer("miniworld/llama").save_pretrained(tmp_path / "m")
     assert len(list((tmp_path / "m").glob("*.safetensors"))) > 3
-    there = {t.name: t.data for t in gguf.GGUFReader(export_gguf(tmp_path / "m", tmp_path / "m.gguf", "f32")).tensors}
+    there = {
+        t.name: t.data
+        for t in gguf.GGUFReader(export_gguf(tmp_path / "m", tmp_path / "m.gguf", "f32")).tensors
+    }
     whole = {t.name: t.data for t in gguf.GGUFReader(files["llama"]).tensors}
     assert there.keys() == whole.keys() and all((there[name] == whole[name]).all() for name in whole)
 
@@ -397,7 +521,9 @@ def test_gpt2_as_the_hub_has_it(tmp_path, files):
     from safetensors.torch import load_file, save_file
 
     folder = shutil.copytree(miniworld.model_dir("gpt2"), tmp_path / "m")
-    state = {name.removeprefix("transformer."): w for name, w in load_file(folder / "model.safetensors").items()}
+    state = {
+        name.removeprefix("transformer."): w for name, w in load_file(folder / "model.safetensors").items()
+    }
     state["h.0.attn.bias"] = torch.ones(1, 1, 8, 8)
     save_file(state, folder / "model.safetensors")
     there = {t.name: t.data for t in gguf.GGUFReader(export_gguf(folder, tmp_path / "m.gguf", "f32")).tensors}
@@ -419,10 +545,15 @@ def break_after(monkeypatch, n: int, error: BaseException) -> None:
     monkeypatch.setattr(gguf.GGUFWriter, "write_tensor_data", write)
 
 
-@pytest.mark.parametrize(("error", "raised", "message"), [
-    (OSError(28, "No space left on device"), ValueError, "the disk got full: .*remove old runs"),
-    (OSError(5, "Input/output error"), OSError, "output error"), (KeyboardInterrupt(), KeyboardInterrupt, "")],
-    ids=["full", "broken", "ctrl-c"])
+@pytest.mark.parametrize(
+    ("error", "raised", "message"),
+    [
+        (OSError(28, "No space left on device"), ValueError, "the disk got full: .*remove old runs"),
+        (OSError(5, "Input/output error"), OSError, "output error"),
+        (KeyboardInterrupt(), KeyboardInterrupt, ""),
+    ],
+    ids=["full", "broken", "ctrl-c"],
+)
 def test_a_break_leaves_the_older_file_and_no_half_one(tmp_path, monkeypatch, error, raised, message):
     target = tmp_path / "m.gguf"
     target.write_bytes(b"GGUF, older")
@@ -452,8 +583,9 @@ def test_files_of_the_users_are_never_removed(tmp_path):
         export_gguf(miniworld.model_dir("gpt2"), tmp_path)
     for _ in range(2):  # a GGUF file of this name is replaced
         export_gguf(miniworld.model_dir("gpt2"), tmp_path / "m.gguf")
-    assert {path.name: path.read_text() for path in tmp_path.iterdir() if path.name != "m.gguf"} == dict.fromkeys(
-        (".partial_m.gguf", "m.gguf.partial", ".partial_m.gguf.f16", "notes.txt"), "mine")
+    assert {
+        path.name: path.read_text() for path in tmp_path.iterdir() if path.name != "m.gguf"
+    } == dict.fromkeys((".partial_m.gguf", "m.gguf.partial", ".partial_m.gguf.f16", "notes.txt"), "mine")
 
 
 def test_one_tensor_at_a_time(tmp_path, monkeypatch):
@@ -483,12 +615,23 @@ def change_config(folder: Path, name: str, **changes) -> Path:
     return folder
 
 
-@pytest.mark.parametrize(("name", "changes", "message"), [
-    ("llama", {"model_type": "mistral"}, "a mistral model cannot be exported here, only gpt2, llama, qwen2"),
-    ("gpt2", {"activation_function": "relu"}, "activation_function is 'relu'"),
-    ("qwen2", {"use_sliding_window": True}, "use_sliding_window is True"),
-    ("llama", {"rope_parameters": {"rope_type": "yarn", "rope_theta": 1e4, "factor": 4.0}}, "rope_type 'yarn'"),
-])
+@pytest.mark.parametrize(
+    ("name", "changes", "message"),
+    [
+        (
+            "llama",
+            {"model_type": "mistral"},
+            "a mistral model cannot be exported here, only gpt2, llama, qwen2",
+        ),
+        ("gpt2", {"activation_function": "relu"}, "activation_function is 'relu'"),
+        ("qwen2", {"use_sliding_window": True}, "use_sliding_window is True"),
+        (
+            "llama",
+            {"rope_parameters": {"rope_type": "yarn", "rope_theta": 1e4, "factor": 4.0}},
+            "rope_type 'yarn'",
+        ),
+    ],
+)
 def test_what_llama_cpp_would_compute_otherwise_is_refused(tmp_path, name, changes, message):
     with pytest.raises(ValueError, match=message):
         export_gguf(change_config(tmp_path / "m", name, **changes), tmp_path / "m.gguf")

@@ -41,7 +41,7 @@ def test_a_head_that_is_not_the_embeddings_is_refused(model, tmp_path):
     weights = load_file(tmp_path / "model.safetensors")
     head = weights["transformer.wte.weight"].clone()
     save_file(weights | {"lm_head.weight": head}, tmp_path / "model.safetensors")
-    assert torch.equal(GPT.from_pretrained(tmp_path).lm_head.weight[:len(head)], head)
+    assert torch.equal(GPT.from_pretrained(tmp_path).lm_head.weight[: len(head)], head)
     save_file(weights | {"lm_head.weight": head + 1}, tmp_path / "model.safetensors")
     with pytest.raises(ValueError, match="lm_head.weight"):
         GPT.from_pretrained(tmp_path)
@@ -74,21 +74,41 @@ def test_loss_and_gradients_equal_transformers(model, reference):
 def test_greedy_tokens_equal_transformers(model, reference, penalty):
     idx = tokens(2, 5)
     ours = model.generate(idx, 15, temperature=0, repetition_penalty=penalty)
-    theirs = reference.generate(idx, max_new_tokens=15, do_sample=False, repetition_penalty=penalty,
-                                pad_token_id=0, attention_mask=torch.ones_like(idx))
+    theirs = reference.generate(
+        idx,
+        max_new_tokens=15,
+        do_sample=False,
+        repetition_penalty=penalty,
+        pad_token_id=0,
+        attention_mask=torch.ones_like(idx),
+    )
     assert ours.tolist() == theirs.tolist()
 
 
-@pytest.mark.parametrize("settings", [
-    {}, {"temperature": 0.7}, {"top_k": 9}, {"top_p": 0.8},
-    {"temperature": 1.3, "top_k": 30, "top_p": 0.9, "repetition_penalty": 1.2}])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"temperature": 0.7},
+        {"top_k": 9},
+        {"top_p": 0.8},
+        {"temperature": 1.3, "top_k": 30, "top_p": 0.9, "repetition_penalty": 1.2},
+    ],
+)
 def test_sampled_tokens_equal_transformers_with_one_seed(model, reference, settings):
     idx = tokens(2, 5)
     torch.manual_seed(3)
     ours = model.generate(idx, 15, eos_token_id=-1, **settings)
     torch.manual_seed(3)
-    theirs = reference.generate(idx, max_new_tokens=15, do_sample=True, pad_token_id=0, eos_token_id=None,
-                                attention_mask=torch.ones_like(idx), **{"top_k": 0, **settings})
+    theirs = reference.generate(
+        idx,
+        max_new_tokens=15,
+        do_sample=True,
+        pad_token_id=0,
+        eos_token_id=None,
+        attention_mask=torch.ones_like(idx),
+        **{"top_k": 0, **settings},
+    )
     assert ours.tolist() == theirs.tolist()
 
 
@@ -98,7 +118,7 @@ def padded(model) -> GPT:
     wider = GPT(replace(CONFIG, vocab_multiple=64))
     own = model.state_dict()
     wide = torch.full((128, CONFIG.n_embd), 7.0)
-    wide[:CONFIG.vocab_size] = own["lm_head.weight"]
+    wide[: CONFIG.vocab_size] = own["lm_head.weight"]
     wider.load_state_dict({**own, "lm_head.weight": wide, "transformer.wte.weight": wide})
     return wider.eval()
 
@@ -160,7 +180,8 @@ def test_filters_equal_transformers():
     for top_p in (0.1, 0.5, 0.9):
         torch.testing.assert_close(keep_top(logits, top_p=top_p), TopPLogitsWarper(top_p)(idx, logits))
     torch.testing.assert_close(
-        penalise_repetition(logits, idx, 1.7), RepetitionPenaltyLogitsProcessor(1.7)(idx, logits.clone()))
+        penalise_repetition(logits, idx, 1.7), RepetitionPenaltyLogitsProcessor(1.7)(idx, logits.clone())
+    )
 
 
 def test_cache_changes_nothing(model):
@@ -169,7 +190,7 @@ def test_cache_changes_nothing(model):
     made = model.generate(idx, 30, temperature=0, eos_token_id=-1)
     assert made.shape == (2, 40)
     for end in range(10, 40):
-        window = made[:, max(0, end - CONFIG.block_size):end]
+        window = made[:, max(0, end - CONFIG.block_size) : end]
         assert torch.equal(model(window)[0][:, -1].argmax(-1), made[:, end])
 
 
@@ -183,14 +204,16 @@ def test_generation_stops_at_eos(model):
     eos = int(free[0, 7])
     made = model.generate(idx, 12, temperature=0, eos_token_id=eos)
     first = free[0].tolist().index(eos, 5)
-    assert made[0, :first + 1].tolist() == free[0, :first + 1].tolist()
+    assert made[0, : first + 1].tolist() == free[0, : first + 1].tolist()
     assert set(made[0, first:].tolist()) == {eos}
 
 
 def test_sampling_follows_its_seed_and_leaves_the_mode(model):
     model.train()
-    made = [model.generate(tokens(1, 4), 8, top_k=20, generator=torch.Generator().manual_seed(seed))
-            for seed in (5, 5, 6)]
+    made = [
+        model.generate(tokens(1, 4), 8, top_k=20, generator=torch.Generator().manual_seed(seed))
+        for seed in (5, 5, 6)
+    ]
     assert torch.equal(made[0], made[1]) and not torch.equal(made[0], made[2])
     assert model.training
 
@@ -252,8 +275,15 @@ def test_init_is_that_of_gpt2():
             assert not parameter.any(), name
 
 
-@pytest.mark.parametrize(("name", "parameters"), [
-    ("gpt2", 124_439_808), ("gpt2-medium", 354_823_168), ("gpt2-large", 774_030_080), ("gpt2-xl", 1_557_611_200)])
+@pytest.mark.parametrize(
+    ("name", "parameters"),
+    [
+        ("gpt2", 124_439_808),
+        ("gpt2-medium", 354_823_168),
+        ("gpt2-large", 774_030_080),
+        ("gpt2-xl", 1_557_611_200),
+    ],
+)
 def test_sizes_have_the_published_numbers_of_parameters(name, parameters):
     """As transformers counts the released models."""
     with torch.device("meta"):
@@ -287,10 +317,9 @@ def test_loads_files_without_prefix_and_with_mask_buffers(model, reference, tmp_
     assert torch.equal(GPT.from_pretrained(tmp_path)(tokens(1, 9))[0], model(tokens(1, 9))[0])
 
 
-@pytest.mark.parametrize(("change", "words"), [
-    ({"n_embd": 30}, "n_head divides"),
-    ({"n_layer": 0}, "positive"),
-])
+@pytest.mark.parametrize(
+    ("change", "words"), [({"n_embd": 30}, "n_head divides"), ({"n_layer": 0}, "positive")]
+)
 def test_impossible_shapes_are_refused(change, words):
     with pytest.raises(ValueError, match=words):
         GPTConfig(**change)

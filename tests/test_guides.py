@@ -22,7 +22,9 @@ from lmlab.recipes import LESSONS, find_lesson, list_recipes, load_recipe
 ROOT = Path(__file__).parents[1]
 TEXTS = ["README.md", "QUICK_START.md", "FINETUNING_GUIDE.md", "benchmarks/README.md"]
 NEEDS = {"gpu", "network", "time", "a person"}
-FENCE = re.compile(r"(?:<!-- test: (?P<mark>[^\n]*?) -->\n)?^```(?P<kind>\w*)\n(?P<body>.*?)^```$", re.M | re.S)
+FENCE = re.compile(
+    r"(?:<!-- test: (?P<mark>[^\n]*?) -->\n)?^```(?P<kind>\w*)\n(?P<body>.*?)^```$", re.M | re.S
+)
 
 
 class Block(NamedTuple):
@@ -37,8 +39,10 @@ class Block(NamedTuple):
 
 
 def blocks_of(text: str, content: str) -> list[Block]:
-    found = [Block(text, content[:m.start()].count("\n") + 1, m["kind"], m["mark"] or "", m["body"])
-             for m in FENCE.finditer(content)]
+    found = [
+        Block(text, content[: m.start()].count("\n") + 1, m["kind"], m["mark"] or "", m["body"])
+        for m in FENCE.finditer(content)
+    ]
     assert content.count("```") == 2 * len(found), f"{text}: a block was not understood"
     return found
 
@@ -89,15 +93,28 @@ def write(block: Block, home: Path, project: Path) -> None:
 
 
 def made_run(project: Path) -> None:
-    from nbformat.v4 import new_markdown_cell, new_notebook
     from nbformat import write as write_notebook
+    from nbformat.v4 import new_markdown_cell, new_notebook
 
     run = project / "runs" / "20260101-000000"
     run.mkdir(parents=True)
     (project / "runs" / "latest").write_text(run.name)
     write_notebook(new_notebook(cells=[new_markdown_cell("# Lesson")]), run / "01_data_analysis.ipynb")
-    (run / "run.json").write_text(json.dumps({"lessons": [{
-        "lesson": "01_data_analysis", "status": "ok", "seconds": 1, "peak_memory_gb": 1, "error": ""}]}))
+    (run / "run.json").write_text(
+        json.dumps(
+            {
+                "lessons": [
+                    {
+                        "lesson": "01_data_analysis",
+                        "status": "ok",
+                        "seconds": 1,
+                        "peak_memory_gb": 1,
+                        "error": "",
+                    }
+                ]
+            }
+        )
+    )
 
 
 @pytest.fixture(scope="module")
@@ -107,7 +124,9 @@ def adapter(reader, machine):
     from lmlab.finetuning import build_model
 
     cfg = load_recipe("05_llama_lora_4bit")
-    return finetune.save_adapter(build_model(cfg, machine), reader / "runs/finetune/05-tiny/adapter", cfg.model)
+    return finetune.save_adapter(
+        build_model(cfg, machine), reader / "runs/finetune/05-tiny/adapter", cfg.model
+    )
 
 
 # --- the command line ------------------------------------------------------------------------------
@@ -122,7 +141,7 @@ def commands(block: Block) -> list[list[str]]:
         while "&&" in words:
             cut = words.index("&&")
             found.append(words[:cut])
-            words = words[cut + 1:]
+            words = words[cut + 1 :]
         found.append(words)
     return [words for words in found if words]
 
@@ -139,13 +158,17 @@ def parse(words: list[str]) -> list[str] | None:
         return lmlab_arguments(name, rest if name != "python" else rest[2:])
     if name == "make":
         targets = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.M)
-        assert all(word in targets for word in rest if "=" not in word), f"make {rest}: the Makefile has {targets}"
+        assert all(word in targets for word in rest if "=" not in word), (
+            f"make {rest}: the Makefile has {targets}"
+        )
     elif name.endswith("python"):
         assert (ROOT / rest[0]).exists(), f"{rest[0]} is not there"
     else:
         assert name in PLAIN, f"{name!r} is no command that the texts use"
         for word in rest:
-            assert not word.startswith(("notebooks/", "configs/")) or (ROOT / word).exists(), f"{word} is not there"
+            assert not word.startswith(("notebooks/", "configs/")) or (ROOT / word).exists(), (
+                f"{word} is not there"
+            )
     return None
 
 
@@ -199,7 +222,9 @@ CHEAP = {"plan", "recipes", "doctor", "report"}
 
 def run(arguments: list[str]) -> str:
     """What a cheap command of lmlab says; AssertionError for others, which want a mark, and where it fails."""
-    assert arguments and arguments[0] in CHEAP, f"{arguments}: not run by the test; mark the block with what it needs"
+    assert arguments and arguments[0] in CHEAP, (
+        f"{arguments}: not run by the test; mark the block with what it needs"
+    )
     said, wrong = io.StringIO(), io.StringIO()
     with redirect_stdout(said), redirect_stderr(wrong):
         code = cli.main(arguments)
@@ -249,7 +274,7 @@ def test_a_recipe_of_ones_own_takes_ones_own_data(block, reader):
 
 
 def table_rows(content: str, first: str) -> list[list[str]]:
-    lines = content[content.index(f"| {first} |"):].split("\n\n")[0].splitlines()[2:]
+    lines = content[content.index(f"| {first} |") :].split("\n\n")[0].splitlines()[2:]
     return [[cell.strip() for cell in line.strip("| ").split(" | ")] for line in lines]
 
 
@@ -260,7 +285,7 @@ def test_every_row_of_the_formats_is_taken_by_its_lesson(tmp_path):
 
     guide = (ROOT / "FINETUNING_GUIDE.md").read_text(encoding="utf-8")
     seen = set()
-    for lesson, _, cell in table_rows(guide[guide.index("### Formats"):], "lesson | fields | a row"):
+    for lesson, _, cell in table_rows(guide[guide.index("### Formats") :], "lesson | fields | a row"):
         path = tmp_path / "rows.jsonl"
         path.write_text(cell.strip("`").replace("\\\\n", "\\n") + "\n")
         row = load_rows(str(path), "all")[0]
@@ -317,12 +342,21 @@ def test_lesson_and_section_numbers_name_sections_that_there_are():
     assert len(named) > 8
     for lesson, section in named:
         cells = json.loads((ROOT / "notebooks" / f"{find_lesson(lesson)}.ipynb").read_text())["cells"]
-        heads = [line for cell in cells if cell["cell_type"] == "markdown" for line in "".join(cell["source"]).split("\n")]
-        assert any(re.match(rf"#+ {section}\. ", head) for head in heads), f"lesson {lesson} has no section {section}"
+        heads = [
+            line
+            for cell in cells
+            if cell["cell_type"] == "markdown"
+            for line in "".join(cell["source"]).split("\n")
+        ]
+        assert any(re.match(rf"#+ {section}\. ", head) for head in heads), (
+            f"lesson {lesson} has no section {section}"
+        )
 
 
 def test_keys_in_the_table_of_symptoms_are_keys_of_recipes():
-    section = (ROOT / "FINETUNING_GUIDE.md").read_text(encoding="utf-8").partition("\n## When it goes wrong\n")[2]
+    section = (
+        (ROOT / "FINETUNING_GUIDE.md").read_text(encoding="utf-8").partition("\n## When it goes wrong\n")[2]
+    )
     known = {key for cls in LESSONS.values() for key in cls.__dataclass_fields__} | names_in_lmlab()
     keys = re.findall(r"`([a-z_0-9]+): [\w.]+`", section) + re.findall(r"0\d `([a-z_0-9]+)[`:]", section)
     assert len(keys) > 15
@@ -331,31 +365,43 @@ def test_keys_in_the_table_of_symptoms_are_keys_of_recipes():
 
 
 def names_in_lmlab() -> set[str]:
-    return {node.name for path in (ROOT / "lmlab").glob("*.py") for node in ast.walk(ast.parse(path.read_text()))
-            if isinstance(node, ast.FunctionDef | ast.ClassDef)}
+    return {
+        node.name
+        for path in (ROOT / "lmlab").glob("*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.FunctionDef | ast.ClassDef)
+    }
 
 
 # --- the test itself -------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("mark, line, told", [
-    ("", "python -m lmlab run 05", "mark the block"),
-    ("needs luck", "python -m lmlab run 05", "luck"),
-    ("slow", "python -m lmlab run 05", "give needs"),
-    ("needs time", "python -m lmlab run 05 --recpie t4", "unrecognized"),
-    ("needs time", "python -m lmlab run 05 --recipe t5", "t5"),
-    ("needs time", "python -m lmlab run 05 --set learning_rat=1e-3", "learning_rate"),
-    ("needs time", "python -m lmlab run 05 --set epochs=1.5", "whole number"),
-    ("needs time", "python -m lmlab run 15", "15"),
-    ("needs time", "python -m lmlab finetune 05 --bits 8", "invalid choice"),
-    ("needs time", "make cofee", "Makefile"),
-    ("needs gpu", "torchrun --proc_per_node 4 -m lmlab pretrain", "unrecognized"),
-    ("needs gpu", "torchrun --nproc_per_node 4 -m lmlab pretrain --recipe huge", "huge"),
-    ("needs gpu", "accelerate launch --config_file configs/none.yaml -m lmlab finetune 05", "none.yaml"),
-    ("needs gpu", "accelerate launch --config_file configs/accelerate/ddp.yaml -m lmlab finetune 05 --set x=1", "x"),
-    ("needs a person", "jupyter lab notebooks/12_none.ipynb", "12_none"),
-    ("needs network", "curl http://x", "curl"),
-    ("", "python -m lmlab plan 06 --recipe t4 --gpu T5", "T5")])
+@pytest.mark.parametrize(
+    "mark, line, told",
+    [
+        ("", "python -m lmlab run 05", "mark the block"),
+        ("needs luck", "python -m lmlab run 05", "luck"),
+        ("slow", "python -m lmlab run 05", "give needs"),
+        ("needs time", "python -m lmlab run 05 --recpie t4", "unrecognized"),
+        ("needs time", "python -m lmlab run 05 --recipe t5", "t5"),
+        ("needs time", "python -m lmlab run 05 --set learning_rat=1e-3", "learning_rate"),
+        ("needs time", "python -m lmlab run 05 --set epochs=1.5", "whole number"),
+        ("needs time", "python -m lmlab run 15", "15"),
+        ("needs time", "python -m lmlab finetune 05 --bits 8", "invalid choice"),
+        ("needs time", "make cofee", "Makefile"),
+        ("needs gpu", "torchrun --proc_per_node 4 -m lmlab pretrain", "unrecognized"),
+        ("needs gpu", "torchrun --nproc_per_node 4 -m lmlab pretrain --recipe huge", "huge"),
+        ("needs gpu", "accelerate launch --config_file configs/none.yaml -m lmlab finetune 05", "none.yaml"),
+        (
+            "needs gpu",
+            "accelerate launch --config_file configs/accelerate/ddp.yaml -m lmlab finetune 05 --set x=1",
+            "x",
+        ),
+        ("needs a person", "jupyter lab notebooks/12_none.ipynb", "12_none"),
+        ("needs network", "curl http://x", "curl"),
+        ("", "python -m lmlab plan 06 --recipe t4 --gpu T5", "T5"),
+    ],
+)
 def test_a_wrong_block_is_found(mark, line, told, reader):
     content = (f"<!-- test: {mark} -->\n" if mark else "") + f"```bash\n{line}\n```\n"
     with pytest.raises((AssertionError, ValueError), match=re.escape(told)):

@@ -46,13 +46,16 @@ def test_training_multiplies_in_float32_on_this_cpu(shape, block_size, highest):
     assert relative_error(rounded, exact[0]) > BFLOAT16_ROUNDING > 10 * max(errors)  # the test would see it
 
 
-@pytest.mark.parametrize(("features", "exact"), [
-    ({"avx2": True}, False),  # PyTorch leaves the products to MKL: nothing to gain
-    ({"avx2": True, "avx512_f": True, "avx512_bf16": True}, True),  # AMD Zen 4 and 5
-    ({"avx512_f": True, "amx_tile": True, "amx_bf16": True}, False),  # Intel since Sapphire Rapids
-    ({"avx512_f": True, "avx10_2": True}, False),
-    ({"architecture": "aarch64", "neon": True}, False),
-])
+@pytest.mark.parametrize(
+    ("features", "exact"),
+    [
+        ({"avx2": True}, False),  # PyTorch leaves the products to MKL: nothing to gain
+        ({"avx2": True, "avx512_f": True, "avx512_bf16": True}, True),  # AMD Zen 4 and 5
+        ({"avx512_f": True, "amx_tile": True, "amx_bf16": True}, False),  # Intel since Sapphire Rapids
+        ({"avx512_f": True, "avx10_2": True}, False),
+        ({"architecture": "aarch64", "neon": True}, False),
+    ],
+)
 def test_onednn_takes_over_only_where_it_computes_in_float32(features, exact, monkeypatch, highest):
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: features)
     assert onednn_is_exact() is exact

@@ -10,13 +10,59 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "lmlab"
 # a module may import its own layer and the layers below it
 LAYERS = [
-    {"hardware", "gpt", "plots", "checkpoints", "adapters", "files", "signals", "ranks", "notation",
-     "units", "formulas", "token_view", "board"},
-    {"recipes", "results", "data", "analysis", "miniworld", "shards", "loader", "generate", "pairs", "answers",
-     "reasoning", "augmentation", "preflight", "rewards", "chat_template", "readers", "rows"},
-    {"train", "pretraining", "finetune", "evaluate", "export", "translation", "cost", "rehearsal", "blind",
-     "gguf_export", "llama_cpp", "modelfile", "chat", "exercises", "widgets", "live",
-     "finetuning"},
+    {
+        "hardware",
+        "gpt",
+        "plots",
+        "checkpoints",
+        "adapters",
+        "files",
+        "signals",
+        "ranks",
+        "notation",
+        "units",
+        "formulas",
+        "token_view",
+        "board",
+    },
+    {
+        "recipes",
+        "results",
+        "data",
+        "analysis",
+        "miniworld",
+        "shards",
+        "loader",
+        "generate",
+        "pairs",
+        "answers",
+        "reasoning",
+        "augmentation",
+        "preflight",
+        "rewards",
+        "chat_template",
+        "readers",
+        "rows",
+    },
+    {
+        "train",
+        "pretraining",
+        "finetune",
+        "evaluate",
+        "export",
+        "translation",
+        "cost",
+        "rehearsal",
+        "blind",
+        "gguf_export",
+        "llama_cpp",
+        "modelfile",
+        "chat",
+        "exercises",
+        "widgets",
+        "live",
+        "finetuning",
+    },
     {"plan"},
     {"runner", "report", "pages", "records", "sanitize", "comparison", "search", "doctor", "cli", "__main__"},
 ]
@@ -69,7 +115,9 @@ MODELS = {"gpt", "train", "pretraining", "rehearsal"}  # subclasses of torch's o
 
 @pytest.mark.parametrize("module", sorted({name for names in LAYERS for name in names} | {"miniworld.bases"}))
 def test_importing_is_light_and_silent(module):
-    heavy = {"transformers", "trl", "peft", "datasets", "optuna"} | ({"torch"} if module not in MODELS else set())
+    heavy = {"transformers", "trl", "peft", "datasets", "optuna"} | (
+        {"torch"} if module not in MODELS else set()
+    )
     code = f"import sys, lmlab.{module}; print(sorted({heavy!r} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

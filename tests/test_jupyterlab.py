@@ -10,9 +10,20 @@ import pytest
 from lmlab.recipes import PROJECT
 
 BOX = "document.querySelectorAll('.jp-OutputArea-output .widget-vbox')"
-SMALL = {"01_data_analysis": {"limit": 60},
-         "02_gpt2_from_scratch": {"n_docs": 1500, "n_layer": 2, "n_head": 2, "n_embd": 64, "max_steps": 20,
-                                  "warmup_steps": 2, "eval_every": 10, "checkpoint_every": 10, "hellaswag": None}}
+SMALL = {
+    "01_data_analysis": {"limit": 60},
+    "02_gpt2_from_scratch": {
+        "n_docs": 1500,
+        "n_layer": 2,
+        "n_head": 2,
+        "n_embd": 64,
+        "max_steps": 20,
+        "warmup_steps": 2,
+        "eval_every": 10,
+        "checkpoint_every": 10,
+        "hellaswag": None,
+    },
+}
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +44,9 @@ def opened(lab, page, lesson: str, n_boxes: int, last: str = "") -> None:
         assert old in parameters.source
         parameters.source = parameters.source.replace(old, new)
     if last:
-        notebook.cells = notebook.cells[:1 + next(i for i, cell in enumerate(notebook.cells) if last in cell.source)]
+        notebook.cells = notebook.cells[
+            : 1 + next(i for i, cell in enumerate(notebook.cells) if last in cell.source)
+        ]
     nbformat.write(notebook, lab.root / f"{lesson}.ipynb")
     lab.open(page, f"{lesson}.ipynb")
     assert lab.run_all(page, seconds=300) == []
@@ -46,9 +59,11 @@ def pixels(page, box: int):
     from PIL import Image
 
     page.js(f"{BOX}[{box}].scrollIntoView({{block: 'start'}}); return 1")
-    place = page.js(f"{{const last = [...{BOX}[{box}].children].filter(c => c.offsetHeight && "
-                    "c.matches('.widget-image, .widget-html'))[0].getBoundingClientRect(); "
-                    "return {x: last.x, y: last.y, width: last.width, height: Math.min(400, last.height)}}")
+    place = page.js(
+        f"{{const last = [...{BOX}[{box}].children].filter(c => c.offsetHeight && "
+        "c.matches('.widget-image, .widget-html'))[0].getBoundingClientRect(); "
+        "return {x: last.x, y: last.y, width: last.width, height: Math.min(400, last.height)}}"
+    )
     picture = page.picture(place)
     return numpy.asarray(Image.open(io.BytesIO(picture)).convert("RGB")).astype(int)
 
@@ -61,7 +76,9 @@ def moved(page, box: int, slider: int, key: str, times: int = 1) -> float:
         old = json.dumps(page.js(shown))
         page.js(f"{BOX}[{box}].querySelectorAll('.noUi-handle')[{slider}].focus(); return 1")
         page.press(key)
-        page.wait_for(f"{shown} !== {old} && [...{BOX}[{box}].querySelectorAll('img')].every(i => i.complete)", 60)
+        page.wait_for(
+            f"{shown} !== {old} && [...{BOX}[{box}].querySelectorAll('img')].every(i => i.complete)", 60
+        )
     after = pixels(page, box)
     height, width = (min(sizes) for sizes in zip(before.shape[:2], after.shape[:2], strict=True))
     return (abs(before[:height, :width] - after[:height, :width]).max(axis=2) > 40).mean()

@@ -86,8 +86,11 @@ def test_what_came_last_is_drawn(clock, monkeypatch):
     monkeypatch.setattr(live, "someone_is_there", lambda: True)
     monkeypatch.setattr(live.LiveLoss, "_show", lambda self, png: None)
     drawn = []
-    monkeypatch.setattr(live.LiveLoss, "_picture", lambda self, n_steps: drawn.append(
-        {part: dict(some) for part, some in self.losses.items()}))
+    monkeypatch.setattr(
+        live.LiveLoss,
+        "_picture",
+        lambda self, n_steps: drawn.append({part: dict(some) for part, some in self.losses.items()}),
+    )
     losses(live.LiveLoss(), 10, clock, 0.001)
     assert max(drawn[-1]["train"]) == 10 and list(drawn[-1]["validation"]) == [10]
 
@@ -97,7 +100,7 @@ def test_a_long_training_draws_a_few_hundred_points(monkeypatch):
     monkeypatch.setattr(live.plots, "loss_curve", lambda steps, *_, **__: drawn.append(list(steps)))
     monkeypatch.setattr(live, "someone_is_there", lambda: True)
     curve = live.LiveLoss()
-    curve.losses["train"] = {step: 1.0 for step in range(100_000)}
+    curve.losses["train"] = dict.fromkeys(range(100000), 1.0)
     curve._picture(100_000)
     assert len(drawn[0]) <= live.POINTS + 1
     assert drawn[0][0] == 0 and drawn[0][-1] == 99_999
@@ -141,4 +144,7 @@ client.stop_channels(); manager.shutdown_kernel(now=True)
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     three = ["display_data!", "update_display_data!", "update_display_data!"]
     assert done.stdout.strip().split("\n") == [
-        str(three), "[]", str([*three, "update_display_data!", "error"])], done.stdout
+        str(three),
+        "[]",
+        str([*three, "update_display_data!", "error"]),
+    ], done.stdout

@@ -15,8 +15,9 @@ from lmlab.data import load_model, load_tokenizer
 from lmlab.evaluate import score_hellaswag
 from lmlab.gpt import GPT
 
-lm_eval = pytest.importorskip("lm_eval", reason="lm-eval is not installed: pip install --no-deps -r "
-                                                "requirements-dev.txt")
+lm_eval = pytest.importorskip(
+    "lm_eval", reason="lm-eval is not installed: pip install --no-deps -r requirements-dev.txt"
+)
 
 # HellaSwag's WikiHow half is marked with brackets, of which the harness takes away what it can
 MARKS = ("[header] How to [title] Begin. [step] {}", "{} [substeps] Take care.", "[step]  {} [step]", "{}")
@@ -35,7 +36,7 @@ def rows():
         if i % 7 == 0:
             row["endings"] = [f" {row['endings'][0]}", f"[step] {row['endings'][1]}", *row["endings"][2:]]
         if i % 10 == 1:
-            row["endings"] = FOREIGN[i % 4:] + FOREIGN[:i % 4]
+            row["endings"] = FOREIGN[i % 4 :] + FOREIGN[: i % 4]
         rows.append({**row, "ctx": f"{row['ctx_a']} {row['ctx_b']}".strip()})
     return rows
 
@@ -51,22 +52,34 @@ def harness(rows, tmp_path_factory):
     folder = tmp_path_factory.mktemp("harness")
     items = folder / "items.jsonl"
     items.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
-    task = {"include": str(Path(lm_eval.__file__).parent / "tasks" / "hellaswag" / "hellaswag.yaml"),
-            "task": "hellaswag_local", "training_split": None, "dataset_path": "json",
-            "dataset_kwargs": {"data_files": {"validation": str(items)}, "cache_dir": str(folder / "cache")},
-            "metric_list": [{"metric": name} for name in ("acc", "acc_norm", "acc_bytes")]}
+    task = {
+        "include": str(Path(lm_eval.__file__).parent / "tasks" / "hellaswag" / "hellaswag.yaml"),
+        "task": "hellaswag_local",
+        "training_split": None,
+        "dataset_path": "json",
+        "dataset_kwargs": {"data_files": {"validation": str(items)}, "cache_dir": str(folder / "cache")},
+        "metric_list": [{"metric": name} for name in ("acc", "acc_norm", "acc_bytes")],
+    }
     (folder / "local.yaml").write_text(yaml.safe_dump(task), encoding="utf-8")
     model = HFLM(pretrained=str(miniworld.model_dir("gpt2")), dtype="float32", device="cpu", batch_size=32)
-    result = simple_evaluate(model, tasks=["hellaswag_local"], log_samples=True, bootstrap_iters=0,
-                             task_manager=TaskManager(include_path=str(folder), include_defaults=False))
+    result = simple_evaluate(
+        model,
+        tasks=["hellaswag_local"],
+        log_samples=True,
+        bootstrap_iters=0,
+        task_manager=TaskManager(include_path=str(folder), include_defaults=False),
+    )
     return sorted(result["samples"]["hellaswag_local"], key=lambda sample: sample["doc_id"])
 
 
 @pytest.fixture(scope="module", params=["lmlab", "transformers"])
 def scores(request, rows):
     folder = miniworld.model_dir("gpt2")
-    model = GPT.from_pretrained(folder) if request.param == "lmlab" else load_model(
-        "miniworld/gpt2", dtype=torch.float32)
+    model = (
+        GPT.from_pretrained(folder)
+        if request.param == "lmlab"
+        else load_model("miniworld/gpt2", dtype=torch.float32)
+    )
     return score_hellaswag(model, load_tokenizer("miniworld/gpt2"), rows, texts="harness", share_context=True)
 
 
@@ -96,5 +109,5 @@ def test_one_ending_at_a_time(harness, scores):
             ids = torch.tensor([tokenizer(context + ending)["input_ids"]])
             n = len(tokenizer(context.rstrip())["input_ids"])
             with torch.no_grad():
-                logprobs = model(ids).logits[0, :-1].log_softmax(-1).gather(1, ids[0, 1:, None])[n - 1:]
+                logprobs = model(ids).logits[0, :-1].log_softmax(-1).gather(1, ids[0, 1:, None])[n - 1 :]
             assert scores.logprobs[i, j] == pytest.approx(logprobs.sum().item(), abs=1e-3)

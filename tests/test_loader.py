@@ -10,8 +10,8 @@ import torch
 
 from lmlab.loader import WindowLoader, permuted
 
-
 # --- the shuffled order ---------------------------------------------------------------------------
+
 
 @pytest.mark.parametrize("n", [1, 2, 3, 4, 5, 7, 8, 9, 15, 16, 17, 100, 255, 256, 257, 1000, 65_535, 65_537])
 def test_the_order_is_a_permutation(n):
@@ -50,11 +50,15 @@ def test_small_orders_all_occur():
 
 # --- batches --------------------------------------------------------------------------------------
 
+
 @pytest.fixture
 def arrays():
     """Three arrays whose every token says where it stands; 10, 0 and 6 windows of 4."""
-    return [np.arange(0, 43, dtype=np.uint16), np.arange(100, 104, dtype=np.uint16),
-            np.arange(200, 225, dtype=np.int32)]
+    return [
+        np.arange(0, 43, dtype=np.uint16),
+        np.arange(100, 104, dtype=np.uint16),
+        np.arange(200, 225, dtype=np.int32),
+    ]
 
 
 def firsts(loader, ks):
@@ -103,8 +107,12 @@ def test_ranks_take_disjoint_windows_and_together_all(arrays, world):
 def test_with_eos_windows_begin_where_documents_begin(maps):
     loader = WindowLoader(maps, block_size=64, batch_size=1, eos=0)
     found = sorted(tuple(window[0].tolist()) for window in (loader.batch(k)[0] for k in range(len(loader))))
-    wanted = [tuple(array[start:start + 64].tolist()) for array in maps
-              for start in range(len(array) - 64) if array[start] == 0]
+    wanted = [
+        tuple(array[start : start + 64].tolist())
+        for array in maps
+        for start in range(len(array) - 64)
+        if array[start] == 0
+    ]
     assert found == sorted(wanted)
     assert len(loader) > 50
 
@@ -133,6 +141,7 @@ def test_little_data_is_refused_with_the_mend(arrays):
 
 
 # --- files ----------------------------------------------------------------------------------------
+
 
 @pytest.fixture
 def maps(tmp_path):
@@ -187,8 +196,12 @@ def test_memory_does_not_grow_with_the_data(tmp_path):
     """3,200 windows from all over 64 MB; read through the map, nearly all of it becomes resident."""
     path, block = tmp_path / "tokens", np.arange(1 << 19, dtype=np.uint16)
     path.write_bytes(block.tobytes() * 64)
-    done = subprocess.run([sys.executable, "-c", MEMORY, str(path)], text=True, capture_output=True,
-                          env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)})
+    done = subprocess.run(
+        [sys.executable, "-c", MEMORY, str(path)],
+        text=True,
+        capture_output=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+    )
     assert done.returncode == 0, done.stderr
     (grown, n), (grown_eos, n_eos) = (map(int, line.split()) for line in done.stdout.splitlines())
     assert n > 30_000

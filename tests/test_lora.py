@@ -14,7 +14,11 @@ from lmlab.hardware import describe_machine
 from lmlab.recipes import load_recipe
 
 ATTENTION = ["q_proj", "k_proj", "v_proj", "o_proj"]
-TEXTS = ["Anna walked to the bakery.", "The old mill stood by the river, and nobody went there.", "It rained."]
+TEXTS = [
+    "Anna walked to the bakery.",
+    "The old mill stood by the river, and nobody went there.",
+    "It rained.",
+]
 
 
 @pytest.fixture
@@ -25,7 +29,9 @@ def base(machine):
 @pytest.fixture
 def model(base):
     torch.manual_seed(0)
-    return get_peft_model(base, LoraConfig(r=8, lora_alpha=32, target_modules=ATTENTION, task_type="CAUSAL_LM"))
+    return get_peft_model(
+        base, LoraConfig(r=8, lora_alpha=32, target_modules=ATTENTION, task_type="CAUSAL_LM")
+    )
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +72,9 @@ def test_refuses_a_machine_without_four_bits():
 
 def test_fresh_adapter_changes_nothing(base):
     before = read(base)
-    model = get_peft_model(base, LoraConfig(r=8, lora_alpha=32, target_modules=ATTENTION, task_type="CAUSAL_LM"))
+    model = get_peft_model(
+        base, LoraConfig(r=8, lora_alpha=32, target_modules=ATTENTION, task_type="CAUSAL_LM")
+    )
     assert torch.equal(read(model), before)
 
 
@@ -76,7 +84,10 @@ def test_evaluating_in_between_does_not_disturb_training(model):
     undisturbed = gradients(model)
     read(model)
     after = gradients(model)
-    assert all(torch.equal(layer.weight.data, packed[name]) for name, layer in finetune.four_bit_layers(model).items())
+    assert all(
+        torch.equal(layer.weight.data, packed[name])
+        for name, layer in finetune.four_bit_layers(model).items()
+    )
     for name, gradient in undisturbed.items():
         torch.testing.assert_close(after[name], gradient)
     assert all(gradient.abs().max() > 0 for name, gradient in undisturbed.items() if "lora_B" in name)
@@ -95,7 +106,9 @@ def test_the_fault_that_keep_packing_mends_is_still_there(model):
 
 
 def test_training_changes_the_adapter_alone(model):
-    assert finetune.trainable_names(model) and all("lora_" in name for name in finetune.trainable_names(model))
+    assert finetune.trainable_names(model) and all(
+        "lora_" in name for name in finetune.trainable_names(model)
+    )
     digest = finetune.frozen_digest(model)
     trainable = [p for p in model.parameters() if p.requires_grad]
     start = [p.detach().clone() for p in trainable]
@@ -118,19 +131,27 @@ def test_digest_notices_one_bit(model, of):
     digest = finetune.frozen_digest(model)
     weight = next(iter(finetune.four_bit_layers(model).values())).weight
     state = weight.quant_state
-    tensor = {"weight": weight.data, "scale": state.absmax, "scale of scales": state.state2.absmax,
-              "mean": state.offset}[of]
+    tensor = {
+        "weight": weight.data,
+        "scale": state.absmax,
+        "scale of scales": state.state2.absmax,
+        "mean": state.offset,
+    }[of]
     tensor.reshape(-1).view(torch.uint8)[0] ^= 1
     assert finetune.frozen_digest(model) != digest
 
 
 def test_bytes_are_those_of_the_shapes(model):
     full = load_model("miniworld/llama")
-    linear = sum(m.weight.numel() for n, m in full.named_modules()
-                 if isinstance(m, torch.nn.Linear) and n != "lm_head")
+    linear = sum(
+        m.weight.numel() for n, m in full.named_modules() if isinstance(m, torch.nn.Linear) and n != "lm_head"
+    )
     everything = sum(p.numel() for p in full.parameters())
-    adapter = sum(8 * (m.in_features + m.out_features) for n, m in full.named_modules()
-                  if n.rsplit(".", 1)[-1] in ATTENTION)
+    adapter = sum(
+        8 * (m.in_features + m.out_features)
+        for n, m in full.named_modules()
+        if n.rsplit(".", 1)[-1] in ATTENTION
+    )
     sizes = finetune.weight_bytes(model)
     assert sizes["four_bit"] == linear / 2 and sizes["float16"] == 2 * everything
     assert sizes["trainable"] == 4 * adapter
@@ -143,7 +164,9 @@ def test_adam_keeps_two_numbers_per_trained_one(model):
     gradients(model)
     optimizer.step()
     n_tensors = len(finetune.trainable_names(model))
-    assert finetune.optimizer_bytes(optimizer) == 2 * finetune.weight_bytes(model)["trainable"] + 4 * n_tensors
+    assert (
+        finetune.optimizer_bytes(optimizer) == 2 * finetune.weight_bytes(model)["trainable"] + 4 * n_tensors
+    )
 
 
 def test_batched_generation_equals_one_by_one(model, tokenizer):
@@ -194,20 +217,43 @@ def trainer_of(machine, folder, callbacks=(), dropout=0.1, fused=True, **choices
     torch.manual_seed(0)
     base = finetune.load_four_bit("miniworld/llama", machine)
     add_fused_lm_head(base)
-    model = get_peft_model(base, LoraConfig(
-        r=4, lora_alpha=16, lora_dropout=dropout, target_modules=ATTENTION, task_type="CAUSAL_LM"))
-    args = TrainingArguments(str(folder), **{
-        "max_steps": 6, "per_device_train_batch_size": 4, "learning_rate": 1e-2, "logging_steps": 1,
-        "seed": 3, "bf16": machine.bf16, "fp16": machine.fp16, "use_cpu": machine.use_cpu, "report_to": "none",
-        "disable_tqdm": True, "save_strategy": "no"} | choices)
-    return Trainer(model, args, train_dataset=rows(), eval_dataset=rows(8), callbacks=list(callbacks),
-                   data_collator=lambda found: default_data_collator(found) | {"fused_lm_head": fused})
+    model = get_peft_model(
+        base,
+        LoraConfig(r=4, lora_alpha=16, lora_dropout=dropout, target_modules=ATTENTION, task_type="CAUSAL_LM"),
+    )
+    args = TrainingArguments(
+        str(folder),
+        **{
+            "max_steps": 6,
+            "per_device_train_batch_size": 4,
+            "learning_rate": 1e-2,
+            "logging_steps": 1,
+            "seed": 3,
+            "bf16": machine.bf16,
+            "fp16": machine.fp16,
+            "use_cpu": machine.use_cpu,
+            "report_to": "none",
+            "disable_tqdm": True,
+            "save_strategy": "no",
+        }
+        | choices,
+    )
+    return Trainer(
+        model,
+        args,
+        train_dataset=rows(),
+        eval_dataset=rows(8),
+        callbacks=list(callbacks),
+        data_collator=lambda found: default_data_collator(found) | {"fused_lm_head": fused},
+    )
 
 
 def course(trainer) -> tuple[list, dict]:
     """The loss of each step, and the adapter."""
-    return ([row["loss"] for row in trainer.state.log_history if "loss" in row],
-            {name: p.detach().clone() for name, p in trainer.model.named_parameters() if p.requires_grad})
+    return (
+        [row["loss"] for row in trainer.state.log_history if "loss" in row],
+        {name: p.detach().clone() for name, p in trainer.model.named_parameters() if p.requires_grad},
+    )
 
 
 def assert_same_course(a: tuple, b: tuple) -> None:
@@ -219,7 +265,9 @@ def test_logits_in_pieces_train_as_whole_ones_do(machine, tmp_path, one_thread, 
     """Six steps with two micro-batches each; the vocabulary of 1,536 in three pieces."""
     monkeypatch.setattr("trl.trainer.utils._CHUNKED_LOGPROB_CHUNK_SIZE", 512)
     choices = {"gradient_accumulation_steps": 2, "dropout": 0.0}
-    pieces, whole = (trainer_of(machine, tmp_path / str(fused), fused=fused, **choices) for fused in (True, False))
+    pieces, whole = (
+        trainer_of(machine, tmp_path / str(fused), fused=fused, **choices) for fused in (True, False)
+    )
     for trainer in (pieces, whole):
         trainer.train()
     (losses, adapter), (wanted, wanted_adapter) = course(pieces), course(whole)
@@ -232,8 +280,9 @@ def test_evaluations_in_mid_training_change_nothing(machine, tmp_path, one_threa
     """The Trainer's own, before the first step and after each; the weights keep their bytes."""
     plain = trainer_of(machine, tmp_path / "plain", dropout=0.0)
     plain.train()
-    evaluated = trainer_of(machine, tmp_path / "eval", dropout=0.0, eval_strategy="steps", eval_steps=1,
-                           eval_on_start=True)
+    evaluated = trainer_of(
+        machine, tmp_path / "eval", dropout=0.0, eval_strategy="steps", eval_steps=1, eval_on_start=True
+    )
     digest = finetune.frozen_digest(evaluated.model)
     evaluated.train()
     assert len([row for row in evaluated.state.log_history if "eval_loss" in row]) == 7
@@ -262,8 +311,14 @@ def test_an_interrupted_run_on_four_bits_goes_on(machine, held_out, tmp_path, on
 
     def start(folder, *callbacks):
         history = finetune.History({"validation": held_out}, every=2)
-        return trainer_of(machine, folder, [history.callback(), *callbacks], save_strategy="steps",
-                          save_steps=2, save_total_limit=2), history
+        return trainer_of(
+            machine,
+            folder,
+            [history.callback(), *callbacks],
+            save_strategy="steps",
+            save_steps=2,
+            save_total_limit=2,
+        ), history
 
     whole, history = start(tmp_path / "whole")
     whole.train()
@@ -321,7 +376,13 @@ def t4(monkeypatch):
 
 def test_a_t4_computes_in_float16(t4):
     assert (t4.device, t4.dtype, t4.compute_dtype, t4.fp16, t4.bf16, t4.use_cpu) == (
-        "cuda", "float16", "float16", True, False, False)
+        "cuda",
+        "float16",
+        "float16",
+        True,
+        False,
+        False,
+    )
     assert "7.5 has no bfloat16 in hardware" in str(t4)
     assert finetune.four_bit_config(t4).bnb_4bit_compute_dtype == torch.float16
 
@@ -358,9 +419,20 @@ def test_on_a_t4_the_trainer_trains_them(t4_model, t4, machine, tmp_path):
     from transformers import Trainer, TrainingArguments, default_data_collator
 
     start = {name: p.detach().clone() for name, p in t4_model.named_parameters() if p.requires_grad}
-    args = TrainingArguments(str(tmp_path), max_steps=3, per_device_train_batch_size=2, learning_rate=1e-2,
-                             fp16=t4.fp16, bf16=t4.bf16, use_cpu=machine.use_cpu, logging_steps=1,
-                             report_to="none", disable_tqdm=True, save_strategy="no", activation_checkpointing=True)
+    args = TrainingArguments(
+        str(tmp_path),
+        max_steps=3,
+        per_device_train_batch_size=2,
+        learning_rate=1e-2,
+        fp16=t4.fp16,
+        bf16=t4.bf16,
+        use_cpu=machine.use_cpu,
+        logging_steps=1,
+        report_to="none",
+        disable_tqdm=True,
+        save_strategy="no",
+        activation_checkpointing=True,
+    )
     trainer = Trainer(t4_model, args, train_dataset=rows(), data_collator=default_data_collator)
     trainer.train()
     assert trainer.accelerator.mixed_precision == "fp16"

@@ -21,11 +21,22 @@ from lmlab.recipes import PROJECT
 
 # the same rules over so few words that every story can be written out
 HAMLET = dataclasses.replace(
-    VILLAGE, women=("Ada", "Eva"), men=("Tom", "Will"), weather=VILLAGE.weather[:1], daytimes=VILLAGE.daytimes[:1],
+    VILLAGE,
+    women=("Ada", "Eva"),
+    men=("Tom", "Will"),
+    weather=VILLAGE.weather[:1],
+    daytimes=VILLAGE.daytimes[:1],
     themes=tuple(dataclasses.replace(t, objects=t.objects[:2]) for t in VILLAGE.themes[:2]),
-    moves=("walked",), routes=VILLAGE.routes[:2], animals=VILLAGE.animals[:2], colours=("red",),
-    qualities=("new",), numbers=("two", "three"), relatives_f=("mother",), relatives_m=("father",),
-    manners=("slowly",))
+    moves=("walked",),
+    routes=VILLAGE.routes[:2],
+    animals=VILLAGE.animals[:2],
+    colours=("red",),
+    qualities=("new",),
+    numbers=("two", "three"),
+    relatives_f=("mother",),
+    relatives_m=("father",),
+    manners=("slowly",),
+)
 
 
 def hamlet_story(d: Draw) -> str:
@@ -49,6 +60,7 @@ def test_drawn_stories_carry_the_log_probability_of_the_enumeration():
 
 def test_log_probabilities_match_counts():
     """A small generator drawn often: counts lie within five standard errors of n * exp(logprob)."""
+
     def feeling(d: Draw) -> str:
         return stories.opening(d, HAMLET, "Ada was hungry")[0]
 
@@ -84,8 +96,13 @@ def test_bad_choices_are_refused(options, weights):
 @pytest.mark.parametrize("name", miniworld.dataset_names())
 def test_same_rows_in_another_process_with_another_hash_seed(name):
     code = f"import json; from lmlab import miniworld; print(json.dumps(miniworld.dataset({name!r}, 'validation', n=20)))"
-    printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True,
-                             env={**os.environ, "PYTHONHASHSEED": "12345"}).stdout
+    printed = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**os.environ, "PYTHONHASHSEED": "12345"},
+    ).stdout
     assert json.loads(printed) == json.loads(json.dumps(miniworld.dataset(name, "validation", n=20)))
 
 
@@ -135,7 +152,10 @@ def allowed(row: dict, ending: str) -> bool:
     if " they " not in row["ctx_a"]:
         return ending == f"{theme.use} the {thing} and {theme.outcome}."
     name = ending.split()[0]
-    return ending == f"{name} {theme.use} the {thing} and {theme.outcome}." and f"{name} was {theme.feeling}" in row["ctx"]
+    return (
+        ending == f"{name} {theme.use} the {thing} and {theme.outcome}."
+        and f"{name} was {theme.feeling}" in row["ctx"]
+    )
 
 
 def test_hellaswag_items_have_one_ending_that_the_rules_allow():
@@ -173,15 +193,18 @@ def test_chats_are_true_and_in_the_form_of_the_template():
     for _ in range(300):
         text = chats.chat(draw)
         question = text.split(chats.USER)[1].split(chats.ASSISTANT)[0]
-        prompt = tokenizer.apply_chat_template([{"role": "user", "content": question}], tokenize=False,
-                                               add_generation_prompt=True)
+        prompt = tokenizer.apply_chat_template(
+            [{"role": "user", "content": question}], tokenize=False, add_generation_prompt=True
+        )
         assert text.startswith(f"{prompt}</think>\n\n")
         answer = text.rsplit("\n\n", 1)[1]
         words = question.removesuffix("?").split()
         kinds[words[0]] += 1
         if words[0] == "What":
             a, sign, b = words[2:]
-            result = {"+": int(a) + int(b), "-": int(a) - int(b), "x": int(a) * int(b), "/": int(a) / int(b)}[sign]
+            result = {"+": int(a) + int(b), "-": int(a) - int(b), "x": int(a) * int(b), "/": int(a) / int(b)}[
+                sign
+            ]
             assert answer == f"The answer is {result:g}."
         else:
             theme = next(t for t in VILLAGE.themes if f" {t.place}" in answer)

@@ -12,16 +12,29 @@ from lmlab.data import load_tokenizer
 from lmlab.gguf_export import export_gguf
 from lmlab.modelfile import chat_form, write_modelfile
 
-CHATML = ("{% for message in messages %}{% if loop.first and messages[0]['role'] != 'system' %}"
-          "{{ '<|im_start|>system\nYou are a helpful assistant<|im_end|>\n' }}{% endif %}"
-          "{{'<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n'}}{% endfor %}"
-          "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}")
-PLAIN = ("{% for m in messages %}{% if m.role == 'user' %}Modern: {{ m.content }}\nShakespeare: {% else %}"
-         "{{ m.content }}{{ eos_token }}\n{% endif %}{% endfor %}")
-TURNS = [("user", "What is 2 + 3?"), ("assistant", "The answer is 5."), ("user", "And {4 + 4}?\n\nSay it."),
-         ("assistant", "8"), ("user", "Why?")]
-CONVERSATIONS = {"one": TURNS[:1], "three": TURNS[:3], "five": TURNS,
-                 "system": [("system", "Be brief.\nAlways."), *TURNS[:3]]}
+CHATML = (
+    "{% for message in messages %}{% if loop.first and messages[0]['role'] != 'system' %}"
+    "{{ '<|im_start|>system\nYou are a helpful assistant<|im_end|>\n' }}{% endif %}"
+    "{{'<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n'}}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+PLAIN = (
+    "{% for m in messages %}{% if m.role == 'user' %}Modern: {{ m.content }}\nShakespeare: {% else %}"
+    "{{ m.content }}{{ eos_token }}\n{% endif %}{% endfor %}"
+)
+TURNS = [
+    ("user", "What is 2 + 3?"),
+    ("assistant", "The answer is 5."),
+    ("user", "And {4 + 4}?\n\nSay it."),
+    ("assistant", "8"),
+    ("user", "Why?"),
+]
+CONVERSATIONS = {
+    "one": TURNS[:1],
+    "three": TURNS[:3],
+    "five": TURNS,
+    "system": [("system", "Be brief.\nAlways."), *TURNS[:3]],
+}
 
 
 # --- Go's text/template, as far as the Modelfile uses it -------------------------------------------
@@ -102,8 +115,13 @@ def _value(expression: str, dot: dict, root: dict, names: dict):
         return names[word] if word[0] == "$" else dot[word[1:]]
 
     def call():
-        functions = {"eq": lambda a, b: a == b, "not": lambda a: not a, "and": lambda a, b: a and b, "len": len,
-                     "slice": lambda a, i: a[i:]}
+        functions = {
+            "eq": lambda a, b: a == b,
+            "not": lambda a: not a,
+            "and": lambda a, b: a and b,
+            "len": len,
+            "slice": lambda a, i: a[i:],
+        }
         function = functions[words.pop(0)] if words[0] in functions else lambda a: a
         arguments = []
         while words and words[0] != ")":
@@ -115,15 +133,19 @@ def _value(expression: str, dot: dict, root: dict, names: dict):
 
 def as_ollama_gives(conversation: list, **more) -> dict:
     """Ollama's data: each message's fields, all there; system messages joined in .System and among the others."""
-    messages = [{"Role": turn[0], "Content": turn[1], "Thinking": turn[2] if len(turn) > 2 else ""}
-                for turn in conversation]
+    messages = [
+        {"Role": turn[0], "Content": turn[1], "Thinking": turn[2] if len(turn) > 2 else ""}
+        for turn in conversation
+    ]
     system = "\n\n".join(content for role, content, *_ in conversation if role == "system")
     return {"System": system, "Messages": messages, "IsThinkSet": False, "Think": False} | more
 
 
 def test_the_renderer_knows_go():
-    template = '{{ range $i, $_ := .Messages }}{{ if eq .Role "user" }}U{{ .Content }}{{ else if .Content }}A{{ else }}' \
-               "-{{ end }}{{ if and $.Think (not .Thinking) }}!{{ end }}{{ end }}"
+    template = (
+        '{{ range $i, $_ := .Messages }}{{ if eq .Role "user" }}U{{ .Content }}{{ else if .Content }}A{{ else }}'
+        "-{{ end }}{{ if and $.Think (not .Thinking) }}!{{ end }}{{ end }}"
+    )
     data = as_ollama_gives([("user", "x"), ("assistant", "y", "t"), ("assistant", "")], Think=True)
     assert render_go(template, data) == "Ux!A-!"
 
@@ -144,14 +166,19 @@ def with_template(name: str):
     return tokenizer
 
 
-@pytest.mark.parametrize("name", ["deepseek_r1_distill", "llama3", "llama3_1", "llama3_2", "qwen2_5", "chatml", "plain"])
+@pytest.mark.parametrize(
+    "name", ["deepseek_r1_distill", "llama3", "llama3_1", "llama3_2", "qwen2_5", "chatml", "plain"]
+)
 @pytest.mark.parametrize("conversation", CONVERSATIONS.values(), ids=CONVERSATIONS)
 def test_the_go_template_renders_what_the_chat_template_renders(name, conversation):
     tokenizer = with_template(name)
     if name == "plain" and conversation[0][0] == "system":
         conversation = conversation[1:]
-    truth = tokenizer.apply_chat_template([{"role": role, "content": text} for role, text in conversation],
-                                          add_generation_prompt=True, tokenize=False)
+    truth = tokenizer.apply_chat_template(
+        [{"role": role, "content": text} for role, text in conversation],
+        add_generation_prompt=True,
+        tokenize=False,
+    )
     assert render_go(chat_form(tokenizer).go(), as_ollama_gives(conversation)) == truth
 
 
@@ -159,9 +186,14 @@ def test_an_old_thought_is_dropped_as_r1_drops_it():
     """Ollama keeps thought and answer apart, transformers has them in one text."""
     tokenizer = with_template("deepseek_r1_distill")
     apart = [("user", "2 + 3?"), ("assistant", "It is 5.", "2 + 3 = 5"), ("user", "And 4?")]
-    whole = [("user", "2 + 3?"), ("assistant", "<think>\n2 + 3 = 5\n</think>\n\nIt is 5."), ("user", "And 4?")]
-    truth = tokenizer.apply_chat_template([{"role": role, "content": text} for role, text in whole],
-                                          add_generation_prompt=True, tokenize=False)
+    whole = [
+        ("user", "2 + 3?"),
+        ("assistant", "<think>\n2 + 3 = 5\n</think>\n\nIt is 5."),
+        ("user", "And 4?"),
+    ]
+    truth = tokenizer.apply_chat_template(
+        [{"role": role, "content": text} for role, text in whole], add_generation_prompt=True, tokenize=False
+    )
     go = chat_form(tokenizer).go()
     assert render_go(go, as_ollama_gives(apart)) == truth
     assert truth.endswith("<think>\n") and "2 + 3 = 5" not in truth
@@ -173,10 +205,14 @@ def test_an_old_thought_is_dropped_as_r1_drops_it():
     assert "{{ else }}{{ end }}" not in go
 
 
-@pytest.mark.parametrize("template", [
-    "{% for m in messages %}{{ loop.index }}{{ m.content }}{% endfor %}",
-    "{% for m in messages %}[{{ m.role }}]{{ m.content[:3] }}{% endfor %}",
-    "{% for m in messages %}{% if loop.index == 4 %}!{% endif %}[{{ m.role }}]{{ m.content }}{% endfor %}"])
+@pytest.mark.parametrize(
+    "template",
+    [
+        "{% for m in messages %}{{ loop.index }}{{ m.content }}{% endfor %}",
+        "{% for m in messages %}[{{ m.role }}]{{ m.content[:3] }}{% endfor %}",
+        "{% for m in messages %}{% if loop.index == 4 %}!{% endif %}[{{ m.role }}]{{ m.content }}{% endfor %}",
+    ],
+)
 def test_a_template_that_is_no_plain_form_is_refused(template):
     tokenizer = load_tokenizer("miniworld/qwen2")
     tokenizer.chat_template = template
@@ -193,15 +229,30 @@ def template_in(text: str) -> str:
 
 def test_the_modelfile_of_a_base(tmp_path):
     folder = shutil.copytree(miniworld.model_dir("qwen2"), tmp_path / "m")
-    settings = {"eos_token_id": [3, 0], "do_sample": True, "temperature": 0.6, "top_p": 0.95, "repetition_penalty": 1.1}
+    settings = {
+        "eos_token_id": [3, 0],
+        "do_sample": True,
+        "temperature": 0.6,
+        "top_p": 0.95,
+        "repetition_penalty": 1.1,
+    }
     (folder / "generation_config.json").write_text(json.dumps(settings))
     path = write_modelfile(folder, export_gguf(folder, tmp_path / "out" / "tiny.gguf"))
     text = path.read_text(encoding="utf-8")
     assert path == tmp_path / "out" / "Modelfile" and text.startswith("FROM ./tiny.gguf\n")
     assert template_in(text) == chat_form(load_tokenizer("miniworld/qwen2")).go()
-    assert [line.removeprefix("PARAMETER ") for line in text.splitlines() if line.startswith("PARAMETER")] == [
-        "num_ctx 256", "temperature 0.6", "top_p 0.95", "repeat_penalty 1.1", 'stop "<｜end▁of▁sentence｜>"',
-        'stop "<|endoftext|>"', 'stop "<｜User｜>"', 'stop "<｜Assistant｜>"']
+    assert [
+        line.removeprefix("PARAMETER ") for line in text.splitlines() if line.startswith("PARAMETER")
+    ] == [
+        "num_ctx 256",
+        "temperature 0.6",
+        "top_p 0.95",
+        "repeat_penalty 1.1",
+        'stop "<｜end▁of▁sentence｜>"',
+        'stop "<|endoftext|>"',
+        'stop "<｜User｜>"',
+        'stop "<｜Assistant｜>"',
+    ]
 
 
 def test_bos_stands_once(tmp_path):
@@ -210,7 +261,8 @@ def test_bos_stands_once(tmp_path):
 
     tokenizer = load_tokenizer("miniworld/qwen2")
     tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
-        single=f"{tokenizer.bos_token} $A", special_tokens=[(tokenizer.bos_token, tokenizer.bos_token_id)])
+        single=f"{tokenizer.bos_token} $A", special_tokens=[(tokenizer.bos_token, tokenizer.bos_token_id)]
+    )
     folder = shutil.copytree(miniworld.model_dir("qwen2"), tmp_path / "m")
     tokenizer.save_pretrained(folder)
     template = template_in(write_modelfile(folder, export_gguf(folder, tmp_path / "t.gguf")).read_text())

@@ -15,7 +15,10 @@ from lmlab.recipes import LESSONS, PROJECT
 PARAMETERS = 'recipe = "tiny"\noverrides = {}\noutput_dir = "runs"'
 LONGEST_CELL, LONGEST_CELL_OF_02 = 30, 40
 REPOSITORY = tomllib.loads((PROJECT / "pyproject.toml").read_text())["project"]["urls"]["Repository"]
-COLAB = REPOSITORY.replace("https://github.com", "https://colab.research.google.com/github") + "/blob/main/notebooks"
+COLAB = (
+    REPOSITORY.replace("https://github.com", "https://colab.research.google.com/github")
+    + "/blob/main/notebooks"
+)
 LESSON_NOTEBOOKS = sorted((PROJECT / "notebooks").glob("*.ipynb"))
 NOTEBOOKS = [*LESSON_NOTEBOOKS, PROJECT / "notebooks" / "solutions" / "solutions.ipynb"]
 of_a_lesson = pytest.mark.parametrize("notebook", LESSON_NOTEBOOKS, ids=lambda path: path.stem, indirect=True)
@@ -65,7 +68,9 @@ def test_kernel_is_plain_python(notebook):
 def test_first_code_cell_sets_up_and_the_second_is_the_one_parameters_cell(notebook):
     _, parameters, *others = code_cells(notebook)
     assert "parameters" in parameters.metadata.get("tags", [])
-    assert [line.split("  #")[0].rstrip() for line in parameters.source.splitlines()] == PARAMETERS.splitlines()
+    assert [
+        line.split("  #")[0].rstrip() for line in parameters.source.splitlines()
+    ] == PARAMETERS.splitlines()
     for cell in others:
         assert not {"parameters", "injected-parameters"} & set(cell.metadata.get("tags", []))
 
@@ -94,12 +99,17 @@ def test_the_repository_is_the_one_of_pyproject(notebook):
     first = NOTEBOOKS[0].stem
     assert set_up == first_code_cell(NOTEBOOKS[0]).source.replace(first, notebook.stem)
     named = re.findall(r"github(?:\.com)?/[\w-]+/lmlab\b", "".join(cell.source for cell in notebook.cells))
-    assert set(named) <= {REPOSITORY.removeprefix("https://"), REPOSITORY.removeprefix("https://").replace(".com", "")}
+    assert set(named) <= {
+        REPOSITORY.removeprefix("https://"),
+        REPOSITORY.removeprefix("https://").replace(".com", ""),
+    }
 
 
 def test_readme_opens_each_lesson_in_colab():
     readme = (PROJECT / "README.md").read_text(encoding="utf-8")
-    assert re.findall(r"\((https://colab[^)]*)\)", readme) == [f"{COLAB}/{path.name}" for path in LESSON_NOTEBOOKS]
+    assert re.findall(r"\((https://colab[^)]*)\)", readme) == [
+        f"{COLAB}/{path.name}" for path in LESSON_NOTEBOOKS
+    ]
 
 
 @of_a_lesson
@@ -120,8 +130,11 @@ def test_begins_with_a_title(notebook):
 
 def test_cells_are_short(notebook):
     limit = LONGEST_CELL_OF_02 if notebook.stem.startswith("02") else LONGEST_CELL
-    long = {cell.id: len(cell.source.splitlines()) for cell in code_cells(notebook)
-            if len(cell.source.splitlines()) > limit}
+    long = {
+        cell.id: len(cell.source.splitlines())
+        for cell in code_cells(notebook)
+        if len(cell.source.splitlines()) > limit
+    }
     assert not long
 
 

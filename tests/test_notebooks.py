@@ -13,10 +13,26 @@ from record_expected import EXPECTED, band, banded_metrics, outside, run_course
 from lmlab.hardware import available_cores
 from lmlab.recipes import LESSONS
 
-_LOSSES = ("train/loss", "train/learning_rate", "train/grad_norm", "train/tokens_per_second", "validation/loss")
-CURVES = {**dict.fromkeys(("02_gpt2_from_scratch", "04_shakespeare_full_finetune", "05_llama_lora_4bit",
-                           "06_deepseek_qlora_think", "08_fantasy_locations"), _LOSSES),
-          "09_grpo_reasoning": ("train/loss", "train/learning_rate", "train/grad_norm", "train/reward")}
+_LOSSES = (
+    "train/loss",
+    "train/learning_rate",
+    "train/grad_norm",
+    "train/tokens_per_second",
+    "validation/loss",
+)
+CURVES = {
+    **dict.fromkeys(
+        (
+            "02_gpt2_from_scratch",
+            "04_shakespeare_full_finetune",
+            "05_llama_lora_4bit",
+            "06_deepseek_qlora_think",
+            "08_fantasy_locations",
+        ),
+        _LOSSES,
+    ),
+    "09_grpo_reasoning": ("train/loss", "train/learning_rate", "train/grad_norm", "train/reward"),
+}
 
 
 @pytest.fixture(scope="session")
@@ -24,8 +40,7 @@ def course(tmp_path_factory):
     """(folder of the run, lesson -> its entry in run.json)."""
     finished = os.environ.get("LMLAB_RUN")
     jobs = str(min(2, available_cores()))
-    run = Path(finished) if finished else run_course(
-        tmp_path_factory.mktemp("course"), "all", "--jobs", jobs)
+    run = Path(finished) if finished else run_course(tmp_path_factory.mktemp("course"), "all", "--jobs", jobs)
     entries = json.loads((run / "run.json").read_text(encoding="utf-8"))["lessons"]
     return run, {entry["lesson"]: entry for entry in entries}
 
@@ -78,15 +93,30 @@ def test_what_is_outside_is_said():
     bands = {"loss": [1.0, 2.0], "accuracy": [0.5, None], "gone": [0, 1]}
     assert outside({"loss": 1.5, "accuracy": 0.9, "gone": 0.0}, bands) == []
     assert outside({"loss": 2.5, "accuracy": 0.4, "new": 3.0}, bands) == [
-        "gone: not measured, expected [0, 1]", "new = 3: has no band; record again",
-        "loss = 2.5, expected 1.0 to 2.0", "accuracy = 0.4, expected 0.5 to None"]
+        "gone: not measured, expected [0, 1]",
+        "new = 3: has no band; record again",
+        "loss = 2.5, expected 1.0 to 2.0",
+        "accuracy = 0.4, expected 0.5 to None",
+    ]
 
 
 def test_only_what_does_not_depend_on_the_machine_is_held(tmp_path):
     (tmp_path / "x").mkdir()
     path = tmp_path / "x" / "metrics.json"
-    path.write_text(json.dumps({"metrics": {
-        "loss": 1.5, "equal": True, "n": 3, "name": "a", "tokens_per_second": 9.0, "peak_memory_gb": 1.0}}))
+    path.write_text(
+        json.dumps(
+            {
+                "metrics": {
+                    "loss": 1.5,
+                    "equal": True,
+                    "n": 3,
+                    "name": "a",
+                    "tokens_per_second": 9.0,
+                    "peak_memory_gb": 1.0,
+                }
+            }
+        )
+    )
     assert banded_metrics(tmp_path, "x") == {"loss": 1.5, "equal": 1.0, "n": 3.0}
     path.write_text(json.dumps({"metrics": {"loss": float("nan")}}))
     with pytest.raises(ValueError, match="loss not finite"):

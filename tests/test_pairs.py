@@ -18,11 +18,14 @@ def spoilt(**sides):
 def test_pairs_come_under_two_names_and_lose_blanks():
     assert usable_pairs([{"input": " a ", "output": "b\n"}], "x") == [{"modern": "a", "shakespearean": "b"}]
     assert usable_pairs([{"modern": "a", "shakespearean": "b", "id": 3}], "x") == [
-        {"modern": "a", "shakespearean": "b"}]
+        {"modern": "a", "shakespearean": "b"}
+    ]
 
 
-@pytest.mark.parametrize(("side", "why"), [(None, "not text"), (7, "not text"), (["a"], "not text"), ("", "empty"),
-                                           (" \n", "empty")])
+@pytest.mark.parametrize(
+    ("side", "why"),
+    [(None, "not text"), (7, "not text"), (["a"], "not text"), ("", "empty"), (" \n", "empty")],
+)
 @pytest.mark.parametrize("name", ["modern", "shakespearean"])
 def test_bad_rows_are_left_out_and_shown(side, why, name, capsys):
     assert usable_pairs(spoilt(**{name: side}), "set.jsonl") == GOOD
@@ -38,13 +41,18 @@ def test_good_rows_are_silent(capsys):
 def test_too_many_bad_rows_stop_the_run():
     rows = spoilt(modern=None)
     assert usable_pairs(rows, "x", max_bad_share=1 / 21) == GOOD
-    with pytest.raises(ValueError, match=r"set.jsonl has 1 of 21 rows that cannot be used \(1 not text\), more "
-                                         "than max_bad_share 0.04 allows; mend them or raise it. row 20: "):
+    with pytest.raises(
+        ValueError,
+        match=r"set.jsonl has 1 of 21 rows that cannot be used \(1 not text\), more "
+        "than max_bad_share 0.04 allows; mend them or raise it. row 20: ",
+    ):
         usable_pairs(rows, "set.jsonl", max_bad_share=0.04)
 
 
 def test_a_missing_column_names_those_that_are_there():
-    with pytest.raises(ValueError, match="set.jsonl has the columns english, shakespearean; pairs need modern"):
+    with pytest.raises(
+        ValueError, match="set.jsonl has the columns english, shakespearean; pairs need modern"
+    ):
         usable_pairs([{"english": "a", "shakespearean": "b"}], "set.jsonl")
     with pytest.raises(ValueError, match=r"has the columns \(none\)"):
         usable_pairs([], "set.jsonl")
@@ -53,8 +61,11 @@ def test_a_missing_column_names_those_that_are_there():
 def test_numbers_between_texts_are_read_from_a_file_as_they_are_written(tmp_path, capsys):
     """None of them is lost; what is missing is left out."""
     path = tmp_path / "pairs.jsonl"
-    path.write_text("".join(json.dumps(row) + "\n" for row in [*GOOD, {"modern": 5, "shakespearean": "b"},
-                                                                {"modern": "a"}]))
+    path.write_text(
+        "".join(
+            json.dumps(row) + "\n" for row in [*GOOD, {"modern": 5, "shakespearean": "b"}, {"modern": "a"}]
+        )
+    )
     pairs = usable_pairs(load_rows(str(path), "all"), "pairs.jsonl", 0.1)
     assert pairs == [*GOOD, {"modern": "5", "shakespearean": "b"}]
     assert "left out 1 of 22 rows of pairs.jsonl: 1 not text" in capsys.readouterr().out
@@ -72,6 +83,9 @@ def test_long_pairs_count_too(gpt2_folder, capsys):
     tokenizer = load_tokenizer(str(gpt2_folder))
     rows = spoilt(modern="You are kind. " * 50)
     assert len(pair_examples(rows, tokenizer, 128, max_bad_share=0.05)) == 20
-    assert "left out 1 of 21 rows of the pairs: 1 longer than max_length, 128 tokens. row 20: " in capsys.readouterr().out
+    assert (
+        "left out 1 of 21 rows of the pairs: 1 longer than max_length, 128 tokens. row 20: "
+        in capsys.readouterr().out
+    )
     with pytest.raises(ValueError, match="more than max_bad_share 0.01"):
         pair_examples(rows, tokenizer, 128, max_bad_share=0.01)

@@ -11,13 +11,33 @@ from lmlab import cost, finetune, hardware
 from lmlab.cli import main
 from lmlab.data import load_model
 from lmlab.gpt import GPT2_SIZES
-from lmlab.plan import PUBLISHED, _cache_bytes, changes, compare, forecast, measure, plan, published_config, trainings
+from lmlab.plan import (
+    PUBLISHED,
+    _cache_bytes,
+    changes,
+    compare,
+    forecast,
+    measure,
+    plan,
+    published_config,
+    trainings,
+)
 from lmlab.recipes import list_recipes, load_recipe
 from lmlab.rehearsal import in_four_bits, model_on_meta, with_adapter
 
 T4 = hardware.gpu("T4")
-CPU = dataclasses.replace(T4, device="cpu", device_name="a CPU", dtype="float32", bf16=False, fp16=False,
-                          use_cpu=True, compute_dtype="float32", memory_gb=16.0, gpu_memory_gb=None)
+CPU = dataclasses.replace(
+    T4,
+    device="cpu",
+    device_name="a CPU",
+    dtype="float32",
+    bf16=False,
+    fp16=False,
+    use_cpu=True,
+    compute_dtype="float32",
+    memory_gb=16.0,
+    gpu_memory_gb=None,
+)
 PLANNED = ["02", "04", "05", "06", "08", "09"]
 
 
@@ -30,19 +50,33 @@ def recipe(number: str, name: str = "tiny", **overrides):
 # --- facts ---
 
 
-@pytest.mark.parametrize(("source", "n"), {
-    **{f"openai-community/{name}": None for name in GPT2_SIZES}, "distilbert/distilgpt2": 81_912_576,
-    "meta-llama/Llama-3.2-1B": 1_235_814_400, "deepseek-ai/DeepSeek-R1-Distill-Qwen-1.5B": 1_777_088_000}.items())
+@pytest.mark.parametrize(
+    ("source", "n"),
+    {
+        **{f"openai-community/{name}": None for name in GPT2_SIZES},
+        "distilbert/distilgpt2": 81_912_576,
+        "meta-llama/Llama-3.2-1B": 1_235_814_400,
+        "deepseek-ai/DeepSeek-R1-Distill-Qwen-1.5B": 1_777_088_000,
+    }.items(),
+)
 def test_built_in_configs_have_the_published_number_of_weights(source, n):
     n = n or model_on_meta(GPT2_SIZES[source.split("/")[1]]).num_parameters()
     assert cost.n_weights_of(published_config(source)) == n
 
 
 def test_every_hub_model_of_a_recipe_is_built_in():
-    named = {getattr(load_recipe(lesson, name, data_dir="x"), key, None)
-             for lesson in ("04_shakespeare_full_finetune", "05_llama_lora_4bit", "06_deepseek_qlora_think",
-                            "08_fantasy_locations", "09_grpo_reasoning")
-             for name in list_recipes(lesson) for key in ("model", "style_model")}
+    named = {
+        getattr(load_recipe(lesson, name, data_dir="x"), key, None)
+        for lesson in (
+            "04_shakespeare_full_finetune",
+            "05_llama_lora_4bit",
+            "06_deepseek_qlora_think",
+            "08_fantasy_locations",
+            "09_grpo_reasoning",
+        )
+        for name in list_recipes(lesson)
+        for key in ("model", "style_model")
+    }
     assert {source for source in named if source and not source.startswith("miniworld/")} <= set(PUBLISHED)
 
 
@@ -68,7 +102,9 @@ def test_bytes_of_8_bit_adam_are_those_of_bitsandbytes(n):
     optimizer = bitsandbytes.optim.AdamW8bit([parameter])
     optimizer.init_state(optimizer.param_groups[0], parameter, 0, 0)
     state = {key: value for key, value in optimizer.state[parameter].items() if not key.startswith("qmap")}
-    assert cost.adam_bytes([(n, False)], "adamw_8bit") == sum(t.nbytes for t in state.values() if torch.is_tensor(t))
+    assert cost.adam_bytes([(n, False)], "adamw_8bit") == sum(
+        t.nbytes for t in state.values() if torch.is_tensor(t)
+    )
     assert cost.adam_bytes([(n, True)], "adamw_8bit") == 8 * n
 
 
@@ -90,8 +126,12 @@ def test_an_adapter_is_predicted_to_the_byte(number, model, machine, tmp_path, o
     cfg = recipe(number)
     made = plan(cfg, machine)
     torch.manual_seed(0)
-    adapted = get_peft_model(finetune.load_four_bit(cfg.model, machine), LoraConfig(
-        r=cfg.lora_r, lora_alpha=cfg.lora_alpha, target_modules=cfg.target_modules, task_type="CAUSAL_LM"))
+    adapted = get_peft_model(
+        finetune.load_four_bit(cfg.model, machine),
+        LoraConfig(
+            r=cfg.lora_r, lora_alpha=cfg.lora_alpha, target_modules=cfg.target_modules, task_type="CAUSAL_LM"
+        ),
+    )
     optimizer = torch.optim.AdamW([p for p in adapted.parameters() if p.requires_grad])
     ids = torch.randint(8, 1500, (1, 8))
     adapted(input_ids=ids, labels=ids).loss.backward()
@@ -113,15 +153,25 @@ def test_full_fine_tuning_is_predicted_to_the_byte(tmp_path, one_thread):
     machine = describe_machine()
     made = plan(recipe("04", checkpoint_every=1), machine)
     model = load_model("miniworld/gpt2")
-    args = finetune.training_arguments(tmp_path, machine, epochs=1, batch_size=1, learning_rate=1e-4,
-                                       report_to="none", max_steps=1, checkpoint_every=1)
+    args = finetune.training_arguments(
+        tmp_path,
+        machine,
+        epochs=1,
+        batch_size=1,
+        learning_rate=1e-4,
+        report_to="none",
+        max_steps=1,
+        checkpoint_every=1,
+    )
     rows = Dataset.from_dict({"input_ids": [[8, 9, 10]], "labels": [[8, 9, 10]]})
     trainer = Trainer(model=model, args=args, train_dataset=rows)
     trainer.train()
     found = measure(model, trainer.optimizer, tmp_path / "checkpoint-1")
     found.pop("peak memory", None)
     assert found == dict(made.forecasts["pairs"].kept)
-    assert made.forecasts["pairs"].disk["checkpoints"] == 3 * found["checkpoint"]  # two, and one being written
+    assert (
+        made.forecasts["pairs"].disk["checkpoints"] == 3 * found["checkpoint"]
+    )  # two, and one being written
 
 
 def test_a_run_of_lmlab_train_is_predicted_to_the_byte(tmp_path, one_thread):
@@ -133,9 +183,14 @@ def test_a_run_of_lmlab_train_is_predicted_to_the_byte(tmp_path, one_thread):
     shape = trainings(cfg, CPU)[0].config
     assert isinstance(shape, GPTConfig) and shape.padded_vocab_size == 1600
     model, tokens = GPT(shape), torch.arange(300) % 50
-    pretrain(model, WindowLoader([tokens.numpy()], 16, 1), PretrainConfig(
-        max_steps=1, batch_size=1, block_size=16, learning_rate=1e-3), validation=text_rows(tokens, 16),
-        out=tmp_path, report=lambda line: None)
+    pretrain(
+        model,
+        WindowLoader([tokens.numpy()], 16, 1),
+        PretrainConfig(max_steps=1, batch_size=1, block_size=16, learning_rate=1e-3),
+        validation=text_rows(tokens, 16),
+        out=tmp_path,
+        report=lambda line: None,
+    )
     found = measure(model, checkpoint=tmp_path / "checkpoints" / "step_1")
     made = forecast(trainings(cfg, CPU)[0], CPU)
     assert found["checkpoint"] == made.kept["checkpoint"] and found["weights"] == made.kept["weights"]
@@ -266,5 +321,7 @@ def test_the_command(capsys):
     assert main(["plan", "05", "--gpu", "T4", "--set", "batch_size=4096"]) == 1
     shown = capsys.readouterr().out
     assert "DOES NOT FIT" in shown and "--set batch_size=1 --set grad_accumulation=4096" in shown
-    assert main(["plan", "02", "--recipe", "local"]) == 2 and "--set data_dir=FOLDER" in capsys.readouterr().err
+    assert (
+        main(["plan", "02", "--recipe", "local"]) == 2 and "--set data_dir=FOLDER" in capsys.readouterr().err
+    )
     assert main(["plan", "03"]) == 2 and "give 02, 04, 05, 06, 08 or 09" in capsys.readouterr().err

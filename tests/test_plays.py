@@ -12,8 +12,12 @@ def speeches(text: str) -> list[tuple[str, list[str]]]:
 
 
 def sentences(split: str, seed: int) -> list[str]:
-    return [line for row in dataset("plays", split, 100, seed) for _, lines in speeches(row["text"])
-            for line in lines]
+    return [
+        line
+        for row in dataset("plays", split, 100, seed)
+        for _, lines in speeches(row["text"])
+        for line in lines
+    ]
 
 
 def test_scenes_have_the_form_of_plays():
@@ -33,8 +37,10 @@ def test_the_english_is_old():
 
 
 def test_no_sentence_of_validation_is_in_train():
-    train, validation = ({text for text in sentences(split, seed) if len(text.split()) > 5}
-                         for split, seed in (("train", 0), ("validation", 1)))
+    train, validation = (
+        {text for text in sentences(split, seed) if len(text.split()) > 5}
+        for split, seed in (("train", 0), ("validation", 1))
+    )
     assert len(validation & train) <= 0.02 * len(validation), "some old sentences have two modern ones"
 
 

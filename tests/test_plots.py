@@ -16,37 +16,51 @@ def shares(*shape: int) -> numpy.ndarray:
 
 
 DRAWN = {
-    "loss_curve": lambda ax=None: plots.loss_curve([1, 2, 3], [3, 2, 1], [2, 1.5], floor=0.9,
-                                                   val_steps=[1, 3], baseline=3, ax=ax),
+    "loss_curve": lambda ax=None: plots.loss_curve(
+        [1, 2, 3], [3, 2, 1], [2, 1.5], floor=0.9, val_steps=[1, 3], baseline=3, ax=ax
+    ),
     "fine_tuning_curve": lambda ax=None: plots.fine_tuning_curve(
-        [0, 1, 2], {"train": [3, 2, 1], "validation": [3, 2, 2.5]}, 1, each_step=([0.1, 0.2], [3, 2.9]),
-        steps_per_epoch=30, ax=ax),
+        [0, 1, 2],
+        {"train": [3, 2, 1], "validation": [3, 2, 2.5]},
+        1,
+        each_step=([0.1, 0.2], [3, 2.9]),
+        steps_per_epoch=30,
+        ax=ax,
+    ),
     "moving_mean": lambda ax=None: plots.moving_mean([1, 2, 3], [0, 3, 6], "reward", window=2, ax=ax),
     "learning_rate": lambda ax=None: plots.learning_rate([1, 2], [0.0, 1e-3], ax=ax),
     "histogram": lambda ax=None: plots.histogram([1, 2, 2], "words", ax=ax),
     "histograms": lambda ax=None: plots.histograms({"a": [1, 2, 2], "b": [2, 3]}, "error", ax=ax),
-    "differences": lambda ax=None: plots.differences(["a", "b"], [0.1, -0.2], [(-0.1, 0.3), (-0.3, -0.1)],
-                                                     xlabel="loss (nats)", ax=ax),
+    "differences": lambda ax=None: plots.differences(
+        ["a", "b"], [0.1, -0.2], [(-0.1, 0.3), (-0.3, -0.1)], xlabel="loss (nats)", ax=ax
+    ),
     "length_histogram": lambda ax=None: plots.length_histogram([5, 9, 9, 30], [8, 16], ax=ax),
-    "bar_with_interval": lambda ax=None: plots.bar_with_interval(["a"], [0.3], [(0.2, 0.4)],
-                                                                 ylabel="accuracy", chance=0.25, ax=ax),
-    "before_after": lambda ax=None: plots.before_after(["a", "b"], [1, 2], [2, 3], ylabel="loss (nats)",
-                                                       after_intervals=[(1, 3), (2, 4)], ax=ax),
-    "stacked_bars": lambda ax=None: plots.stacked_bars(["a", "b"], {"x": [1, 2], "y": [2, 1]}, xlabel="share",
-                                                       ax=ax),
-    "accuracy_curve": lambda ax=None: plots.accuracy_curve([0, 9], {"sum": [0.2, 0.5], "token": [0.3, 0.4]},
-                                                           {"sum": [(0.1, 0.3), (0.4, 0.6)],
-                                                            "token": [(0.2, 0.4), (0.3, 0.5)]}, ax=ax),
+    "bar_with_interval": lambda ax=None: plots.bar_with_interval(
+        ["a"], [0.3], [(0.2, 0.4)], ylabel="accuracy", chance=0.25, ax=ax
+    ),
+    "before_after": lambda ax=None: plots.before_after(
+        ["a", "b"], [1, 2], [2, 3], ylabel="loss (nats)", after_intervals=[(1, 3), (2, 4)], ax=ax
+    ),
+    "stacked_bars": lambda ax=None: plots.stacked_bars(
+        ["a", "b"], {"x": [1, 2], "y": [2, 1]}, xlabel="share", ax=ax
+    ),
+    "accuracy_curve": lambda ax=None: plots.accuracy_curve(
+        [0, 9],
+        {"sum": [0.2, 0.5], "token": [0.3, 0.4]},
+        {"sum": [(0.1, 0.3), (0.4, 0.6)], "token": [(0.2, 0.4), (0.3, 0.5)]},
+        ax=ax,
+    ),
     "attention_row": lambda ax=None: plots.attention_row([0.3, 0.7], ["a", "b"], ax=ax),
-    "attention_heads": lambda ax=None: plots.attention_heads(shares(2, 3, 4, 4)[:, :, 3], list("abcd"), ax=ax),
+    "attention_heads": lambda ax=None: plots.attention_heads(
+        shares(2, 3, 4, 4)[:, :, 3], list("abcd"), ax=ax
+    ),
     "next_tokens": lambda ax=None: plots.next_tokens(["a", "b"], [0.6, 0.4], [1.0, 0.0], ax=ax),
     "attention_map": lambda ax=None: plots.attention_map(shares(3), ["a", "b", "c"], ax=ax),
     "attention_grid": lambda ax=None: plots.attention_grid(shares(2, 3, 4, 4), ax=ax),
-    "sweep": lambda ax=None: plots.sweep([1e-4, 1e-3], [2.0, float("nan")], "learning rate", chosen=1e-3,
-                                             ax=ax),
+    "sweep": lambda ax=None: plots.sweep(
+        [1e-4, 1e-3], [2.0, float("nan")], "learning rate", chosen=1e-3, ax=ax
+    ),
     "search_history": lambda ax=None: plots.search_history([0, 1], [3, 2.5], [False, True], ax=ax),
-    "fine_tuning_curve": lambda ax=None: plots.fine_tuning_curve(
-        [0, 1], {"train": [2, 1], "validation": [2, 1.5]}, best=1, floor=0.9, ax=ax),
     "rank_frequency": lambda ax=None: plots.rank_frequency({"a": [5, 3, 1], "b": [2, 2]}, ax=ax),
 }
 
@@ -67,8 +81,9 @@ def test_axes_are_named_and_given_ones_are_used(name):
     assert DRAWN[name](given) is given
 
 
-@pytest.mark.parametrize("name", ["loss_curve", "accuracy_curve", "rank_frequency", "sweep",
-                                  "search_history"])
+@pytest.mark.parametrize(
+    "name", ["loss_curve", "accuracy_curve", "rank_frequency", "sweep", "search_history"]
+)
 def test_lines_differ_without_colour(name):
     styles = [(line.get_linestyle(), line.get_marker()) for line in DRAWN[name]().get_lines()]
     assert len(set(styles)) == len(styles)
@@ -149,11 +164,18 @@ def test_attention_grid_of_gpt2_small_stays_small():
 
 
 def test_a_difference_is_filled_where_its_interval_excludes_zero():
-    ax = plots.differences(["chance", "worse", "better"], [0.1, 0.2, -0.2],
-                           [(-0.1, 0.3), (0.1, 0.3), (-0.3, -0.1)], xlabel="loss (nats)")
+    ax = plots.differences(
+        ["chance", "worse", "better"],
+        [0.1, 0.2, -0.2],
+        [(-0.1, 0.3), (0.1, 0.3), (-0.3, -0.1)],
+        xlabel="loss (nats)",
+    )
     points = [line for line in ax.get_lines() if line.get_marker() == "o"]
     assert [(p.get_xdata()[0], p.get_markerfacecolor() != "white") for p in points] == [
-        (0.1, False), (0.2, True), (-0.2, True)]
+        (0.1, False),
+        (0.2, True),
+        (-0.2, True),
+    ]
 
 
 def test_moving_mean_looks_back_only():

@@ -32,8 +32,14 @@ def model():
 
 def trained_on(model, tokenizer, rows, folder, **choices):
     """The trainer that would train on these rows."""
-    args = SFTConfig(output_dir=str(folder), bf16=False, fp16=False, use_cpu=True, disable_tqdm=True,
-                     **({"max_length": 200} | choices))
+    args = SFTConfig(
+        output_dir=str(folder),
+        bf16=False,
+        fp16=False,
+        use_cpu=True,
+        disable_tqdm=True,
+        **({"max_length": 200} | choices),
+    )
     return SFTTrainer(model, args=args, train_dataset=Dataset.from_list(rows), processing_class=tokenizer)
 
 
@@ -51,7 +57,9 @@ def failed(report):
 
 @pytest.mark.parametrize("packing", [False, True])
 def test_the_right_way_passes(model, tokenizer, problems, tmp_path, packing):
-    trainer = trained_on(model, tokenizer, pairs(problems), tmp_path, assistant_only_loss=True, packing=packing)
+    trainer = trained_on(
+        model, tokenizer, pairs(problems), tmp_path, assistant_only_loss=True, packing=packing
+    )
     report = looked_at(trainer, tokenizer, max_length=200)
     assert failed(report) == [] and report.passed
     report.require()
@@ -71,8 +79,9 @@ def test_stock_template_that_drops_the_reasoning(model, tokenizer, problems, tmp
 def test_messages_with_completion_only_loss_that_mask_nothing(model, tokenizer, problems, tmp_path):
     rows = [{"messages": row["prompt"] + row["completion"]} for row in problems]
     stock = trained_on(model, tokenizer, rows, tmp_path, completion_only_loss=True)
-    assert {"the question bears no loss", "some tokens bear loss, not all"} <= set(failed(
-        looked_at(stock, tokenizer)))
+    assert {"the question bears no loss", "some tokens bear loss, not all"} <= set(
+        failed(looked_at(stock, tokenizer))
+    )
     keeping = load_tokenizer("miniworld/qwen2")  # a template that keeps the reasoning does not help
     keeping.chat_template = get_training_chat_template(keeping)
     report = looked_at(trained_on(model, keeping, rows, tmp_path, completion_only_loss=True), tokenizer)
@@ -99,19 +108,32 @@ def right_ids(tokenizer, row):
 
 def test_two_beginnings(model, tokenizer, problems, tmp_path):
     """Text that the template has rendered begins with BOS; a tokenizer that adds one gives two."""
-    texts = [tokenizer.apply_chat_template(row["prompt"], add_generation_prompt=True, tokenize=False)
-             for row in problems]
-    rows = [{"prompt": tokenizer.bos_token + text, "completion":
-             row["completion"][0]["content"].removeprefix("<think>\n") + tokenizer.eos_token}
-            for text, row in zip(texts, problems, strict=True)]
+    texts = [
+        tokenizer.apply_chat_template(row["prompt"], add_generation_prompt=True, tokenize=False)
+        for row in problems
+    ]
+    rows = [
+        {
+            "prompt": tokenizer.bos_token + text,
+            "completion": row["completion"][0]["content"].removeprefix("<think>\n") + tokenizer.eos_token,
+        }
+        for text, row in zip(texts, problems, strict=True)
+    ]
     report = looked_at(trained_on(model, tokenizer, rows, tmp_path), tokenizer)
     assert failed(report) == ["one beginning (BOS)"]
 
 
 def test_doubled_think(model, tokenizer, problems, tmp_path):
     """The prompt ends in <think> already, and the completion brings its own."""
-    rows = [{"prompt": tokenizer.apply_chat_template(row["prompt"], add_generation_prompt=True, tokenize=False),
-             "completion": row["completion"][0]["content"]} for row in problems]
+    rows = [
+        {
+            "prompt": tokenizer.apply_chat_template(
+                row["prompt"], add_generation_prompt=True, tokenize=False
+            ),
+            "completion": row["completion"][0]["content"],
+        }
+        for row in problems
+    ]
     report = looked_at(trained_on(model, tokenizer, rows, tmp_path), tokenizer)
     assert "one <think>, one </think>" in failed(report)
 
@@ -119,8 +141,9 @@ def test_doubled_think(model, tokenizer, problems, tmp_path):
 @pytest.mark.parametrize("max_length", [16, 40, 50, 54])
 def test_max_length_that_cuts_all_answers(model, tokenizer, problems, tmp_path, max_length):
     """TRL cuts without a word, and drops what then bears no loss at all."""
-    trainer = trained_on(model, tokenizer, pairs(problems), tmp_path, assistant_only_loss=True,
-                         max_length=max_length)
+    trainer = trained_on(
+        model, tokenizer, pairs(problems), tmp_path, assistant_only_loss=True, max_length=max_length
+    )
     report = looked_at(trainer, tokenizer, max_length=max_length)
     ids = [right_ids(tokenizer, row) for row in problems]
     assert report.cut_share == sum(len(row) > max_length for row in ids) / N > 0
@@ -134,8 +157,9 @@ def test_padding_that_bears_loss(tokenizer, problems):
 
     def careless(rows):
         width = max(len(row["input_ids"]) for row in rows)
-        ids = torch.tensor([row["input_ids"] + [tokenizer.pad_token_id] * (width - len(row["input_ids"]))
-                            for row in rows])
+        ids = torch.tensor(
+            [row["input_ids"] + [tokenizer.pad_token_id] * (width - len(row["input_ids"])) for row in rows]
+        )
         return {"input_ids": ids, "labels": ids.clone()}
 
     rows = [{"input_ids": right_ids(tokenizer, row)} for row in problems]
@@ -145,14 +169,23 @@ def test_padding_that_bears_loss(tokenizer, problems):
 FINE = "from the first label on, all are"
 
 
-@pytest.mark.parametrize("fault, check", [
-    (lambda labels, end: [IGNORED] * (len(labels) - 1) + labels[-1:], "the reasoning bears loss"),
-    (lambda labels, end: [end if i > end - 3 and token != IGNORED and i < len(labels) - 1 else token
-                          for i, token in enumerate(labels)], FINE),
-    (lambda labels, end: labels[:end + 1] + [IGNORED] * (len(labels) - end - 2) + labels[-1:], FINE),
-    (lambda labels, end: labels[:end - 5] + [IGNORED] * 4 + labels[end - 1:], FINE),
-    (lambda labels, end: labels[:end - 6] + labels[end - 6:end][::-1] + labels[end:], FINE)],
-    ids=["only EOS", "other tokens", "answer masked", "thought masked", "thought reversed"])
+@pytest.mark.parametrize(
+    "fault, check",
+    [
+        (lambda labels, end: [IGNORED] * (len(labels) - 1) + labels[-1:], "the reasoning bears loss"),
+        (
+            lambda labels, end: [
+                end if i > end - 3 and token != IGNORED and i < len(labels) - 1 else token
+                for i, token in enumerate(labels)
+            ],
+            FINE,
+        ),
+        (lambda labels, end: labels[: end + 1] + [IGNORED] * (len(labels) - end - 2) + labels[-1:], FINE),
+        (lambda labels, end: labels[: end - 5] + [IGNORED] * 4 + labels[end - 1 :], FINE),
+        (lambda labels, end: labels[: end - 6] + labels[end - 6 : end][::-1] + labels[end:], FINE),
+    ],
+    ids=["only EOS", "other tokens", "answer masked", "thought masked", "thought reversed"],
+)
 def test_labels_that_are_not_the_tokens(tokenizer, problems, fault, check):
     """end: where the thought ends. The labels are built by hand, the ids are right."""
     import torch
@@ -164,16 +197,21 @@ def test_labels_that_are_not_the_tokens(tokenizer, problems, fault, check):
 
     def collator(batch):
         assert len(batch) == 1
-        return {"input_ids": torch.tensor([batch[0]["input_ids"]]),
-                "labels": torch.tensor([fault(batch[0]["labels"], batch[0]["input_ids"].index(close))])}
+        return {
+            "input_ids": torch.tensor([batch[0]["input_ids"]]),
+            "labels": torch.tensor([fault(batch[0]["labels"], batch[0]["input_ids"].index(close))]),
+        }
 
     for ids, labels in rows:
         row = [{"input_ids": ids, "labels": labels}]
         assert check in failed(preflight(row, tokenizer, collator))
 
 
-@pytest.mark.parametrize("ending", ["</think>", "</think>\n\n", "</think>\n\nThe answer is 7.{end}"],
-                         ids=["none", "blank", "EOS twice"])
+@pytest.mark.parametrize(
+    "ending",
+    ["</think>", "</think>\n\n", "</think>\n\nThe answer is 7.{end}"],
+    ids=["none", "blank", "EOS twice"],
+)
 def test_no_answer_or_two_ends(tokenizer, ending):
     end = tokenizer.eos_token
     ids = tokenizer.encode("<think>\n3 + 4 = 7.\n" + ending.format(end=end) + end)
@@ -185,8 +223,10 @@ def whole(rows):
     """A collator that masks nothing."""
     import torch
 
-    return {"input_ids": torch.tensor([row["input_ids"] for row in rows]),
-            "labels": torch.tensor([row["input_ids"] for row in rows])}
+    return {
+        "input_ids": torch.tensor([row["input_ids"] for row in rows]),
+        "labels": torch.tensor([row["input_ids"] for row in rows]),
+    }
 
 
 def test_without_a_conversation_nothing_passes(tokenizer):
@@ -197,7 +237,9 @@ def test_without_a_conversation_nothing_passes(tokenizer):
 
 
 def test_it_reads_without_colour_and_escapes_what_it_shows(model, tokenizer, problems, tmp_path):
-    report = looked_at(trained_on(model, tokenizer, pairs(problems), tmp_path, assistant_only_loss=True), tokenizer)
+    report = looked_at(
+        trained_on(model, tokenizer, pairs(problems), tmp_path, assistant_only_loss=True), tokenizer
+    )
     text, page = str(report), report._repr_html_()
     assert "ok   one beginning (BOS)" in text and "█</think>" in text and "·<think>" in text and "░" in text
     assert "&lt;think&gt;" in page and "<think>" not in page

@@ -14,9 +14,23 @@ from lmlab import pretraining, train
 from lmlab.checkpoints import STATE, list_checkpoints, newest_state, prune_checkpoints, save_checkpoint
 from lmlab.recipes import load_recipe
 
-SETTINGS = {"max_steps": 40, "n_docs": 400, "shard_tokens": 10_000, "eval_docs": 20, "n_layer": 2, "n_embd": 32,
-            "batch_size": 4, "grad_accumulation": 2, "warmup_steps": 5, "log_every": 7, "eval_every": 15,
-            "checkpoint_every": 10, "keep_checkpoints": 2, "dropout": 0.1, "hellaswag_items": 8}
+SETTINGS = {
+    "max_steps": 40,
+    "n_docs": 400,
+    "shard_tokens": 10_000,
+    "eval_docs": 20,
+    "n_layer": 2,
+    "n_embd": 32,
+    "batch_size": 4,
+    "grad_accumulation": 2,
+    "warmup_steps": 5,
+    "log_every": 7,
+    "eval_every": 15,
+    "checkpoint_every": 10,
+    "keep_checkpoints": 2,
+    "dropout": 0.1,
+    "hellaswag_items": 8,
+}
 
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -74,8 +88,10 @@ except KeyboardInterrupt as stopped:
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=ENVIRONMENT)
 
 
-@pytest.mark.parametrize(("how", "code", "last"), [
-    (KILLED_IN_A_STEP, -9, 20), (KILLED_WHILE_IT_SAVES, -9, 10), (ASKED_TO_STOP, 130, 24)])
+@pytest.mark.parametrize(
+    ("how", "code", "last"),
+    [(KILLED_IN_A_STEP, -9, 20), (KILLED_WHILE_IT_SAVES, -9, 10), (ASKED_TO_STOP, 130, 24)],
+)
 def test_a_stopped_run_goes_on_with_the_very_same_losses(whole, tmp_path, how, code, last):
     done = run_and_stop(tmp_path, how)
     assert done.returncode == code, done.stderr
@@ -97,12 +113,26 @@ def run_by_torchrun(out: Path, changes: dict, *stop: str) -> subprocess.Complete
     program = ["-m", "lmlab"]
     if stop:
         script = out.parent / "stopped.py"
-        script.write_text(f"import os, sys\nfrom lmlab import train\nfrom lmlab.cli import main\n"
-                          f"if os.environ['RANK'] == '1':\n{indent(ASKED_TO_STOP.replace('23', '11'), '    ')}\n"
-                          "sys.exit(main())", encoding="utf-8")
+        script.write_text(
+            f"import os, sys\nfrom lmlab import train\nfrom lmlab.cli import main\n"
+            f"if os.environ['RANK'] == '1':\n{indent(ASKED_TO_STOP.replace('23', '11'), '    ')}\n"
+            "sys.exit(main())",
+            encoding="utf-8",
+        )
         program = [str(script)]
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", *program,
-               "pretrain", "--out", str(out), *settings]
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc_per_node",
+        "2",
+        *program,
+        "pretrain",
+        "--out",
+        str(out),
+        *settings,
+    ]
     return subprocess.run(command, capture_output=True, text=True, env=ENVIRONMENT)
 
 
@@ -121,8 +151,13 @@ def test_two_processes_give_the_losses_of_one(tmp_path):
 def test_steps_that_processes_cannot_share_are_refused(tmp_path):
     ranks = pretraining.Ranks(0, 3)
     with pytest.raises(ValueError, match="grad_accumulation 2 cannot be shared by 3"):
-        pretraining.pretrain(pretraining.build_model(recipe(), Tokenizer()), None,
-                             pretraining.PretrainConfig.from_recipe(recipe()), validation=None, ranks=ranks)
+        pretraining.pretrain(
+            pretraining.build_model(recipe(), Tokenizer()),
+            None,
+            pretraining.PretrainConfig.from_recipe(recipe()),
+            validation=None,
+            ranks=ranks,
+        )
 
 
 def test_two_stopped_processes_go_on_together(tmp_path):
@@ -180,7 +215,10 @@ def test_a_damaged_state_is_named(tmp_path):
 def test_a_finished_or_other_run_is_not_replaced_unasked(whole):
     history, out = whole
     before = (out / "model" / "model.safetensors").read_bytes()
-    for changes, words in ({}, "a finished run"), ({"learning_rate": 1e-3}, "learning_rate 0.004 there, 0.001 now"):
+    for changes, words in (
+        ({}, "a finished run"),
+        ({"learning_rate": 1e-3}, "learning_rate 0.004 there, 0.001 now"),
+    ):
         with pytest.raises(ValueError, match=words):
             pretraining.run_recipe(recipe(**changes), out, report=lambda line: None)
     assert (out / "model" / "model.safetensors").read_bytes() == before
@@ -217,7 +255,7 @@ def write_texts(folder: Path, kind: str) -> Path:
     path = folder / "sample"
     path.mkdir()
     for n in range(3):
-        rows = [{"id": i, "text": text} for i, text in enumerate(texts[300 * n:300 * (n + 1)])]
+        rows = [{"id": i, "text": text} for i, text in enumerate(texts[300 * n : 300 * (n + 1)])]
         if kind == "parquet":
             Dataset.from_list(rows).to_parquet(path / f"00{n}_00000.parquet")
         else:
@@ -227,14 +265,20 @@ def write_texts(folder: Path, kind: str) -> Path:
 
 @pytest.mark.parametrize("kind", ["txt", "parquet", "jsonl"])
 def test_a_text_without_probabilities_is_validated_on_its_first_shard(tmp_path, kind):
-    cfg = recipe(data=str(write_texts(tmp_path, kind)), n_docs=None, shard_tokens=4_000, validation_tokens=2_000, max_steps=6)
+    cfg = recipe(
+        data=str(write_texts(tmp_path, kind)),
+        n_docs=None,
+        shard_tokens=4_000,
+        validation_tokens=2_000,
+        max_steps=6,
+    )
     history = pretraining.run_recipe(cfg, tmp_path / "out", report=lambda line: None)
     assert history.floor is None and history.evaluations[-1]["loss"] < history.evaluations[0]["loss"]
     tokenizer = pretraining.load_tokenizer(cfg.tokenizer)
     folder = pretraining.shards_folder(cfg, tmp_path / "out")
     rows, _ = pretraining.validation_rows(cfg, tokenizer, folder)
     held_out = torch.from_numpy(pretraining.open_shards(folder, "validation")[0].astype("int64"))
-    assert torch.equal(rows.inputs.flatten(), held_out[:rows.inputs.numel()])
+    assert torch.equal(rows.inputs.flatten(), held_out[: rows.inputs.numel()])
     assert rows.inputs.numel() == 2_000 // cfg.block_size * cfg.block_size
 
 
@@ -248,4 +292,6 @@ def test_predicted_hours_follow_from_operations():
         small = pretraining.GPT(pretraining.GPTConfig())
     flops = 6 * (124_439_808 - 1024 * 768) + 12 * 12 * 768 * 1024  # nanoGPT's estimate_mfu for GPT-2 small
     assert small.flops_per_token() == flops
-    assert pretraining.predicted_hours(small, 10**9, 312e12, 0.5) == pytest.approx(10**9 * flops / 156e12 / 3600)
+    assert pretraining.predicted_hours(small, 10**9, 312e12, 0.5) == pytest.approx(
+        10**9 * flops / 156e12 / 3600
+    )

@@ -78,13 +78,18 @@ def numbers(task):
     return [int(n) for n in re.findall(r"\d+", p.problem_text(task))]
 
 
-@pytest.mark.parametrize(("kind", "answer"), [
-    (p.together, lambda a, b: a + b), (p.difference, lambda a, b: a - b), (p.rate, lambda each,
-                                                                           days: each * days),
-    (p.price, lambda each, n: each * n), (p.compare_then_together, lambda a, more: a + a + more),
-    (p.change_money, lambda money, n, each: money - n * each),
-    (p.two_prices, lambda n, each, cost: n * each + cost),
-])
+@pytest.mark.parametrize(
+    ("kind", "answer"),
+    [
+        (p.together, lambda a, b: a + b),
+        (p.difference, lambda a, b: a - b),
+        (p.rate, lambda each, days: each * days),
+        (p.price, lambda each, n: each * n),
+        (p.compare_then_together, lambda a, more: a + a + more),
+        (p.change_money, lambda money, n, each: money - n * each),
+        (p.two_prices, lambda n, each, cost: n * each + cost),
+    ],
+)
 def test_answers_follow_from_the_numbers(kind, answer):
     for task in drawn(kind, 500):
         assert answer(*numbers(task)) == task.answer, task
@@ -115,8 +120,9 @@ def test_splits_are_disjoint_for_all_seeds():
     validation = {row["problem"] for seed in (0, 1) for row in p.problems(400, seed, "validation")}
     assert len(train) == 3_000
     assert not train & validation
-    science = [{row["problem_text"] for row in p.rows("science", split, 300)} for split in ("train",
-                                                                                            "validation")]
+    science = [
+        {row["problem_text"] for row in p.rows("science", split, 300)} for split in ("train", "validation")
+    ]
     assert not science[0] & science[1]
 
 
@@ -146,9 +152,13 @@ def test_distracting_sentence_is_needed_for_nothing():
     for row in drawn(p.distracting_problem, 500):
         assert p.verify(row)
         *facts, question = re.split(r"(?<=\.) ", row["problem"])
-        needless = [fact for fact, rest in ((facts[0], facts[1:]), (facts[-1], facts[:-1]))
-                    if re.fullmatch(r"\w+ has \d+ \w+\.", fact)
-                    and fact.split()[0] not in (text := " ".join((*rest, question))) and _solves(row, text)]
+        needless = [
+            fact
+            for fact, rest in ((facts[0], facts[1:]), (facts[-1], facts[:-1]))
+            if re.fullmatch(r"\w+ has \d+ \w+\.", fact)
+            and fact.split()[0] not in (text := " ".join((*rest, question)))
+            and _solves(row, text)
+        ]
         assert len(needless) == 1, row["problem"]
 
 
@@ -158,6 +168,8 @@ def _solves(row: dict, text: str) -> bool:
 
 
 def test_distracting_splits_share_nothing():
-    train, validation = ({row["problem"] for row in p.rows("distracting-problems", split, 500)}
-                         for split in ("train", "validation"))
+    train, validation = (
+        {row["problem"] for row in p.rows("distracting-problems", split, 500)}
+        for split in ("train", "validation")
+    )
     assert len(train) == len(validation) == 500 and not train & validation

@@ -42,22 +42,31 @@ def test_recipes_are_frozen():
         load_recipe(LORA).lora_r = 3
 
 
-@pytest.mark.parametrize("override, message", [
-    ({"lora_rank": 4}, r"override: got 'lora_rank', expected a key of LoraFinetune.*did you mean 'lora_r"),
-    ({"lora_r": "8"}, r"lora_r: expected a whole number, got '8' \(str\)"),
-    ({"lora_r": True}, r"lora_r: expected a whole number, got True"),
-    ({"lora_r": 0}, r"lora_r: expected a positive number, got 0"),
-    ({"learning_rate": -1e-3}, "learning_rate: expected a positive number"),
-    ({"learning_rate": "1e-3"}, "write 1.0e-3"),
-    ({"lora_dropout": 1.5}, "lora_dropout: expected a number from 0 to 1"),
-    ({"activation_checkpointing": 1}, "activation_checkpointing: expected true or false"),
-    ({"target_modules": []}, "target_modules: expected a list with at least one entry or text, got \\[\\]"),
-    ({"target_modules": 3}, "target_modules: expected a list with at least one entry or text, got 3"),
-    ({"n_train": "many"}, "n_train: expected a whole number"),
-    ({"learning_rate": float("inf")}, "learning_rate: expected a finite number"),
-    ({"expected": {"loss": 3}}, r"expected metric: \[low, high\] with null for an open side, got"),
-    ({"expected": {"loss": [2, 1]}}, r"expected: expected metric: \[low, high\]"),
-])
+@pytest.mark.parametrize(
+    "override, message",
+    [
+        (
+            {"lora_rank": 4},
+            r"override: got 'lora_rank', expected a key of LoraFinetune.*did you mean 'lora_r",
+        ),
+        ({"lora_r": "8"}, r"lora_r: expected a whole number, got '8' \(str\)"),
+        ({"lora_r": True}, r"lora_r: expected a whole number, got True"),
+        ({"lora_r": 0}, r"lora_r: expected a positive number, got 0"),
+        ({"learning_rate": -1e-3}, "learning_rate: expected a positive number"),
+        ({"learning_rate": "1e-3"}, "write 1.0e-3"),
+        ({"lora_dropout": 1.5}, "lora_dropout: expected a number from 0 to 1"),
+        ({"activation_checkpointing": 1}, "activation_checkpointing: expected true or false"),
+        (
+            {"target_modules": []},
+            "target_modules: expected a list with at least one entry or text, got \\[\\]",
+        ),
+        ({"target_modules": 3}, "target_modules: expected a list with at least one entry or text, got 3"),
+        ({"n_train": "many"}, "n_train: expected a whole number"),
+        ({"learning_rate": float("inf")}, "learning_rate: expected a finite number"),
+        ({"expected": {"loss": 3}}, r"expected metric: \[low, high\] with null for an open side, got"),
+        ({"expected": {"loss": [2, 1]}}, r"expected: expected metric: \[low, high\]"),
+    ],
+)
 def test_bad_overrides_are_named(override, message):
     with pytest.raises(RecipeError, match=message):
         load_recipe(LORA, **override)
@@ -90,13 +99,19 @@ def private_recipes(tmp_path, monkeypatch):
     return tmp_path / LORA
 
 
-@pytest.mark.parametrize("text, message", [
-    ("model: [", "mine.yaml: not valid YAML"),
-    ("- a\n- b", "mine.yaml: expected keys and values, got list"),
-    ("model: x", "mine.yaml: LoraFinetune needs data, .*add them"),
-    ("modle: x", "mine.yaml: got 'modle'.*did you mean 'model'"),
-    ("learning_rate: 1e-3", r"mine.yaml: learning_rate: expected a number \(write 1.0e-3, not 1e-3\), got"),
-])
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("model: [", "mine.yaml: not valid YAML"),
+        ("- a\n- b", "mine.yaml: expected keys and values, got list"),
+        ("model: x", "mine.yaml: LoraFinetune needs data, .*add them"),
+        ("modle: x", "mine.yaml: got 'modle'.*did you mean 'model'"),
+        (
+            "learning_rate: 1e-3",
+            r"mine.yaml: learning_rate: expected a number \(write 1.0e-3, not 1e-3\), got",
+        ),
+    ],
+)
 def test_a_bad_file_is_named(private_recipes, text, message):
     (private_recipes / "mine.yaml").write_text(text)
     with pytest.raises(RecipeError, match=message):
@@ -106,7 +121,8 @@ def test_a_bad_file_is_named(private_recipes, text, message):
 def test_a_recipe_can_be_like_another(private_recipes):
     (private_recipes / "mother.yaml").write_text(
         "model: x\ndata: y\nlora_r: 1\nlora_alpha: 2\ntarget_modules: all-linear\nblock_size: 8\nbatch_size: 1\n"
-        "epochs: 3\nlearning_rate: 1.0e-3\n")
+        "epochs: 3\nlearning_rate: 1.0e-3\n"
+    )
     (private_recipes / "child.yaml").write_text("like: mother\nlora_r: 7\n")
     child = load_recipe(LORA, "child", epochs=5)
     assert (child.name, child.model, child.lora_r, child.epochs) == ("child", "x", 7, 5)

@@ -13,8 +13,15 @@ from lmlab.rehearsal import in_four_bits, model_on_meta, rehearse, with_adapter
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 GPT2 = GPT2Config(n_layer=3, n_head=2, n_embd=32, n_positions=64, vocab_size=300)
-LLAMA = LlamaConfig(hidden_size=32, intermediate_size=96, num_hidden_layers=3, num_attention_heads=4,
-                    num_key_value_heads=2, vocab_size=300, tie_word_embeddings=True)
+LLAMA = LlamaConfig(
+    hidden_size=32,
+    intermediate_size=96,
+    num_hidden_layers=3,
+    num_attention_heads=4,
+    num_key_value_heads=2,
+    vocab_size=300,
+    tie_word_embeddings=True,
+)
 OWN = GPTConfig(n_layer=3, n_head=2, n_embd=32, block_size=64, vocab_size=300)
 LORA = {"r": 4, "lora_alpha": 8, "target_modules": "all-linear"}
 
@@ -67,7 +74,7 @@ def test_autocast_chooses_the_types_that_cuda_does():
     x, weight = torch.ones(2, 8, device="meta"), torch.nn.Parameter(torch.ones(8, 8, device="meta"))
     with half:
         product = F.linear(x, weight)
-        copy, = half.copies.values()
+        (copy,) = half.copies.values()
         assert product.dtype == (product @ weight).dtype == torch.float16
         assert product.pow(3).dtype == F.layer_norm(product, (8,)).dtype == torch.float32
         assert (product + x).dtype == torch.float32 and F.gelu(product).dtype == torch.float16
@@ -76,7 +83,10 @@ def test_autocast_chooses_the_types_that_cuda_does():
 
 def test_half_precision_needs_less_for_products_and_more_for_copies():
     def steps(*shape):
-        return [rehearse(model_on_meta(GPT2), *shape, accumulation=2, dtype=dtype) for dtype in ("float32", "bfloat16")]
+        return [
+            rehearse(model_on_meta(GPT2), *shape, accumulation=2, dtype=dtype)
+            for dtype in ("float32", "bfloat16")
+        ]
 
     full, half = steps(8, 64)
     assert half.activations < full.activations
@@ -111,13 +121,16 @@ def test_pieces_of_the_logits_are_those_of_trl():
 
 def test_logits_in_pieces_cost_little_where_whole_ones_cost_most():
     wide = LlamaConfig(**{**LLAMA.to_dict(), "vocab_size": 100_000})
-    whole, pieces = (rehearse(model_on_meta(wide), 2, 512, dtype="bfloat16", chunked=chunked)
-                     for chunked in (False, True))
+    whole, pieces = (
+        rehearse(model_on_meta(wide), 2, 512, dtype="bfloat16", chunked=chunked) for chunked in (False, True)
+    )
     logits = 2 * 512 * 100_000
     assert 8 * logits < whole.logits < 16 * logits
     assert pieces.logits < whole.logits / 8
 
 
 def test_grouped_heads_need_whole_attention_without_flash():
-    new, old = (rehearse(model_on_meta(LLAMA), 1, 512, dtype="float16", flash=flash) for flash in (True, False))
+    new, old = (
+        rehearse(model_on_meta(LLAMA), 1, 512, dtype="float16", flash=flash) for flash in (True, False)
+    )
     assert old.activations > new.activations + 512 * 512 * 4 * 2

@@ -36,22 +36,41 @@ def shown(**data):
 
 
 def first_notebook():
-    text = ("# 01 · One fine lesson\nYou will see **something**. And then $x^2$! But this is the third.\n\n"
-            "$$\\begin{matrix}1\\end{matrix}$$, then `a $b$ c`.\n\n## Same name\n\n"
-            "[This](01_data_analysis.ipynb), [next](02_gpt2_from_scratch.ipynb), [file](../recipes/x.yaml).\n\n"
-            "[![Open it](https://x.org/badge.svg)](https://x.org/open)")
+    text = (
+        "# 01 · One fine lesson\nYou will see **something**. And then $x^2$! But this is the third.\n\n"
+        "$$\\begin{matrix}1\\end{matrix}$$, then `a $b$ c`.\n\n## Same name\n\n"
+        "[This](01_data_analysis.ipynb), [next](02_gpt2_from_scratch.ipynb), [file](../recipes/x.yaml).\n\n"
+        "[![Open it](https://x.org/badge.svg)](https://x.org/open)"
+    )
     plot = 'ax.set(xlabel="steps", ylabel="loss (nats)", title=f"after {n} steps")'
     long = "word = " + " + ".join(["a_long_name"] * 20)
     view = {WIDGET: {"model_id": "box"}, "text/plain": "interactive(children=(FloatSlider(value=1.0),))"}
-    models = {"box": {"state": {"children": ["IPY_MODEL_slider", "IPY_MODEL_out"]}}, "slider": {"state": {}},
-              "out": {"state": {"_model_name": "OutputModel",
-                                "outputs": [shown(text__plain="what the widget showed")]}}}
-    return new_notebook(metadata={"widgets": {STATE: {"state": models}}}, cells=[
-        new_markdown_cell(text), new_code_cell(plot, outputs=[shown(image__png=WIDE)]),
-        new_markdown_cell("## Same name\n\nOne zebra.\n\n| a | b |\n|---|---|\n| " + "x" * 90 + " | y |"),
-        new_code_cell(long, outputs=[new_output("display_data", data=view), shown(image__png=SQUARE),
-                                     shown(text__html="<table><tr><td>" + "y" * 90 + "</td></tr></table>")]),
-        new_code_cell("gone()", outputs=[shown(**{"text__plain": "HBox()", WIDGET: {"model_id": "lost"}})])])
+    models = {
+        "box": {"state": {"children": ["IPY_MODEL_slider", "IPY_MODEL_out"]}},
+        "slider": {"state": {}},
+        "out": {
+            "state": {"_model_name": "OutputModel", "outputs": [shown(text__plain="what the widget showed")]}
+        },
+    }
+    return new_notebook(
+        metadata={"widgets": {STATE: {"state": models}}},
+        cells=[
+            new_markdown_cell(text),
+            new_code_cell(plot, outputs=[shown(image__png=WIDE)]),
+            new_markdown_cell("## Same name\n\nOne zebra.\n\n| a | b |\n|---|---|\n| " + "x" * 90 + " | y |"),
+            new_code_cell(
+                long,
+                outputs=[
+                    new_output("display_data", data=view),
+                    shown(image__png=SQUARE),
+                    shown(text__html="<table><tr><td>" + "y" * 90 + "</td></tr></table>"),
+                ],
+            ),
+            new_code_cell(
+                "gone()", outputs=[shown(**{"text__plain": "HBox()", WIDGET: {"model_id": "lost"}})]
+            ),
+        ],
+    )
 
 
 def make_run(run, losses, settings):
@@ -65,18 +84,41 @@ def make_run(run, losses, settings):
     nbformat.write(new_notebook(cells=[short]), run / "03_hellaswag.ipynb")
     out = run / "01_data_analysis"
     out.mkdir()
-    (out / "metrics.json").write_text(json.dumps({
-        "recipe": "tiny", "metrics": {"good": losses[-1], "bad": 3.0, "free": 7}, "settings": settings,
-        "expected": {"good": [0, 1], "bad": [None, 1]}}))
+    (out / "metrics.json").write_text(
+        json.dumps(
+            {
+                "recipe": "tiny",
+                "metrics": {"good": losses[-1], "bad": 3.0, "free": 7},
+                "settings": settings,
+                "expected": {"good": [0, 1], "bad": [None, 1]},
+            }
+        )
+    )
     write_events(out / "tensorboard", losses)
-    (out / "progress.jsonl").write_text("".join(
-        json.dumps({"step": step, "val_loss": loss, "accuracy": loss, "floor_gap": 1}) + "\n"
-        for step, loss in enumerate(losses)))
+    (out / "progress.jsonl").write_text(
+        "".join(
+            json.dumps({"step": step, "val_loss": loss, "accuracy": loss, "floor_gap": 1}) + "\n"
+            for step, loss in enumerate(losses)
+        )
+    )
     record = {"status": "ok", "seconds": 61.0, "peak_memory_gb": 1.2, "error": "", "recipe": "tiny"}
-    (run / "run.json").write_text(json.dumps({"lessons": [
-        {**record, "lesson": "01_data_analysis"},
-        {**record, "lesson": "02_gpt2_from_scratch", "status": "kernel died", "seconds": 3.0,
-         "error": "<b>boom</b>"}, {**record, "lesson": "03_hellaswag", "seconds": 2.0}]}))
+    (run / "run.json").write_text(
+        json.dumps(
+            {
+                "lessons": [
+                    {**record, "lesson": "01_data_analysis"},
+                    {
+                        **record,
+                        "lesson": "02_gpt2_from_scratch",
+                        "status": "kernel died",
+                        "seconds": 3.0,
+                        "error": "<b>boom</b>",
+                    },
+                    {**record, "lesson": "03_hellaswag", "seconds": 2.0},
+                ]
+            }
+        )
+    )
     return run
 
 
@@ -94,8 +136,10 @@ def write_events(folder, losses, first=0):
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs")
-    return (make_run(folder / "calm", [2.0, 1.0, 0.5], {"learning_rate": 0.001, "seed": 0}),
-            make_run(folder / "hasty", [2.0, 1.5, 0.75], {"learning_rate": 0.01, "seed": 0}))
+    return (
+        make_run(folder / "calm", [2.0, 1.0, 0.5], {"learning_rate": 0.001, "seed": 0}),
+        make_run(folder / "hasty", [2.0, 1.5, 0.75], {"learning_rate": 0.01, "seed": 0}),
+    )
 
 
 @pytest.fixture(scope="module")
@@ -116,8 +160,9 @@ def test_index_tells_what_ran_what_was_promised_and_what_was_measured(site):
     assert card.select_one(".promise").get_text().startswith("You will see something. And then")
     assert "the third" not in card.select_one(".promise").get_text()
     assert "recipe tiny" in card.get_text(" ", strip=True) and "61 s" in card.get_text()
-    rows = [[cell.get_text() for cell in row.find_all(["th", "td"])]
-            for row in card.select(".bands tbody tr")]
+    rows = [
+        [cell.get_text() for cell in row.find_all(["th", "td"])] for row in card.select(".bands tbody tr")
+    ]
     assert rows == [["good", "0 to 1", "0.5", "", "✓ inside"], ["bad", "at most 1", "3", "", "✗ outside"]]
     assert "learning rate" in card.get_text(), "the recipe's values are there to unfold"
 
@@ -234,6 +279,7 @@ def test_a_folder_without_a_run_is_refused(tmp_path, runs):
 
 # two runs ---------------------------------------------------------------------------------------------------
 
+
 def test_curves_come_from_tensorboard_and_from_progress(runs):
     curves = comparison.read_curves(runs[0] / "01_data_analysis")
     assert curves.keys() == {"loss", "accuracy"}, "no bookkeeping, no floors, no validation loss twice"
@@ -262,7 +308,11 @@ def test_a_comparison_shows_both_curves_the_differences_and_nothing_else(site):
     page = soup(site, "comparison-01_data_analysis")
     chart = page.find("svg", class_="chart")
     assert [g["class"] for g in chart.find_all("g")] == [
-        ["run-a", "train"], ["run-a", "validation"], ["run-b", "train"], ["run-b", "validation"]]
+        ["run-a", "train"],
+        ["run-a", "validation"],
+        ["run-b", "train"],
+        ["run-b", "validation"],
+    ]
     assert "calm, validation: from 2 to 0.5 at step 20" in chart["aria-label"]
     assert "hasty, validation: from 2 to 0.75 at step 20" in chart["aria-label"]
     metrics, same, settings = page.find_all("table", class_="numbers")
@@ -275,8 +325,10 @@ def test_a_comparison_shows_both_curves_the_differences_and_nothing_else(site):
 def test_points_of_a_chart_lie_where_their_values_are():
     both = [{"": [(0, 0.0), (10, 4.0)]}, {"": [(0, 0.0), (5, 2.0), (10, 4.0)]}]
     svg = BeautifulSoup(comparison.chart(both, ("a", "b"), "loss"), "html.parser")
-    first, second = ([(float(dot["cx"]), float(dot["cy"])) for dot in line.find_all("circle")]
-                     for line in svg.find_all("g"))
+    first, second = (
+        [(float(dot["cx"]), float(dot["cy"])) for dot in line.find_all("circle")]
+        for line in svg.find_all("g")
+    )
     assert first == [second[0], second[2]] and first[0][1] > first[1][1], "upwards is more"
     middle = tuple((one + two) / 2 for one, two in zip(*first, strict=True))
     assert second[1] == pytest.approx(middle, abs=0.1)
@@ -294,6 +346,7 @@ def test_ticks_of_a_logarithmic_axis_enclose_the_values(low, high):
 
 
 # in a browser -----------------------------------------------------------------------------------------------
+
 
 def address(site, name):
     path, *query = name.split("?")
@@ -330,8 +383,10 @@ def test_a_search_finds_a_word_and_leads_to_it(site, page):
     page.wait_for("document.querySelectorAll('#results a').length")
     assert page.js("location.pathname").endswith("/search.html")
     assert page.js("[...document.querySelectorAll('#results mark')].map(m => m.textContent)") == ["zebra"]
-    page.js("const down = new KeyboardEvent('keydown', {key: 'ArrowDown', bubbles: true});"
-            "document.activeElement.dispatchEvent(down); document.activeElement.click(); return 1")
+    page.js(
+        "const down = new KeyboardEvent('keydown', {key: 'ArrowDown', bubbles: true});"
+        "document.activeElement.dispatchEvent(down); document.activeElement.click(); return 1"
+    )
     page.wait_for("location.hash === '#Same-name-2' && document.readyState === 'complete'")
     assert page.errors == []
     page.open(address(site, "search.html?q=no+such+thing"))
@@ -398,9 +453,11 @@ def test_contents_stay_beside_the_text_and_follow_it(site, page):
     page.open(address(site, "01_data_analysis.html"))
     page.js("document.getElementById('Same-name-2').scrollIntoView({behavior: 'instant'}); return 1")
     page.wait_for("document.querySelector('.contents [aria-current]')?.hash === '#Same-name-2'")
-    beside = page.js("const [box, text] = ['.contents', 'article'].map(name =>"
-                     " document.querySelector(name).getBoundingClientRect());"
-                     "return [box.top, box.right, text.left]")
+    beside = page.js(
+        "const [box, text] = ['.contents', 'article'].map(name =>"
+        " document.querySelector(name).getBoundingClientRect());"
+        "return [box.top, box.right, text.left]"
+    )
     assert 0 < beside[0] < 200 and beside[1] < beside[2]
     page.size(390, 844)
     page.open(address(site, "01_data_analysis.html"))

@@ -13,10 +13,10 @@ import nbformat
 import pytest
 from bs4 import BeautifulSoup
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
+from test_report import STATE, WIDE, WIDGET, write_events
 
 from lmlab.report import build_site
 from lmlab.sanitize import sanitize
-from test_report import STATE, WIDE, WIDGET, write_events
 
 # RUN stands for a script that marks the page, WEB for an address that notes who asks for it
 VECTORS = [
@@ -216,6 +216,7 @@ def web(tmp_path_factory):
                 return super().do_GET()
             server.asked.append(self.path)
             self.send_error(404)
+            return None
 
         def log_message(self, *_):
             """Nothing: the test's output stays clean."""
@@ -649,7 +650,7 @@ def test_neighbors_of_a_site_stay(tmp_path):
     for name in ("site.old", "site.new", "site.partial", ".site-x", "site.tmp"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "thesis.txt").write_text("years of work")
-    before = {path for path in tmp_path.rglob("*")}
+    before = set(tmp_path.rglob("*"))
     build_site(run, tmp_path / "site")
     build_site(run, tmp_path / "site")
     assert {path for path in tmp_path.rglob("*") if not path.is_relative_to(tmp_path / "site")} == before

@@ -5,8 +5,15 @@ import json
 import pytest
 
 from lmlab.recipes import load_recipe
-from lmlab.results import (inside, lesson_dir, previous, read_progress, recipe_of, report_progress,
-                           write_metrics)
+from lmlab.results import (
+    inside,
+    lesson_dir,
+    previous,
+    read_progress,
+    recipe_of,
+    report_progress,
+    write_metrics,
+)
 
 
 @pytest.fixture
@@ -38,9 +45,17 @@ def test_an_expected_metric_that_was_not_measured_is_an_error(tmp_path, cfg):
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("value, band, expected", [
-    (1, [0, 2], True), (0, [0, 2], True), (3, [0, 2], False), (-9, [None, 2], True), (9, [0, None], True),
-    (float("nan"), [0, None], False)])
+@pytest.mark.parametrize(
+    "value, band, expected",
+    [
+        (1, [0, 2], True),
+        (0, [0, 2], True),
+        (3, [0, 2], False),
+        (-9, [None, 2], True),
+        (9, [0, None], True),
+        (float("nan"), [0, None], False),
+    ],
+)
 def test_inside(value, band, expected):
     assert inside(value, band) is expected
 
@@ -57,7 +72,7 @@ def test_a_lesson_tells_with_which_recipe_it_ran(tmp_path):
     cfg = load_recipe("06_deepseek_qlora_think", seed=3, n_train=99)
     with pytest.raises(FileNotFoundError, match="run it again"):
         recipe_of(lesson_dir(tmp_path, cfg))
-    write_metrics(lesson_dir(tmp_path, cfg), cfg, {name: 1 for name in cfg.expected})
+    write_metrics(lesson_dir(tmp_path, cfg), cfg, dict.fromkeys(cfg.expected, 1))
     assert recipe_of(lesson_dir(tmp_path, cfg)) == cfg
 
 
@@ -68,7 +83,9 @@ def test_progress_is_read_line_by_line(tmp_path):
     with open(tmp_path / "new" / "progress.jsonl", "a") as file:
         file.write('{"step": 10, "val')
     assert read_progress(tmp_path / "new") == [
-        {"step": 0, "val_loss": 2.0}, {"step": 5, "val_loss": 1.5, "floor_gap": float("inf")}]
+        {"step": 0, "val_loss": 2.0},
+        {"step": 5, "val_loss": 1.5, "floor_gap": float("inf")},
+    ]
 
 
 def test_progress_of_a_run_that_goes_on_has_each_step_once(tmp_path):
@@ -76,4 +93,8 @@ def test_progress_of_a_run_that_goes_on_has_each_step_once(tmp_path):
         report_progress(tmp_path, step, val_loss=step, gap=1)
     report_progress(tmp_path, 0, other=3)
     report_progress(tmp_path, 5, val_loss=50)  # it was killed, and went on after a step before this one
-    assert [(row["step"], row.get("val_loss")) for row in read_progress(tmp_path)] == [(0, 0), (0, None), (5, 50)]
+    assert [(row["step"], row.get("val_loss")) for row in read_progress(tmp_path)] == [
+        (0, 0),
+        (0, None),
+        (5, 50),
+    ]

@@ -12,12 +12,30 @@ from kills import FULL, KILLED, Job
 from lmlab.checkpoints import find_resumable_checkpoint, is_complete, mark_complete
 
 SMALL = {
-    "04_shakespeare_full_finetune": {"n_train": 48, "n_validation": 20, "study_sizes": [20], "epochs": 1,
-                                     "checkpoint_every": 2},
-    "05_llama_lora_4bit": {"n_train": 120, "n_validation": 5, "evaluations": 2, "lora_dropout": 0.1,
-                           "checkpoint_every": 3},
-    "06_deepseek_qlora_think": {"n_train": 48, "n_validation": 5, "n_eval": 5, "n_harder": 0, "redrawn": 0,
-                                "lora_dropout": 0.1, "evaluations": 3}}
+    "04_shakespeare_full_finetune": {
+        "n_train": 48,
+        "n_validation": 20,
+        "study_sizes": [20],
+        "epochs": 1,
+        "checkpoint_every": 2,
+    },
+    "05_llama_lora_4bit": {
+        "n_train": 120,
+        "n_validation": 5,
+        "evaluations": 2,
+        "lora_dropout": 0.1,
+        "checkpoint_every": 3,
+    },
+    "06_deepseek_qlora_think": {
+        "n_train": 48,
+        "n_validation": 5,
+        "n_eval": 5,
+        "n_harder": 0,
+        "redrawn": 0,
+        "lora_dropout": 0.1,
+        "evaluations": 3,
+    },
+}
 LESSONS = list(SMALL)
 
 
@@ -64,8 +82,11 @@ def curves(out: Path) -> dict[str, list[tuple]]:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     shown = EventAccumulator(str(out / "tensorboard")).Reload()
-    return {tag: [(row.step, row.value) for row in shown.Scalars(tag)]
-            for tag in ("train/loss", "validation/loss", "train/learning_rate") if tag in shown.Tags()["scalars"]}
+    return {
+        tag: [(row.step, row.value) for row in shown.Scalars(tag)]
+        for tag in ("train/loss", "validation/loss", "train/learning_rate")
+        if tag in shown.Tags()["scalars"]
+    }
 
 
 def kill_at_write(lesson: str, out: Path, whole, at: int) -> None:
@@ -134,8 +155,16 @@ def test_killed_at_any_write(whole, tmp_path, lesson, part):
 
 
 @pytest.mark.drill
-@pytest.mark.parametrize("lesson, step, delay", [
-    (LESSONS[0], 4, 0.0), (LESSONS[0], 6, 0.03), (LESSONS[1], 3, 0.01), (LESSONS[1], 6, 0.02), (LESSONS[2], 4, 0.0)])
+@pytest.mark.parametrize(
+    "lesson, step, delay",
+    [
+        (LESSONS[0], 4, 0.0),
+        (LESSONS[0], 6, 0.03),
+        (LESSONS[1], 3, 0.01),
+        (LESSONS[1], 6, 0.02),
+        (LESSONS[2], 4, 0.0),
+    ],
+)
 def test_killed_by_a_signal_while_it_saves(whole, tmp_path, lesson, step, delay):
     whole, out = whole(lesson), tmp_path / "out"
     job = Job(lesson, SMALL[lesson], out)

@@ -9,13 +9,41 @@ from lmlab.data import load_rows, stream_texts
 from lmlab.pairs import usable_pairs, usable_texts
 from lmlab.reasoning import think_rows
 
-NOTHING = [None, "", "  ", "nan", "NaN", "N/A", "n/a", "#N/A", "NA", "<NA>", "null", "NULL", "None", "none", "-", "--",
-           "?", "NaT", "nan."]
+NOTHING = [
+    None,
+    "",
+    "  ",
+    "nan",
+    "NaN",
+    "N/A",
+    "n/a",
+    "#N/A",
+    "NA",
+    "<NA>",
+    "null",
+    "NULL",
+    "None",
+    "none",
+    "-",
+    "--",
+    "?",
+    "NaT",
+    "nan.",
+]
 PAIRS = [{"modern": f"You know {i}.", "shakespearean": f"Thou knowest {i}."} for i in range(40)]
-GSM8K = [{"question": f"What is {i} + 3?", "answer": f"{i} + 3 = <<{i}+3={i + 3}>>{i + 3}\n#### {i + 3}"}
-         for i in range(40)]
-SCIENCE = [{"problem_text": f"What is {i} + 0.5?", "answer_number": f"{i}.5", "unit": "m",
-            "solution": f"{i} + 0.5 = {i}.5"} for i in range(40)]
+GSM8K = [
+    {"question": f"What is {i} + 3?", "answer": f"{i} + 3 = <<{i}+3={i + 3}>>{i + 3}\n#### {i + 3}"}
+    for i in range(40)
+]
+SCIENCE = [
+    {
+        "problem_text": f"What is {i} + 0.5?",
+        "answer_number": f"{i}.5",
+        "unit": "m",
+        "solution": f"{i} + 0.5 = {i}.5",
+    }
+    for i in range(40)
+]
 
 
 def said(text):
@@ -26,8 +54,10 @@ def asked(text):
     return {"role": "user", "content": [{"type": "text", "content": text}]}
 
 
-TALKS = [{"messages": [asked(f"What is {i} + 3?"), said(f"{i} + 3 = {i + 3}. The answer is {i + 3}.")]}
-         for i in range(40)]
+TALKS = [
+    {"messages": [asked(f"What is {i} + 3?"), said(f"{i} + 3 = {i + 3}. The answer is {i + 3}.")]}
+    for i in range(40)
+]
 
 
 def write_rows(path, rows):
@@ -70,16 +100,29 @@ def test_a_question_or_an_answer_that_is_nothing_is_no_problem(tmp_path, key, va
 @pytest.mark.parametrize("value", [value for value in NOTHING if value is not None], ids=repr)
 @pytest.mark.parametrize("layout", ["gsm8k", "boxed", "last block", "sentence"])
 def test_a_final_answer_that_is_nothing_is_no_target(layout, value):
-    row = {"gsm8k": {**GSM8K[0], "answer": f"Let us see.\n#### {value}"},
-           "boxed": {"messages": [asked("What?"), said(f"Let us see: \\boxed{{{value}}}")]},
-           "last block": {"messages": [asked("What?"), {"role": "assistant", "content": [
-               {"type": "text", "content": "Let us see."}, {"type": "text", "content": value}]}]},
-           "sentence": {"messages": [asked("What?"), said(f"Let us see. The answer is {value}")]}}[layout]
+    row = {
+        "gsm8k": {**GSM8K[0], "answer": f"Let us see.\n#### {value}"},
+        "boxed": {"messages": [asked("What?"), said(f"Let us see: \\boxed{{{value}}}")]},
+        "last block": {
+            "messages": [
+                asked("What?"),
+                {
+                    "role": "assistant",
+                    "content": [
+                        {"type": "text", "content": "Let us see."},
+                        {"type": "text", "content": value},
+                    ],
+                },
+            ]
+        },
+        "sentence": {"messages": [asked("What?"), said(f"Let us see. The answer is {value}")]},
+    }[layout]
     assert answers(think_rows([*GSM8K, row], "x")) == answers(think_rows(GSM8K, "x"))
 
 
-@pytest.mark.parametrize(("field", "value"), [("unit", ["m"]), ("unit", {"a": 1}), ("solution", ["a"]),
-                                              ("solution", {"a": 1})])
+@pytest.mark.parametrize(
+    ("field", "value"), [("unit", ["m"]), ("unit", {"a": 1}), ("solution", ["a"]), ("solution", {"a": 1})]
+)
 def test_a_field_of_the_wrong_kind_leaves_its_row_out(tmp_path, field, value):
     rows = [*SCIENCE, {**SCIENCE[0], field: value}]
     assert len(think_rows(rows, "x")) == 40
@@ -94,7 +137,9 @@ def test_a_unit_or_a_solution_may_be_missing(nothing):
     assert problem["prompt"][0]["content"] == SCIENCE[0]["problem_text"]
 
 
-@pytest.mark.parametrize("row", [[1, 2], None, "text", 3, {}, {"question": "What?"}, {"answer": "#### 3"}], ids=repr)
+@pytest.mark.parametrize(
+    "row", [[1, 2], None, "text", 3, {}, {"question": "What?"}, {"answer": "#### 3"}], ids=repr
+)
 def test_a_row_that_is_none_is_left_out(row):
     assert len(think_rows([*GSM8K, row], "x")) == 40
     if not isinstance(row, dict):
@@ -114,7 +159,8 @@ def test_layouts_may_stand_in_one_file(tmp_path):
     apart = [problem for rows in (GSM8K, SCIENCE, TALKS) for problem in think_rows(rows, "x", 0.0)]
     together = think_rows(load_rows(source, "all"), source, 0.0)
     assert [(row["prompt"], row["completion"], row["answer"]) for row in together] == [
-        (row["prompt"], row["completion"], row["answer"]) for row in apart]
+        (row["prompt"], row["completion"], row["answer"]) for row in apart
+    ]
 
 
 @pytest.mark.parametrize("text", [None, 5, "nan", "N/A", ["a"]], ids=repr)
@@ -131,16 +177,38 @@ THREE = [asked("What is 2 + 3?"), said("It is 5."), asked("And 1 more?"), said("
 CALL = {"name": "add", "arguments": {"a": 1}}
 
 
-@pytest.mark.parametrize("messages", [
-    None, [], "", "hello", 5, {"role": "user"}, [None], ["hello"], [asked("What?")], [said("The answer is 6.")],
-    THREE[:3], THREE[1:], [THREE[0], *THREE[2:]], [*THREE, THREE[-1]],
-    [{"role": "tool", "content": "6"}, *THREE], [{"role": "human", "content": "What?"}, THREE[-1]],
-    [*THREE[:3], {**THREE[3], "tool_calls": [CALL]}], [*THREE[:3], {**THREE[3], "reasoning_content": "5 and 1"}],
-    [*THREE[:2], {"role": "system", "content": "Be brief."}, *THREE[2:]],
-    [asked(""), THREE[-1]], [{"role": "user", "content": None}, THREE[-1]], [{"role": "user"}, THREE[-1]],
-    [{"role": "user", "content": 5}, THREE[-1]], [asked("What?"), said("")],
-    [{"role": "user", "content": [{"type": "image_url", "image_url": "x.png"}]}, THREE[-1]],
-    [{"role": "user", "content": [{"type": "text", "content": 5}]}, THREE[-1]]], ids=lambda given: repr(given)[:50])
+@pytest.mark.parametrize(
+    "messages",
+    [
+        None,
+        [],
+        "",
+        "hello",
+        5,
+        {"role": "user"},
+        [None],
+        ["hello"],
+        [asked("What?")],
+        [said("The answer is 6.")],
+        THREE[:3],
+        THREE[1:],
+        [THREE[0], *THREE[2:]],
+        [*THREE, THREE[-1]],
+        [{"role": "tool", "content": "6"}, *THREE],
+        [{"role": "human", "content": "What?"}, THREE[-1]],
+        [*THREE[:3], {**THREE[3], "tool_calls": [CALL]}],
+        [*THREE[:3], {**THREE[3], "reasoning_content": "5 and 1"}],
+        [*THREE[:2], {"role": "system", "content": "Be brief."}, *THREE[2:]],
+        [asked(""), THREE[-1]],
+        [{"role": "user", "content": None}, THREE[-1]],
+        [{"role": "user"}, THREE[-1]],
+        [{"role": "user", "content": 5}, THREE[-1]],
+        [asked("What?"), said("")],
+        [{"role": "user", "content": [{"type": "image_url", "image_url": "x.png"}]}, THREE[-1]],
+        [{"role": "user", "content": [{"type": "text", "content": 5}]}, THREE[-1]],
+    ],
+    ids=lambda given: repr(given)[:50],
+)
 def test_conversations_that_cannot_be_kept_whole_are_refused(tmp_path, messages):
     assert answers(think_rows([*TALKS, {"messages": messages}], "x")) == answers(think_rows(TALKS, "x", 0.0))
     source = write_rows(tmp_path / "rows.jsonl", [*TALKS, {"messages": messages}])
@@ -151,31 +219,65 @@ def test_several_turns_and_a_system_turn_are_kept():
     brief = {"role": "system", "content": "Be brief."}
     (problem,) = think_rows([{"messages": [brief, *THREE]}], "x", 0.0)
     assert problem["prompt"] == [
-        {"role": "system", "content": "Be brief."}, {"role": "user", "content": "What is 2 + 3?"},
-        {"role": "assistant", "content": "It is 5."}, {"role": "user", "content": "And 1 more?"}]
+        {"role": "system", "content": "Be brief."},
+        {"role": "user", "content": "What is 2 + 3?"},
+        {"role": "assistant", "content": "It is 5."},
+        {"role": "user", "content": "And 1 more?"},
+    ]
     assert problem["completion"][0]["content"].endswith("\n</think>\n\nThe answer is 6.")
     assert "It is 5." not in problem["completion"][0]["content"]
 
 
-@pytest.mark.parametrize("content", ["What is 2 + 3?", [{"type": "text", "text": "What is 2 + 3?"}],
-                                     [{"content": "What is 2 + 3?"}], ["What is 2 + 3?"]], ids=repr)
+@pytest.mark.parametrize(
+    "content",
+    [
+        "What is 2 + 3?",
+        [{"type": "text", "text": "What is 2 + 3?"}],
+        [{"content": "What is 2 + 3?"}],
+        ["What is 2 + 3?"],
+    ],
+    ids=repr,
+)
 def test_content_may_be_written_in_several_ways(content):
-    (problem,) = think_rows([{"messages": [{"role": "user", "content": content},
-                                           {"role": "assistant", "content": "2 + 3 = 5. The answer is 5."}]}], "x", 0.0)
+    (problem,) = think_rows(
+        [
+            {
+                "messages": [
+                    {"role": "user", "content": content},
+                    {"role": "assistant", "content": "2 + 3 = 5. The answer is 5."},
+                ]
+            }
+        ],
+        "x",
+        0.0,
+    )
     assert problem["prompt"] == [{"role": "user", "content": "What is 2 + 3?"}] and problem["answer"] == "5"
 
 
 def test_a_mark_of_the_template_is_found_in_every_turn():
     for i in (0, 1, 2):
-        turns = [turn if i != k else {**turn, "content": "So </think> it is."} for k, turn in enumerate(THREE)]
+        turns = [
+            turn if i != k else {**turn, "content": "So </think> it is."} for k, turn in enumerate(THREE)
+        ]
         assert answers(think_rows([*TALKS, {"messages": turns}], "x")) == answers(think_rows(TALKS, "x"))
 
 
 def test_messages_of_several_kinds_in_one_file_stay_what_they_are(tmp_path):
-    plain = {"messages": [{"role": "user", "content": "What is 2 + 3?"},
-                          {"role": "assistant", "content": "2 + 3 = 5. The answer is 5."}]}
-    calls = [{"messages": [asked("What?"), {**said("The answer is 6."), "tool_calls": [
-        {"name": "add", "arguments": arguments}]}]} for arguments in ({"a": 1}, "a=1")]
+    plain = {
+        "messages": [
+            {"role": "user", "content": "What is 2 + 3?"},
+            {"role": "assistant", "content": "2 + 3 = 5. The answer is 5."},
+        ]
+    }
+    calls = [
+        {
+            "messages": [
+                asked("What?"),
+                {**said("The answer is 6."), "tool_calls": [{"name": "add", "arguments": arguments}]},
+            ]
+        }
+        for arguments in ({"a": 1}, "a=1")
+    ]
     source = write_rows(tmp_path / "rows.jsonl", [*TALKS, plain, *calls])
     problems = think_rows(load_rows(source, "all"), source)
     assert answers(problems) == [*answers(think_rows(TALKS, "x")), "5"]
@@ -184,14 +286,20 @@ def test_messages_of_several_kinds_in_one_file_stay_what_they_are(tmp_path):
 # --- instruction, input, output ----------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("row", "modern"), [
-    ({"instruction": "Say it as Hamlet.", "input": "You know."}, "Say it as Hamlet.\nYou know."),
-    ({"instruction": "Greet the king.", "input": ""}, "Greet the king."),
-    ({"instruction": "Greet the king.", "input": None}, "Greet the king."),
-    ({"instruction": None, "input": "You know."}, "You know."),
-    ({"system": "Be old.", "instruction": "Greet.", "input": "Hi."}, "Be old.\nGreet.\nHi.")])
+@pytest.mark.parametrize(
+    ("row", "modern"),
+    [
+        ({"instruction": "Say it as Hamlet.", "input": "You know."}, "Say it as Hamlet.\nYou know."),
+        ({"instruction": "Greet the king.", "input": ""}, "Greet the king."),
+        ({"instruction": "Greet the king.", "input": None}, "Greet the king."),
+        ({"instruction": None, "input": "You know."}, "You know."),
+        ({"system": "Be old.", "instruction": "Greet.", "input": "Hi."}, "Be old.\nGreet.\nHi."),
+    ],
+)
 def test_an_instruction_is_part_of_the_prompt(row, modern):
-    assert usable_pairs([{**row, "output": "Hail."}], "x", 0.0) == [{"modern": modern, "shakespearean": "Hail."}]
+    assert usable_pairs([{**row, "output": "Hail."}], "x", 0.0) == [
+        {"modern": modern, "shakespearean": "Hail."}
+    ]
 
 
 def test_a_history_of_turns_is_not_dropped():
@@ -201,14 +309,20 @@ def test_a_history_of_turns_is_not_dropped():
 
 # --- lines and encodings -----------------------------------------------------------------------------
 
-BAD_LINES = {"a list": b"[1, 2]", "null": b"null", "a number": b"3", "a text": b'"text"', "cut off": b'{"modern": "a',
-             "half a character": b'{"modern": "\\ud83d", "shakespearean": "b"}',
-             "half a character in a list": b'{"modern": "a", "shakespearean": "b", "tags": ["\\udc00"]}',
-             "Latin-1": '{"modern": "caf\xe9", "shakespearean": "b"}'.encode("latin-1"),
-             "a key twice": b'{"modern": "a", "modern": "b", "shakespearean": "c"}',
-             "a key twice inside": b'{"modern": "a", "shakespearean": "b", "about": {"x": 1, "x": 2}}',
-             "deep": b'{"modern": ' + b"[" * 100_000 + b"]" * 100_000 + b"}",
-             "a number of 5,000 digits": b'{"modern": ' + b"9" * 5000 + b"}"}
+BAD_LINES = {
+    "a list": b"[1, 2]",
+    "null": b"null",
+    "a number": b"3",
+    "a text": b'"text"',
+    "cut off": b'{"modern": "a',
+    "half a character": b'{"modern": "\\ud83d", "shakespearean": "b"}',
+    "half a character in a list": b'{"modern": "a", "shakespearean": "b", "tags": ["\\udc00"]}',
+    "Latin-1": '{"modern": "caf\xe9", "shakespearean": "b"}'.encode("latin-1"),
+    "a key twice": b'{"modern": "a", "modern": "b", "shakespearean": "c"}',
+    "a key twice inside": b'{"modern": "a", "shakespearean": "b", "about": {"x": 1, "x": 2}}',
+    "deep": b'{"modern": ' + b"[" * 100_000 + b"]" * 100_000 + b"}",
+    "a number of 5,000 digits": b'{"modern": ' + b"9" * 5000 + b"}",
+}
 
 
 @pytest.mark.parametrize("line", BAD_LINES.values(), ids=BAD_LINES.keys())
@@ -226,7 +340,9 @@ def test_a_line_that_is_no_row_is_counted_and_left_out(tmp_path, capsys, line, f
         list(stream_texts(str(path)))
 
 
-@pytest.mark.parametrize("rows", [[*PAIRS, [1, 2]], [*PAIRS, None], [3, *PAIRS]], ids=("list", "null", "number"))
+@pytest.mark.parametrize(
+    "rows", [[*PAIRS, [1, 2]], [*PAIRS, None], [3, *PAIRS]], ids=("list", "null", "number")
+)
 def test_items_of_a_json_list_that_are_no_rows_are_left_out(tmp_path, rows):
     path = tmp_path / "rows.json"
     path.write_text(json.dumps(rows, indent=1), encoding="utf-8")
@@ -241,10 +357,12 @@ SMILE = [{"text": "grüß 😀"}, {"text": "b"}]
 @pytest.mark.parametrize("suffix", [".jsonl", ".json", ".csv", ".txt"])
 def test_files_are_read_as_tools_write_them(tmp_path, suffix, newline, encoding):
     path = tmp_path / f"rows{suffix}"
-    lines = {".jsonl": [json.dumps(row, ensure_ascii=False) for row in SMILE],
-             ".json": json.dumps(SMILE, ensure_ascii=False, indent=1).split("\n"),
-             ".csv": ["text", *(row["text"] for row in SMILE)],
-             ".txt": [SMILE[0]["text"], "", SMILE[1]["text"]]}[suffix]
+    lines = {
+        ".jsonl": [json.dumps(row, ensure_ascii=False) for row in SMILE],
+        ".json": json.dumps(SMILE, ensure_ascii=False, indent=1).split("\n"),
+        ".csv": ["text", *(row["text"] for row in SMILE)],
+        ".txt": [SMILE[0]["text"], "", SMILE[1]["text"]],
+    }[suffix]
     path.write_bytes(newline.join([*lines, ""]).encode(encoding))
     assert load_rows(str(path), "all").to_list() == SMILE
     if suffix != ".json":
@@ -262,13 +380,27 @@ def test_a_text_file_in_another_encoding_is_refused_by_line(tmp_path):
 # --- columns -----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("written", "column"), [
-    (['36.0', '"1.5"'], ["36.0", "1.5"]), (['1.50', '"x"'], ["1.50", "x"]), (['7', '"007"'], ["7", "007"]),
-    (['1e3', '"x"', 'null'], ["1e3", "x", None]), (['true', '"x"'], ["true", "x"]), (['true', '1'], ["true", "1"]),
-    (['12345678901234567890123', '1'], ["12345678901234567890123", "1"]),
-    (['9007199254740993', '0.5'], ["9007199254740993", "0.5"]), (['"a"', 'NaN'], ["a", None]),
-    (['1', '2.5'], [1, 2.5]), (['1.5', 'NaN'], [1.5, None]), (['1', 'null'], [1, None]), (['true', 'null'], [True, None]),
-    (['["a"]', '["b", "c"]'], [["a"], ["b", "c"]]), (['"36"', '"1.5"'], ["36", "1.5"])], ids=repr)
+@pytest.mark.parametrize(
+    ("written", "column"),
+    [
+        (["36.0", '"1.5"'], ["36.0", "1.5"]),
+        (["1.50", '"x"'], ["1.50", "x"]),
+        (["7", '"007"'], ["7", "007"]),
+        (["1e3", '"x"', "null"], ["1e3", "x", None]),
+        (["true", '"x"'], ["true", "x"]),
+        (["true", "1"], ["true", "1"]),
+        (["12345678901234567890123", "1"], ["12345678901234567890123", "1"]),
+        (["9007199254740993", "0.5"], ["9007199254740993", "0.5"]),
+        (['"a"', "NaN"], ["a", None]),
+        (["1", "2.5"], [1, 2.5]),
+        (["1.5", "NaN"], [1.5, None]),
+        (["1", "null"], [1, None]),
+        (["true", "null"], [True, None]),
+        (['["a"]', '["b", "c"]'], [["a"], ["b", "c"]]),
+        (['"36"', '"1.5"'], ["36", "1.5"]),
+    ],
+    ids=repr,
+)
 @pytest.mark.parametrize("suffix", [".jsonl", ".json"])
 def test_a_column_loses_nothing(tmp_path, suffix, written, column):
     lines = [f'{{"answer_number": {value}, "i": 1}}' for value in written]
@@ -279,16 +411,21 @@ def test_a_column_loses_nothing(tmp_path, suffix, written, column):
 
 def test_numbers_among_texts_are_answers_as_they_are_written(tmp_path):
     path = tmp_path / "rows.jsonl"
-    path.write_text('{"problem_text": "a?", "answer_number": 36.0}\n{"problem_text": "b?", "answer_number": "1.5"}\n'
-                    '{"problem_text": "c?", "answer_number": 7}\n')
+    path.write_text(
+        '{"problem_text": "a?", "answer_number": 36.0}\n{"problem_text": "b?", "answer_number": "1.5"}\n'
+        '{"problem_text": "c?", "answer_number": 7}\n'
+    )
     problems = think_rows(load_rows(str(path), "all"), "x", 0.0)
     assert [float(answer) for answer in answers(problems)] == [36, 1.5, 7]
 
 
 def test_csv_is_text_and_what_is_empty_is_nothing(tmp_path, capsys):
     path = tmp_path / "problems.csv"
-    path.write_text('problem_text,answer_number,unit\n"How far, and\nin what?",007.50,m\nWhat?,NA,\nWhere?,,m\n'
-                    + "".join(f"What is {i}?,{i},\n" for i in range(60)) + "Too,many,fields,here\n")
+    path.write_text(
+        'problem_text,answer_number,unit\n"How far, and\nin what?",007.50,m\nWhat?,NA,\nWhere?,,m\n'
+        + "".join(f"What is {i}?,{i},\n" for i in range(60))
+        + "Too,many,fields,here\n"
+    )
     rows = load_rows(str(path), "all")
     assert rows[0] == {"problem_text": "How far, and\nin what?", "answer_number": "007.50", "unit": "m"}
     assert "line 66" in capsys.readouterr().out
@@ -321,8 +458,12 @@ def write_texts(path, texts):
     elif path.suffix == ".csv":
         write_csv(path, texts)
     else:
-        path.write_text("\n\n".join(texts) if path.suffix == ".txt" else
-                        "\n".join(json.dumps({"text": text}) for text in texts), encoding="utf-8")
+        path.write_text(
+            "\n\n".join(texts)
+            if path.suffix == ".txt"
+            else "\n".join(json.dumps({"text": text}) for text in texts),
+            encoding="utf-8",
+        )
 
 
 def texts_of(folder, split, **choices):
@@ -331,16 +472,30 @@ def texts_of(folder, split, **choices):
 
 # the names of files, and the split of each; a text is the file's name
 FOLDERS = {
-    "shards": {"train-00000-of-00002": "train", "train-00001-of-00002": "train", "validation-00000-of-00002": "validation",
-               "validation-00001-of-00002": "validation", "test-00000-of-00001": "test"},
-    "data/": {"data/train-00000-of-00002": "train", "data/train-00001-of-00002": "train",
-              "data/test-00000-of-00001": "validation"},
-    "folders": {"train/a": "train", "train/deep/b": "train", "validation/a": "validation", "validation/b": "validation"},
+    "shards": {
+        "train-00000-of-00002": "train",
+        "train-00001-of-00002": "train",
+        "validation-00000-of-00002": "validation",
+        "validation-00001-of-00002": "validation",
+        "test-00000-of-00001": "test",
+    },
+    "data/": {
+        "data/train-00000-of-00002": "train",
+        "data/train-00001-of-00002": "train",
+        "data/test-00000-of-00001": "validation",
+    },
+    "folders": {
+        "train/a": "train",
+        "train/deep/b": "train",
+        "validation/a": "validation",
+        "validation/b": "validation",
+    },
     "words": {"my_train_1": "train", "my_train_2": "train", "my_dev": "validation"},
     "capitals": {"Train": "train", "Valid": "validation"},
     "one word": {"trainset": "train", "valset": "validation", "testset": "test"},
     "numbers": {"train1": "train", "train2": "train", "val1": "validation"},
-    "inside": {"part.train.0": "train", "part.train.1": "train", "part.test.0": "validation"}}
+    "inside": {"part.train.0": "train", "part.train.1": "train", "part.test.0": "validation"},
+}
 HIDDEN = [".ipynb_checkpoints/train-checkpoint", "__pycache__/train", ".train-0", "deep/.cache/validation"]
 
 
@@ -351,8 +506,10 @@ def test_every_file_of_a_split_is_read(tmp_path, files, suffix):
         write_texts(tmp_path / f"{name}{suffix}", [f"{name} {i}" for i in range(2)])
     (tmp_path / "README.md").write_text("# A set")
     (tmp_path / "dataset_infos.json").write_text("{}")
-    wanted = {split: [f"{name} {i}" for name in sorted(files) if files[name] == split for i in range(2)]
-              for split in ("train", "validation", "test")}
+    wanted = {
+        split: [f"{name} {i}" for name in sorted(files) if files[name] == split for i in range(2)]
+        for split in ("train", "validation", "test")
+    }
     for split in ("train", "validation"):
         assert texts_of(tmp_path, split) == wanted[split]
         assert list(stream_texts(str(tmp_path), split)) == wanted[split]
@@ -361,7 +518,9 @@ def test_every_file_of_a_split_is_read(tmp_path, files, suffix):
     assert texts_of(tmp_path, "train", limit=3) == wanted["train"][:3]
 
 
-@pytest.mark.parametrize("files", [FOLDERS[name] for name in ("shards", "data/", "folders", "words", "inside")])
+@pytest.mark.parametrize(
+    "files", [FOLDERS[name] for name in ("shards", "data/", "folders", "words", "inside")]
+)
 def test_splits_are_those_of_datasets(tmp_path, files):
     from lmlab.readers import split_files
 
@@ -369,12 +528,22 @@ def test_splits_are_those_of_datasets(tmp_path, files):
         write_texts(tmp_path / f"{name}.jsonl", ["a"])
     theirs = load_dataset_builder(str(tmp_path)).config.data_files
     assert {split: [str(file) for file in files] for split, files in split_files(tmp_path).items()} == {
-        split: sorted(map(str, files)) for split, files in theirs.items()}
+        split: sorted(map(str, files)) for split, files in theirs.items()
+    }
 
 
 @pytest.mark.parametrize("suffix", [".parquet", ".jsonl", ".txt"])
-@pytest.mark.parametrize("names", [["a", "b", "c"], ["000_00000", "000_00001"], ["train-0", "train-1"], ["latest", "valley"],
-                                   ["train-00000-of-00002", "train-00001-of-00002"]], ids=repr)
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["a", "b", "c"],
+        ["000_00000", "000_00001"],
+        ["train-0", "train-1"],
+        ["latest", "valley"],
+        ["train-00000-of-00002", "train-00001-of-00002"],
+    ],
+    ids=repr,
+)
 def test_a_folder_without_validation_files_is_divided(tmp_path, names, suffix):
     for name in names:
         write_texts(tmp_path / "train" / f"{name}{suffix}", [f"{name} {i}" for i in range(20)])
@@ -391,11 +560,15 @@ def test_columns_of_several_files_are_one(tmp_path):
     write_rows(tmp_path / "train-0.jsonl", [{"answer_number": 7}])
     write_rows(tmp_path / "train-1.jsonl", [{"answer_number": "007", "unit": "m"}])
     assert load_rows(str(tmp_path), "train").to_list()[:1] != []
-    assert load_rows(str(tmp_path), "all").to_list() == [{"answer_number": "7", "unit": None},
-                                                          {"answer_number": "007", "unit": "m"}]
+    assert load_rows(str(tmp_path), "all").to_list() == [
+        {"answer_number": "7", "unit": None},
+        {"answer_number": "007", "unit": "m"},
+    ]
 
 
-@pytest.mark.parametrize("names", [["train.jsonl", "train.parquet"], ["train-0.jsonl", "train-1.csv"], ["a.txt", "a.jsonl"]])
+@pytest.mark.parametrize(
+    "names", [["train.jsonl", "train.parquet"], ["train-0.jsonl", "train-1.csv"], ["a.txt", "a.jsonl"]]
+)
 def test_files_of_two_kinds_for_one_split_are_refused(tmp_path, names):
     for name in names:
         write_texts(tmp_path / name, ["a", "b"])
@@ -452,11 +625,20 @@ def test_pairs_of_lesson_04_have_no_empty_side(tmp_path, capsys):
     pairs[217]["shakespearean"] = None
     (tmp_path / "data").mkdir()
     for number in (0, 1):
-        write_rows(tmp_path / "data" / f"train-0000{number}-of-00002.jsonl", pairs[number * 200:][:200])
+        write_rows(tmp_path / "data" / f"train-0000{number}-of-00002.jsonl", pairs[number * 200 :][:200])
     file = write_rows(tmp_path / "pairs.jsonl", pairs)
     for source in (file, str(tmp_path / "data")):
-        cfg = load_recipe("04_shakespeare_full_finetune", "tiny", data=source, small_data=source, small_train=40,
-                          small_validation=20, n_train=300, n_validation=30, study_sizes=[100, 200])
+        cfg = load_recipe(
+            "04_shakespeare_full_finetune",
+            "tiny",
+            data=source,
+            small_data=source,
+            small_train=40,
+            small_validation=20,
+            n_train=300,
+            n_validation=30,
+            study_sizes=[100, 200],
+        )
         sets = pair_sets(cfg)
         found = {pair["modern"] for rows in sets.values() for pair in rows}
         assert len(found) > 320 and {"You know 3.", "You know 150."} < found and "You know 217." not in found
@@ -468,18 +650,31 @@ def test_problems_of_lesson_06_are_none_that_are_nothing(tmp_path):
     from lmlab.finetune import think_sets
     from lmlab.recipes import load_recipe
 
-    words = [f"{a} {b}" for a in ("red", "old", "new", "big", "wet") for b in ("hats", "cats", "pans", "keys", "nets", "toys")]
-    rows = [{"question": f"Ann has {i + 2} {name} and buys 3. How many?", "answer":
-             f"{i + 2} + 3 = <<{i + 2}+3={i + 5}>>{i + 5}\n#### {i + 5}"} for i, name in enumerate(words)]
+    words = [
+        f"{a} {b}"
+        for a in ("red", "old", "new", "big", "wet")
+        for b in ("hats", "cats", "pans", "keys", "nets", "toys")
+    ]
+    rows = [
+        {
+            "question": f"Ann has {i + 2} {name} and buys 3. How many?",
+            "answer": f"{i + 2} + 3 = <<{i + 2}+3={i + 5}>>{i + 5}\n#### {i + 5}",
+        }
+        for i, name in enumerate(words)
+    ]
     rows[4]["answer"], rows[9]["question"], rows[14]["answer"] = "They say.\n#### nan", None, "None"
     source = write_rows(tmp_path / "problems.jsonl", rows)
-    cfg = load_recipe("06_deepseek_qlora_think", "tiny", data=[source], max_bad_share=0.2, n_validation=1, redrawn=1)
+    cfg = load_recipe(
+        "06_deepseek_qlora_think", "tiny", data=[source], max_bad_share=0.2, n_validation=1, redrawn=1
+    )
     sets = think_sets(cfg, load_tokenizer("miniworld/qwen2"))
     found = [row for name in sets for row in sets[name]]
     assert len(found) >= 27 and all(row["answer"].isdecimal() for row in found)
     assert "nan" not in str(found).lower() and "None" not in str([row["completion"] for row in found])
     with pytest.raises(ValueError, match="max_bad_share"):
-        think_sets(load_recipe("06_deepseek_qlora_think", "tiny", data=[source]), load_tokenizer("miniworld/qwen2"))
+        think_sets(
+            load_recipe("06_deepseek_qlora_think", "tiny", data=[source]), load_tokenizer("miniworld/qwen2")
+        )
 
 
 def test_the_command_stops_at_too_many_rows_without_an_answer(tmp_path):
@@ -491,9 +686,24 @@ def test_the_command_stops_at_too_many_rows_without_an_answer(tmp_path):
     path = tmp_path / "problems.csv"
     lines = [f"What is {i} and {i}?,{'' if i % 5 == 0 else 2 * i},,{i} + {i} = {2 * i}" for i in range(40)]
     path.write_text("\n".join(["problem_text,answer_number,unit,solution", *lines]) + "\n")
-    done = subprocess.run([sys.executable, "-m", "lmlab", "finetune", "06", "--set", f"data=[{path}]", "--out",
-                           str(tmp_path / "out")], capture_output=True, text=True, timeout=300,
-                          cwd=Path(__file__).parents[1], env={**os.environ, "OMP_NUM_THREADS": "1"})
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "lmlab",
+            "finetune",
+            "06",
+            "--set",
+            f"data=[{path}]",
+            "--out",
+            str(tmp_path / "out"),
+        ],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        cwd=Path(__file__).parents[1],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
     assert done.returncode != 0 and "Traceback" not in done.stderr
     assert "max_bad_share" in done.stderr and "8 of 40" in done.stderr
     assert not list((tmp_path / "out").rglob("*.safetensors"))
@@ -507,8 +717,12 @@ def test_only_the_last_turn_is_learnt(tmp_path):
     tokenizer = load_tokenizer("miniworld/qwen2")
     rows = [{"messages": [{"role": "system", "content": "Be brief."}, *THREE]}] * 3
     pairs = [labels_by_hand(tokenizer, problem) for problem in think_rows(rows, "x", 0.0)]
-    found = preflight([{"input_ids": ids, "labels": labels} for ids, labels in pairs], tokenizer,
-                      answer_only_collator(tokenizer), max_length=512)
+    found = preflight(
+        [{"input_ids": ids, "labels": labels} for ids, labels in pairs],
+        tokenizer,
+        answer_only_collator(tokenizer),
+        max_length=512,
+    )
     assert found.passed, found
     ids, labels = pairs[0]
     learnt = tokenizer.decode([label for label in labels if label != -100])

@@ -31,8 +31,9 @@ def folder(tmp_path_factory):
     """A folder with one small notebook per ending."""
     folder = tmp_path_factory.mktemp("notebooks")
     for name, source in ENDINGS.items():
-        notebook = new_notebook(cells=[new_code_cell(PARAMETERS, metadata={"tags": ["parameters"]}),
-                                       new_code_cell(source)])
+        notebook = new_notebook(
+            cells=[new_code_cell(PARAMETERS, metadata={"tags": ["parameters"]}), new_code_cell(source)]
+        )
         notebook.metadata["kernelspec"] = {"name": "python3", "display_name": "Python", "language": "python"}
         nbformat.write(notebook, folder / f"{name}.ipynb")
     return folder
@@ -48,7 +49,10 @@ def outcomes(folder, tmp_path_factory):
 def test_the_others_go_on_after_a_failure_and_a_dead_kernel(outcomes):
     by_name, run_dir = outcomes
     assert {name: o.status for name, o in by_name.items()} == {
-        "failing": "failed", "dying": "kernel died", "good": "ok"}
+        "failing": "failed",
+        "dying": "kernel died",
+        "good": "ok",
+    }
     executed = nbformat.read(run_dir / "good.ipynb", as_version=4)
     assert executed.cells[-1].outputs[0].text == "recipe mine\n"
 
@@ -89,12 +93,14 @@ def test_a_lesson_waits_for_those_it_needs(folder, tmp_path, monkeypatch):
 @pytest.fixture
 def command_line(folder, tmp_path, monkeypatch):
     """Runs ``lmlab`` on the small notebooks, under the name of a lesson."""
+
     def call(ending: str, *arguments: str) -> int:
         target = tmp_path / "notebooks"
         target.mkdir(exist_ok=True)
         (target / "01_data_analysis.ipynb").write_text((folder / f"{ending}.ipynb").read_text())
         monkeypatch.setattr(runner, "NOTEBOOKS", target)
         return cli.main(["run", "01", "--output-dir", str(tmp_path / "runs"), *arguments])
+
     return call
 
 
@@ -106,18 +112,21 @@ def test_exit_codes(command_line, capsys):
 
 
 def test_with_all_a_lesson_without_the_recipe_is_left_out(monkeypatch, capsys):
-    monkeypatch.setattr(cli, "list_recipes", lambda lesson: ["tiny", "mine"][:1 + (lesson[:2] == "02")])
+    monkeypatch.setattr(cli, "list_recipes", lambda lesson: ["tiny", "mine"][: 1 + (lesson[:2] == "02")])
     assert cli.with_recipe(["01_data_analysis", "02_gpt2_from_scratch"], "mine") == ["02_gpt2_from_scratch"]
     assert "01_data_analysis: left out" in capsys.readouterr().out
 
 
 def test_an_interrupted_run_leaves_no_process(folder, tmp_path):
-    code = ("import sys; from pathlib import Path; from lmlab import runner; from lmlab.cli import main\n"
-            "runner.NOTEBOOKS = Path(sys.argv[1])\n"
-            "sys.exit(main(['run', '01', '--output-dir', sys.argv[2]]))")
+    code = (
+        "import sys; from pathlib import Path; from lmlab import runner; from lmlab.cli import main\n"
+        "runner.NOTEBOOKS = Path(sys.argv[1])\n"
+        "sys.exit(main(['run', '01', '--output-dir', sys.argv[2]]))"
+    )
     (tmp_path / "01_data_analysis.ipynb").write_text((folder / "endless.ipynb").read_text())
-    run = subprocess.Popen([sys.executable, "-c", code, str(tmp_path), str(tmp_path / "runs")],
-                           stderr=subprocess.PIPE, text=True)
+    run = subprocess.Popen(
+        [sys.executable, "-c", code, str(tmp_path), str(tmp_path / "runs")], stderr=subprocess.PIPE, text=True
+    )
     marker = tmp_path / "pid"
     deadline = time.monotonic() + 200
     while not marker.exists() and time.monotonic() < deadline:
@@ -134,19 +143,25 @@ def test_parameters_reach_the_notebook(command_line, tmp_path):
     run = tmp_path / "runs" / (tmp_path / "runs" / "latest").read_text()
     notebook = nbformat.read(run / "01_data_analysis.ipynb", as_version=4)
     assert notebook.metadata.papermill.parameters == {
-        "recipe": "t4", "overrides": {"limit": 7}, "output_dir": str(run)}
+        "recipe": "t4",
+        "overrides": {"limit": 7},
+        "output_dir": str(run),
+    }
 
 
-@pytest.mark.parametrize("arguments, message", [
-    (["run", "10"], "expected a lesson"),
-    (["run", "01", "--recipe", "big"], "expected a recipe of 01_data_analysis"),
-    (["run", "01", "--set", "limit"], "expected key=value"),
-    (["run", "01", "--set", "limits=3"], "did you mean 'limit'? lmlab recipes 01 shows them"),
-    (["run", "01", "--recipe", "local", "--set", "data_dir=nowhere"], "there is no folder"),
-    (["run", "all", "--set", "nonsense=3"], "expected a key"),
-    (["run", "01", "--jobs", "0"], "--jobs got 0"),
-    (["report", "/nowhere"], "holds no run.json"),
-])
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["run", "10"], "expected a lesson"),
+        (["run", "01", "--recipe", "big"], "expected a recipe of 01_data_analysis"),
+        (["run", "01", "--set", "limit"], "expected key=value"),
+        (["run", "01", "--set", "limits=3"], "did you mean 'limit'? lmlab recipes 01 shows them"),
+        (["run", "01", "--recipe", "local", "--set", "data_dir=nowhere"], "there is no folder"),
+        (["run", "all", "--set", "nonsense=3"], "expected a key"),
+        (["run", "01", "--jobs", "0"], "--jobs got 0"),
+        (["report", "/nowhere"], "holds no run.json"),
+    ],
+)
 def test_requests_that_cannot_be_met_start_nothing(arguments, message, capsys, tmp_path):
     extra = ["--output-dir", str(tmp_path / "runs")] if arguments[0] == "run" else []
     assert cli.main([*arguments, *extra]) == 2
@@ -154,13 +169,24 @@ def test_requests_that_cannot_be_met_start_nothing(arguments, message, capsys, t
     assert not (tmp_path / "runs").exists()
 
 
-@pytest.mark.parametrize("text, value", [
-    ("a=1e-3", 1e-3), ("a=3", 3), ("a=true", True), ("a=null", None), ("a=[1, 2e-1]", [1, 0.2]),
-    ("a=x=y", "x=y"),
-    ("a=[q_proj, v_proj]", ["q_proj", "v_proj"]), ("a=all-linear", "all-linear"), ("a=[", "["),
-    ("a=org/set:config", "org/set:config"), ("a=miniworld/pairs", "miniworld/pairs"),
-    ("a=../data", str(Path("../data").resolve())), ("a=~/data", str(Path("~/data").expanduser())),
-])
+@pytest.mark.parametrize(
+    "text, value",
+    [
+        ("a=1e-3", 1e-3),
+        ("a=3", 3),
+        ("a=true", True),
+        ("a=null", None),
+        ("a=[1, 2e-1]", [1, 0.2]),
+        ("a=x=y", "x=y"),
+        ("a=[q_proj, v_proj]", ["q_proj", "v_proj"]),
+        ("a=all-linear", "all-linear"),
+        ("a=[", "["),
+        ("a=org/set:config", "org/set:config"),
+        ("a=miniworld/pairs", "miniworld/pairs"),
+        ("a=../data", str(Path("../data").resolve())),
+        ("a=~/data", str(Path("~/data").expanduser())),
+    ],
+)
 def test_settings_are_parsed(text, value):
     assert cli.parse_setting(text) == ("a", value)
 

@@ -25,19 +25,26 @@ from lmlab.search import Axis, Plan, check_new_recipe, draw, save_recipe, search
 
 LESSON = "05_llama_lora_4bit"
 PARAMETERS = 'recipe = "tiny"\noverrides = {}\noutput_dir = "runs"'
-SETUP = ("import json, math, os, pathlib, time\n"
-         f"out = pathlib.Path(output_dir) / '{LESSON}'\nout.mkdir()\nrate = overrides['learning_rate']\n")
-MEASURE = ("if rate > 0.5:\n    raise ValueError('too fast')\n"
-           "metrics = {'val_loss': (math.log10(rate) + 3) ** 2, 'note': 'x', 'seconds': 1}\n"
-           "(out / 'metrics.json').write_text(json.dumps({'metrics': metrics}))")
+SETUP = (
+    "import json, math, os, pathlib, time\n"
+    f"out = pathlib.Path(output_dir) / '{LESSON}'\nout.mkdir()\nrate = overrides['learning_rate']\n"
+)
+MEASURE = (
+    "if rate > 0.5:\n    raise ValueError('too fast')\n"
+    "metrics = {'val_loss': (math.log10(rate) + 3) ** 2, 'note': 'x', 'seconds': 1}\n"
+    "(out / 'metrics.json').write_text(json.dumps({'metrics': metrics}))"
+)
 BLOCK = "(out.parents[1] / 'pid').write_text(str(os.getpid()))\ntime.sleep(60)"
-REPORT_BADLY = ("from lmlab.results import report_progress\nreport_progress(out, 0, val_loss=9.5, other=1)\n"
-                "report_progress(out, 10, other=5)\nreport_progress(out, 10, val_loss=9.0)\n")
+REPORT_BADLY = (
+    "from lmlab.results import report_progress\nreport_progress(out, 0, val_loss=9.5, other=1)\n"
+    "report_progress(out, 10, other=5)\nreport_progress(out, 10, val_loss=9.0)\n"
+)
 
 
 def write_notebook(folder: Path, source: str) -> None:
-    notebook = new_notebook(cells=[new_code_cell(PARAMETERS, metadata={"tags": ["parameters"]}),
-                                   new_code_cell(SETUP + source)])
+    notebook = new_notebook(
+        cells=[new_code_cell(PARAMETERS, metadata={"tags": ["parameters"]}), new_code_cell(SETUP + source)]
+    )
     notebook.metadata["kernelspec"] = {"name": "python3", "display_name": "Python", "language": "python"}
     folder.mkdir(exist_ok=True)
     nbformat.write(notebook, folder / f"{LESSON}.ipynb")
@@ -45,6 +52,7 @@ def write_notebook(folder: Path, source: str) -> None:
 
 def stand_in(seconds: float = 0.0, block_at: int | None = None, reports=()):
     """What replaces runner.run_notebook: a known function, without a notebook. reports: (step, val_loss)."""
+
     def run(job, run_dir, live):
         values = job.parameters["overrides"]
         out = run_dir / job.lesson
@@ -59,6 +67,7 @@ def stand_in(seconds: float = 0.0, block_at: int | None = None, reports=()):
         loss = math.nan if values["learning_rate"] > 0.5 else loss
         (out / "metrics.json").write_text(json.dumps({"metrics": {"val_loss": loss, "gain": -loss}}))
         return runner.Outcome(job.lesson, "ok", seconds, 0.0)
+
     return run
 
 
@@ -71,13 +80,19 @@ def quick(monkeypatch):
 
 def start_worker(root: Path, *arguments: str, code: str) -> subprocess.Popen:
     """``lmlab search`` in another process, after ``code``."""
-    preamble = (f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
-                "from pathlib import Path; from lmlab import runner, search\nfrom lmlab.cli import main\n"
-                f"from test_search import stand_in; search.POLL_SECONDS = 0.02\n"
-                f"search.draw = lambda findings: findings\n{code}\n")
+    preamble = (
+        f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
+        "from pathlib import Path; from lmlab import runner, search\nfrom lmlab.cli import main\n"
+        f"from test_search import stand_in; search.POLL_SECONDS = 0.02\n"
+        f"search.draw = lambda findings: findings\n{code}\n"
+    )
     command = ["search", "05", "--metric", "val_loss", "--name", "s", "--output-dir", str(root), *arguments]
-    return subprocess.Popen([sys.executable, "-c", f"{preamble}sys.exit(main({command!r}))"],
-                            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    return subprocess.Popen(
+        [sys.executable, "-c", f"{preamble}sys.exit(main({command!r}))"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
 
 
 def wait_for(condition, seconds: float = 60) -> None:
@@ -99,8 +114,25 @@ def test_a_search_goes_on_after_a_failure_and_saves_its_winner(tmp_path, monkeyp
     monkeypatch.setattr(runner, "NOTEBOOKS", tmp_path / "notebooks")
     recipes_folder = shutil.copytree(recipes.RECIPES, tmp_path / "recipes")
     monkeypatch.setattr(recipes, "RECIPES", recipes_folder)
-    assert cli.main(["search", "05", "--space", "learning_rate=grid:1.0,1e-3", "--metric", "val_loss",
-                     "--set", "lora_r=4", "--output-dir", str(tmp_path), "--save-recipe", "found"]) == 0
+    assert (
+        cli.main(
+            [
+                "search",
+                "05",
+                "--space",
+                "learning_rate=grid:1.0,1e-3",
+                "--metric",
+                "val_loss",
+                "--set",
+                "lora_r=4",
+                "--output-dir",
+                str(tmp_path),
+                "--save-recipe",
+                "found",
+            ]
+        )
+        == 0
+    )
     printed = capsys.readouterr().out
     header, first, second = (line.split() for line in printed.splitlines()[-5:-2])
     assert header == ["trial", "state", "val_loss", "learning_rate", "seconds", "error"]
@@ -123,9 +155,14 @@ def seed_study(url: str, plan: Plan, n: int) -> None:
     study.set_user_attr("plan", json.loads(json.dumps(plan.__dict__, default=lambda axis: axis.__dict__)))
     distribution = optuna.distributions.FloatDistribution(1e-4, 1e-2, log=True)
     for i in range(n):
-        study.add_trial(optuna.create_trial(
-            params={"learning_rate": 1e-3}, distributions={"learning_rate": distribution}, value=0.1 + i,
-            intermediate_values={0: 5.0, 10: 0.1}))
+        study.add_trial(
+            optuna.create_trial(
+                params={"learning_rate": 1e-3},
+                distributions={"learning_rate": distribution},
+                value=0.1 + i,
+                intermediate_values={0: 5.0, 10: 0.1},
+            )
+        )
 
 
 def test_a_trial_that_falls_behind_is_pruned_and_its_processes_are_gone(tmp_path, monkeypatch):
@@ -216,17 +253,30 @@ def test_an_interrupted_trial_does_not_count(tmp_path, quick, monkeypatch):
 
 
 def test_kinds_of_values_reach_the_notebook(tmp_path, quick):
-    space = ["learning_rate=grid:1e-3,1e-2", "lora_r=int:2:8", "activation_checkpointing=one:true,false",
-             "target_modules=one:[q_proj, v_proj],all-linear", "n_train=grid:null,50"]
+    space = [
+        "learning_rate=grid:1e-3,1e-2",
+        "lora_r=int:2:8",
+        "activation_checkpointing=one:true,false",
+        "target_modules=one:[q_proj, v_proj],all-linear",
+        "n_train=grid:null,50",
+    ]
     found = search("05", space, "gain", direction="maximize", trials=6, name="s", root=tmp_path)
     rows = values_of(found)
     assert [(row["learning_rate"], row["n_train"]) for row in rows] == [
-        (1e-3, None), (1e-3, 50), (1e-2, None), (1e-2, 50), (1e-3, None), (1e-3, 50)]
+        (1e-3, None),
+        (1e-3, 50),
+        (1e-2, None),
+        (1e-2, 50),
+        (1e-3, None),
+        (1e-3, 50),
+    ]
     assert {type(row["lora_r"]) for row in rows} == {int} and all(2 <= row["lora_r"] <= 8 for row in rows)
     assert {str(row["target_modules"]) for row in rows} <= {"['q_proj', 'v_proj']", "all-linear"}
     assert found.best.value == max(trial.value for trial in found.trials) == 0
     assert {path.name for path in draw(found).folder.glob("*.png")} == {
-        "history.png", *(f"{text.split('=')[0]}.png" for text in space)}
+        "history.png",
+        *(f"{text.split('=')[0]}.png" for text in space),
+    }
 
 
 def test_a_diverged_trial_has_failed(tmp_path, quick):
@@ -248,8 +298,14 @@ def test_a_trial_of_a_vanished_host_is_waited_for_and_begun_anew(tmp_path, quick
     space, said, waited = ["learning_rate=grid:1e-3,1e-2"], [], []
     search("05", space, "val_loss", name="s", root=tmp_path, trials=1)
     running_trial(tmp_path, time.time() - 100)
-    monkeypatch.setattr("lmlab.search.time", SimpleNamespace(
-        time=lambda: time.time() + sum(waited), monotonic=time.monotonic, sleep=lambda _: waited.append(20)))
+    monkeypatch.setattr(
+        "lmlab.search.time",
+        SimpleNamespace(
+            time=lambda: time.time() + sum(waited),
+            monotonic=time.monotonic,
+            sleep=lambda _: waited.append(20),
+        ),
+    )
     found = search("05", space, "val_loss", name="s", root=tmp_path, report=said.append)
     assert Counter(trial.state for trial in found.trials) == {"ok": 2, "stopped": 1}
     assert said[0] == "trial 1: waiting for a sign of life; without one for 300 s it begins anew"
@@ -261,8 +317,22 @@ def test_a_living_trial_is_left_alone_and_no_recipe_is_saved(tmp_path, quick, mo
     monkeypatch.setattr(recipes, "RECIPES", shutil.copytree(recipes.RECIPES, tmp_path / "recipes"))
     search("05", SPACE[:1], "val_loss", name="s", root=tmp_path, trials=1)
     running_trial(tmp_path, time.time() + 60)
-    command = ["search", "05", "--space", SPACE[0], "--metric", "val_loss", "--name", "s", "--trials", "2",
-               "--output-dir", str(tmp_path), "--save-recipe", "found"]
+    command = [
+        "search",
+        "05",
+        "--space",
+        SPACE[0],
+        "--metric",
+        "val_loss",
+        "--name",
+        "s",
+        "--trials",
+        "2",
+        "--output-dir",
+        str(tmp_path),
+        "--save-recipe",
+        "found",
+    ]
     assert cli.main(command) == 1
     assert "not saved: another process is at a trial" in capsys.readouterr().err
     assert not (recipes.RECIPES / LESSON / "found.yaml").exists()
@@ -285,7 +355,7 @@ def test_a_running_trial_gives_signs_of_life(tmp_path, quick, monkeypatch):
     monkeypatch.setattr("lmlab.search.SIGN_SECONDS", 0.1)
     monkeypatch.setattr(runner, "run_notebook", stand_in(seconds=0.6))
     search("05", SPACE, "val_loss", trials=1, name="s", root=tmp_path)
-    trial, = optuna.load_study(study_name="s", storage=f"sqlite:///{tmp_path / 's' / 'study.db'}").trials
+    (trial,) = optuna.load_study(study_name="s", storage=f"sqlite:///{tmp_path / 's' / 'study.db'}").trials
     assert trial.user_attrs["sign"] > trial.datetime_start.timestamp() + 0.3
 
 
@@ -337,14 +407,24 @@ def test_an_interrupt_while_a_result_is_written_leaves_no_orphan(tmp_path, quick
 GOOD, BAD = [(0, 5.0), (10, 0.05)], [(0, 9.5), (10, 9.0)]
 
 
-@pytest.mark.parametrize("reports, pruning, state", [
-    (GOOD, True, "ok"), (BAD, True, "pruned"), (BAD, False, "ok")])
+@pytest.mark.parametrize(
+    "reports, pruning, state", [(GOOD, True, "ok"), (BAD, True, "pruned"), (BAD, False, "ok")]
+)
 def test_only_what_falls_behind_is_pruned(tmp_path, quick, monkeypatch, reports, pruning, state):
     monkeypatch.setattr(runner, "run_notebook", stand_in(seconds=0.3, reports=reports))
     url, said = f"sqlite:///{tmp_path / 'shared.db'}", []
     seed_study(url, Plan(LESSON, "tiny", (Axis.parse(SPACE[0]),), "val_loss"), 4)
-    found = search("05", SPACE[:1], "val_loss", trials=5, name="s", storage=url, root=tmp_path,
-                   pruning=pruning, report=said.append)
+    found = search(
+        "05",
+        SPACE[:1],
+        "val_loss",
+        trials=5,
+        name="s",
+        storage=url,
+        root=tmp_path,
+        pruning=pruning,
+        report=said.append,
+    )
     assert next(trial.state for trial in found.trials if trial.number == 4) == state
     assert not any("nothing is pruned" in line for line in said)
 
@@ -357,8 +437,10 @@ def test_a_lesson_that_reports_nothing_is_named_once(tmp_path, quick, pruning, t
 
 
 def test_how_many_trials():
-    drawn, grid = (Plan(LESSON, "tiny", (Axis.parse(f"learning_rate={range_}"),), "val_loss")
-                   for range_ in ("1e-4:1e-2", "grid:1e-4,1e-3,1e-2"))
+    drawn, grid = (
+        Plan(LESSON, "tiny", (Axis.parse(f"learning_rate={range_}"),), "val_loss")
+        for range_ in ("1e-4:1e-2", "grid:1e-4,1e-3,1e-2")
+    )
     assert [drawn.number_of_trials(wanted) for wanted in (None, 2)] == [12, 2]
     assert [grid.number_of_trials(wanted) for wanted in (None, 2, 12)] == [3, 2, 3]
 
@@ -370,8 +452,9 @@ def test_time_out_begins_no_trial(tmp_path, quick):
 def test_an_unknown_metric_ends_the_search_and_names_those_that_exist(tmp_path, quick, capsys):
     command = ["search", "05", "--space", SPACE[0], "--metric", "valloss", "--output-dir", str(tmp_path)]
     assert cli.main(command) == 2
-    assert ("got 'valloss', expected a number that the lesson measures: val_loss, gain; "
-            "did you mean 'val_loss'?") in capsys.readouterr().err
+    assert (
+        "got 'valloss', expected a number that the lesson measures: val_loss, gain; did you mean 'val_loss'?"
+    ) in capsys.readouterr().err
     assert len(list(tmp_path.glob("*/trials/*"))) == 1
 
 
@@ -384,36 +467,56 @@ def test_another_search_of_the_same_name_is_refused(tmp_path, quick, monkeypatch
     monkeypatch.setattr(recipes, "RECIPES", shutil.copytree(recipes.RECIPES, tmp_path / "recipes"))
     tiny = recipes.RECIPES / LESSON / "tiny.yaml"
     tiny.write_text(re.sub("study_steps: .*", "study_steps: 7", tiny.read_text()))
-    with pytest.raises(ValueError, match=r"another search \(study_steps \d+ there, 7 now\); give another --name"):
+    with pytest.raises(
+        ValueError, match=r"another search \(study_steps \d+ there, 7 now\); give another --name"
+    ):
         search("05", SPACE, "val_loss", trials=1, name="s", root=tmp_path)
     (tmp_path / "s" / "study.db").unlink()
     with pytest.raises(ValueError, match="holds trials of a study that its database does not know"):
         search("05", SPACE, "val_loss", trials=1, name="s", root=tmp_path)
 
 
-@pytest.mark.parametrize("space, message", [
-    ("learning_rate", "expected KEY=LOW:HIGH"), ("learning_rate=3", "expected KEY=LOW:HIGH"),
-    ("learning_rate=log:0:1", "0 < LOW < HIGH"), ("learning_rate=2:1", "finite bounds with LOW < HIGH"),
-    ("learning_rate=1:inf", "finite bounds"), ("learning_rate=lin:1:2", "expected KEY=LOW:HIGH"),
-    ("lora_r=int:1.5:2", "expected KEY=LOW:HIGH"), ("lora_r=one:", "values with commas"),
-    ("lora_r=one:{", "values with commas"), ("lora_r=grid:1,1", "a value stands twice"),
-    ("lora_r=2:8", "lora_r: expected a whole number, got 2.0 .float.*int:LOW:HIGH draws whole numbers"),
-    ("lora_r=int:0:8", "expected a positive number, got 0"), ("lora_dropout=0.5:1.5", "a number from 0 to 1"),
-    ("lora_dropout=one:0.1,much", "expected a number.*got 'much'"),
-    ("learning_rates=1:2", "did you mean 'learning_rate'"), ("name=one:a,b", "is no choice"),
-    ("seed=int:0:3", "seed twice, or in --set too")])
+@pytest.mark.parametrize(
+    "space, message",
+    [
+        ("learning_rate", "expected KEY=LOW:HIGH"),
+        ("learning_rate=3", "expected KEY=LOW:HIGH"),
+        ("learning_rate=log:0:1", "0 < LOW < HIGH"),
+        ("learning_rate=2:1", "finite bounds with LOW < HIGH"),
+        ("learning_rate=1:inf", "finite bounds"),
+        ("learning_rate=lin:1:2", "expected KEY=LOW:HIGH"),
+        ("lora_r=int:1.5:2", "expected KEY=LOW:HIGH"),
+        ("lora_r=one:", "values with commas"),
+        ("lora_r=one:{", "values with commas"),
+        ("lora_r=grid:1,1", "a value stands twice"),
+        ("lora_r=2:8", "lora_r: expected a whole number, got 2.0 .float.*int:LOW:HIGH draws whole numbers"),
+        ("lora_r=int:0:8", "expected a positive number, got 0"),
+        ("lora_dropout=0.5:1.5", "a number from 0 to 1"),
+        ("lora_dropout=one:0.1,much", "expected a number.*got 'much'"),
+        ("learning_rates=1:2", "did you mean 'learning_rate'"),
+        ("name=one:a,b", "is no choice"),
+        ("seed=int:0:3", "seed twice, or in --set too"),
+    ],
+)
 def test_a_space_that_cannot_be_starts_nothing(tmp_path, quick, space, message):
     with pytest.raises(ValueError, match=message):
         search("05", [space], "val_loss", name="s", root=tmp_path, overrides={"seed": 1})
     assert not (tmp_path / "s").exists()
 
 
-@pytest.mark.parametrize("arguments, message", [
-    (["--trials", "0"], "--trials got 0"), (["--recipe", "big"], "expected a recipe"),
-    (["--name", "a/b"], "--name got 'a/b'"), (["--save-recipe", "tiny"], "tiny.yaml exists; give"),
-    (["--set", "lora_s=3"], "did you mean 'lora_r'"), (["--storage", "nowhere"], "--storage got 'nowhere'"),
-    (["--timeout", "-5"], "--timeout got -5.0; give seconds from 0"),
-    (["--timeout", "nan"], "--timeout got nan")])
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["--trials", "0"], "--trials got 0"),
+        (["--recipe", "big"], "expected a recipe"),
+        (["--name", "a/b"], "--name got 'a/b'"),
+        (["--save-recipe", "tiny"], "tiny.yaml exists; give"),
+        (["--set", "lora_s=3"], "did you mean 'lora_r'"),
+        (["--storage", "nowhere"], "--storage got 'nowhere'"),
+        (["--timeout", "-5"], "--timeout got -5.0; give seconds from 0"),
+        (["--timeout", "nan"], "--timeout got nan"),
+    ],
+)
 def test_requests_that_cannot_be_met_run_nothing(tmp_path, quick, capsys, arguments, message):
     command = ["search", "05", "--space", SPACE[0], "--metric", "val_loss", "--output-dir", str(tmp_path)]
     assert cli.main([*command, *arguments]) == 2
@@ -421,9 +524,16 @@ def test_requests_that_cannot_be_met_run_nothing(tmp_path, quick, capsys, argume
     assert not list(tmp_path.glob("*/trials"))
 
 
-@pytest.mark.parametrize("address", [
-    "nosuchdialect://me:s3cr%40t@host/db", "postgresql:/me:s3cr%40t@host/db", "me:s3cr%40t@host",
-    "nosuchdialect://me@host/db?password=s3cr%40t", "sqlite://me:s3cr%40t@host/x.db"])
+@pytest.mark.parametrize(
+    "address",
+    [
+        "nosuchdialect://me:s3cr%40t@host/db",
+        "postgresql:/me:s3cr%40t@host/db",
+        "me:s3cr%40t@host",
+        "nosuchdialect://me@host/db?password=s3cr%40t",
+        "sqlite://me:s3cr%40t@host/x.db",
+    ],
+)
 def test_the_password_of_a_database_is_not_shown(tmp_path, address):
     with pytest.raises(ValueError, match="--storage got .*host") as caught:
         search("05", SPACE, "val_loss", name="s", root=tmp_path, storage=address)
@@ -463,8 +573,17 @@ def test_a_recipe_is_saved_once_and_only_of_a_finished_trial(tmp_path, quick, mo
         check_new_recipe(LESSON, "../x")
 
 
-@pytest.mark.parametrize("text, logarithmic", [
-    ("a=log:1:2", True), ("a=1:100", False), ("a=grid:1e-4,1e-2", True), ("a=grid:1,2,4", False),
-    ("a=grid:0,100", False), ("a=one:x,y", False), ("a=int:1:100", False)])
+@pytest.mark.parametrize(
+    "text, logarithmic",
+    [
+        ("a=log:1:2", True),
+        ("a=1:100", False),
+        ("a=grid:1e-4,1e-2", True),
+        ("a=grid:1,2,4", False),
+        ("a=grid:0,100", False),
+        ("a=one:x,y", False),
+        ("a=int:1:100", False),
+    ],
+)
 def test_logarithmic_axes(text, logarithmic):
     assert Axis.parse(text).logarithmic is logarithmic

@@ -12,8 +12,13 @@ P = s.PRONOUNS
 BAKER = ("the baker", "the baker")
 ANNA = s.Subject("Anna", "Anna", "he")
 KNOW, SEE, GO, CRY, BE = ("know", "know"), ("see", "see"), ("go", "go"), ("cry", "weep"), ("be", "be")
-CARRY, LOVE, RUN, COME, WANT = (("carry", "bear"), ("love", "love"), ("run", "run"), ("come", "come"),
-                                ("want", "desire"))
+CARRY, LOVE, RUN, COME, WANT = (
+    ("carry", "bear"),
+    ("love", "love"),
+    ("run", "run"),
+    ("come", "come"),
+    ("want", "desire"),
+)
 HERE, AWAY, WHY = ("here", "hither"), ("away", "hence"), ("why", "wherefore")
 CLAUSES = [
     (P["you"], KNOW, {"object": BAKER}, False, "you know the baker", "thou knowest the baker"),
@@ -21,12 +26,30 @@ CLAUSES = [
     (P["I"], KNOW, {"negated": True}, False, "I do not know", "I know not"),
     (ANNA, KNOW, {"object": BAKER}, False, "Anna knows the baker", "Anna knoweth the baker"),
     (ANNA, KNOW, {"object": BAKER}, True, "does Anna know the baker", "knoweth Anna the baker"),
-    (P["you"], KNOW, {"object": ("me", "me"), "negated": True}, False, "you do not know me",
-     "thou knowest me not"),
-    (P["you"], KNOW, {"object": BAKER, "negated": True}, False, "you do not know the baker",
-     "thou knowest not the baker"),
-    (P["you"], SEE, {"object": ("him", "him"), "negated": True}, True, "do you not see him",
-     "seest thou him not"),
+    (
+        P["you"],
+        KNOW,
+        {"object": ("me", "me"), "negated": True},
+        False,
+        "you do not know me",
+        "thou knowest me not",
+    ),
+    (
+        P["you"],
+        KNOW,
+        {"object": BAKER, "negated": True},
+        False,
+        "you do not know the baker",
+        "thou knowest not the baker",
+    ),
+    (
+        P["you"],
+        SEE,
+        {"object": ("him", "him"), "negated": True},
+        True,
+        "do you not see him",
+        "seest thou him not",
+    ),
     (P["they"], LOVE, {"object": ("you", "thee")}, False, "they love you", "they love thee"),
     (P["she"], LOVE, {"object": ("you", "thee")}, True, "does she love you", "loveth she thee"),
     (P["you"], GO, {"tail": HERE}, False, "you go here", "thou goest hither"),
@@ -43,32 +66,86 @@ CLAUSES = [
     (P["you"], COME, {"tense": "past", "tail": HERE}, False, "you came here", "thou camest hither"),
     (P["you"], COME, {"tense": "perfect", "tail": HERE}, False, "you have come here", "thou art come hither"),
     (P["she"], COME, {"tense": "perfect", "tail": HERE}, False, "she has come here", "she is come hither"),
-    (P["you"], SEE, {"tense": "perfect", "object": BAKER}, True, "have you seen the baker",
-     "hast thou seen the baker"),
-    (P["he"], SEE, {"tense": "perfect", "negated": True, "object": BAKER}, False, "he has not seen the baker",
-     "he hath not seen the baker"),
+    (
+        P["you"],
+        SEE,
+        {"tense": "perfect", "object": BAKER},
+        True,
+        "have you seen the baker",
+        "hast thou seen the baker",
+    ),
+    (
+        P["he"],
+        SEE,
+        {"tense": "perfect", "negated": True, "object": BAKER},
+        False,
+        "he has not seen the baker",
+        "he hath not seen the baker",
+    ),
     (P["you"], CARRY, {"adverb": ("never", "ne'er")}, False, "you never carry", "thou ne'er bearest"),
-    (P["she"], SEE, {"adverb": ("often", "oft"), "object": BAKER}, False, "she often sees the baker",
-     "she oft seeth the baker"),
-    (P["you"], SEE, {"tense": "perfect", "adverb": ("never", "ne'er"), "object": BAKER}, False,
-     "you have never seen the baker", "thou hast ne'er seen the baker"),
+    (
+        P["she"],
+        SEE,
+        {"adverb": ("often", "oft"), "object": BAKER},
+        False,
+        "she often sees the baker",
+        "she oft seeth the baker",
+    ),
+    (
+        P["you"],
+        SEE,
+        {"tense": "perfect", "adverb": ("never", "ne'er"), "object": BAKER},
+        False,
+        "you have never seen the baker",
+        "thou hast ne'er seen the baker",
+    ),
     (P["you"], BE, {"tail": ("wise", "wise")}, False, "you are wise", "thou art wise"),
     (P["you"], BE, {"tail": ("wise", "wise")}, True, "are you wise", "art thou wise"),
-    (P["you"], BE, {"tail": ("wise", "wise"), "negated": True}, False, "you are not wise",
-     "thou art not wise"),
+    (
+        P["you"],
+        BE,
+        {"tail": ("wise", "wise"), "negated": True},
+        False,
+        "you are not wise",
+        "thou art not wise",
+    ),
     (P["you"], BE, {"tail": ("late", "late"), "tense": "past"}, True, "were you late", "wert thou late"),
-    (P["he"], BE, {"tail": ("late", "late"), "tense": "perfect"}, False, "he has been late",
-     "he hath been late"),
+    (
+        P["he"],
+        BE,
+        {"tail": ("late", "late"), "tense": "perfect"},
+        False,
+        "he has been late",
+        "he hath been late",
+    ),
     (P["I"], BE, {"tail": ("late", "late"), "tense": "past"}, False, "I was late", "I was late"),
     (P["we"], WANT, {"object": ("nothing", "naught")}, False, "we want nothing", "we desire naught"),
     (P["you"], WANT, {"object": ("nothing", "naught")}, False, "you want nothing", "thou desirest naught"),
-    (P["you"], ("marry", "wed"), {"tense": "past", "object": BAKER}, False, "you married the baker",
-     "thou weddedst the baker"),
-    (ANNA, ("hurry", "hasten"), {"tail": ("over the bridge", "o'er the bridge")}, False,
-     "Anna hurries over the bridge", "Anna hasteneth o'er the bridge"),
+    (
+        P["you"],
+        ("marry", "wed"),
+        {"tense": "past", "object": BAKER},
+        False,
+        "you married the baker",
+        "thou weddedst the baker",
+    ),
+    (
+        ANNA,
+        ("hurry", "hasten"),
+        {"tail": ("over the bridge", "o'er the bridge")},
+        False,
+        "Anna hurries over the bridge",
+        "Anna hasteneth o'er the bridge",
+    ),
     (P["they"], ("live", "dwell"), {"tail": ("here", "here")}, True, "do they live here", "dwell they here"),
-    (P["you"], ("kill", "slay"), {"tense": "would", "negated": True, "object": ("us", "us")}, True,
-     "would you not kill us", "wouldst thou not slay us"),
+    (
+        P["you"],
+        ("kill", "slay"),
+        {"tense": "would", "negated": True, "object": ("us", "us")},
+        True,
+        "would you not kill us",
+        "wouldst thou not slay us",
+    ),
 ]
 # verb, with thou, with he, past with thou
 CONJUGATION = """
@@ -94,17 +171,36 @@ def test_conjugation(row):
     assert (s.with_thou(verb), s.with_he(verb), s.past_with_thou(verb)) == (thou, he, past_thou)
 
 
-@pytest.mark.parametrize(("modal", "with_thou"), [("will", "wilt"), ("can", "canst"), ("should", "shouldst"),
-                                                  ("may", "mayst"), ("shall", "shalt"), ("must", "must")])
+@pytest.mark.parametrize(
+    ("modal", "with_thou"),
+    [
+        ("will", "wilt"),
+        ("can", "canst"),
+        ("should", "shouldst"),
+        ("may", "mayst"),
+        ("shall", "shalt"),
+        ("must", "must"),
+    ],
+)
 def test_modals(modal, with_thou):
     assert s.MODALS[modal] == with_thou
 
 
-@pytest.mark.parametrize(("modern", "old"), [
-    ("your apple", "thine apple"), ("your drum", "thy drum"), ("my uncle", "mine uncle"),
-    ("my mother", "my mother"), ("your honest smith", "thine honest smith"), ("your horse", "thy horse"),
-    ("your old drum", "thine old drum"), ("your own bread", "thine own bread"), ("the apple", "the apple"),
-    ("his apple", "his apple")])
+@pytest.mark.parametrize(
+    ("modern", "old"),
+    [
+        ("your apple", "thine apple"),
+        ("your drum", "thy drum"),
+        ("my uncle", "mine uncle"),
+        ("my mother", "my mother"),
+        ("your honest smith", "thine honest smith"),
+        ("your horse", "thy horse"),
+        ("your old drum", "thine old drum"),
+        ("your own bread", "thine own bread"),
+        ("the apple", "the apple"),
+        ("his apple", "his apple"),
+    ],
+)
 def test_possessives(modern, old):
     owner, rest = modern.split(" ", 1)
     assert s.possessive(owner, rest) == (modern, old)
@@ -123,13 +219,28 @@ def starting(rows, modern, old):
 def test_sentence_openings():
     rows = drawn(30_000)
     for modern, old in {
-        "I think that you ": "Methinks thou ", "It is ": "'Tis ", "Is it ": "Is't ", "It was ": "'Twas ",
-        "Please ": "Prithee, ", "Maybe ": "Perchance ", "Yes, ": "Aye, ", "No, ": "Nay, ",
-        "Truly, ": "Verily, ", "Goodbye, ": "Farewell, ", "Sir, ": "Good sir, ", "Why do you ": "Wherefore ",
-        "Where do you live ": "Where dwellest thou ", "Where do you go ": "Whither goest thou ",
-        "Are you ": "Art thou ", "Have you ": ("Hast thou ", "Art thou "), "Will you ": "Wilt thou ",
-        "You are ": "Thou art ", "You never ": "Thou ne'er ", "I do not know why ": "I know not wherefore ",
-        "Do not ask ": "Ask not ", "Go to the ": "Go thou to the ",
+        "I think that you ": "Methinks thou ",
+        "It is ": "'Tis ",
+        "Is it ": "Is't ",
+        "It was ": "'Twas ",
+        "Please ": "Prithee, ",
+        "Maybe ": "Perchance ",
+        "Yes, ": "Aye, ",
+        "No, ": "Nay, ",
+        "Truly, ": "Verily, ",
+        "Goodbye, ": "Farewell, ",
+        "Sir, ": "Good sir, ",
+        "Why do you ": "Wherefore ",
+        "Where do you live ": "Where dwellest thou ",
+        "Where do you go ": "Whither goest thou ",
+        "Are you ": "Art thou ",
+        "Have you ": ("Hast thou ", "Art thou "),
+        "Will you ": "Wilt thou ",
+        "You are ": "Thou art ",
+        "You never ": "Thou ne'er ",
+        "I do not know why ": "I know not wherefore ",
+        "Do not ask ": "Ask not ",
+        "Go to the ": "Go thou to the ",
     }.items():
         assert starting(rows, modern, old), modern
 
@@ -148,17 +259,20 @@ def test_generated_pairs_pass_the_checker():
         assert s.check_archaic(row["modern"], row["shakespearean"])["all"], row
 
 
-@pytest.mark.parametrize(("modern", "old", "broken"), [
-    ("Do you know the baker?", "Do you know the baker?", "no_modern_words"),
-    ("You know the baker.", "Thou know the baker.", "thou_agrees"),
-    ("You know the baker.", "Thou knoweth the baker.", "no_eth_with_thou"),
-    ("You see your apple.", "Thou seest thy apple.", "thine_before_vowel"),
-    ("You see your drum.", "Thou seest thine drum.", "thine_before_vowel"),
-    ("You do not know the baker.", "Thou knowest the baker.", "negation_kept"),
-    ("You know the baker.", "Thou knowest the miller.", "content_kept"),
-    ("You know the baker.", "He knoweth the baker.", "address_kept"),
-    ("Anna knows the baker.", "Anna knows the baker.", "no_modern_words"),
-])
+@pytest.mark.parametrize(
+    ("modern", "old", "broken"),
+    [
+        ("Do you know the baker?", "Do you know the baker?", "no_modern_words"),
+        ("You know the baker.", "Thou know the baker.", "thou_agrees"),
+        ("You know the baker.", "Thou knoweth the baker.", "no_eth_with_thou"),
+        ("You see your apple.", "Thou seest thy apple.", "thine_before_vowel"),
+        ("You see your drum.", "Thou seest thine drum.", "thine_before_vowel"),
+        ("You do not know the baker.", "Thou knowest the baker.", "negation_kept"),
+        ("You know the baker.", "Thou knowest the miller.", "content_kept"),
+        ("You know the baker.", "He knoweth the baker.", "address_kept"),
+        ("Anna knows the baker.", "Anna knows the baker.", "no_modern_words"),
+    ],
+)
 def test_checker_finds(modern, old, broken):
     result = s.check_archaic(modern, old)
     assert not result[broken]

@@ -75,6 +75,7 @@ def joined(folder):
 
 # --- writing --------------------------------------------------------------------------------------
 
+
 def test_the_files_hold_what_the_tokenizer_gives(whole, reference):
     assert np.array_equal(joined(whole), reference)
     names = list(contents(whole))
@@ -87,8 +88,11 @@ def test_every_shard_is_full_but_the_last_and_says_where_the_next_begins(whole, 
     found = headers(whole)
     assert [header.n_tokens for header in found[:-1]] == [SHARD] * (len(found) - 1)
     assert [header.last for header in found] == [False] * (len(found) - 1) + [True]
-    lengths = [0] + [len(encoded) for text in texts for encoded in
-                     [[0, *tokenizer(text, split_special_tokens=True)["input_ids"]]]]
+    lengths = [0] + [
+        len(encoded)
+        for text in texts
+        for encoded in [[0, *tokenizer(text, split_special_tokens=True)["input_ids"]]]
+    ]
     for number, header in enumerate(found[:-1], 1):
         assert np.cumsum(lengths)[header.next_document] + header.next_offset == number * SHARD
         assert header.next_offset < lengths[header.next_document + 1]
@@ -96,13 +100,14 @@ def test_every_shard_is_full_but_the_last_and_says_where_the_next_begins(whole, 
 
 
 def test_a_special_token_in_a_text_is_plain_text(tmp_path, tokenizer):
-    tokens, = tokenise([MENTIONS], tokenizer)
+    (tokens,) = tokenise([MENTIONS], tokenizer)
     assert tokens[0] == tokenizer.eos_token_id
     assert tokenizer.eos_token_id not in tokens[1:]
     assert tokenizer.decode(tokens[1:].tolist()) == MENTIONS
     prepare(tmp_path, [MENTIONS] * 3, tokenizer, validation=False)
     assert np.flatnonzero(joined(tmp_path) == tokenizer.eos_token_id).tolist() == [
-        place * len(tokens) for place in range(4)]
+        place * len(tokens) for place in range(4)
+    ]
     assert tokenizer.eos_token_id in tokenizer(MENTIONS)["input_ids"]  # the caller's tokenizer is as it was
 
 
@@ -114,7 +119,7 @@ def test_the_stream_is_not_read_ahead_of_a_chunk(monkeypatch, tokenizer, texts):
 
 
 def test_half_a_surrogate_pair_does_not_stop_the_run(tokenizer):
-    tokens, = tokenise(["a\ud800b"], tokenizer)
+    (tokens,) = tokenise(["a\ud800b"], tokenizer)
     assert tokenizer.decode(tokens[1:].tolist()) == "a?b"
 
 
@@ -152,7 +157,7 @@ def test_the_files_do_not_depend_on_chunks_and_documents_span_shards(tmp_path, m
 def test_n_docs_stops_after_so_many_documents(tmp_path, tokenizer, texts, reference):
     ends = np.flatnonzero(reference == tokenizer.eos_token_id)
     prepare(tmp_path, texts, tokenizer, n_docs=70)
-    assert np.array_equal(joined(tmp_path), reference[:ends[70] + 1])
+    assert np.array_equal(joined(tmp_path), reference[: ends[70] + 1])
     before = contents(tmp_path)
     max(tmp_path.glob("train*")).unlink()
     prepare(tmp_path, texts, tokenizer, n_docs=70)
@@ -212,8 +217,13 @@ shards.prepare_shards(texts, tokenizer, folder, source="stories", shard_tokens=3
 def test_killed_and_started_again_gives_the_same_bytes(tmp_path, whole, texts, tokenizer, mode, left):
     folder = tmp_path / "set"
     root = str(Path(shards.__file__).parents[1])
-    done = subprocess.run([sys.executable, "-c", RUN, str(folder), mode], input=json.dumps(texts), text=True,
-                          capture_output=True, env={**os.environ, "PYTHONPATH": root})
+    done = subprocess.run(
+        [sys.executable, "-c", RUN, str(folder), mode],
+        input=json.dumps(texts),
+        text=True,
+        capture_output=True,
+        env={**os.environ, "PYTHONPATH": root},
+    )
     assert done.returncode == -signal.SIGKILL, done.stderr
     assert len(files(folder)) == left
     assert len(list(folder.glob("*.lmlab"))) == (mode != "between")
@@ -231,8 +241,14 @@ def test_going_on_reads_no_document_before_the_place(copy, texts, tokenizer, who
     for path in copy.glob("train_00000[3-9].bin"):
         path.unlink()
     asked = []
-    prepare_shards(lambda skip: asked.append(skip) or iter(texts[skip:]), tokenizer, copy, source="stories",
-                   shard_tokens=SHARD, report=lambda line: None)
+    prepare_shards(
+        lambda skip: asked.append(skip) or iter(texts[skip:]),
+        tokenizer,
+        copy,
+        source="stories",
+        shard_tokens=SHARD,
+        report=lambda line: None,
+    )
     assert asked == [Header.read(whole / "train_000001.bin").next_document]
     assert contents(copy) == contents(whole)
 
@@ -253,8 +269,10 @@ def test_the_lines_of_a_run_are_short(tmp_path, texts, tokenizer, monkeypatch):
     monkeypatch.setattr(shards.time, "perf_counter", lambda: next(ticks))
     said = prepare(tmp_path, texts[:60], tokenizer, shard_tokens=1_000, expected_tokens=200_000_000)
     assert said[0].startswith("to write: about 200,000,000 tokens, 400.00 MB; free: ")
-    assert said[1:3] == ["shard 0: 1,000 tokens, 1.0M tokens/s, 3.3 min left",
-                         "shard 1: 2,000 tokens, 10.0M tokens/s, 20 s left"]
+    assert said[1:3] == [
+        "shard 0: 1,000 tokens, 1.0M tokens/s, 3.3 min left",
+        "shard 1: 2,000 tokens, 10.0M tokens/s, 20 s left",
+    ]
     assert said[-1].startswith("finished: ")
     assert prepare(tmp_path, texts[:60], tokenizer, shard_tokens=1_000) == [f"already {said[-1]}"]
     assert not any(str(tmp_path) in line for line in said)
@@ -267,18 +285,23 @@ def test_a_finished_set_is_not_made_again(copy, tokenizer):
         raise AssertionError("read")
 
     said = []
-    paths = prepare_shards(no_texts, tokenizer, copy, source="stories", shard_tokens=SHARD,
-                           report=said.append)
+    paths = prepare_shards(
+        no_texts, tokenizer, copy, source="stories", shard_tokens=SHARD, report=said.append
+    )
     assert {path.name: path.stat().st_mtime_ns for path in copy.iterdir()} == before
     assert sorted(path.name for path in paths) == sorted(before)
     assert [line[:17] for line in said] == ["already finished:"]
 
 
-@pytest.mark.parametrize("changes, message", [
-    ({"source": "other"}, "another source"),
-    ({"shard_tokens": 4_000}, r"another shard_tokens \(3000, not 4000\)"),
-    ({"n_docs": 5}, r"another n_docs \(0, not 5\)"),
-    ({"validation": False}, r"another validation \(True, not False\); give the validation that")])
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"source": "other"}, "another source"),
+        ({"shard_tokens": 4_000}, r"another shard_tokens \(3000, not 4000\)"),
+        ({"n_docs": 5}, r"another n_docs \(0, not 5\)"),
+        ({"validation": False}, r"another validation \(True, not False\); give the validation that"),
+    ],
+)
 def test_a_folder_keeps_to_one_set(whole, texts, tokenizer, changes, message):
     with pytest.raises(ValueError, match=f"validation_000000.bin.*{message}"):
         prepare(whole, texts, tokenizer, **changes)
@@ -303,9 +326,11 @@ def test_the_fingerprint_changes_with_the_ids_alone(tokenizer):
 
 # --- what is refused ------------------------------------------------------------------------------
 
+
 def test_too_large_a_vocabulary_and_a_tokenizer_without_eos_are_refused(tmp_path, tokenizer):
-    large = SimpleNamespace(eos_token_id=0, backend_tokenizer=SimpleNamespace(
-        get_vocab=lambda: {"a": 0, "b": 65_536}))
+    large = SimpleNamespace(
+        eos_token_id=0, backend_tokenizer=SimpleNamespace(get_vocab=lambda: {"a": 0, "b": 65_536})
+    )
     with pytest.raises(ValueError, match="ids up to 65,536; shards hold 16 bits"):
         prepare(tmp_path, ["a"], large)
     with pytest.raises(ValueError, match="fast tokenizer with an eos token, got SimpleNamespace"):

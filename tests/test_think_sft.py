@@ -39,9 +39,22 @@ def rows():
 
 
 def arguments(folder, machine, **choices):
-    return SFTConfig(output_dir=str(folder), bf16=machine.bf16, fp16=machine.fp16, use_cpu=machine.use_cpu, **{
-        "max_length": 200, "per_device_train_batch_size": 8, "learning_rate": 4e-3, "activation_checkpointing": False,
-        "save_strategy": "no", "disable_tqdm": True, "logging_steps": 1} | choices)
+    return SFTConfig(
+        output_dir=str(folder),
+        bf16=machine.bf16,
+        fp16=machine.fp16,
+        use_cpu=machine.use_cpu,
+        **{
+            "max_length": 200,
+            "per_device_train_batch_size": 8,
+            "learning_rate": 4e-3,
+            "activation_checkpointing": False,
+            "save_strategy": "no",
+            "disable_tqdm": True,
+            "logging_steps": 1,
+        }
+        | choices,
+    )
 
 
 @pytest.fixture(scope="module")
@@ -70,10 +83,13 @@ def test_trl_masks_all_but_what_the_model_must_write(trainer, tokenizer, rows):
     for row, ready in zip(rows, trainer.train_dataset, strict=True):
         spoken = [i for i, label in enumerate(ready["labels"]) if label != -100]
         assert spoken == list(range(spoken[0], len(ready["input_ids"])))  # one piece, up to the end
-        assert [ready["labels"][i] for i in spoken] == ready["input_ids"][spoken[0]:]
+        assert [ready["labels"][i] for i in spoken] == ready["input_ids"][spoken[0] :]
         content = row["completion"][0]["content"]
-        assert tokenizer.decode(ready["input_ids"][spoken[0]:]) == content.split("<think>\n")[1] + tokenizer.eos_token
-        prompt = tokenizer.decode(ready["input_ids"][:spoken[0]])
+        assert (
+            tokenizer.decode(ready["input_ids"][spoken[0] :])
+            == content.split("<think>\n")[1] + tokenizer.eos_token
+        )
+        prompt = tokenizer.decode(ready["input_ids"][: spoken[0]])
         assert prompt == finetune.prompt_text(tokenizer, row["prompt"]) and prompt.endswith("<think>\n")
         assert ready["input_ids"].count(tokenizer.bos_token_id) == 1
 
@@ -88,8 +104,9 @@ def test_trl_trains_on_our_examples_as_they_are(machine, tokenizer, rows, tmp_pa
     """Tokens and labels are not made anew; packed they stand end to end."""
     ours = finetune.conversation_examples(rows, tokenizer)
     args = arguments(tmp_path, machine, max_steps=1, packing=packing)
-    ready = SFTTrainer(load_model("miniworld/qwen2"), args=args, train_dataset=ours,
-                       processing_class=tokenizer).train_dataset
+    ready = SFTTrainer(
+        load_model("miniworld/qwen2"), args=args, train_dataset=ours, processing_class=tokenizer
+    ).train_dataset
     if not packing:
         assert ready["input_ids"][:] == ours["input_ids"][:] and ready["labels"][:] == ours["labels"][:]
     assert len(ready) < len(ours) or not packing
@@ -101,15 +118,22 @@ def test_trl_trains_on_our_examples_as_they_are(machine, tokenizer, rows, tmp_pa
 def test_padding_of_a_batch_bears_no_loss(trainer):
     batch = trainer.data_collator([dict(trainer.train_dataset[i]) for i in range(8)])
     for i, labels in enumerate(batch["labels"]):
-        assert int((labels != -100).sum()) == sum(label != -100 for label in trainer.train_dataset[i]["labels"])
+        assert int((labels != -100).sum()) == sum(
+            label != -100 for label in trainer.train_dataset[i]["labels"]
+        )
 
 
 def test_messages_with_completion_only_loss_mask_nothing(machine, tokenizer, rows, tmp_path):
     """Accepted without a word by TRL, and wrong: the reason for prompt and completion."""
     data = Dataset.from_list([{"messages": row["prompt"] + row["completion"]} for row in rows[:4]])
     args = arguments(tmp_path, machine, max_steps=1, completion_only_loss=True)
-    trainer = SFTTrainer(finetune.load_four_bit("miniworld/qwen2", machine), args=args, train_dataset=data,
-                         processing_class=tokenizer, peft_config=LORA)
+    trainer = SFTTrainer(
+        finetune.load_four_bit("miniworld/qwen2", machine),
+        args=args,
+        train_dataset=data,
+        processing_class=tokenizer,
+        peft_config=LORA,
+    )
     for ready in trainer.train_dataset:
         assert "labels" not in ready or -100 not in ready["labels"]
 
@@ -153,10 +177,15 @@ def cfg():
 def test_sets_share_no_problem_and_the_harder_ones_are_harder(cfg, tokenizer):
     sets = finetune.think_sets(cfg, tokenizer)
     assert {name: len(rows) for name, rows in sets.items() if name != "train"} == {
-        "validation": 10, "test": 20, "harder": 8}
+        "validation": 10,
+        "test": 20,
+        "harder": 8,
+    }
     assert 40 < len(sets["train"]) <= 80  # some could be redrawn
     questions = {name: {question_of(row) for row in rows} for name, rows in sets.items()}
-    assert sum(map(len, questions.values())) == len(set().union(*questions.values())) >= len(sets["train"]) + 38
+    assert (
+        sum(map(len, questions.values())) == len(set().union(*questions.values())) >= len(sets["train"]) + 38
+    )
     assert {row["steps"] for row in sets["harder"]} == {3}
     assert all(row["steps"] <= 2 for name in ("train", "validation", "test") for row in sets[name])
 
@@ -169,29 +198,50 @@ def test_a_redrawn_problem_that_is_a_test_problem_is_left_out(cfg, tokenizer, mo
 
 def test_long_conversations_are_left_out_and_none_left_is_an_error(cfg, tokenizer):
     short = finetune.think_sets(dataclasses.replace(cfg, max_length=64), tokenizer)
-    assert all(len(finetune.labels_by_hand(tokenizer, row)[0]) <= 64 for row in short["train"] + short["validation"])
+    assert all(
+        len(finetune.labels_by_hand(tokenizer, row)[0]) <= 64 for row in short["train"] + short["validation"]
+    )
     with pytest.raises(ValueError, match="train, validation got no problem"):
         finetune.think_sets(dataclasses.replace(cfg, max_length=8), tokenizer)
 
 
 def test_a_file_is_divided_by_problem(cfg, tokenizer, tmp_path):
-    rows = [{"question": f"What is {i} + 3?", "answer": f"{i} + 3 = <<{i}+3={i + 3}>>{i + 3}\n#### {i + 3}"}
-            for i in range(10, 60)]
+    rows = [
+        {"question": f"What is {i} + 3?", "answer": f"{i} + 3 = <<{i}+3={i + 3}>>{i + 3}\n#### {i + 3}"}
+        for i in range(10, 60)
+    ]
     path = tmp_path / "rows.jsonl"
     path.write_text("\n".join(json.dumps(row) for row in rows + rows), encoding="utf-8")
-    sets = finetune.think_sets(dataclasses.replace(
-        cfg, data=[str(path)], n_train=None, n_eval=4, n_validation=4, trained_steps=None, redrawn=0), tokenizer)
+    sets = finetune.think_sets(
+        dataclasses.replace(
+            cfg, data=[str(path)], n_train=None, n_eval=4, n_validation=4, trained_steps=None, redrawn=0
+        ),
+        tokenizer,
+    )
     held_out = {question_of(row) for row in sets["test"] + sets["validation"]}
     assert len(sets["train"]) == 90 and not held_out & {question_of(row) for row in sets["train"]}
 
 
 def test_of_few_problems_half_of_those_held_out_are_left_to_test(cfg, tokenizer, tmp_path):
     path = tmp_path / "rows.jsonl"
-    path.write_text("\n".join(json.dumps(
-        {"question": f"What is {i} + 3?", "answer": f"{i} + 3 = <<{i}+3={i + 3}>>{i + 3}\n#### {i + 3}"})
-        for i in range(10, 110)), encoding="utf-8")
-    sets = finetune.think_sets(dataclasses.replace(
-        cfg, data=[str(path)], n_train=None, n_eval=40, n_validation=80, trained_steps=None, redrawn=0), tokenizer)
+    path.write_text(
+        "\n".join(
+            json.dumps(
+                {
+                    "question": f"What is {i} + 3?",
+                    "answer": f"{i} + 3 = <<{i}+3={i + 3}>>{i + 3}\n#### {i + 3}",
+                }
+            )
+            for i in range(10, 110)
+        ),
+        encoding="utf-8",
+    )
+    sets = finetune.think_sets(
+        dataclasses.replace(
+            cfg, data=[str(path)], n_train=None, n_eval=40, n_validation=80, trained_steps=None, redrawn=0
+        ),
+        tokenizer,
+    )
     assert len(sets["validation"]) == len(sets["test"]) == 5, "of ten"
 
 
@@ -200,15 +250,22 @@ def test_of_few_problems_half_of_those_held_out_are_left_to_test(cfg, tokenizer,
 
 def trained(machine, tokenizer, rows, folder, resume=None, stop_at=None, **choices):
     """A finished run of 6 steps on a fresh 4-bit base, with its adapter in float32."""
+
     def pairs(some):
         return Dataset.from_list([{key: row[key] for key in ("prompt", "completion")} for row in some])
 
     torch.manual_seed(0)
     choices = {"max_steps": 6, "per_device_train_batch_size": 4, "assistant_only_loss": True} | choices
     model = finetune.load_four_bit("miniworld/qwen2", machine)
-    trainer = SFTTrainer(model, args=arguments(folder, machine, **choices), train_dataset=pairs(rows[:8]),
-                         eval_dataset=pairs(rows[8:12]), processing_class=tokenizer, peft_config=LORA,
-                         callbacks=[complete_checkpoints()])
+    trainer = SFTTrainer(
+        model,
+        args=arguments(folder, machine, **choices),
+        train_dataset=pairs(rows[:8]),
+        eval_dataset=pairs(rows[8:12]),
+        processing_class=tokenizer,
+        peft_config=LORA,
+        callbacks=[complete_checkpoints()],
+    )
     finetune.trainable_to_float32(trainer.model)
     if stop_at:
         trainer.add_callback(StopAt(stop_at))
@@ -234,8 +291,13 @@ def losses(trainer, key="loss"):
 
 
 def arguments_with_evals(every=2, **choices):
-    return {"eval_strategy": "steps", "eval_steps": every, "save_strategy": "steps", "save_steps": every,
-            "save_total_limit": 3} | choices
+    return {
+        "eval_strategy": "steps",
+        "eval_steps": every,
+        "save_strategy": "steps",
+        "save_steps": every,
+        "save_total_limit": 3,
+    } | choices
 
 
 def test_evaluating_in_mid_training_changes_nothing(machine, tokenizer, rows, tmp_path):
@@ -244,13 +306,23 @@ def test_evaluating_in_mid_training_changes_nothing(machine, tokenizer, rows, tm
     without = trained(machine, tokenizer, rows, tmp_path / "b")
     assert len(losses(with_evals, "eval_loss")) == 6
     assert losses(with_evals) == losses(without)
-    assert all(torch.equal(a, b) for a, b in zip(adapter(with_evals).values(), adapter(without).values(), strict=True))
+    assert all(
+        torch.equal(a, b)
+        for a, b in zip(adapter(with_evals).values(), adapter(without).values(), strict=True)
+    )
 
 
 def test_the_best_model_is_loaded_and_few_checkpoints_stay(machine, tokenizer, rows, tmp_path):
     """A rate so high that the loss rises again: the best model is not the last."""
-    trainer = trained(machine, tokenizer, rows, tmp_path, learning_rate=0.2, lr_scheduler_type="constant",
-                      **arguments_with_evals(1, load_best_model_at_end=True, metric_for_best_model="eval_loss"))
+    trainer = trained(
+        machine,
+        tokenizer,
+        rows,
+        tmp_path,
+        learning_rate=0.2,
+        lr_scheduler_type="constant",
+        **arguments_with_evals(1, load_best_model_at_end=True, metric_for_best_model="eval_loss"),
+    )
     found = losses(trainer, "eval_loss")
     best = found.index(min(found)) + 1
     assert best < 6
@@ -281,7 +353,8 @@ def test_easy_first_is_the_order_of_training(machine, tokenizer, rows, tmp_path)
     trainer = trained(machine, tokenizer, rows, tmp_path, max_steps=1, train_sampling_strategy="sequential")
     batch = next(iter(trainer.get_train_dataloader()))["input_ids"]
     assert [row.tolist()[:20] for row in batch] == [
-        finetune.labels_by_hand(tokenizer, row)[0][:20] for row in rows[:4]]
+        finetune.labels_by_hand(tokenizer, row)[0][:20] for row in rows[:4]
+    ]
 
 
 # --- packing -----------------------------------------------------------------------------------------
@@ -290,9 +363,16 @@ def test_easy_first_is_the_order_of_training(machine, tokenizer, rows, tmp_path)
 def packed_batch(machine, tokenizer, rows, folder, strategy):
     """One batch as the trainer would have it, and each conversation's ids."""
     data = Dataset.from_list([{key: row[key] for key in ("prompt", "completion")} for row in rows[:6]])
-    args = arguments(folder, machine, max_steps=1, assistant_only_loss=True, packing=True, packing_strategy=strategy)
-    trainer = SFTTrainer(finetune.load_four_bit("miniworld/qwen2", machine), args=args, train_dataset=data,
-                         processing_class=tokenizer, peft_config=LORA)
+    args = arguments(
+        folder, machine, max_steps=1, assistant_only_loss=True, packing=True, packing_strategy=strategy
+    )
+    trainer = SFTTrainer(
+        finetune.load_four_bit("miniworld/qwen2", machine),
+        args=args,
+        train_dataset=data,
+        processing_class=tokenizer,
+        peft_config=LORA,
+    )
     batch = trainer.data_collator([trainer.train_dataset[i] for i in range(len(trainer.train_dataset))])
     return trainer.model.eval(), batch
 
@@ -310,9 +390,13 @@ def test_packed_conversations_do_not_see_each_other(machine, tokenizer, rows, tm
         leaking = model(ids, use_cache=False).logits[0]
     assert torch.allclose(packed, alone, atol=1e-3)
     assert (leaking - alone).abs().max() > 1  # the test would see a leak
-    labels = {tuple(label for label in finetune.labels_by_hand(tokenizer, row)[1] if label != -100) for row in rows[:6]}
-    assert {tuple(x for x in batch["labels"][0, a:b].tolist() if x != -100)
-            for a, b in itertools.pairwise(starts)} == labels
+    labels = {
+        tuple(label for label in finetune.labels_by_hand(tokenizer, row)[1] if label != -100)
+        for row in rows[:6]
+    }
+    assert {
+        tuple(x for x in batch["labels"][0, a:b].tolist() if x != -100) for a, b in itertools.pairwise(starts)
+    } == labels
 
 
 # --- logits ------------------------------------------------------------------------------------------
@@ -338,9 +422,17 @@ def test_logits_are_never_whole(tokenizer, rows, machine, tmp_path):
     from transformers import Qwen2Config, Qwen2ForCausalLM
 
     n_vocab = 151_936
-    model = Qwen2ForCausalLM(Qwen2Config(
-        vocab_size=n_vocab, hidden_size=16, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2,
-        num_key_value_heads=1, tie_word_embeddings=True))
+    model = Qwen2ForCausalLM(
+        Qwen2Config(
+            vocab_size=n_vocab,
+            hidden_size=16,
+            intermediate_size=32,
+            num_hidden_layers=1,
+            num_attention_heads=2,
+            num_key_value_heads=1,
+            tie_word_embeddings=True,
+        )
+    )
     model.model.embed_tokens.weight.requires_grad_(False)
     data = Dataset.from_list([{key: row[key] for key in ("prompt", "completion")} for row in rows[:2]])
     args = arguments(tmp_path, machine, max_steps=1, assistant_only_loss=True)
@@ -364,11 +456,20 @@ def test_adapter_of_r1_distill_and_its_checkpoints_by_the_numbers():
     assert (cfg.batch_size, cfg.grad_accumulation, cfg.learning_rate) == (2, 8, 2e-4)
     assert (cfg.epochs, cfg.max_length) == (3, 2048)
     with torch.device("meta"):
-        model = Qwen2ForCausalLM(Qwen2Config(
-            hidden_size=1536, intermediate_size=8960, num_hidden_layers=28, num_attention_heads=12,
-            num_key_value_heads=2, vocab_size=151_936, tie_word_embeddings=False))
-        model = get_peft_model(model, LoraConfig(r=cfg.lora_r, target_modules=cfg.target_modules,
-                                                 task_type="CAUSAL_LM"))
+        model = Qwen2ForCausalLM(
+            Qwen2Config(
+                hidden_size=1536,
+                intermediate_size=8960,
+                num_hidden_layers=28,
+                num_attention_heads=12,
+                num_key_value_heads=2,
+                vocab_size=151_936,
+                tie_word_embeddings=False,
+            )
+        )
+        model = get_peft_model(
+            model, LoraConfig(r=cfg.lora_r, target_modules=cfg.target_modules, task_type="CAUSAL_LM")
+        )
     n_trainable, n_all = model.get_nb_trainable_parameters()
     assert n_trainable == 28 * 16 * (2 * (1536 + 1536) + 2 * (1536 + 256) + 3 * (1536 + 8960)) == 18_464_768
     assert n_all - n_trainable == 1_777_088_000
@@ -409,9 +510,15 @@ def test_samples_are_the_seeds_and_cold_ones_are_greedy(base, tokenizer, rows):
 
 def test_problems_are_tried_and_scored(base, tokenizer, cfg, monkeypatch):
     rows = finetune.think_sets(cfg, tokenizer)["test"][:3]
-    monkeypatch.setattr(finetune, "generate_greedy", lambda *_: [
-        f"1 + 1 = 2.\n</think>\n\nThe answer is {rows[0]['answer']}.", f"The answer is {rows[1]['answer']}.",
-        "So 99."])
+    monkeypatch.setattr(
+        finetune,
+        "generate_greedy",
+        lambda *_: [
+            f"1 + 1 = 2.\n</think>\n\nThe answer is {rows[0]['answer']}.",
+            f"The answer is {rows[1]['answer']}.",
+            "So 99.",
+        ],
+    )
     tried = finetune.try_problems(base, tokenizer, rows, 64)
     assert tried.well_formed == [True, False, False] and tried.correct == [True, True, False]
     assert tried.lengths[0] > tried.lengths[1] > tried.lengths[2] > 0
@@ -444,7 +551,9 @@ def first_layer(model, ids):
     layer, T = model.model.layers[0], len(ids)
     with torch.no_grad():
         x = layer.input_layernorm(model.model.embed_tokens(torch.tensor([ids])))
-        q, k = (f(x).view(1, T, -1, 48).transpose(1, 2) for f in (layer.self_attn.q_proj, layer.self_attn.k_proj))
+        q, k = (
+            f(x).view(1, T, -1, 48).transpose(1, 2) for f in (layer.self_attn.q_proj, layer.self_attn.k_proj)
+        )
         q, k = apply_rotary_pos_emb(q, k, *model.model.rotary_emb(x, torch.arange(T)[None]))
         scores = q @ k.repeat_interleave(2, dim=1).transpose(2, 3) / 48**0.5
         return scores.masked_fill(torch.ones(T, T).triu(1).bool(), -torch.inf).softmax(-1)[0].numpy()
@@ -452,5 +561,5 @@ def first_layer(model, ids):
 
 def test_attention_by_part():
     weights = np.array([[[1, 0, 0, 0], [0.5, 0.5, 0, 0], [0.2, 0.3, 0.5, 0], [0.4, 0.1, 0.3, 0.2]]])
-    found = attention_by_part(weights[None], {"a": range(0, 2), "b": range(2, 4)})
+    found = attention_by_part(weights[None], {"a": range(2), "b": range(2, 4)})
     assert found["a"] == pytest.approx({"a": 1, "b": 0}) and found["b"] == pytest.approx({"a": 0.5, "b": 0.5})

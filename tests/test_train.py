@@ -16,8 +16,16 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 EOS = 0
 NO_SCALER = torch.amp.GradScaler("cpu", enabled=False)
 TINY = GPTConfig(n_layer=2, n_head=2, n_embd=32, block_size=32, vocab_size=20, eos_token_id=EOS)
-CONFIG = PretrainConfig(max_steps=60, batch_size=8, block_size=16, learning_rate=1e-2, warmup_steps=5,
-                        log_every=5, eval_every=20, checkpoint_every=25)
+CONFIG = PretrainConfig(
+    max_steps=60,
+    batch_size=8,
+    block_size=16,
+    learning_rate=1e-2,
+    warmup_steps=5,
+    log_every=5,
+    eval_every=20,
+    checkpoint_every=25,
+)
 
 
 def documents(n: int, seed: int = 0) -> list[list[int]]:
@@ -89,8 +97,9 @@ def one_step(batches, **changes):
     torch.manual_seed(0)
     summed = train.SummedLoss(GPT(TINY))
     optimizer = torch.optim.SGD(summed.parameters(), lr=1.0)  # AdamW would hide a wrong scale
-    loss, norm = train.training_step(summed, batches, train.count_targets(batches), optimizer, NO_SCALER,
-                                     replace(CONFIG, **changes))
+    loss, norm = train.training_step(
+        summed, batches, train.count_targets(batches), optimizer, NO_SCALER, replace(CONFIG, **changes)
+    )
     return loss, norm, summed.model.transformer.h[0].mlp.c_fc.weight
 
 
@@ -110,8 +119,14 @@ def test_accumulated_step_equals_one_large_batch_though_counts_differ():
 def test_gradients_are_clipped(model):
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
     optimizer, batch = torch.optim.SGD(model.parameters(), lr=1.0), windows(50).batch(0)
-    _, norm = train.training_step(train.SummedLoss(model), [batch], batch[1].numel(), optimizer, NO_SCALER,
-                                  replace(CONFIG, grad_clip=0.1))
+    _, norm = train.training_step(
+        train.SummedLoss(model),
+        [batch],
+        batch[1].numel(),
+        optimizer,
+        NO_SCALER,
+        replace(CONFIG, grad_clip=0.1),
+    )
     moved = sum((p - before[name]).square().sum() for name, p in model.named_parameters()).sqrt()
     assert norm > 0.1 and moved.item() == pytest.approx(0.1, rel=1e-3)
 
@@ -135,10 +150,17 @@ def test_processes_share_the_batches_of_a_step():
 def run(model, out=None, named=(), **changes):
     held_out = documents(40, seed=1)
     return train.pretrain(
-        model, windows(500, seed=changes.get("seed", 0)), replace(CONFIG, **changes), out=out, floor=FLOOR,
-        measure=lambda m: {"spread": m.lm_head.weight.std().item()}, sample=lambda m: f"step {m.training}",
+        model,
+        windows(500, seed=changes.get("seed", 0)),
+        replace(CONFIG, **changes),
+        out=out,
+        floor=FLOOR,
+        measure=lambda m: {"spread": m.lm_head.weight.std().item()},
+        sample=lambda m: f"step {m.training}",
         validation=train.document_rows(held_out, EOS, 16),
-        report=lambda line: None, **dict(named))
+        report=lambda line: None,
+        **dict(named),
+    )
 
 
 def test_reaches_the_floor_and_does_not_pass_it(model):
@@ -192,8 +214,15 @@ def test_writes_checkpoints_and_logs_that_others_read(model, tmp_path):
     torch.testing.assert_close(theirs(idx).logits, model(idx)[0], atol=1e-5, rtol=1e-5)
     events = EventAccumulator(str(tmp_path / "tensorboard"))
     events.Reload()
-    assert {"train/loss", "train/learning_rate", "train/grad_norm", "train/tokens_per_second",
-            "validation/loss", "validation/floor", "validation/spread"} <= set(events.Tags()["scalars"])
+    assert {
+        "train/loss",
+        "train/learning_rate",
+        "train/grad_norm",
+        "train/tokens_per_second",
+        "validation/loss",
+        "validation/floor",
+        "validation/spread",
+    } <= set(events.Tags()["scalars"])
     noted = [(row["step"], row["val_loss"], row["floor_gap"]) for row in read_progress(tmp_path)]
     assert noted == [(row["step"], row["loss"], row["loss"] - history.floor) for row in history.evaluations]
     assert events.Scalars("validation/loss")[-1].value == pytest.approx(history.evaluations[-1]["loss"])
@@ -206,16 +235,24 @@ def test_progress_is_noted_by_the_name_that_the_lesson_gives(model, tmp_path):
 
 def test_floor_may_be_unknown(model):
     tokens = torch.randint(0, 20, (500,))
-    history = train.pretrain(model, WindowLoader([tokens.numpy()], 16, 8), replace(CONFIG, max_steps=6),
-                             report=lambda line: None, validation=train.text_rows(tokens[:100], 16))
+    history = train.pretrain(
+        model,
+        WindowLoader([tokens.numpy()], 16, 8),
+        replace(CONFIG, max_steps=6),
+        report=lambda line: None,
+        validation=train.text_rows(tokens[:100], 16),
+    )
     assert history.floor is None and history.samples == []
 
 
-@pytest.mark.parametrize(("change", "words"), [
-    ({"max_steps": 0}, "max_steps got 0"),
-    ({"warmup_steps": 60}, "fewer than max_steps"),
-    ({"dtype": "int8"}, "float32, bfloat16 or float16"),
-])
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"max_steps": 0}, "max_steps got 0"),
+        ({"warmup_steps": 60}, "fewer than max_steps"),
+        ({"dtype": "int8"}, "float32, bfloat16 or float16"),
+    ],
+)
 def test_impossible_configs_are_refused(change, words):
     with pytest.raises(ValueError, match=words):
         replace(CONFIG, **change)

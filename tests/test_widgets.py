@@ -85,9 +85,22 @@ def picture(box):
 # --- sampling ---
 
 
-@pytest.mark.parametrize("sampling", [
-    Setting(), Setting(0.5), Setting(1.7), Setting(top_k=1), Setting(top_k=7), Setting(top_k=1000),
-    Setting(top_p=0.3), Setting(top_p=0.9), Setting(top_p=1.0), Setting(0.8, 20, 0.7), Setting(1.3, 3, 0.99)])
+@pytest.mark.parametrize(
+    "sampling",
+    [
+        Setting(),
+        Setting(0.5),
+        Setting(1.7),
+        Setting(top_k=1),
+        Setting(top_k=7),
+        Setting(top_k=1000),
+        Setting(top_p=0.3),
+        Setting(top_p=0.9),
+        Setting(top_p=1.0),
+        Setting(0.8, 20, 0.7),
+        Setting(1.3, 3, 0.99),
+    ],
+)
 def test_what_is_drawn_from_equals_transformers_warpers(own, tokenizer, sampling):
     import torch
     from transformers.generation import TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
@@ -95,8 +108,11 @@ def test_what_is_drawn_from_equals_transformers_warpers(own, tokenizer, sampling
     ids = tokenizer(PROMPT)["input_ids"]
     with torch.no_grad():
         logits = own(torch.tensor([ids]))[0][:, -1]
-    warpers = [TemperatureLogitsWarper(sampling.temperature), sampling.top_k and TopKLogitsWarper(sampling.top_k),
-               sampling.top_p and TopPLogitsWarper(sampling.top_p)]
+    warpers = [
+        TemperatureLogitsWarper(sampling.temperature),
+        sampling.top_k and TopKLogitsWarper(sampling.top_k),
+        sampling.top_p and TopPLogitsWarper(sampling.top_p),
+    ]
     warped = logits
     for warper in filter(None, warpers):
         warped = warper(torch.tensor([ids]), warped)
@@ -135,8 +151,10 @@ def test_a_model_in_training_stays_in_training(model, tokenizer, monkeypatch):
     widgets.continuation(model, tokenizer, ids, Setting(), 3)
     assert model.training
     monkeypatch.setattr(model.transformer.wte, "forward", lambda *_: 1 / 0)
-    for of in (lambda: widgets.next_tokens(model, ids, Setting()),
-               lambda: widgets.continuation(model, tokenizer, ids, Setting(), 3)):
+    for of in (
+        lambda: widgets.next_tokens(model, ids, Setting()),
+        lambda: widgets.continuation(model, tokenizer, ids, Setting(), 3),
+    ):
         with pytest.raises(ZeroDivisionError):
             of()
         assert model.training
@@ -184,8 +202,9 @@ def test_the_playground(there, own, tokenizer, capsys):
     assert (picture(box) == before).all() and box.children[-1].value == text
 
 
-def test_of_a_prompt_longer_than_the_context_the_end_is_read_and_that_is_said(there, own, theirs, tokenizer, capsys,
-                                                                             caplog):
+def test_of_a_prompt_longer_than_the_context_the_end_is_read_and_that_is_said(
+    there, own, theirs, tokenizer, capsys, caplog
+):
     prompt = "so " * 400
     said = f"(the model reads the last 128 of {len(tokenizer(prompt, verbose=False)['input_ids']):,} tokens)"
     caplog.clear()
@@ -204,8 +223,10 @@ def test_where_nothing_follows_the_text_ends(there, own, tokenizer, monkeypatch,
     assert "(the text ends here)" in (box.children[-1].value if there else capsys.readouterr().out)
 
 
-@pytest.mark.parametrize(("error", "told"), [(RuntimeError("out of <memory>"), "out of &lt;memory&gt;"),
-                                             (AssertionError(), "AssertionError")])
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [(RuntimeError("out of <memory>"), "out of &lt;memory&gt;"), (AssertionError(), "AssertionError")],
+)
 def test_every_error_is_shown_in_place_of_the_picture(watched, own, tokenizer, monkeypatch, error, told):
     box = widgets.sampling_playground(own, tokenizer, PROMPT)
 
@@ -301,7 +322,10 @@ ROWS = [{"ctx": f"Item {i} <b>", "endings": ["a", "bb", "ccc", "d & d"], "label"
 SCORES = HellaSwagScores(
     logprobs=numpy.array([[-1.0, -2, -3, -4], [-9, -2, -3, -4], [-2, -1.9, -9, -9], [-1.0, -1.5, -9, -9]]),
     n_tokens=numpy.array([[1, 1, 1, 1], [1, 1, 1, 1], [1, 1, 1, 1], [1, 2, 1, 1]]),
-    n_chars=numpy.array([[1, 2, 3, 5]] * 4), n_bytes=numpy.array([[1, 2, 3, 5]] * 4), labels=numpy.zeros(4, int))
+    n_chars=numpy.array([[1, 2, 3, 5]] * 4),
+    n_bytes=numpy.array([[1, 2, 3, 5]] * 4),
+    labels=numpy.zeros(4, int),
+)
 
 
 def test_items_are_filtered_and_the_worst_come_first():
@@ -341,16 +365,25 @@ def test_the_browser(there):
 
 
 def test_a_batch_run_also_shows_where_the_conventions_differ(alone):
-    scores = HellaSwagScores(numpy.array([[-9.0, -1], [-2, -2.1], [-1, -9], [-3, -4]]), *(
-        numpy.array([[1, 1], [1, 1], [1, 1], [1, 2]]) for _ in range(3)), labels=numpy.zeros(4, int))
+    scores = HellaSwagScores(
+        numpy.array([[-9.0, -1], [-2, -2.1], [-1, -9], [-3, -4]]),
+        *(numpy.array([[1, 1], [1, 1], [1, 1], [1, 2]]) for _ in range(3)),
+        labels=numpy.zeros(4, int),
+    )
     rows = [{**row, "endings": row["endings"][:2]} for row in ROWS]
     assert [view.title.split(":")[0] for view in widgets.hellaswag_browser(rows, scores).views] == [
-        "item 0", "item 1", "item 2", "item 3"]
+        "item 0",
+        "item 1",
+        "item 2",
+        "item 3",
+    ]
 
 
 def test_where_no_item_is_left_it_says_so(watched):
-    right = HellaSwagScores(SCORES.logprobs[:1], *(part[:1] for part in (
-        SCORES.n_tokens, SCORES.n_chars, SCORES.n_bytes, SCORES.labels)))
+    right = HellaSwagScores(
+        SCORES.logprobs[:1],
+        *(part[:1] for part in (SCORES.n_tokens, SCORES.n_chars, SCORES.n_bytes, SCORES.labels)),
+    )
     box = widgets.hellaswag_browser(ROWS[:1], right)
     control(box, "show").value = "wrong"
     assert "no such item" in box.children[-1].value
@@ -369,11 +402,17 @@ def batch(tokenizer):
     """As a collator gives it: a prompt without loss, an answer, EOS, and padding by EOS."""
     import torch
 
-    prompt, answer, eos = tokenizer("2 < 3\n")["input_ids"], tokenizer(" yes")["input_ids"], tokenizer.eos_token_id
+    prompt, answer, eos = (
+        tokenizer("2 < 3\n")["input_ids"],
+        tokenizer(" yes")["input_ids"],
+        tokenizer.eos_token_id,
+    )
     ids, labels = [*prompt, *answer, eos], [-100] * len(prompt) + [*answer, eos]
-    return {"input_ids": torch.tensor([ids + [eos] * 5, ids + [eos] * 5]),
-            "labels": torch.tensor([labels + [-100] * 5] * 2),
-            "attention_mask": torch.tensor([[1] * len(ids) + [0] * 5] * 2)}
+    return {
+        "input_ids": torch.tensor([ids + [eos] * 5, ids + [eos] * 5]),
+        "labels": torch.tensor([labels + [-100] * 5] * 2),
+        "attention_mask": torch.tensor([[1] * len(ids) + [0] * 5] * 2),
+    }
 
 
 def test_tokens_are_told_apart_with_and_without_colour(batch, tokenizer):
@@ -383,7 +422,9 @@ def test_tokens_are_told_apart_with_and_without_colour(batch, tokenizer):
     kinds = [place.kind for place in row]
     n = kinds.index(PAD)
     assert kinds[:n] == [MASKED] * n_prompt + [LABELLED] * (n - n_prompt)
-    assert row[n - 1].name == "EOS" and row[n].name == "", "padding is known from the mask, not from the token"
+    assert row[n - 1].name == "EOS" and row[n].name == "", (
+        "padding is known from the mask, not from the token"
+    )
     assert "... 3 more ..." in repr(view), "most padding is left out"
     text, page = repr(view), view._repr_html_()
     assert "█<|endoftext|>[EOS]" in text and "░<|endoftext|>" in text and "·⏎" in text
@@ -413,8 +454,9 @@ def test_what_cannot_be_seen_is_named():
 def test_a_token_for_several_things_names_all():
     from lmlab.token_view import special_names
 
-    some = SimpleNamespace(bos_token_id=1, eos_token_id=2, pad_token_id=2, unk_token_id=None,
-                           all_special_ids=[1, 2, 9])
+    some = SimpleNamespace(
+        bos_token_id=1, eos_token_id=2, pad_token_id=2, unk_token_id=None, all_special_ids=[1, 2, 9]
+    )
     assert special_names(some) == {1: "BOS", 2: "EOS = PAD", 9: "special"}
 
 

@@ -9,8 +9,9 @@ from lmlab import finetuning, plan
 
 def adapter(sizes: dict) -> dict:
     """An adapter on a random base of the recipe's model, trained as ``lmlab finetune`` does it."""
-    from gpu import watched
     from transformers import Trainer
+
+    from gpu import watched
 
     cfg, machine = shared.recipe_of(sizes), shared.this_machine()
     job = planned(cfg, machine, sizes["bits"])
@@ -46,10 +47,10 @@ def keep(model, source: str) -> None:
 def sft_trainer(sizes: dict) -> dict:
     """TRL's SFTTrainer at its defaults on the rows of ``adapter``; but max_length, which would cut them."""
     from datasets import Dataset
-    from gpu import watched
     from peft import LoraConfig
     from trl import SFTConfig, SFTTrainer
 
+    from gpu import watched
     from lmlab.data import load_tokenizer
 
     cfg, machine = shared.recipe_of(sizes), shared.this_machine()

@@ -90,8 +90,8 @@ def adapter_of(base, cfg, work):
 def verified(adapter, work, way: str, machine, positions: int):
     """How near merged model and adapter are; one model at a time is on the device."""
     import torch
-    from gpu import watched
 
+    from gpu import watched
     from lmlab import export
     from lmlab.data import load_model
 
@@ -148,10 +148,10 @@ def generation(sizes: dict) -> dict:
 def grpo(sizes: dict) -> dict:
     """Steps of lesson 09's recipe on a random base; a reward that a random model can get makes gradients."""
     from datasets import Dataset
-    from gpu import watched
     from transformers import PrinterCallback
     from trl import GRPOConfig, GRPOTrainer
 
+    from gpu import watched
     from lmlab import finetune, plan, rewards
     from lmlab.hardware import fast_matmul
 

@@ -7,8 +7,9 @@ from lmlab import plan
 def full_fine_tuning(sizes: dict) -> dict:
     """All weights of a random model of the recipe's size, in float32 with products in the machine's dtype."""
     import torch
-    from gpu import watched
     from transformers import Trainer
+
+    from gpu import watched
 
     cfg, machine = shared.recipe_of(sizes), shared.this_machine()
     job = next(job for job in plan.trainings(cfg, machine) if job.name == "style")

@@ -4,6 +4,7 @@ No weights are needed: a model built from its published config takes as much mem
 one.
 """
 
+import contextlib
 import os
 import resource
 from pathlib import Path
@@ -89,10 +90,8 @@ def release_memory() -> None:
 def forget_peak() -> None:
     """From now on the peak is what comes; on a CPU where Linux can (man 5 proc, clear_refs)."""
     plan.forget_peak()
-    try:
+    with contextlib.suppress(OSError):  # the peak is then that of the whole process
         Path("/proc/self/clear_refs").write_text("5")
-    except OSError:
-        pass  # the peak is then that of the whole process
 
 
 def peaks() -> dict:

@@ -5,9 +5,9 @@ import statistics
 import time
 from pathlib import Path
 
-from gpu import shared
 from transformers import PrinterCallback, TrainerCallback
 
+from gpu import shared
 from lmlab import finetune, plan
 from lmlab.hardware import Machine, fast_matmul
 

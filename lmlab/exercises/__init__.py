@@ -3,8 +3,17 @@
 import difflib
 import re
 
-from lmlab.exercises import (lesson_01, lesson_02, lesson_03, lesson_04, lesson_05,  # noqa: F401
-                             lesson_06, lesson_07, lesson_08, lesson_09)  # each registers its own
+from lmlab.exercises import (
+    lesson_01,
+    lesson_02,
+    lesson_03,
+    lesson_04,
+    lesson_05,
+    lesson_06,
+    lesson_07,
+    lesson_08,
+    lesson_09,
+)  # each registers its own
 from lmlab.exercises.judging import EXERCISES, NotYet, Verdict, Wrong, is_stub, show
 
 _opened: dict[str, int] = {}  # how many hints of an exercise the reader has seen
@@ -21,13 +30,18 @@ def check(name, answer=...) -> Verdict:
         return Verdict(known, "right", found.judge(answer))
     except NotYet:  # no try: it opens no hint
         write = f"Write your answer to “{found.title}”" + callable(answer) * " and `return` it"
-        return Verdict(known, "not yet", f'{write}, then run the cell again. `lmlab.hint("{known}")` opens a '
-                                         "hint.", _open(known))
+        return Verdict(
+            known,
+            "not yet",
+            f'{write}, then run the cell again. `lmlab.hint("{known}")` opens a hint.',
+            _open(known),
+        )
     except Wrong as wrong:
         message = str(wrong)
     except Exception as error:  # an object that no judge has thought of
-        message = (f"This answer could not be read ({type(error).__name__}: {error}). "
-                   "Look at what is asked for.")
+        message = (
+            f"This answer could not be read ({type(error).__name__}: {error}). Look at what is asked for."
+        )
     _opened[known] = _opened.get(known, 0) + 1
     return Verdict(known, "wrong", message, _open(known))
 
@@ -44,7 +58,7 @@ def hint(name) -> Verdict:
 
 
 def _open(name: str) -> tuple[str, ...]:
-    return EXERCISES[name].hints[:_opened.get(name, 0)]
+    return EXERCISES[name].hints[: _opened.get(name, 0)]
 
 
 def _find(name) -> str | None:
@@ -58,5 +72,6 @@ def _unknown(name) -> Verdict:
     text = name if isinstance(name, str) else show(name)
     lesson = [each for each in EXERCISES if each.startswith(text.strip().zfill(2))]
     near = (lesson or difflib.get_close_matches(text, EXERCISES, n=1, cutoff=0))[0]
-    return Verdict(text, "unknown", f"There is no such exercise; the nearest is {near}, "
-                                    f"“{EXERCISES[near].title}”.")
+    return Verdict(
+        text, "unknown", f"There is no such exercise; the nearest is {near}, “{EXERCISES[near].title}”."
+    )

@@ -37,9 +37,11 @@ EXERCISES: dict[str, Exercise] = {}
 
 def exercise(name: str, title: str, *hints: str):
     """Registers the function below it as the judge of an exercise."""
+
     def register(judge):
         EXERCISES[name] = Exercise(name, title, hints, judge)
         return judge
+
     return register
 
 
@@ -65,10 +67,15 @@ class Verdict:
 
     def _repr_html_(self) -> str:
         colour = {"right": "#2e8b57", "wrong": "#c0392b"}.get(self.status, "#888888")
-        lines = [f"<b>{html.escape(self._head)}</b> {_marked(self.message)}",
-                 *(f"<i>Hint:</i> {_marked(hint)}" for hint in self.hints)]
-        return (f'<div style="border-left: 4px solid {colour}; padding: 0.2em 0.8em">'
-                + "<br>".join(lines) + "</div>")
+        lines = [
+            f"<b>{html.escape(self._head)}</b> {_marked(self.message)}",
+            *(f"<i>Hint:</i> {_marked(hint)}" for hint in self.hints),
+        ]
+        return (
+            f'<div style="border-left: 4px solid {colour}; padding: 0.2em 0.8em">'
+            + "<br>".join(lines)
+            + "</div>"
+        )
 
 
 def _marked(text: str) -> str:
@@ -90,16 +97,19 @@ def is_stub(answer) -> bool:
 def call(function, *arguments):
     """What the reader's function returns. It gets copies, so that it cannot change the checker's own."""
     if not callable(function):
-        raise Wrong(f"A function is wanted, got {show(function)}: hand over the function itself, without "
-                    "calling it.")
+        raise Wrong(
+            f"A function is wanted, got {show(function)}: hand over the function itself, without calling it."
+        )
     shown = ", ".join(map(show, arguments))
     try:
         return function(*copy.deepcopy(arguments))
     except NotImplementedError:
         raise NotYet from None
     except Exception as error:
-        raise Wrong(f"Your function raised {type(error).__name__}{_line(function, error)}: "
-                    f"{str(error).partition(chr(10))[0]}. It was given {shown}.") from None
+        raise Wrong(
+            f"Your function raised {type(error).__name__}{_line(function, error)}: "
+            f"{str(error).partition(chr(10))[0]}. It was given {shown}."
+        ) from None
 
 
 def calls(function, cases: Sequence[tuple], of_none: str = "") -> list:
@@ -137,7 +147,11 @@ def show(value) -> str:
         value = value.tolist()
     if isinstance(value, float):
         return f"{value:.0f}" if value.is_integer() and abs(value) < 1e15 else f"{value:.6g}"
-    if isinstance(value, list | tuple) and len(value) <= 20 and all(isinstance(part, Number) for part in value):
+    if (
+        isinstance(value, list | tuple)
+        and len(value) <= 20
+        and all(isinstance(part, Number) for part in value)
+    ):
         shown = (f"{part:.5g}" if isinstance(part, float) else str(part) for part in value)
         return f"[{', '.join(shown)}]"
     text = repr(value) if isinstance(value, str) else _Short().repr(value)
@@ -199,7 +213,9 @@ def _tensor(given, wanted, what: str):
     except (TypeError, ValueError, RuntimeError):
         raise Wrong(f"A tensor is wanted; {what} is {show(given)}.") from None
     if given.shape != wanted.shape:
-        raise Wrong(f"A tensor of shape {tuple(wanted.shape)} is wanted; {what} has shape {tuple(given.shape)}.")
+        raise Wrong(
+            f"A tensor of shape {tuple(wanted.shape)} is wanted; {what} has shape {tuple(given.shape)}."
+        )
     return given.double()
 
 
@@ -219,12 +235,18 @@ def equal(given, wanted, tolerance: float = TOLERANCE) -> bool:
     return both_nan or math.isclose(given, wanted, rel_tol=tolerance, abs_tol=1e-9)
 
 
-def compare(function, reference: Callable, cases: Sequence[tuple], mistakes: Mapping[str, Callable],
-            tolerance: float = TOLERANCE) -> None:
+def compare(
+    function,
+    reference: Callable,
+    cases: Sequence[tuple],
+    mistakes: Mapping[str, Callable],
+    tolerance: float = TOLERANCE,
+) -> None:
     """Holds the reader's function to a reference on some cases; Wrong, with a known mistake's message or without.
 
     mistakes: message -> the function that one has written who made it.
     """
+
     def matches(i, value) -> bool:
         try:
             return equal(alike(given[i], value), value, tolerance)
@@ -254,8 +276,10 @@ def _off(got, wanted, tolerance: float) -> str:
         return f"your function gives {show(got)}, and {show(wanted)}"
     close = got.double().isclose(wanted.double(), rtol=tolerance, atol=tolerance, equal_nan=True)
     first = tuple((~close).nonzero()[0].tolist())
-    return (f"{int((~close).sum())} of {close.numel()} numbers are off, the first at {list(first)}: "
-            f"your function gives {show(got[first])}, and {show(wanted[first])}")
+    return (
+        f"{int((~close).sum())} of {close.numel()} numbers are off, the first at {list(first)}: "
+        f"your function gives {show(got[first])}, and {show(wanted[first])}"
+    )
 
 
 def compare_value(given, wanted, mistakes: Mapping[str, Any], tolerance: float = TOLERANCE) -> None:

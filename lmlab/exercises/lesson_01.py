@@ -13,9 +13,13 @@ def _least(lengths, fits) -> int:
     return next(limit for limit in range(max(lengths) + 2) if fits(limit))
 
 
-@exercise("01.1", "Right-size it", "Only a length that occurs can be the answer: sort them.",
-          "For one limit: `sum(n > limit for n in lengths) / len(lengths)`. Take the first that is at most "
-          "`share`.")
+@exercise(
+    "01.1",
+    "Right-size it",
+    "Only a length that occurs can be the answer: sort them.",
+    "For one limit: `sum(n > limit for n in lengths) / len(lengths)`. Take the first that is at most "
+    "`share`.",
+)
 def right_size(answer):
     def reference(lengths, share):
         return _least(lengths, lambda limit: sum(n > limit for n in lengths) / len(lengths) <= share)
@@ -23,15 +27,22 @@ def right_size(answer):
     dice = random.Random(0)
     cases = [([2, 4, 10], 1 / 3), ([2, 4, 10], 0)]
     cases += [(_lengths(dice, n), (k + 0.5) / n) for n, k in ((7, 1), (12, 3), (30, 7))]
-    compare(answer, reference, cases, {
-        "A text of exactly `max_length` tokens is not cut: it fits.": lambda lengths, share: _least(
-            lengths, lambda limit: sum(n >= limit for n in lengths) / len(lengths) <= share),
-        "`share` is what may be cut; you keep that share whole and cut the rest.":
-            lambda lengths, share: _least(
-            lengths, lambda limit: sum(n <= limit for n in lengths) / len(lengths) >= share),
-        "You count tokens that are lost; asked is the share of texts that lose any.":
-            lambda lengths, share: _least(
-            lengths, lambda limit: sum(max(0, n - limit) for n in lengths) / sum(lengths) <= share)})
+    compare(
+        answer,
+        reference,
+        cases,
+        {
+            "A text of exactly `max_length` tokens is not cut: it fits.": lambda lengths, share: _least(
+                lengths, lambda limit: sum(n >= limit for n in lengths) / len(lengths) <= share
+            ),
+            "`share` is what may be cut; you keep that share whole and cut the rest.": lambda lengths, share: (
+                _least(lengths, lambda limit: sum(n <= limit for n in lengths) / len(lengths) >= share)
+            ),
+            "You count tokens that are lost; asked is the share of texts that lose any.": lambda lengths, share: (
+                _least(lengths, lambda limit: sum(max(0, n - limit) for n in lengths) / sum(lengths) <= share)
+            ),
+        },
+    )
     return "Run it on `lengths` of a dataset: how much does one text in a hundred cost you?"
 
 
@@ -45,9 +56,13 @@ def _flawed_pairs(seed: int) -> list[dict]:
     return rows
 
 
-@exercise("01.2", "Mend the small set", "First remove, then divide: what is no longer there cannot leak.",
-          "Keep a row if `normalised(row['modern'])` is not in the set of those already kept.",
-          "`split_indices(len(kept), 'validation', seed)` gives the places of the validation rows in `kept`.")
+@exercise(
+    "01.2",
+    "Mend the small set",
+    "First remove, then divide: what is no longer there cannot leak.",
+    "Keep a row if `normalised(row['modern'])` is not in the set of those already kept.",
+    "`split_indices(len(kept), 'validation', seed)` gives the places of the validation rows in `kept`.",
+)
 def mend(answer):
     from lmlab.analysis import normalised
 
@@ -61,8 +76,10 @@ def mend(answer):
     one, other = ({row["modern"] for row in validation} for _, validation in given[:2])
     if one == other:
         raise Wrong("Another `seed` gives the same split: hand it on to `split_indices`.")
-    return ("Pairs of which both sides repeat are not enough: the model is asked `modern`, and has read that "
-            "sentence with its other translation. No cleaning makes a set larger, though.")
+    return (
+        "Pairs of which both sides repeat are not enough: the model is asked `modern`, and has read that "
+        "sentence with its other translation. No cleaning makes a set larger, though."
+    )
 
 
 def _judge_split(parts, first: dict, normalised) -> None:
@@ -76,15 +93,22 @@ def _judge_split(parts, first: dict, normalised) -> None:
     kept = [modern for modern, _ in train + validation]
     if leaks:
         texts = {row["shakespearean"] for modern, row in train + validation if modern == min(leaks)}
-        raise Wrong(f"{len(leaks)} validation sentences also stand in train, {min(leaks)!r} is one" + (
-            ", with another translation: compare `modern` alone." if len(texts) > 1 else
-            ": you divided before you removed the repetitions, or compared the texts as they stand (compare "
-            "`normalised`)."))
+        raise Wrong(
+            f"{len(leaks)} validation sentences also stand in train, {min(leaks)!r} is one"
+            + (
+                ", with another translation: compare `modern` alone."
+                if len(texts) > 1
+                else ": you divided before you removed the repetitions, or compared the texts as they stand (compare "
+                "`normalised`)."
+            )
+        )
     if len(kept) != len(set(kept)):
         raise Wrong("Within one part a `modern` still comes twice (compare `normalised`).")
     if set(kept) != set(first):
-        raise Wrong(f"Of {len(first)} different sentences {len(set(first) - set(kept))} are lost: one of each "
-                    "must stay.")
+        raise Wrong(
+            f"Of {len(first)} different sentences {len(set(first) - set(kept))} are lost: one of each "
+            "must stay."
+        )
     if any(row != first[modern] for modern, row in train + validation):
         raise Wrong("Of the rows with one `modern` the first was to be kept, unchanged.")
     if abs(len(validation) - len(first) / 10) > 1:
@@ -97,47 +121,81 @@ def _words(text: str) -> set[str]:
     return set(normalised(text).split())
 
 
-@exercise("01.3", "Words for characters", "Sets of words: `set(normalised(text).split())`.",
-          "`&` gives what both have, `|` what either has.")
+@exercise(
+    "01.3",
+    "Words for characters",
+    "Sets of words: `set(normalised(text).split())`.",
+    "`&` gives what both have, `|` what either has.",
+)
 def word_jaccard(answer):
-    texts = ["Anton feeds the grey cat.", "the grey cat feeds Anton", "Agnes feeds the grey dog, and the "
-                                                                      "cat!",
-             "The THE the cat", "a baker sings"]
+    texts = [
+        "Anton feeds the grey cat.",
+        "the grey cat feeds Anton",
+        "Agnes feeds the grey dog, and the cat!",
+        "The THE the cat",
+        "a baker sings",
+    ]
     cases = [(a, b) for a in texts for b in texts]
-    compare(answer, lambda a, b: len(_words(a) & _words(b)) / len(_words(a) | _words(b)), cases, {
-        "Capitals and punctuation make two words of one: compare `normalised` texts.":
-            lambda a, b: len({*a.split()} & {*b.split()}) / len({*a.split()} | {*b.split()}),
-        "What both have is counted twice below the line: divide by the size of the union.":
-            lambda a, b: len(_words(a) & _words(b)) / (len(_words(a)) + len(_words(b))),
-        "This is Dice's measure; Jaccard's divides by the union.":
-            lambda a, b: 2 * len(_words(a) & _words(b)) / (len(_words(a)) + len(_words(b))),
-        "Divide by all that either has, not by the first text's words alone.":
-            lambda a, b: len(_words(a) & _words(b)) / len(_words(a))})
+    compare(
+        answer,
+        lambda a, b: len(_words(a) & _words(b)) / len(_words(a) | _words(b)),
+        cases,
+        {
+            "Capitals and punctuation make two words of one: compare `normalised` texts.": lambda a, b: (
+                len({*a.split()} & {*b.split()}) / len({*a.split()} | {*b.split()})
+            ),
+            "What both have is counted twice below the line: divide by the size of the union.": lambda a, b: (
+                len(_words(a) & _words(b)) / (len(_words(a)) + len(_words(b)))
+            ),
+            "This is Dice's measure; Jaccard's divides by the union.": lambda a, b: (
+                2 * len(_words(a) & _words(b)) / (len(_words(a)) + len(_words(b)))
+            ),
+            "Divide by all that either has, not by the first text's words alone.": lambda a, b: (
+                len(_words(a) & _words(b)) / len(_words(a))
+            ),
+        },
+    )
     return "Who feeds whom is lost: the first two sentences are the same to it. Shingles still see the order."
 
 
-@exercise("01.4", "The price of a cut",
-          "The EOS stands behind the text: a text of n tokens takes n + 1 places.",
-          "The EOS is lost when n + 1 is more than `max_length`.")
+@exercise(
+    "01.4",
+    "The price of a cut",
+    "The EOS stands behind the text: a text of n tokens takes n + 1 places.",
+    "The EOS is lost when n + 1 is more than `max_length`.",
+)
 def lost_ends(answer):
     dice = random.Random(1)
     cases = [([2, 4, 10], 4), ([5, 5, 5], 5)] + [(_lengths(dice, 30), limit) for limit in (8, 16, 32)]
-    compare(answer, lambda lengths, limit: sum(n + 1 > limit for n in lengths), cases, {
-        "A text of exactly `max_length` tokens fits, but its EOS does not.":
-            lambda lengths, limit: sum(n > limit for n in lengths),
-        "The number of texts is asked, not their share.":
-            lambda lengths, limit: sum(n + 1 > limit for n in lengths) / len(lengths),
-        "You count those that keep their EOS.": lambda lengths, limit: sum(n + 1 <= limit for n in lengths)})
+    compare(
+        answer,
+        lambda lengths, limit: sum(n + 1 > limit for n in lengths),
+        cases,
+        {
+            "A text of exactly `max_length` tokens fits, but its EOS does not.": lambda lengths, limit: sum(
+                n > limit for n in lengths
+            ),
+            "The number of texts is asked, not their share.": lambda lengths, limit: (
+                sum(n + 1 > limit for n in lengths) / len(lengths)
+            ),
+            "You count those that keep their EOS.": lambda lengths, limit: sum(
+                n + 1 <= limit for n in lengths
+            ),
+        },
+    )
     return "Every text that is cut loses its EOS, and so do those that just fitted: nothing there says stop."
 
 
 def _batches(lengths, size):
-    return [lengths[i:i + size] for i in range(0, len(lengths), size)]
+    return [lengths[i : i + size] for i in range(0, len(lengths), size)]
 
 
-@exercise("01.5", "What padding costs",
-          "A batch has `len(batch) * max(batch)` slots; the last may be smaller.",
-          "Add up the slots of all batches first, and divide once.")
+@exercise(
+    "01.5",
+    "What padding costs",
+    "A batch has `len(batch) * max(batch)` slots; the last may be smaller.",
+    "Add up the slots of all batches first, and divide once.",
+)
 def padding_share(answer):
     def slots(lengths, size):
         return sum(len(batch) * max(batch) for batch in _batches(lengths, size))
@@ -145,15 +203,26 @@ def padding_share(answer):
     dice = random.Random(2)
     cases = [([3, 5, 8, 4], 2), ([6, 6, 6], 2)]
     cases += [(_lengths(dice, n), size) for n, size in ((9, 4), (16, 4), (21, 8))]
-    compare(answer, lambda lengths, size: 1 - sum(lengths) / slots(lengths, size), cases, {
-        "You pad all to the longest text of the set; each batch needs only its own longest.":
-            lambda lengths, size: 1 - sum(lengths) / (len(lengths) * max(lengths)),
-        "You divide by the real tokens; the share of all slots is asked.":
-            lambda lengths, size: slots(lengths, size) / sum(lengths) - 1,
-        "This is the share of real tokens; padding is the rest.":
-            lambda lengths, size: sum(lengths) / slots(lengths, size),
-        "A mean over batches lets a small last batch count as much as a full one.": lambda lengths, size: sum(
-            1 - sum(batch) / (len(batch) * max(batch)) for batch in _batches(lengths, size))
-            / len(_batches(lengths, size))})
-    return ("Sort the lengths and try again: batches of like texts need far less padding. What does sorting "
-            "cost?")
+    compare(
+        answer,
+        lambda lengths, size: 1 - sum(lengths) / slots(lengths, size),
+        cases,
+        {
+            "You pad all to the longest text of the set; each batch needs only its own longest.": lambda lengths, size: (
+                1 - sum(lengths) / (len(lengths) * max(lengths))
+            ),
+            "You divide by the real tokens; the share of all slots is asked.": lambda lengths, size: (
+                slots(lengths, size) / sum(lengths) - 1
+            ),
+            "This is the share of real tokens; padding is the rest.": lambda lengths, size: (
+                sum(lengths) / slots(lengths, size)
+            ),
+            "A mean over batches lets a small last batch count as much as a full one.": lambda lengths, size: (
+                sum(1 - sum(batch) / (len(batch) * max(batch)) for batch in _batches(lengths, size))
+                / len(_batches(lengths, size))
+            ),
+        },
+    )
+    return (
+        "Sort the lengths and try again: batches of like texts need far less padding. What does sorting cost?"
+    )

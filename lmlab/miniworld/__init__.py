@@ -43,7 +43,10 @@ _DATASETS = {
     "problems": (lambda split, n, seed: problems.rows("problems", split, n, seed), 4_000, 400),
     "harder-problems": (lambda split, n, seed: problems.rows("harder-problems", split, n, seed), 1_000, 200),
     "distracting-problems": (
-        lambda split, n, seed: problems.rows("distracting-problems", split, n, seed), 1_000, 200),
+        lambda split, n, seed: problems.rows("distracting-problems", split, n, seed),
+        1_000,
+        200,
+    ),
     "science": (lambda split, n, seed: problems.rows("science", split, n, seed), 1_000, 200),
     "fantasy": (fantasy.rows, 630, 70),
 }

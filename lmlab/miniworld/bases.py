@@ -23,13 +23,30 @@ def build_model(architecture: str, tokenizer):
     """A transformers model with random weights. Widths are multiples of 64, the block of NF4."""
     from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig, Qwen2Config
 
-    special = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id,
-               "pad_token_id": tokenizer.pad_token_id, "vocab_size": N_VOCAB}
-    rotary = {"max_position_embeddings": CONTEXT, "num_key_value_heads": 2, "num_attention_heads": 4,
-              "tie_word_embeddings": True, **special}
+    special = {
+        "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+        "vocab_size": N_VOCAB,
+    }
+    rotary = {
+        "max_position_embeddings": CONTEXT,
+        "num_key_value_heads": 2,
+        "num_attention_heads": 4,
+        "tie_word_embeddings": True,
+        **special,
+    }
     configs = {
-        "gpt2": lambda: GPT2Config(n_embd=128, n_layer=6, n_head=4, n_positions=CONTEXT, resid_pdrop=0.0,
-                                   embd_pdrop=0.0, attn_pdrop=0.0, **special),
+        "gpt2": lambda: GPT2Config(
+            n_embd=128,
+            n_layer=6,
+            n_head=4,
+            n_positions=CONTEXT,
+            resid_pdrop=0.0,
+            embd_pdrop=0.0,
+            attn_pdrop=0.0,
+            **special,
+        ),
         "llama": lambda: LlamaConfig(hidden_size=128, num_hidden_layers=6, intermediate_size=384, **rotary),
         "qwen2": lambda: Qwen2Config(hidden_size=192, num_hidden_layers=4, intermediate_size=512, **rotary),
     }
@@ -49,8 +66,8 @@ def windows(architecture: str, tokenizer, seed: int):
         stream = torch.cat([rest, torch.tensor([t for row in ids for t in row])])
         size = BATCH * (WINDOW + 1)
         for start in range(0, len(stream) - size, size):
-            yield stream[start:start + size].view(BATCH, WINDOW + 1)
-        rest, round_ = stream[len(stream) - len(stream) % size:], round_ + 1
+            yield stream[start : start + size].view(BATCH, WINDOW + 1)
+        rest, round_ = stream[len(stream) - len(stream) % size :], round_ + 1
 
 
 def learning_rate_at(progress: float, peak: float) -> float:
@@ -70,8 +87,10 @@ def make_optimizers(model, peak: float) -> list:
     embeddings = {id(e.weight) for e in model.modules() if isinstance(e, torch.nn.Embedding)}
     matrices = [p for p in model.parameters() if p.ndim == 2 and id(p) not in embeddings]
     others = [p for p in model.parameters() if p.ndim < 2 or id(p) in embeddings]
-    return [(torch.optim.Muon(matrices, weight_decay=0.05), 5 * peak),
-            (torch.optim.AdamW(others, betas=(0.9, 0.98), weight_decay=0.0), peak)]
+    return [
+        (torch.optim.Muon(matrices, weight_decay=0.05), 5 * peak),
+        (torch.optim.AdamW(others, betas=(0.9, 0.98), weight_decay=0.0), peak),
+    ]
 
 
 def pretrain(model, batches, steps: int, peak: float = 4e-3) -> float:
@@ -163,8 +182,9 @@ def build(architecture: str, steps: int, folder: Path, seed: int = 0) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m lmlab.miniworld.bases",
-                                     description="Rebuild the tiny bases.")
+    parser = argparse.ArgumentParser(
+        prog="python -m lmlab.miniworld.bases", description="Rebuild the tiny bases."
+    )
     parser.add_argument("names", nargs="*", choices=BASES, default=list(BASES))
     parser.add_argument("--steps", type=int, help=f"training steps (default {STEPS})")
     parser.add_argument("--output", type=Path, default=MODELS, help="where the folders go")

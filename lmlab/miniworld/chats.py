@@ -15,11 +15,16 @@ USER, ASSISTANT = "<｜User｜>", "<｜Assistant｜>"
 def about_the_village(d: Draw, world: World = VILLAGE) -> tuple[str, str]:
     """(question, answer) on a rule of the world."""
     theme = d.zipf(world.themes)
-    return d.choice((
-        (f"Who works at the {theme.place}?", f"The {theme.trade} works at the {theme.place}."),
-        (f"Where does one go when {theme.feeling}?", f"To the {theme.place}."),
-        (f"Where is the {d.zipf(theme.objects)} to be had?", f"At the {theme.place}, from the {theme.trade}."),
-    ))
+    return d.choice(
+        (
+            (f"Who works at the {theme.place}?", f"The {theme.trade} works at the {theme.place}."),
+            (f"Where does one go when {theme.feeling}?", f"To the {theme.place}."),
+            (
+                f"Where is the {d.zipf(theme.objects)} to be had?",
+                f"At the {theme.place}, from the {theme.trade}.",
+            ),
+        )
+    )
 
 
 def about_a_sum(d: Draw) -> tuple[str, str]:
@@ -30,5 +35,7 @@ def about_a_sum(d: Draw) -> tuple[str, str]:
 
 def chat(d: Draw) -> str:
     """One question and its answer, without the end mark, which whoever packs documents puts after each."""
-    question, answer = about_the_village(d) if d.choice(("village", "sum"), (2, 1)) == "village" else about_a_sum(d)
+    question, answer = (
+        about_the_village(d) if d.choice(("village", "sum"), (2, 1)) == "village" else about_a_sum(d)
+    )
     return f"{BEGIN}{USER}{question}{ASSISTANT}<think>\n</think>\n\n{answer}"

@@ -109,14 +109,17 @@ def _said_in_order(probabilities: list[float]) -> float:
     ways = [1.0] + [0.0] * len(probabilities)  # ways[m]: that the first m have been said, and nothing else
     total = 0.0
     for _ in range(3):
-        ways = [ways[m] * sum(probabilities[:m]) + (ways[m - 1] * probabilities[m - 1] if m else 0.0)
-                for m in range(len(ways))]
+        ways = [
+            ways[m] * sum(probabilities[:m]) + (ways[m - 1] * probabilities[m - 1] if m else 0.0)
+            for m in range(len(ways))
+        ]
         total += ways[-1] / 3
     return total
 
 
 def rows(split: str, n: int, seed: int = 0) -> list[dict]:
     """``n`` distinct rows {"text", "logprob"}; train and validation share none."""
+
     def row(d: Draw) -> dict:
         text, logprob = described(d)
         return {"text": text, "logprob": logprob}

@@ -23,8 +23,10 @@ def crossed_endings(d: Draw, world: World, s: Scene) -> list[str]:
     if s.companion is not None:
         return [f"{name} {ending(s.theme, thing)}" for name in (s.hero, s.companion) for thing in things]
     _, other = _two(d, world.themes, s.theme)
-    return [*(ending(s.theme, thing) for thing in things),
-            *(ending(other, thing) for thing in _two(d, other.objects, d.zipf(other.objects)))]
+    return [
+        *(ending(s.theme, thing) for thing in things),
+        *(ending(other, thing) for thing in _two(d, other.objects, d.zipf(other.objects))),
+    ]
 
 
 def item(d: Draw, world: World = VILLAGE) -> dict:
@@ -37,8 +39,14 @@ def item(d: Draw, world: World = VILLAGE) -> dict:
     right, *endings = crossed_endings(d, world, s)
     endings.insert(label, right)
     begin = "Then" if together else s.subject
-    return {"activity_label": f"At the {s.theme.place}", "ctx_a": s.context, "ctx_b": begin,
-            "ctx": f"{s.context} {begin}", "endings": endings, "label": label}
+    return {
+        "activity_label": f"At the {s.theme.place}",
+        "ctx_a": s.context,
+        "ctx_b": begin,
+        "ctx": f"{s.context} {begin}",
+        "endings": endings,
+        "label": label,
+    }
 
 
 def rows(split: str, n: int, seed: int) -> list[dict]:

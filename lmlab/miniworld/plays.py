@@ -24,7 +24,9 @@ def scene(d: Draw, split: str = "train") -> str:
     """A scene of four to six speeches by two people, who enter and leave."""
     cast = [d.choice(PEOPLE)]
     named = d.choice((True, False))
-    cast.append(d.choice([name for name in PEOPLE if name != cast[0]]) if named else f"the {d.choice(TRADES)}")
+    cast.append(
+        d.choice([name for name in PEOPLE if name != cast[0]]) if named else f"the {d.choice(TRADES)}"
+    )
     parts, speaker = [f"Enter {cast[0]} and {cast[1]}."], 0
     for _ in range(d.choice((4, 5, 6))):
         name = cast[speaker]

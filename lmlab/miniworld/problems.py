@@ -18,7 +18,11 @@ LARGEST = 40  # no sum is larger
 _TABLES = tuple((a, b) for a in range(2, 6) for b in range(2, 10))
 _STEP = re.compile(r"(\d+) ([+\-x/]) (\d+) = (\d+)\.")
 _OPERATIONS: dict[str, Callable[[int, int], int]] = {
-    "+": lambda a, b: a + b, "-": lambda a, b: a - b, "x": lambda a, b: a * b, "/": lambda a, b: a // b}
+    "+": lambda a, b: a + b,
+    "-": lambda a, b: a - b,
+    "x": lambda a, b: a * b,
+    "/": lambda a, b: a // b,
+}
 
 
 @dataclass(frozen=True)
@@ -44,7 +48,9 @@ class Hero:
 
 
 # singular | plural; things that are counted
-_THINGS = tuple(tuple(pair.split("/")) for pair in """loaf/loaves bun/buns pie/pies roll/rolls cake/cakes
+_THINGS = tuple(
+    tuple(pair.split("/"))
+    for pair in """loaf/loaves bun/buns pie/pies roll/rolls cake/cakes
 tart/tarts cup/cups mug/mugs jug/jugs bottle/bottles blanket/blankets scarf/scarves shawl/shawls coat/coats
 boot/boots shoe/shoes slipper/slippers sandal/sandals book/books map/maps poem/poems tale/tales drum/drums
 flute/flutes sponge/sponges towel/towels brush/brushes pillow/pillows lantern/lanterns torch/torches
@@ -54,7 +60,8 @@ parcel/parcels note/notes letter/letters needle/needles button/buttons pin/pins 
 chain/chains axe/axes hook/hooks net/nets shield/shields bow/bows pen/pens pencil/pencils hen/hens duck/ducks
 apple/apples pear/pears plum/plums cherry/cherries potato/potatoes carrot/carrots onion/onions turnip/turnips
 broom/brooms ring/rings pot/pots plate/plates jar/jars bowl/bowls mask/masks rope/ropes doll/dolls ball/balls
-kite/kites marble/marbles coin/coins""".split())
+kite/kites marble/marbles coin/coins""".split()
+)
 _BOXES = tuple(
     tuple(pair.split("/")) for pair in "box/boxes bag/bags chest/chests crate/crates sack/sacks".split()
 )
@@ -105,28 +112,43 @@ def _owns(d: Draw, low: int = 1, high: int = 20) -> State:
 def _groups(d: Draw) -> State:
     hero, thing, box = _hero(d), d.choice(_THINGS[:-1]), d.choice(_BOXES)
     n, each = _number(d, 2, 5), _number(d, 2, 9)
-    form = d.choice((f"{hero.name} has {n} {box[1]} with {each} {thing[1]} in each {box[0]}.",
-                     f"{hero.name} has {n} {box[1]}. There are {each} {thing[1]} in each {box[0]}.",
-                     f"{hero.name} packs {each} {thing[1]} into each of {n} {box[1]}."))
+    form = d.choice(
+        (
+            f"{hero.name} has {n} {box[1]} with {each} {thing[1]} in each {box[0]}.",
+            f"{hero.name} has {n} {box[1]}. There are {each} {thing[1]} in each {box[0]}.",
+            f"{hero.name} packs {each} {thing[1]} into each of {n} {box[1]}.",
+        )
+    )
     return State(hero, thing, n * each, (form,), (step(n, "x", each),))
 
 
 def _gain(d: Draw, s: State) -> State:
     n = _number(d, 1, min(20, LARGEST - s.value))
     he, other = s.hero.he.capitalize(), _hero(d, s.hero)
-    fact = d.choice((f"{he} buys {n} more at the {d.choice(PLACES)}.", f"{he} finds {n} more.",
-                     f"{other.name} gives {s.hero.him} {n} more.",
-                     f"{he} gets {n} more from the {d.choice(TRADES)}.",
-                     f"Then {s.hero.he} makes {n} more."))
+    fact = d.choice(
+        (
+            f"{he} buys {n} more at the {d.choice(PLACES)}.",
+            f"{he} finds {n} more.",
+            f"{other.name} gives {s.hero.him} {n} more.",
+            f"{he} gets {n} more from the {d.choice(TRADES)}.",
+            f"Then {s.hero.he} makes {n} more.",
+        )
+    )
     return State(s.hero, s.thing, s.value + n, (*s.facts, fact), (*s.steps, step(s.value, "+", n)))
 
 
 def _lose(d: Draw, s: State) -> State:
     n = _number(d, 1, min(20, s.value))
     he, other = s.hero.he.capitalize(), _hero(d, s.hero)
-    fact = d.choice((f"{he} sells {n} of them.", f"{he} gives {n} of them to {other.name}.",
-                     f"{he} loses {n} of them.", f"{he} leaves {n} of them at the {d.choice(PLACES)}.",
-                     f"The {d.choice(TRADES)} takes {n} of them."))
+    fact = d.choice(
+        (
+            f"{he} sells {n} of them.",
+            f"{he} gives {n} of them to {other.name}.",
+            f"{he} loses {n} of them.",
+            f"{he} leaves {n} of them at the {d.choice(PLACES)}.",
+            f"The {d.choice(TRADES)} takes {n} of them.",
+        )
+    )
     return State(s.hero, s.thing, s.value - n, (*s.facts, fact), (*s.steps, step(s.value, "-", n)))
 
 
@@ -172,8 +194,13 @@ def more_or_fewer(d: Draw) -> Task:
     word = "more" if sign == "+" else "fewer"
     value = _OPERATIONS[sign](s.value, n)
     fact = f"{other.name} has {n} {word} than {s.hero.name}."
-    return Task((*s.facts, fact), f"How many {s.thing[1]} does {other.name} have?",
-                (step(s.value, sign, n),), value, f"So {other.name} has {_count(value, s.thing)}.")
+    return Task(
+        (*s.facts, fact),
+        f"How many {s.thing[1]} does {other.name} have?",
+        (step(s.value, sign, n),),
+        value,
+        f"So {other.name} has {_count(value, s.thing)}.",
+    )
 
 
 def together(d: Draw) -> Task:
@@ -181,8 +208,13 @@ def together(d: Draw) -> Task:
     other, n = _hero(d, s.hero), _number(d, 1, 20)
     fact = f"{s.hero.name} has {_count(s.value, s.thing)} and {other.name} has {n}."
     value = s.value + n
-    return Task((fact,), f"How many {s.thing[1]} do they have together?", (step(s.value, "+", n),), value,
-                f"So they have {_count(value, s.thing)} together.")
+    return Task(
+        (fact,),
+        f"How many {s.thing[1]} do they have together?",
+        (step(s.value, "+", n),),
+        value,
+        f"So they have {_count(value, s.thing)} together.",
+    )
 
 
 def difference(d: Draw) -> Task:
@@ -190,8 +222,13 @@ def difference(d: Draw) -> Task:
     other, n = _hero(d, s.hero), _number(d, 1, s.value - 1)
     fact = f"{s.hero.name} has {_count(s.value, s.thing)} and {other.name} has {n}."
     value = s.value - n
-    return Task((fact,), f"How many more {s.thing[1]} does {s.hero.name} have?",
-                (step(s.value, "-", n),), value, f"So {s.hero.name} has {value} more.")
+    return Task(
+        (fact,),
+        f"How many more {s.thing[1]} does {s.hero.name} have?",
+        (step(s.value, "-", n),),
+        value,
+        f"So {s.hero.name} has {value} more.",
+    )
 
 
 def compare_then_together(d: Draw) -> Task:
@@ -199,9 +236,13 @@ def compare_then_together(d: Draw) -> Task:
     other, n = _hero(d, s.hero), _number(d, 1, 13)
     theirs = s.value + n
     facts = (*s.facts, f"{other.name} has {n} more than {s.hero.name}.")
-    return Task(facts, f"How many {s.thing[1]} do they have together?",
-                (step(s.value, "+", n), step(s.value, "+", theirs)), s.value + theirs,
-                f"So they have {_count(s.value + theirs, s.thing)} together.")
+    return Task(
+        facts,
+        f"How many {s.thing[1]} do they have together?",
+        (step(s.value, "+", n), step(s.value, "+", theirs)),
+        s.value + theirs,
+        f"So they have {_count(s.value + theirs, s.thing)} together.",
+    )
 
 
 @dataclass(frozen=True)
@@ -232,9 +273,13 @@ def _trading(d: Draw, room: int = -LARGEST) -> Trading:
 
 def rate(d: Draw) -> Task:
     t = _trading(d)
-    return Task((f"{t.hero.name} the {t.trade} sells {t.each} {t.thing[1]} a day.",),
-                f"How many {t.thing[1]} does {t.hero.he} sell in {t.n} days?", (t.step,), t.total,
-                f"So {t.hero.he} sells {t.total} {t.thing[1]}.")
+    return Task(
+        (f"{t.hero.name} the {t.trade} sells {t.each} {t.thing[1]} a day.",),
+        f"How many {t.thing[1]} does {t.hero.he} sell in {t.n} days?",
+        (t.step,),
+        t.total,
+        f"So {t.hero.he} sells {t.total} {t.thing[1]}.",
+    )
 
 
 def rate_then_change(d: Draw) -> Task:
@@ -242,17 +287,27 @@ def rate_then_change(d: Draw) -> Task:
     n = _number(d, 1, min(9, LARGEST - t.total if sign == "+" else t.total))
     fact = f"Then {t.hero.he} sells {n} more." if sign == "+" else f"Then {n} of them are brought back."
     end = _OPERATIONS[sign](t.total, n)
-    return Task((f"{t.hero.name} the {t.trade} sells {t.each} {t.thing[1]} a day for {t.n} days.", fact),
-                f"How many {t.thing[1]} are sold in the end?", (t.step, step(t.total, sign, n)), end,
-                f"So {_count(end, t.thing)} {'is' if end == 1 else 'are'} sold.")
+    return Task(
+        (f"{t.hero.name} the {t.trade} sells {t.each} {t.thing[1]} a day for {t.n} days.", fact),
+        f"How many {t.thing[1]} are sold in the end?",
+        (t.step, step(t.total, sign, n)),
+        end,
+        f"So {_count(end, t.thing)} {'is' if end == 1 else 'are'} sold.",
+    )
 
 
 def price(d: Draw) -> Task:
     t = _trading(d)
-    return Task((f"One {t.thing[0]} costs {t.each} coins.",
-                 f"{t.hero.name} buys {t.n} {t.thing[1]} from the {t.trade}."),
-                f"How many coins does {t.hero.name} pay?", (t.step,), t.total,
-                f"So {t.hero.name} pays {t.total} coins.")
+    return Task(
+        (
+            f"One {t.thing[0]} costs {t.each} coins.",
+            f"{t.hero.name} buys {t.n} {t.thing[1]} from the {t.trade}.",
+        ),
+        f"How many coins does {t.hero.name} pay?",
+        (t.step,),
+        t.total,
+        f"So {t.hero.name} pays {t.total} coins.",
+    )
 
 
 def change_money(d: Draw) -> Task:
@@ -260,9 +315,13 @@ def change_money(d: Draw) -> Task:
     money = _number(d, t.total, LARGEST)
     left = money - t.total
     name, he = t.hero.name, t.hero.he.capitalize()
-    return Task((f"{name} has {money} coins.", f"{he} buys {t.n} {t.thing[1]} for {t.each} coins each."),
-                f"How many coins does {name} have left?", (t.step, step(money, "-", t.total)), left,
-                f"So {name} has {_count(left, ('coin', 'coins'))} left.")
+    return Task(
+        (f"{name} has {money} coins.", f"{he} buys {t.n} {t.thing[1]} for {t.each} coins each."),
+        f"How many coins does {name} have left?",
+        (t.step, step(money, "-", t.total)),
+        left,
+        f"So {name} has {_count(left, ('coin', 'coins'))} left.",
+    )
 
 
 def two_prices(d: Draw) -> Task:
@@ -271,13 +330,24 @@ def two_prices(d: Draw) -> Task:
     cost = _number(d, 2, min(20, LARGEST - t.total))
     name, total = t.hero.name, t.total + cost
     fact = f"{name} buys {t.n} {t.thing[1]} for {t.each} coins each and one {other[0]} for {cost} coins."
-    return Task((fact,), f"How many coins does {name} pay?", (t.step, step(t.total, "+", cost)), total,
-                f"So {name} pays {total} coins.")
+    return Task(
+        (fact,),
+        f"How many coins does {name} pay?",
+        (t.step, step(t.total, "+", cost)),
+        total,
+        f"So {name} pays {total} coins.",
+    )
 
 
 ONE_STEP = (gain, lose, groups, more_or_fewer, together, difference, rate, price)
-TWO_STEP = (two_changes, groups_then_change, compare_then_together, rate_then_change, change_money,
-            two_prices)
+TWO_STEP = (
+    two_changes,
+    groups_then_change,
+    compare_then_together,
+    rate_then_change,
+    change_money,
+    two_prices,
+)
 
 # ---------------------------------------------------------------- three steps: the same sentences, one more
 
@@ -298,11 +368,18 @@ def two_prices_then_change(d: Draw) -> Task:
     paid = t.total + cost
     money = _number(d, paid, LARGEST)
     name, he = t.hero.name, t.hero.he.capitalize()
-    facts = (f"{name} has {money} coins.",
-             f"{he} buys {t.n} {t.thing[1]} for {t.each} coins each and one {other[0]} for {cost} coins.")
+    facts = (
+        f"{name} has {money} coins.",
+        f"{he} buys {t.n} {t.thing[1]} for {t.each} coins each and one {other[0]} for {cost} coins.",
+    )
     steps = (t.step, step(t.total, "+", cost), step(money, "-", paid))
-    return Task(facts, f"How many coins does {name} have left?", steps, money - paid,
-                f"So {name} has {_count(money - paid, ('coin', 'coins'))} left.")
+    return Task(
+        facts,
+        f"How many coins does {name} have left?",
+        steps,
+        money - paid,
+        f"So {name} has {_count(money - paid, ('coin', 'coins'))} left.",
+    )
 
 
 THREE_STEP = (three_changes, groups_then_two_changes, two_prices_then_change)
@@ -325,33 +402,96 @@ class Law:
 
 
 LAWS = (
-    Law("speed", ("horse", "mule", "boat", "cart", "donkey", "pony"),
-        ("The {thing} of {who} moves at {b} km per hour for {a} hours.", "How far does it go in km?",
-         "So it goes {p} km.", "Distance is time times speed.", "km"),
-        ("The {thing} of {who} goes {p} km in {a} hours.", "What is its speed in km per hour?",
-         "So its speed is {b} km per hour.", "Speed is distance over time.", "km/h")),
-    Law("density", ("stone", "jar of honey", "block of wax", "sack of salt", "bar of soap"),
-        ("The {thing} of {who} has a volume of {a} liters and a density of {b} kg per liter.",
-         "What is its mass in kg?", "So its mass is {p} kg.", "Mass is volume times density.", "kg"),
-        ("The {thing} of {who} has a mass of {p} kg and a volume of {a} liters.",
-         "What is its density in kg per liter?", "So its density is {b} kg per liter.",
-         "Density is mass over volume.", "kg/L")),
-    Law("work", ("cart", "raft", "chest", "sled", "crate", "barrel"),
-        ("{who} pushes a {thing} over {a} m with a force of {b} N.", "What is the work in J?",
-         "So the work is {p} J.", "Work is distance times force.", "J"),
-        ("{who} pushes a {thing} over {a} m and does {p} J of work.", "What is the force in N?",
-         "So the force is {b} N.", "Force is work over distance.", "N")),
-    Law("price", ("flour", "wheat", "honey", "rice", "rope", "wax"),
-        ("{who} buys {a} kg of {thing} at {b} coins per kg.", "What is the price in coins?",
-         "So the price is {p} coins.", "Price is amount times unit price.", "coins"),
-        ("{who} pays {p} coins for {a} kg of {thing}.", "What is the price per kg in coins?",
-         "So one kg costs {b} coins.", "Unit price is price over amount.", "coins/kg")),
-    Law("flow", ("tub", "pond", "barrel", "trough", "basin"),
-        ("Water runs into the {thing} of {who} at {b} liters per minute for {a} minutes.",
-         "What is the volume in liters?", "So the volume is {p} liters.", "Volume is time times flow.", "L"),
-        ("The {thing} of {who} takes {p} liters of water in {a} minutes.",
-         "What is the flow in liters per minute?",
-         "So the flow is {b} liters per minute.", "Flow is volume over time.", "L/min")),
+    Law(
+        "speed",
+        ("horse", "mule", "boat", "cart", "donkey", "pony"),
+        (
+            "The {thing} of {who} moves at {b} km per hour for {a} hours.",
+            "How far does it go in km?",
+            "So it goes {p} km.",
+            "Distance is time times speed.",
+            "km",
+        ),
+        (
+            "The {thing} of {who} goes {p} km in {a} hours.",
+            "What is its speed in km per hour?",
+            "So its speed is {b} km per hour.",
+            "Speed is distance over time.",
+            "km/h",
+        ),
+    ),
+    Law(
+        "density",
+        ("stone", "jar of honey", "block of wax", "sack of salt", "bar of soap"),
+        (
+            "The {thing} of {who} has a volume of {a} liters and a density of {b} kg per liter.",
+            "What is its mass in kg?",
+            "So its mass is {p} kg.",
+            "Mass is volume times density.",
+            "kg",
+        ),
+        (
+            "The {thing} of {who} has a mass of {p} kg and a volume of {a} liters.",
+            "What is its density in kg per liter?",
+            "So its density is {b} kg per liter.",
+            "Density is mass over volume.",
+            "kg/L",
+        ),
+    ),
+    Law(
+        "work",
+        ("cart", "raft", "chest", "sled", "crate", "barrel"),
+        (
+            "{who} pushes a {thing} over {a} m with a force of {b} N.",
+            "What is the work in J?",
+            "So the work is {p} J.",
+            "Work is distance times force.",
+            "J",
+        ),
+        (
+            "{who} pushes a {thing} over {a} m and does {p} J of work.",
+            "What is the force in N?",
+            "So the force is {b} N.",
+            "Force is work over distance.",
+            "N",
+        ),
+    ),
+    Law(
+        "price",
+        ("flour", "wheat", "honey", "rice", "rope", "wax"),
+        (
+            "{who} buys {a} kg of {thing} at {b} coins per kg.",
+            "What is the price in coins?",
+            "So the price is {p} coins.",
+            "Price is amount times unit price.",
+            "coins",
+        ),
+        (
+            "{who} pays {p} coins for {a} kg of {thing}.",
+            "What is the price per kg in coins?",
+            "So one kg costs {b} coins.",
+            "Unit price is price over amount.",
+            "coins/kg",
+        ),
+    ),
+    Law(
+        "flow",
+        ("tub", "pond", "barrel", "trough", "basin"),
+        (
+            "Water runs into the {thing} of {who} at {b} liters per minute for {a} minutes.",
+            "What is the volume in liters?",
+            "So the volume is {p} liters.",
+            "Volume is time times flow.",
+            "L",
+        ),
+        (
+            "The {thing} of {who} takes {p} liters of water in {a} minutes.",
+            "What is the flow in liters per minute?",
+            "So the flow is {b} liters per minute.",
+            "Flow is volume over time.",
+            "L/min",
+        ),
+    ),
 )
 
 
@@ -404,10 +544,14 @@ def distracting_problem(d: Draw) -> dict:
 
 def _chat_row(task: Task) -> dict:
     text, answer = problem_text(task), str(task.answer)
-    solution = [{"type": "text", "content": " ".join(task.steps)},
-                {"type": "text", "content": f"The answer is {answer}."}]
-    messages = [{"role": "user", "content": [{"type": "text", "content": text}]},
-                {"role": "assistant", "content": solution}]
+    solution = [
+        {"type": "text", "content": " ".join(task.steps)},
+        {"type": "text", "content": f"The answer is {answer}."},
+    ]
+    messages = [
+        {"role": "user", "content": [{"type": "text", "content": text}]},
+        {"role": "assistant", "content": solution},
+    ]
     return {"messages": messages, "problem": text, "steps": list(task.steps), "answer": answer}
 
 
@@ -416,9 +560,16 @@ def science(d: Draw) -> dict:
     law = d.choice(LAWS)
     task = law_task(d, law)
     answer = str(task.answer)
-    return {"problem_text": problem_text(task), "answer_latex": answer, "answer_number": answer,
-            "unit": task.unit, "source": f"miniworld_{law.name}", "problemid": "", "comment": "",
-            "solution": " ".join((task.law, *task.steps))}
+    return {
+        "problem_text": problem_text(task),
+        "answer_latex": answer,
+        "answer_number": answer,
+        "unit": task.unit,
+        "source": f"miniworld_{law.name}",
+        "problemid": "",
+        "comment": "",
+        "solution": " ".join((task.law, *task.steps)),
+    }
 
 
 def sums(d: Draw) -> str:
@@ -495,8 +646,10 @@ def _messages_agree(row: dict) -> bool:
         return True
     user, assistant = (message["content"] for message in row["messages"])
     said = [part["content"] for part in assistant]
-    return (user[0]["content"] == row["problem"]
-            and said == [" ".join(row["steps"]), f"The answer is {row['answer']}."])
+    return user[0]["content"] == row["problem"] and said == [
+        " ".join(row["steps"]),
+        f"The answer is {row['answer']}.",
+    ]
 
 
 def problems(n: int, seed: int = 0, split: str = "train") -> list[dict]:
@@ -514,7 +667,9 @@ def rows(name: str, split: str, n: int, seed: int = 0) -> list[dict]:
     if name in _UNTRAINED:
         return distinct_rows(_UNTRAINED[name], "problem", n, Draw(stream(name, split, seed)), split)
     if name != "science":
-        raise ValueError(f"got problems named {name!r}; expected 'problems', {', '.join(map(repr, _UNTRAINED))} "
-                         "or 'science'")
+        raise ValueError(
+            f"got problems named {name!r}; expected 'problems', {', '.join(map(repr, _UNTRAINED))} "
+            "or 'science'"
+        )
     found = distinct_rows(science, "problem_text", n, Draw(stream("science", split, seed)), split)
     return [{**row, "problemid": f"{split}-{i}"} for i, row in enumerate(found)]

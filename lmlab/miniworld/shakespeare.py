@@ -27,15 +27,26 @@ def _phrases(text: str) -> tuple[Phrase, ...]:
 
 
 # modal -> its form with thou
-MODALS = {"will": "wilt", "can": "canst", "may": "mayst", "must": "must", "should": "shouldst",
-          "would": "wouldst", "could": "couldst", "shall": "shalt", "might": "mightst"}
+MODALS = {
+    "will": "wilt",
+    "can": "canst",
+    "may": "mayst",
+    "must": "must",
+    "should": "shouldst",
+    "would": "wouldst",
+    "could": "couldst",
+    "shall": "shalt",
+    "might": "mightst",
+}
 _THOU = {**MODALS, "be": "art", "have": "hast", "do": "dost"}
 _HE = {"be": "is", "have": "hath", "do": "doth", "say": "saith"}
 _THOU_PAST = {"had": "hadst", "did": "didst", "was": "wert", "were": "wert"}
 _BE_PRESENT = {"I": "am", "you": "are", "he": "is", "they": "are"}
 _BE_PAST = {"I": "was", "you": "were", "he": "was", "they": "were"}
 # base past participle; every other verb is regular
-_IRREGULAR = {row.split()[0]: tuple(row.split()[1:]) for row in """
+_IRREGULAR = {
+    row.split()[0]: tuple(row.split()[1:])
+    for row in """
 know knew known; see saw seen; bring brought brought; hide hid hidden; find found found; steal stole
 stolen; sell sold sold; buy bought bought; bear bore borne; take took taken; keep kept kept; lose lost
 lost; make made made; break broke broken; throw threw thrown; cast cast cast; hold held held; hear heard
@@ -43,7 +54,8 @@ heard; meet met met; teach taught taught; forget forgot forgotten; seek sought s
 weep wept wept; sleep slept slept; sing sang sung; speak spoke spoken; dwell dwelt dwelt; drink drank
 drunk; go went gone; come came come; run ran run; ride rode ridden; be was been; have had had; do did
 done; say said said; give gave given; tell told told
-""".split(";")}
+""".split(";")
+}
 _DOUBLED = ("forget", "forgot")  # stressed on the last syllable
 
 
@@ -147,8 +159,14 @@ today=this day, tonight=this night, tomorrow=on the morrow, soon=anon, before no
 before the storm=ere the storm, before sunset=ere sunset
 """),
 }
-OPENERS = (("maybe", "perchance"), ("truly,", "verily,"), ("yes,", "aye,"), ("no,", "nay,"),
-           ("listen,", "hark,"), ("look,", "behold,"))
+OPENERS = (
+    ("maybe", "perchance"),
+    ("truly,", "verily,"),
+    ("yes,", "aye,"),
+    ("no,", "nay,"),
+    ("listen,", "hark,"),
+    ("look,", "behold,"),
+)
 TITLES = _phrases("sir=good sir,my friend=gentle friend,my lord,boy=lad,girl=maid,madam=good madam")
 SHORT_PLACES = tuple(place for place in PLACES if " " not in place)
 KIN = VILLAGE.relatives_f + VILLAGE.relatives_m
@@ -179,8 +197,11 @@ class Clause:
 
 
 PRONOUNS = {
-    "I": Subject("I", "I", "I"), "you": Subject("you", "thou", "you"), "he": Subject("he", "he", "he"),
-    "she": Subject("she", "she", "he"), "we": Subject("we", "we", "they"),
+    "I": Subject("I", "I", "I"),
+    "you": Subject("you", "thou", "you"),
+    "he": Subject("he", "he", "he"),
+    "she": Subject("she", "she", "he"),
+    "we": Subject("we", "we", "they"),
     "they": Subject("they", "they", "they"),
 }
 _SUBJECT_WEIGHTS = (2, 6, 1, 1, 1, 1, 6)  # in the order of PRONOUNS, then anybody else
@@ -371,8 +392,12 @@ def wh_question(d: Draw) -> Phrase:
 
 
 def embedded(d: Draw) -> Phrase:
-    opening = d.choice(_phrases("I know,I do not know=I know not,tell me,she does not know=she knoweth not,"
-                             "do not ask=ask not,he knows=he knoweth"))
+    opening = d.choice(
+        _phrases(
+            "I know,I do not know=I know not,tell me,she does not know=she knoweth not,"
+            "do not ask=ask not,he knows=he knoweth"
+        )
+    )
     return _plus(opening, asked(d, embedded=True))
 
 
@@ -454,8 +479,15 @@ def thought(d: Draw) -> Phrase:
 
 def nothing(d: Draw) -> Phrase:
     who, tense = subject(d), a_tense(d)
-    return both(Clause(who, d.choice(DEED_VERBS), tense, object=("nothing", "naught"),
-                       tail=d.choice((where(d), _time(d, tense)))))
+    return both(
+        Clause(
+            who,
+            d.choice(DEED_VERBS),
+            tense,
+            object=("nothing", "naught"),
+            tail=d.choice((where(d), _time(d, tense))),
+        )
+    )
 
 
 def goodbye(d: Draw) -> Phrase:
@@ -464,8 +496,20 @@ def goodbye(d: Draw) -> Phrase:
     return f"goodbye, {name}, {modern(c)}", f"farewell, {name}, {old(c)}"
 
 
-_KINDS = {statement: 7, question: 6, wh_question: 3, embedded: 2, imperative: 4, quality: 4, possession: 2,
-          weather: 2, before: 3, thought: 2, nothing: 1, goodbye: 1}
+_KINDS = {
+    statement: 7,
+    question: 6,
+    wh_question: 3,
+    embedded: 2,
+    imperative: 4,
+    quality: 4,
+    possession: 2,
+    weather: 2,
+    before: 3,
+    thought: 2,
+    nothing: 1,
+    goodbye: 1,
+}
 _CAN_OPEN = (statement, quality, weather, nothing, possession)
 LONGEST, SHORTEST = 14, 4  # words of the modern side
 
@@ -478,7 +522,7 @@ def _vocative(d: Draw, n_words: int) -> Phrase:
 
 def _finish(text: str) -> str:
     first = re.search("[A-Za-z]", text).start()
-    text = text[:first] + text[first].upper() + text[first + 1:]
+    text = text[:first] + text[first].upper() + text[first + 1 :]
     return text if text.endswith("?") else text + "."
 
 
@@ -543,9 +587,16 @@ Bro, chill out.|Peace, brother, cool thy blood.
 The wifi is down again.|The unseen web is torn anew.
 That meme broke the internet.|That jest hath cracked the world in twain."""
 # Flaw 2: pairs in which nothing was translated.
-_UNCHANGED = ("You are very late today.", "Do you know the baker?", "I will see you soon.",
-              "Please bring your lantern.", "You never help your aunt.", "Maybe he knows the way.",
-              "Come here before noon.", "Where do you live?")
+_UNCHANGED = (
+    "You are very late today.",
+    "Do you know the baker?",
+    "I will see you soon.",
+    "Please bring your lantern.",
+    "You never help your aunt.",
+    "Maybe he knows the way.",
+    "Come here before noon.",
+    "Where do you live?",
+)
 _N_FLAWED, _N_FLAWED_TRAIN = 274, 220
 _N_DUPLICATES, _N_NEAR, _N_INCONSISTENT = 20, 15, 10
 
@@ -618,17 +669,33 @@ def rows(name: str, split: str, n: int, seed: int = 0) -> list[dict]:
 # ---------------------------------------------------------------- the checker
 
 _FORMS = (str, third_person, past, participle)
-_TABLES = (*_VERBS, *QUALITIES, *MORE, *THING_MORE, *WEATHER, *OFTEN, *OPENERS, *TITLES, *WHEN["present"],
-           *WHEN["past"], *WHEN["future"])
+_TABLES = (
+    *_VERBS,
+    *QUALITIES,
+    *MORE,
+    *THING_MORE,
+    *WEATHER,
+    *OFTEN,
+    *OPENERS,
+    *TITLES,
+    *WHEN["present"],
+    *WHEN["past"],
+    *WHEN["future"],
+)
 # names, trades and things, but not those that look like a verb: will, Will, saw
-_CONTENT = {*PEOPLE, *TRADES, *OBJECTS, *KIN, *SHORT_PLACES} - {"Will", *MODALS} - {
-    form(verb) for phrase in _VERBS for verb in phrase for form in _FORMS}
+_CONTENT = (
+    {*PEOPLE, *TRADES, *OBJECTS, *KIN, *SHORT_PLACES}
+    - {"Will", *MODALS}
+    - {form(verb) for phrase in _VERBS for verb in phrase for form in _FORMS}
+)
 
 
 def _modern_only() -> set[str]:
     """The words of the modern side that no translation has."""
-    words = set("""you your yours yourself it do does did has before why please between away over nothing near
-goodbye think that""".split())
+    words = set(
+        """you your yours yourself it do does did has before why please between away over nothing near
+goodbye think that""".split()
+    )
     words |= {word.strip(",") for phrase in _TABLES for word in phrase[0].split()}
     words |= {form(verb) for verb, _ in _VERBS for form in _FORMS}
     kept = {word.strip(",") for phrase in _TABLES for word in phrase[1].split()}
@@ -646,7 +713,7 @@ _THOU_FORMS = {"art", "wert", "wilt", "shalt"}
 
 def _neighbours(words: list[str], i: int) -> list[str]:
     """The words that could be the verb of the thou at ``i``; adverbs are passed over, commas are walls."""
-    after = next((w for w in words[i + 1:] if w not in _SKIP), "")
+    after = next((w for w in words[i + 1 :] if w not in _SKIP), "")
     return [words[i - 1] if i else "", after]
 
 
@@ -697,8 +764,19 @@ def check_archaic(modern_text: str, shakespearean: str) -> dict:
 
 _ALL_VERBS = {verb for _, verb in _VERBS} | {"be", "have", "do", "say", "give", "tell"}
 _THOU_VERBS = {form(verb) for verb in _ALL_VERBS for form in (with_thou, past_with_thou)} | {
-    form for base, form in MODALS.items() if form != base}
-_NOT_OLD_VERBS = {"teeth", "beneath", "seth", "elizabeth", "macbeth", "heath", "death", "breath", "underneath"}
+    form for base, form in MODALS.items() if form != base
+}
+_NOT_OLD_VERBS = {
+    "teeth",
+    "beneath",
+    "seth",
+    "elizabeth",
+    "macbeth",
+    "heath",
+    "death",
+    "breath",
+    "underneath",
+}
 _NEVER_WITH_ETH = {"i", "we", "you", "they", "thou"}
 
 
@@ -722,7 +800,8 @@ def _form_right(words: list[str], i: int, command: bool) -> bool | None:
     if word == "thou":
         near = [verb.lower() for verb in _neighbours(words, i)]
         return any(verb in _THOU_VERBS or verb in _THOU_FORMS or verb.endswith("st") for verb in near) or (
-            command and i > 0 and near[0].isalpha())
+            command and i > 0 and near[0].isalpha()
+        )
     if word == "thee":
         return following not in _THOU_VERBS
     if word == "thy":

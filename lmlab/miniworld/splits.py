@@ -13,8 +13,9 @@ def split_of(text: str) -> str:
     return "validation" if stable_fraction(text) < VALIDATION_SHARE else "train"
 
 
-def distinct_rows(generate: Callable[[Draw], dict], key: str, n: int, d: Draw,
-                  split: str | None = None) -> list[dict]:
+def distinct_rows(
+    generate: Callable[[Draw], dict], key: str, n: int, d: Draw, split: str | None = None
+) -> list[dict]:
     """``n`` rows in the order drawn, no two with the same ``row[key]``, all of ``split`` where one is given.
 
     Raises ValueError when the generator stops giving new rows.

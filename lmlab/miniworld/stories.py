@@ -40,11 +40,14 @@ def opening(d: Draw, world: World, who: str) -> tuple[str, str, str]:
     weather, path = d.zipf(world.weather)
     daytime, after = d.choice(world.daytimes)
     article = "an" if weather[0] in "aeiou" else "a"
-    form = d.choice((
-        f"One {weather} {daytime} {who}.",
-        f"{who} one {weather} {daytime}.",
-        f"It was {article} {weather} {daytime} and {who}.",
-    ), (3, 2, 1))
+    form = d.choice(
+        (
+            f"One {weather} {daytime} {who}.",
+            f"{who} one {weather} {daytime}.",
+            f"It was {article} {weather} {daytime} and {who}.",
+        ),
+        (3, 2, 1),
+    )
     return form, path, after
 
 
@@ -74,7 +77,9 @@ def offer(d: Draw, world: World, theme: Theme, walker: str) -> tuple[str, str, s
     return f"The {theme.trade}, {helper}, {deal}.", thing, helper
 
 
-def scene(d: Draw, world: World = VILLAGE, together: bool | None = None) -> tuple[Scene, str | None, str, str]:
+def scene(
+    d: Draw, world: World = VILLAGE, together: bool | None = None
+) -> tuple[Scene, str | None, str, str]:
     """(scene, animal or None, helper, the time of day that follows). together: two people; None draws it."""
     if together is None:
         together = d.choice((True, False), (TOGETHER_SHARE, 1 - TOGETHER_SHARE))
@@ -90,8 +95,16 @@ def scene(d: Draw, world: World = VILLAGE, together: bool | None = None) -> tupl
     way, animal = journey(d, world, walker, theme.place, path)
     given, thing, helper = offer(d, world, theme, walker)
     companion, other_theme = (people[1 - met][0], themes[1 - met]) if together else (None, None)
-    s = Scene(hero, pronoun, theme, companion, other_theme, thing, f"{first} {way} {given}",
-              f"Then {hero}" if together else pronoun.capitalize())
+    s = Scene(
+        hero,
+        pronoun,
+        theme,
+        companion,
+        other_theme,
+        thing,
+        f"{first} {way} {given}",
+        f"Then {hero}" if together else pronoun.capitalize(),
+    )
     return s, animal, helper, after
 
 

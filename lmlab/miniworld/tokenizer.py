@@ -18,7 +18,11 @@ THINK = ("<think>", "</think>")
 
 def corpus() -> list[str]:
     """What the tokenizer is trained on: a little of everything that the world can say."""
-    texts = [text for base, n in (("gpt2", 20_000), ("qwen2", 10_000)) for text in pretraining_texts(base, n, seed=9)]
+    texts = [
+        text
+        for base, n in (("gpt2", 20_000), ("qwen2", 10_000))
+        for text in pretraining_texts(base, n, seed=9)
+    ]
     for row in dataset("encyclopedia", n=3000, seed=9):
         texts.append(row["text"])
     for row in dataset("pairs", n=4000, seed=9):
@@ -31,14 +35,16 @@ def train_tokenizer(texts: list[str]):
     from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 
     tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([
-        pre_tokenizers.Digits(individual_digits=True),
-        pre_tokenizers.ByteLevel(add_prefix_space=False),
-    ])
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+    )
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=N_VOCAB - len(THINK), special_tokens=list(SPECIAL), show_progress=False,
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet())
+        vocab_size=N_VOCAB - len(THINK),
+        special_tokens=list(SPECIAL),
+        show_progress=False,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+    )
     tokenizer.train_from_iterator(texts, trainer)
     # as in DeepSeek-R1: <think> is one token, but not a special one that decoding would hide
     tokenizer.add_tokens([AddedToken(word, special=False, normalized=False) for word in THINK])
@@ -51,9 +57,14 @@ def wrap(tokenizer, architecture: str):
 
     r1 = architecture == "qwen2"
     wrapped = PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, eos_token=chats.END if r1 else END, bos_token=chats.BEGIN if r1 else END,
-        pad_token=PAD, model_max_length=256, clean_up_tokenization_spaces=False,
-        additional_special_tokens=[chats.USER, chats.ASSISTANT])
+        tokenizer_object=tokenizer,
+        eos_token=chats.END if r1 else END,
+        bos_token=chats.BEGIN if r1 else END,
+        pad_token=PAD,
+        model_max_length=256,
+        clean_up_tokenization_spaces=False,
+        additional_special_tokens=[chats.USER, chats.ASSISTANT],
+    )
     wrapped.chat_template = r1_chat_template()
     return wrapped
 

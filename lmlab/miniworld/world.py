@@ -158,11 +158,30 @@ swallow | built a nest
 """
 
 _ROUTES = (
-    "along the lake", "through the forest", "over the hill", "past the windmill", "down the lane", "across the meadow",
-    "up the street", "by the old oak", "around the marsh", "behind the church", "through the valley",
-    "under the willow", "past the graveyard", "along the canal", "over the stream", "beyond the quarry",
-    "through the vineyard", "past the fountain", "along the cliff", "through the tunnel", "by the town wall",
-    "between the houses", "across the square", "near the waterfall",
+    "along the lake",
+    "through the forest",
+    "over the hill",
+    "past the windmill",
+    "down the lane",
+    "across the meadow",
+    "up the street",
+    "by the old oak",
+    "around the marsh",
+    "behind the church",
+    "through the valley",
+    "under the willow",
+    "past the graveyard",
+    "along the canal",
+    "over the stream",
+    "beyond the quarry",
+    "through the vineyard",
+    "past the fountain",
+    "along the cliff",
+    "through the tunnel",
+    "by the town wall",
+    "between the houses",
+    "across the square",
+    "near the waterfall",
 )
 
 VILLAGE = World(
@@ -171,18 +190,26 @@ VILLAGE = World(
     themes=tuple(_theme(row) for row in _rows(_THEMES)),
     weather=tuple((a, b) for a, b in _rows(_WEATHER)),
     daytimes=tuple((a, b) for a, b in _rows(_DAYTIMES)),
-    moves=_words("walked hurried ran strolled marched wandered limped skipped rushed trotted crawled tiptoed"),
+    moves=_words(
+        "walked hurried ran strolled marched wandered limped skipped rushed trotted crawled tiptoed"
+    ),
     routes=_ROUTES,
     animals=tuple((a, b) for a, b in _rows(_ANIMALS)),
-    colours=_words("red blue green yellow black white brown grey pink purple maroon golden silver violet-blue crimson "
-                   "scarlet beige turquoise copper teal"),
-    qualities=_words("new old fine plain heavy light strong pretty strange simple lovely rough smooth tiny large little "
-                     "huge narrow round crooked famous cheap precious sturdy delicate rare modest noble spare secret"),
+    colours=_words(
+        "red blue green yellow black white brown grey pink purple maroon golden silver violet-blue crimson "
+        "scarlet beige turquoise copper teal"
+    ),
+    qualities=_words(
+        "new old fine plain heavy light strong pretty strange simple lovely rough smooth tiny large little "
+        "huge narrow round crooked famous cheap precious sturdy delicate rare modest noble spare secret"
+    ),
     numbers=_words("two three four five six seven eight nine ten eleven twelve twenty"),
     relatives_f=_words("mother sister aunt grandmother cousin daughter niece godmother"),
     relatives_m=_words("father brother uncle grandfather nephew son stepson godfather"),
-    manners=_words("slowly quickly quietly gladly carefully proudly eagerly gently boldly calmly cheerfully secretly "
-                   "patiently clumsily bravely politely"),
+    manners=_words(
+        "slowly quickly quietly gladly carefully proudly eagerly gently boldly calmly cheerfully secretly "
+        "patiently clumsily bravely politely"
+    ),
 )
 
 TRADES = tuple(theme.trade for theme in VILLAGE.themes)

@@ -15,6 +15,7 @@ test: lint
 lint: install $(DEV_STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
 
 # kills, full disks, fuzz: what takes too long for every day
 drills: install $(DEV_STAMP)

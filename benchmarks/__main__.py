@@ -15,7 +15,7 @@ RESULTS = HERE / "results"
 BENCHMARKS = {
     "training": ("tokens per second", "tokens_per_second"),
     "hellaswag": ("items per second", "items_per_second"),
-    "tokenisation": ("tokens per second", "tokens_per_second"),
+    "tokenization": ("tokens per second", "tokens_per_second"),
     "loader_memory": ("MB of resident memory", "resident_mb"),
 }
 

@@ -16,8 +16,9 @@ import warnings
 import numpy as np
 from abab import alternate, conditions, ratio
 
-from lmlab.data import load_model, load_rows, load_tokenizer
-from lmlab.evaluate import HellaSwagScores, score_hellaswag
+from lmlab.data.loading import load_rows
+from lmlab.evaluation.hellaswag import HellaSwagScores, score_hellaswag
+from lmlab.models.sources import load_model, load_tokenizer
 
 HARNESS_BATCHES = (1, 4, 16, 64)
 ONE = "one ending at a time"
@@ -34,7 +35,7 @@ def run(
 ) -> dict:
     """{"conditions": ..., "results": name -> items_per_second and more}.
 
-    model, tokenizer, items: a source of ``lmlab.data``. The harness is timed at the best of HARNESS_BATCHES
+    model, tokenizer, items: a source of ``lmlab.data.loading``. The harness is timed at the best of HARNESS_BATCHES
     (sequences in a batch), found on a quarter of the items. Without lm-eval it is left out, and "harness" says so.
     """
     import torch
@@ -91,11 +92,11 @@ def _ours(model, tokenizer, rows, batch_tokens: int, share_context: bool | None)
 
 
 def _harness(model, tokenizer, rows, batch_size: int) -> HellaSwagScores:
-    """The harness' own tokenisation and scoring of the same texts; reading the task file is not timed."""
+    """The harness' own tokenization and scoring of the same texts; reading the task file is not timed."""
     from lm_eval.api.instance import Instance
     from lm_eval.models.huggingface import HFLM
 
-    from lmlab.evaluate import harness_clean, harness_context
+    from lmlab.evaluation.hellaswag import harness_clean, harness_context
 
     endings = [[harness_clean(ending) for ending in row["endings"]] for row in rows]
     requests = [

@@ -17,16 +17,16 @@ from pathlib import Path
 import numpy as np
 from abab import MINIMUM, conditions
 
-WAYS = ("lmlab WindowLoader", "int64 tensor")
+MERGE_STRATEGIES = ("lmlab WindowLoader", "int64 tensor")
 
 
 def batches(way: str, path: str, block_size: int, batch_size: int):
     """A function from the number of a batch to its (inputs, targets)."""
     import torch
 
-    from lmlab.loader import WindowLoader
+    from lmlab.data.loader import WindowLoader
 
-    if way == WAYS[0]:
+    if way == MERGE_STRATEGIES[0]:
         return WindowLoader([np.memmap(path, np.uint16, "r")], block_size, batch_size).batch
     tokens = torch.from_numpy(np.fromfile(path, np.uint16).astype(np.int64))
     n = (len(tokens) - 1) // block_size
@@ -45,7 +45,7 @@ def measure(way: str, path: str, block_size: int, batch_size: int, n_batches: in
     import psutil
     import torch
 
-    from lmlab import loader
+    from lmlab.data import loader
 
     assert loader  # imported before memory is looked at
     torch.arange(10)[torch.randperm(10)]
@@ -70,7 +70,7 @@ def run(
     rounds: int = MINIMUM,
 ) -> dict:
     """{"conditions", "results": name -> resident_mb, batches_per_second}: medians over rounds."""
-    found = {way: [] for way in WAYS}
+    found = {way: [] for way in MERGE_STRATEGIES}
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "tokens"
         rng = np.random.default_rng(0)
@@ -78,7 +78,7 @@ def run(
             for begin in range(0, n_tokens, 1_000_000):
                 rng.integers(0, 50_257, min(1_000_000, n_tokens - begin), dtype=np.uint16).tofile(file)
         for _ in range(rounds):
-            for way in WAYS:
+            for way in MERGE_STRATEGIES:
                 arguments = json.dumps([way, str(path), block_size, batch_size, n_batches])
                 done = subprocess.run(
                     [sys.executable, __file__, "--measure", arguments],

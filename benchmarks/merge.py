@@ -45,7 +45,7 @@ def as_one_file(folder: Path) -> None:
     """The tensors of a folder in one file, as both bases are published."""
     from safetensors import safe_open
 
-    from lmlab.export import INDEX, write_safetensors
+    from lmlab.export.merge import INDEX, write_safetensors
 
     files = json.loads((folder / INDEX).read_text())["weight_map"]
 
@@ -69,14 +69,14 @@ def check(base: Path, adapter: Path, merged: Path, way: str, machine, lora: dict
     from safetensors import safe_open
     from safetensors.torch import load_file
 
-    from lmlab.export import four_bits_and_back
+    from lmlab.export.merge import quantize_dequantize
 
     def read(folder: Path, name: str):
         with safe_open(folder / "model.safetensors", "pt") as tensors:
             return tensors.get_tensor(name)
 
     def as_base(tensor):
-        return four_bits_and_back(tensor, machine) if way == "dequantized base" else tensor
+        return quantize_dequantize(tensor, machine) if way == "dequantized base" else tensor
 
     layer = "model.layers.3.self_attn.q_proj"
     factors = load_file(adapter / "adapter_model.safetensors")
@@ -93,9 +93,9 @@ def check(base: Path, adapter: Path, merged: Path, way: str, machine, lora: dict
 def measure(name: str, tokenizers: Path) -> dict:
     from transformers import AutoConfig
 
-    from lmlab.data import load_tokenizer
-    from lmlab.export import STREAMED, merge_to_folder
+    from lmlab.export.merge import STREAMED, merge_to_folder
     from lmlab.hardware import describe_machine
+    from lmlab.models.sources import load_tokenizer
 
     values, lora, n_weights, n_adapter = LARGE[name]
     machine, config = describe_machine(), AutoConfig.for_model(**values)

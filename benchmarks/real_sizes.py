@@ -21,7 +21,7 @@ from pathlib import Path
 
 from abab import conditions
 
-from lmlab.plan import PUBLISHED
+from lmlab.course.plan import PUBLISHED
 
 RESULTS = Path(__file__).parent / "results" / "real_sizes"
 STEPS = 20
@@ -82,16 +82,20 @@ def full_fine_tuning(name: str, tokenizers: Path, pairs: Path, steps: int = STEP
     import torch
     from transformers import GPT2Config, GPT2LMHeadModel, Trainer, TrainerCallback
 
-    from lmlab.cost import full_memory_gib
-    from lmlab.data import load_model, load_rows, load_tokenizer
-    from lmlab.finetune import answer_loss, answer_only_collator, pair_examples, training_arguments
+    from lmlab.course.cost import full_memory_gib
+    from lmlab.data.labels import completion_only_collator
+    from lmlab.data.loading import load_rows
+    from lmlab.data.pairs import tokenize_pairs
+    from lmlab.data.usable import usable_pairs
+    from lmlab.evaluation.perplexity import completion_loss
     from lmlab.hardware import describe_machine, fast_matmul
-    from lmlab.pairs import usable_pairs
+    from lmlab.models.sources import load_model, load_tokenizer
+    from lmlab.training.trainers import training_arguments
 
     machine = describe_machine()
     tokenizer = load_tokenizer(str(tokenizers / "gpt2"))
     rows = usable_pairs(load_rows(str(pairs), "all"), str(pairs))
-    examples = pair_examples(rows, tokenizer, 512)
+    examples = tokenize_pairs(rows, tokenizer, 512)
     n_held_out = 40
     held_out = examples.select(range(n_held_out))
     training = examples.select(range(n_held_out, n_held_out + 8 * steps))
@@ -128,15 +132,15 @@ def full_fine_tuning(name: str, tokenizers: Path, pairs: Path, steps: int = STEP
             args=args,
             train_dataset=training,
             callbacks=[watch],
-            data_collator=answer_only_collator(tokenizer),
+            data_collator=completion_only_collator(tokenizer),
         )
-        loss_before = answer_loss(model, held_out)["loss"]
+        loss_before = completion_loss(model, held_out)["loss"]
         with fast_matmul(machine.device, 512):
             trainer.train()
         peak = peak_gib()
         losses = [row["loss"] for row in trainer.state.log_history if "loss" in row]
-        after = answer_loss(model, held_out)
-        reloaded = answer_loss(load_model(f"{folder}/checkpoint-{steps}").to(model.device), held_out)
+        after = completion_loss(model, held_out)
+        reloaded = completion_loss(load_model(f"{folder}/checkpoint-{steps}").to(model.device), held_out)
     uniform = math.log(model.config.vocab_size)
     assert abs(losses[0] - uniform) < 0.5 and abs(loss_before - uniform) < 0.5, (
         losses[0],
@@ -211,9 +215,10 @@ def lora_in_four_bits(name: str, tokenizers: Path, pairs: Path) -> dict:
     from transformers import AutoConfig, Trainer, TrainerCallback, TrainingArguments, default_data_collator
     from trl.trainer.utils import add_fused_lm_head
 
-    from lmlab import finetune
-    from lmlab.data import load_rows, load_tokenizer
+    from lmlab.data.loading import load_rows
     from lmlab.hardware import describe_machine, fast_matmul
+    from lmlab.models import parameters, quantization
+    from lmlab.models.sources import load_tokenizer
 
     values, adapter, n_weights, n_adapter = LARGE[name]
     machine = describe_machine()
@@ -228,14 +233,14 @@ def lora_in_four_bits(name: str, tokenizers: Path, pairs: Path) -> dict:
         written = write_random(config, Path(folder))
         assert written == n_weights, (written, n_weights)
         peak_writing, began = peak_gib(), time.perf_counter()
-        base = finetune.load_four_bit(folder, machine)
+        base = quantization.load_four_bit(folder, machine)
         seconds_loading, peak_loading = time.perf_counter() - began, peak_gib()
     forget_peak()
     held = peak_gib()
     add_fused_lm_head(base)
     model = get_peft_model(base, LoraConfig(**adapter, task_type="CAUSAL_LM"))
     assert model.get_nb_trainable_parameters()[0] == n_adapter
-    digest = finetune.frozen_digest(model)
+    digest = parameters.frozen_parameters_hash(model)
     times, norms = [], []
 
     class Watch(TrainerCallback):
@@ -277,9 +282,9 @@ def lora_in_four_bits(name: str, tokenizers: Path, pairs: Path) -> dict:
     uniform = math.log(config.vocab_size)
     assert abs(losses[0] - uniform) < 0.7, (losses, uniform)
     assert len(norms) == LORA_STEPS and all(math.isfinite(norm) and norm > 0 for norm in norms), norms
-    assert finetune.frozen_digest(model) == digest
+    assert parameters.frozen_parameters_hash(model) == digest
     assert all(p.abs().max() > 0 for name, p in model.named_parameters() if "lora_B" in name)
-    sizes = finetune.weight_bytes(model)
+    sizes = parameters.weight_bytes(model)
     return {
         "weights": n_weights,
         "trainable": n_adapter,

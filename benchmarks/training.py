@@ -17,12 +17,12 @@ import numpy as np
 import torch
 from abab import alternate, conditions, ratio
 
-from lmlab.data import stream_texts
-from lmlab.gpt import GPT, GPT2_SIZES, GPTConfig
+from lmlab.data.loader import WindowLoader
+from lmlab.data.streams import stream_texts
 from lmlab.hardware import fast_matmul, peak_flops
-from lmlab.loader import WindowLoader
-from lmlab.ranks import Ranks
-from lmlab.train import (
+from lmlab.models.gpt import GPT, GPT2_SIZES, GPTConfig
+from lmlab.training.distributed import DistributedContext
+from lmlab.training.pretrain import (
     PretrainConfig,
     build_optimizer,
     count_targets,
@@ -56,7 +56,7 @@ def characters(n: int) -> np.ndarray:
 def lmlab_step(
     config: GPTConfig, tokens: np.ndarray, batch_size: int, device: str, dtype: str, compiled: bool
 ) -> Callable[[], torch.Tensor]:
-    """The step of lmlab.train.pretrain: its loader, its context for products, its optimizer."""
+    """The step of lmlab.training.pretrain.pretrain: its loader, its context for products, its optimizer."""
     cfg = PretrainConfig(
         max_steps=10**6,
         batch_size=batch_size,
@@ -65,7 +65,7 @@ def lmlab_step(
         learning_rate=LEARNING_RATE,
         compile=compiled,
     )
-    ranks, data = Ranks(device=device), WindowLoader([tokens], config.block_size, batch_size)
+    ranks, data = DistributedContext(device=device), WindowLoader([tokens], config.block_size, batch_size)
     model = fresh(config).to(device)
     summed, optimizer = prepare_model(model, cfg, ranks), build_optimizer(model, cfg)
     scaler, state = torch.amp.GradScaler(device, enabled=False), {"step": 0}

@@ -3,7 +3,6 @@
 import argparse
 import difflib
 import logging
-import re
 import signal
 import sys
 import time
@@ -13,7 +12,7 @@ from pathlib import Path
 
 from lmlab.files import write_atomic
 from lmlab.hardware import GPUS
-from lmlab.recipes import LESSONS, PROJECT, RECIPES, find_lesson, list_recipes, load_recipe
+from lmlab.recipes import LESSONS, PROJECT, RECIPES, find_lesson, list_recipes, load_recipe, parse_setting
 from lmlab.signals import discard, handle_signals, unbreakable_output
 
 
@@ -259,7 +258,7 @@ def _add_chat(commands) -> None:
 
 
 def run_command(args) -> int:
-    from lmlab.runner import NOTEBOOKS, Job, run_jobs
+    from lmlab.course.runner import NOTEBOOKS, Job, run_jobs
 
     if args.jobs < 1:
         raise ValueError(f"--jobs got {args.jobs}; give 1 or more")
@@ -319,41 +318,6 @@ def fresh_run_dir(root: Path) -> Path:
             time.sleep(0.2)
 
 
-def parse_setting(text: str) -> tuple[str, object]:
-    """``key=value`` with the value as YAML has it, save that 1e-3 is a number and a path becomes absolute.
-
-    Raises ValueError for another form, and for a data_dir that is no folder.
-    """
-    import yaml
-
-    key, equals, value = text.partition("=")
-    if not equals or not key.isidentifier():
-        raise ValueError(f"--set got {text!r}; expected key=value, as in --set learning_rate=1e-3")
-    try:
-        settled = _settled(yaml.safe_load(value))
-    except yaml.YAMLError:
-        settled = value
-    if key != "data_dir" or not isinstance(settled, str):
-        return key, settled
-    folder = Path(settled).resolve()
-    if not folder.is_dir():
-        raise ValueError(f"--set data_dir got {value!r}, expected a folder; there is no folder {folder}")
-    return key, str(folder)
-
-
-def _settled(value):
-    """YAML 1.1 takes 1e-3 for text; and notebooks run in another folder, so a relative path would be lost."""
-    if isinstance(value, list):
-        return [_settled(item) for item in value]
-    if not isinstance(value, str):
-        return value
-    if re.fullmatch(r"[+-]?(\d+\.?\d*|\.\d+)[eE][+-]?\d+", value):
-        return float(value)
-    path = Path(value).expanduser()
-    is_path = value.startswith((".", "~")) or (("/" in value or path.suffix) and path.exists())
-    return str(path.resolve()) if is_path else value
-
-
 def shared_overrides(lessons: list[str], settings: list[tuple[str, object]]) -> dict[str, dict]:
     """The settings each lesson takes: with several lessons, a setting goes to those that have its key.
 
@@ -383,7 +347,7 @@ def _settings(args, lesson: str) -> dict:
 def pretrain_command(args) -> int:
     lesson = "02_gpt2_from_scratch"
     cfg = load_recipe(lesson, args.recipe, **_settings(args, lesson))
-    from lmlab.pretraining import run_recipe
+    from lmlab.training.pretrain_recipe import run_recipe
 
     out = (args.out or PROJECT / "runs" / "pretrain" / args.recipe).expanduser().resolve()
     run_recipe(cfg, out, args.replace, args.data_only, report=lambda line: print(line, flush=True))
@@ -393,7 +357,7 @@ def pretrain_command(args) -> int:
 def finetune_command(args) -> int:
     lesson = find_lesson(args.lesson)
     cfg = load_recipe(lesson, args.recipe, **_settings(args, lesson))
-    from lmlab.finetuning import run_recipe
+    from lmlab.training.sft import run_recipe
 
     warnings.simplefilter("ignore")
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it warns of an optional kernel package
@@ -403,7 +367,7 @@ def finetune_command(args) -> int:
 
 
 def search_command(args) -> int:
-    from lmlab.search import STUDIES, check_new_recipe, save_recipe, search
+    from lmlab.course.search import STUDIES, check_new_recipe, save_recipe, search
 
     lesson = find_lesson(args.lesson)
     if args.save_recipe:
@@ -439,7 +403,7 @@ def search_command(args) -> int:
 
 
 def generate_command(args) -> int:
-    from lmlab.generate import Endpoint, check_counts, find_key, generate, read_rows
+    from lmlab.course.generate_data import Endpoint, check_counts, find_key, generate, read_rows
 
     check_counts(args.n, args.concurrency)
     prices = checked_prices(args.price_input, args.price_output)
@@ -485,7 +449,7 @@ def checked_prices(price_input: float | None, price_output: float | None) -> tup
 
 def generation_plan(endpoint, variable: str, n: int, there: int, seed: int, prices) -> str:
     """What will be asked of whom, with which key, and what it may cost."""
-    from lmlab.generate import estimate
+    from lmlab.course.generate_data import estimate
 
     plan = estimate(n, endpoint.max_tokens, seed)
     key = f"with the key in {variable}" if variable else "without a key"
@@ -513,7 +477,7 @@ def confirmed() -> bool:
 
 
 def chat_command(args) -> int:
-    from lmlab.chat import Sampling, Talk, check_sampling, greet, hold, open_speaker
+    from lmlab.export.chat import ChatSession, Sampling, check_sampling, greet, hold, load_chat_model
 
     given = {
         name: value for name, value in vars(args).items() if name in Sampling._fields and value is not None
@@ -522,8 +486,8 @@ def chat_command(args) -> int:
     warnings.simplefilter("ignore")
     for library in ("bitsandbytes", "transformers"):  # they warn of optional packages
         logging.getLogger(library).setLevel(logging.ERROR)
-    speaker = open_speaker(args.model, say=lambda line: print(line, file=sys.stderr))
-    talk = Talk(
+    speaker = load_chat_model(args.model, say=lambda line: print(line, file=sys.stderr))
+    talk = ChatSession(
         speaker,
         speaker.sampling._replace(**given),
         args.max_new_tokens,
@@ -543,8 +507,8 @@ def chat_command(args) -> int:
 
 
 def plan_command(args) -> int:
+    from lmlab.course.plan import plan
     from lmlab.hardware import describe_machine, gpu
-    from lmlab.plan import plan
 
     lesson = find_lesson(args.lesson)
     cfg = load_recipe(lesson, args.recipe, **{"data_dir": "DATA_DIR", **_settings(args, lesson)})
@@ -576,7 +540,7 @@ def recipes_command(args) -> int:
 
 
 def report_command(args) -> int:
-    from lmlab.report import build_site
+    from lmlab.course.report import build_site
 
     index = build_site(args.run_dir or latest_run(PROJECT / "runs"), args.output, args.other)
     print(f"report: {index}")
@@ -591,7 +555,7 @@ def latest_run(runs: Path) -> Path:
 
 
 def doctor_command(args) -> int:
-    from lmlab.doctor import examine
+    from lmlab.course.doctor import examine
 
     print(examine())
     return 0

@@ -51,7 +51,7 @@ def replace_file(path: str | Path) -> Iterator[Path]:
     For what cannot be given as bytes. An error leaves ``path`` as it was.
     """
     final = Path(os.path.realpath(path))
-    remove_leftovers(final.parent)
+    remove_temporary(final.parent)
     temporary = _temporary_name(final)
     try:
         yield temporary
@@ -82,7 +82,7 @@ def replace_folder(target: str | Path, check: Callable[[Path], None] | None = No
     """
     final = Path(os.path.realpath(target))
     final.parent.mkdir(parents=True, exist_ok=True)
-    remove_leftovers(final.parent)
+    remove_temporary(final.parent)
     check = check or check_replaceable
     check(final)
     temporary = _temporary_name(final)
@@ -96,7 +96,7 @@ def replace_folder(target: str | Path, check: Callable[[Path], None] | None = No
         check(final)  # writing took a while
         if final.exists():
             os.replace(final, old)
-        os.replace(new, final)  # killed between the two, the next process does this (remove_leftovers)
+        os.replace(new, final)  # killed between the two, the next process does this (remove_temporary)
         sync(final.parent)
     except BaseException as error:
         _remove_leftover(temporary, final)
@@ -142,7 +142,7 @@ def _files_in(folder: Path) -> set[str]:
     }
 
 
-def remove_leftovers(folder: Path) -> None:
+def remove_temporary(folder: Path) -> None:
     """Removes what processes that live no longer have left half-written in ``folder``."""
     for path in folder.iterdir() if folder.is_dir() else ():
         parts = _TEMPORARY.fullmatch(path.name)

@@ -45,7 +45,7 @@ def gpt2_folder(tmp_path_factory):
     from transformers import PreTrainedTokenizerFast
 
     from lmlab import miniworld
-    from lmlab.gpt import GPT, GPTConfig
+    from lmlab.models.gpt import GPT, GPTConfig
 
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)

@@ -14,11 +14,11 @@ from pathlib import Path
 
 KILLED, FULL = 77, 78  # exit codes: ended at the chosen write; the disk was full, and the job said so
 _FORKS = multiprocessing.get_context("forkserver")  # imports the libraries once, and not for each job
-_FORKS.set_forkserver_preload(["transformers", "trl", "peft", "bitsandbytes", "lmlab.finetuning"])
+_FORKS.set_forkserver_preload(["transformers", "trl", "peft", "bitsandbytes", "lmlab.training.sft"])
 
 
 class Job:
-    """``lmlab.finetuning.run_recipe`` in a process. stop_at: the number of a write; full: the disk is, from then on."""
+    """``lmlab.training.sft.run_recipe`` in a process. stop_at: the number of a write; full: the disk is, from then on."""
 
     def __init__(
         self, lesson: str, overrides: dict, out: Path, stop_at: int | None = None, full: bool = False
@@ -41,8 +41,8 @@ class Job:
 def _work(lesson: str, overrides: dict, out: Path, stop_at: int | None, full: bool, answer: Path) -> None:
     import torch
 
-    from lmlab.finetuning import run_recipe
     from lmlab.recipes import load_recipe
+    from lmlab.training.sft import run_recipe
 
     torch.set_num_threads(1)
     sys.stdout = sys.stderr = open(os.devnull, "w")

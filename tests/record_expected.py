@@ -20,9 +20,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+from lmlab.course.results import inside
+from lmlab.course.runner import NEEDS
 from lmlab.recipes import LESSONS, PROJECT, find_lesson, load_recipe
-from lmlab.results import inside
-from lmlab.runner import NEEDS
 
 EXPECTED = Path(__file__).parent / "expected"
 LIMITS = EXPECTED / "limits.json"

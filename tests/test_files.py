@@ -11,7 +11,7 @@ import pytest
 from lmlab.files import (
     is_write_failure,
     read_jsonl,
-    remove_leftovers,
+    remove_temporary,
     replace_file,
     replace_folder,
     write_atomic,
@@ -75,7 +75,7 @@ def test_a_folder_is_the_old_or_the_new(tmp_path):
             (folder / "of the old").touch()
         if not die_while_writing(target, at):
             break
-        remove_leftovers(tmp_path)  # as the next process does that writes here
+        remove_temporary(tmp_path)  # as the next process does that writes here
         assert names(tmp_path) == ["model"]
         text = (target / "config.json").read_text()
         assert names(target) == {"old": ["config.json", "of the old"], "new": ["config.json"]}[text]

@@ -9,12 +9,13 @@ import socket
 import pytest
 import torch
 
-from lmlab import train
-from lmlab.gpt import GPT, GPTConfig
+from lmlab.data import packing
+from lmlab.data.loader import WindowLoader
 from lmlab.hardware import describe_machine
-from lmlab.loader import WindowLoader
-from lmlab.ranks import Ranks, join_ranks, leave_ranks
+from lmlab.models.gpt import GPT, GPTConfig
 from lmlab.recipes import load_recipe
+from lmlab.training import pretrain
+from lmlab.training.distributed import DistributedContext, cleanup_distributed, init_distributed
 
 DEVICES = [pytest.param("cpu", id="cpu"), pytest.param("cuda", id="cuda", marks=pytest.mark.gpu)]
 on_both = pytest.mark.parametrize("device", DEVICES)
@@ -43,14 +44,15 @@ def four_bit(device):
     """A function that gives the shipped Qwen2 in 4 bits with a fresh adapter, the same at each call."""
     for name in ("bitsandbytes", "trl", "datasets"):
         pytest.importorskip(name)
-    from lmlab import finetune, finetuning
+    from lmlab.models import quantization
+    from lmlab.training import sft
 
     machine = machine_of(device)
     cfg = load_recipe("06_deepseek_qlora_think", "tiny")
 
     def make():
         torch.manual_seed(0)
-        return finetuning.with_lora(finetune.load_four_bit(cfg.model, machine), cfg)
+        return sft.with_lora(quantization.load_four_bit(cfg.model, machine), cfg)
 
     return make
 
@@ -61,7 +63,7 @@ def steps_of_training(model, device: str, evaluate: bool, n: int = 5) -> list[fl
     losses, dtype = [], machine_of(device).dtype
     for step in range(n):
         ids = ids_of(device, seed=step)
-        with train.forward_context(torch.device(device), dtype):
+        with pretrain.forward_context(torch.device(device), dtype):
             loss = model(input_ids=ids, labels=ids).loss
         loss.backward()
         optimizer.step()
@@ -77,15 +79,15 @@ def steps_of_training(model, device: str, evaluate: bool, n: int = 5) -> list[fl
 
 @on_both
 def test_evaluations_in_between_change_no_training_on_four_bits(device, four_bit):
-    from lmlab.finetune import frozen_digest
+    from lmlab.models.parameters import frozen_parameters_hash
 
     model = four_bit()
-    frozen = frozen_digest(model)
+    frozen = frozen_parameters_hash(model)
     alone = steps_of_training(model.train(), device, evaluate=False)
     measured = four_bit()
     between = steps_of_training(measured.train(), device, evaluate=True)
     assert between == pytest.approx(alone, rel=1e-6 if device == "cpu" else 5e-3)
-    assert frozen_digest(measured) == frozen
+    assert frozen_parameters_hash(measured) == frozen
     assert all(p.abs().max() > 0 for name, p in measured.named_parameters() if "lora_B" in name)
 
 
@@ -95,7 +97,7 @@ def test_the_chunked_head_gives_the_loss_of_whole_logits(device, four_bit):
     ids = ids_of(device)
     found = {}
     for fused in (False, True):
-        with train.forward_context(torch.device(device), machine_of(device).dtype):
+        with pretrain.forward_context(torch.device(device), machine_of(device).dtype):
             loss = model(input_ids=ids, labels=ids, **({"fused_lm_head": True} if fused else {})).loss
         loss.backward()
         gradients = torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
@@ -109,10 +111,10 @@ def test_the_chunked_head_gives_the_loss_of_whole_logits(device, four_bit):
 @on_both
 def test_four_bits_are_those_of_the_cpu(device):
     pytest.importorskip("bitsandbytes")
-    from lmlab.export import four_bits_and_back
+    from lmlab.export.merge import quantize_dequantize
 
     weight = torch.randn(128, 256, generator=torch.Generator().manual_seed(0)) * 0.02
-    here, there = (four_bits_and_back(weight, machine_of(kind)).float() for kind in (device, "cpu"))
+    here, there = (quantize_dequantize(weight, machine_of(kind)).float() for kind in (device, "cpu"))
     # a GPU rounds to bfloat16 first, so that a few numbers get the next of NF4's sixteen values
     assert (here - there).norm() <= (0 if device == "cpu" else 0.06) * weight.norm()
     assert (here - weight).norm() < 0.15 * weight.norm()
@@ -123,8 +125,8 @@ def test_the_paged_8_bit_optimizer_keeps_a_byte_for_each_moment():
     pytest.importorskip("bitsandbytes")
     import bitsandbytes
 
-    from lmlab.cost import adam_bytes
-    from lmlab.finetune import optimizer_bytes
+    from lmlab.course.cost import adam_bytes
+    from lmlab.models.parameters import optimizer_bytes
 
     layer = torch.nn.Linear(256, 256, bias=False, device="cuda")
     optimizer = bitsandbytes.optim.PagedAdamW8bit(layer.parameters())
@@ -148,7 +150,7 @@ def pretrained(device: str, out=None, stop_at: int | None = None, **choices):
     """A model after ten steps; with ``stop_at`` interrupted there, as by a signal."""
     torch.manual_seed(0)
     model = GPT(SMALL).to(device)
-    steps = train.PretrainConfig(
+    steps = pretrain.PretrainConfig(
         max_steps=10,
         batch_size=4,
         block_size=32,
@@ -164,8 +166,8 @@ def pretrained(device: str, out=None, stop_at: int | None = None, **choices):
         if prefix == "train" and row["step"] == stop_at:
             raise KeyboardInterrupt
 
-    rows = train.text_rows(ids_of("cpu", (200,), SMALL.vocab_size), 32)
-    history = train.pretrain(
+    rows = packing.text_rows(ids_of("cpu", (200,), SMALL.vocab_size), 32)
+    history = pretrain.pretrain(
         model, batches(), steps, validation=rows, out=out, watch=watch, report=lambda line: None
     )
     return model, history.column("loss")
@@ -197,8 +199,8 @@ def distance(a, b) -> float:
 def test_losses_in_sixteen_bits_are_near_those_of_float32(device, dtype, bound):
     torch.manual_seed(0)
     model = GPT(dataclasses.replace(SMALL, n_embd=128)).to(device)
-    rows = train.text_rows(ids_of("cpu", (2000,), SMALL.vocab_size), 32)
-    exact, rounded = (train.mean_loss(model, rows, dtype=kind) for kind in ("float32", dtype))
+    rows = packing.text_rows(ids_of("cpu", (2000,), SMALL.vocab_size), 32)
+    exact, rounded = (pretrain.mean_loss(model, rows, dtype=kind) for kind in ("float32", dtype))
     assert 0 < abs(rounded - exact) < bound
 
 
@@ -206,11 +208,13 @@ def test_losses_in_sixteen_bits_are_near_those_of_float32(device, dtype, bound):
 def test_steps_in_float16_are_scaled_and_finite(device):
     torch.manual_seed(0)
     model = GPT(SMALL).to(device)
-    steps = train.PretrainConfig(
+    steps = pretrain.PretrainConfig(
         max_steps=20, batch_size=4, block_size=32, learning_rate=1e-3, log_every=1, dtype="float16"
     )
-    rows = train.text_rows(ids_of("cpu", (200,), SMALL.vocab_size), 32)
-    losses = train.pretrain(model, batches(), steps, validation=rows, report=lambda line: None).column("loss")
+    rows = packing.text_rows(ids_of("cpu", (200,), SMALL.vocab_size), 32)
+    losses = pretrain.pretrain(model, batches(), steps, validation=rows, report=lambda line: None).column(
+        "loss"
+    )
     assert all(torch.isfinite(p).all() for p in model.parameters()) and losses[-1] < losses[0]
 
 
@@ -231,20 +235,20 @@ def test_one_process_alone_joins_and_adds_up(device, monkeypatch):
     torch.manual_seed(0)
     model = GPT(SMALL).to(device)
     ids = ids_of(device, (2, 32), SMALL.vocab_size)
-    train.SummedLoss(model)(ids, ids).backward()
+    pretrain.SummedLoss(model)(ids, ids).backward()
     alone = [p.grad.clone() for p in model.parameters()]
     model.zero_grad()
     try:
-        ranks = join_ranks(device)
-        assert ranks == Ranks(0, 1, device if device == "cpu" else "cuda:0", True)
+        ranks = init_distributed(device)
+        assert ranks == DistributedContext(0, 1, device if device == "cpu" else "cuda:0", True)
         summed = torch.nn.parallel.DistributedDataParallel(
-            train.SummedLoss(model), device_ids=None if device == "cpu" else [0]
+            pretrain.SummedLoss(model), device_ids=None if device == "cpu" else [0]
         )
         summed(ids, ids).backward()
         one = torch.ones(3, device=ranks.device)
         torch.distributed.all_reduce(one)
         assert one.tolist() == [1, 1, 1] and ranks.total(2.5) == [2.5]
     finally:
-        leave_ranks()
+        cleanup_distributed()
     for a, p in zip(alone, model.parameters(), strict=True):
         assert torch.allclose(a, p.grad, rtol=1e-4, atol=1e-4)

@@ -164,8 +164,8 @@ def test_a_recipe_that_changes_is_measured_anew(monkeypatch):
 def test_transformers_before_5_23_gets_its_name_for_recomputing(monkeypatch, tmp_path):
     from transformers import TrainingArguments
 
-    from lmlab.finetune import training_arguments
     from lmlab.hardware import describe_machine
+    from lmlab.training.trainers import training_arguments
 
     monkeypatch.delattr(TrainingArguments, "activation_checkpointing", raising=False)
     arguments = training_arguments(

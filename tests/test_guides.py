@@ -75,7 +75,7 @@ def reader(tmp_path_factory):
         for name, module in (("RECIPES", recipes), ("RECIPES", cli)):
             patch.setattr(module, name, project / "recipes")
         patch.setattr(cli, "PROJECT", project)
-        patch.setattr("lmlab.doctor.reachable", lambda url: False)
+        patch.setattr("lmlab.course.doctor.reachable", lambda url: False)
         patch.setenv("HOME", str(home))
         patch.chdir(project)
         for block in BLOCKS:
@@ -120,11 +120,11 @@ def made_run(project: Path) -> None:
 @pytest.fixture(scope="module")
 def adapter(reader, machine):
     """What ``lmlab finetune 05`` leaves, before a step."""
-    from lmlab import finetune
-    from lmlab.finetuning import build_model
+    from lmlab.models import adapters
+    from lmlab.training.sft import build_model
 
     cfg = load_recipe("05_llama_lora_4bit")
-    return finetune.save_adapter(
+    return adapters.save_adapter(
         build_model(cfg, machine), reader / "runs/finetune/05-tiny/adapter", cfg.model
     )
 
@@ -260,7 +260,7 @@ def test_every_block_is_of_a_known_kind():
 
 @pytest.mark.parametrize("block", [b for b in BLOCKS if b.kind == "yaml"], ids=str)
 def test_a_recipe_of_ones_own_takes_ones_own_data(block, reader):
-    from lmlab.finetune import pair_sets
+    from lmlab.data.pairs import pair_sets
 
     path = Path(block.mark.removeprefix("file "))
     folder = reader / "own"
@@ -279,9 +279,9 @@ def table_rows(content: str, first: str) -> list[list[str]]:
 
 
 def test_every_row_of_the_formats_is_taken_by_its_lesson(tmp_path):
-    from lmlab.data import load_rows
-    from lmlab.pairs import usable_pairs
-    from lmlab.reasoning import think_rows
+    from lmlab.data.loading import load_rows
+    from lmlab.data.reasoning import reasoning_rows
+    from lmlab.data.usable import usable_pairs
 
     guide = (ROOT / "FINETUNING_GUIDE.md").read_text(encoding="utf-8")
     seen = set()
@@ -294,7 +294,7 @@ def test_every_row_of_the_formats_is_taken_by_its_lesson(tmp_path):
         if number == "04":
             assert usable_pairs([row], lesson, 0.0)
         elif number == "06":
-            assert think_rows([row], lesson, max_bad_share=0.0)[0]["completion"]
+            assert reasoning_rows([row], lesson, max_invalid_fraction=0.0)[0]["completion"]
         elif number == "03":
             assert len(row["endings"]) == 4 and row["endings"][int(row["label"])] and row["ctx"]
         else:

@@ -116,7 +116,7 @@ def test_readme_opens_each_lesson_in_colab():
 def test_it_shows_itself_in_tensorboard_and_trains_no_curve_past_the_board(notebook):
     cells = code_cells(notebook)
     source = "\n".join(cell.source for cell in cells)
-    assert "board = Board(out, cfg)" in cells[2].source
+    assert "board = TensorBoardLogger(out, cfg)" in cells[2].source
     assert "board.figure(" in source
     assert "board.text(" in source or "sample=" in source  # pretrain's samples go there too
     assert not re.search(r"report_to|savefig\(|TENSORBOARD_LOGGING_DIR|SummaryWriter", source)

@@ -9,13 +9,14 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 
-from lmlab import export, finetuning
-from lmlab.checkpoints import mark_complete
 from lmlab.cli import main
-from lmlab.data import load_model, load_tokenizer, model_path
-from lmlab.finetune import save_adapter
-from lmlab.gguf_export import export_gguf
-from lmlab.plan import measure
+from lmlab.course.plan import measure
+from lmlab.export import merge
+from lmlab.export.gguf import export_gguf
+from lmlab.models.adapters import save_adapter
+from lmlab.models.sources import load_model, load_tokenizer, model_source
+from lmlab.training import checkpoints
+from lmlab.training.checkpoints import mark_complete
 
 ROOT = Path(__file__).parents[1]
 # modules that run code as they load, and what may be taken of them
@@ -177,7 +178,7 @@ def test_what_is_measured_of_a_checkpoint(name, hostile, tmp_path):
 
 
 def test_a_models_folder(hostile, capsys, tmp_path):
-    folder = shutil.copytree(model_path("miniworld/llama"), tmp_path / "model")
+    folder = shutil.copytree(model_source("miniworld/llama"), tmp_path / "model")
     (folder / "model.safetensors").unlink()
     hostile(folder / "pytorch_model.bin")
     assert str(folder) in refused(capsys, "chat", folder, "--prompt", "Hello")
@@ -196,7 +197,7 @@ def test_an_adapters_folder(hostile, machine, capsys, tmp_path):
     hostile(adapter / "adapter_model.bin")
     assert str(adapter) in refused(capsys, "chat", adapter, "--prompt", "Hello")
     with pytest.raises(ValueError, match="would run as code"):
-        export.merge_to_folder(
+        merge.merge_to_folder(
             adapter, tmp_path / "m", "16-bit base", machine, load_tokenizer("miniworld/llama")
         )
     assert not (tmp_path / "m").exists()
@@ -247,7 +248,7 @@ def interrupted(machine, tmp_path_factory):
     """A fine-tuning that was killed before its last step."""
     out = tmp_path_factory.mktemp("finetune") / "out"
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(finetuning, "remove_checkpoints", lambda folder: None)
+        patched.setattr(checkpoints, "remove_checkpoints", lambda folder: None)
         assert main([*FINETUNE, "--out", str(out)]) == 0
     shutil.rmtree(out / "adapter")
     shutil.rmtree(out / "trainer" / "checkpoint-3")

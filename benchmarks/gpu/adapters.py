@@ -4,7 +4,8 @@ from dataclasses import replace
 from unittest import mock
 
 from gpu import shared
-from lmlab import finetuning, plan
+from lmlab.course import plan
+from lmlab.training import sft
 
 
 def adapter(sizes: dict) -> dict:
@@ -15,7 +16,7 @@ def adapter(sizes: dict) -> dict:
 
     cfg, machine = shared.recipe_of(sizes), shared.this_machine()
     job = planned(cfg, machine, sizes["bits"])
-    model = finetuning.with_lora(shared.frozen_base(job.config, machine, sizes["bits"]), cfg)
+    model = sft.with_lora(shared.frozen_base(job.config, machine, sizes["bits"]), cfg)
     args = watched.arguments(
         shared.work_folder() / "trainer",
         machine,
@@ -39,7 +40,7 @@ def planned(cfg, machine, bits: int):
 
 
 def keep(model, source: str) -> None:
-    from lmlab.finetune import save_adapter
+    from lmlab.models.adapters import save_adapter
 
     save_adapter(model, shared.work_folder() / "adapter", source)
 
@@ -51,7 +52,7 @@ def sft_trainer(sizes: dict) -> dict:
     from trl import SFTConfig, SFTTrainer
 
     from gpu import watched
-    from lmlab.data import load_tokenizer
+    from lmlab.models.sources import load_tokenizer
 
     cfg, machine = shared.recipe_of(sizes), shared.this_machine()
     job = planned(cfg, machine, 4)

@@ -6,10 +6,10 @@ import time
 from contextlib import contextmanager
 
 from gpu import shared
-from lmlab import finetuning
-from lmlab.data import load_tokenizer
-from lmlab.gguf_export import export_gguf
-from lmlab.plan import published_config
+from lmlab.course.plan import published_config
+from lmlab.export.gguf import export_gguf
+from lmlab.models.sources import load_tokenizer
+from lmlab.training import sft
 
 TOKENIZER = "miniworld/qwen2"  # has the chat template; its few entries are the first of a larger vocabulary
 
@@ -18,11 +18,11 @@ def merge_and_gguf(sizes: dict) -> dict:
     """The adapter of the QLoRA piece (where that has not run, a random one) merged into its base.
 
     The base is the same, since its weights follow from the seed. The logits of the merged model must be
-    those of base and adapter, by ``export.verify_merge``'s bound.
+    those of base and adapter, by ``verify.verify_merge``'s bound.
     """
     import torch
 
-    from lmlab import export
+    from lmlab.export import merge
 
     cfg, machine = shared.recipe_of(sizes), shared.this_machine()
     work, tokenizer = shared.work_folder(), load_tokenizer(TOKENIZER)
@@ -36,7 +36,7 @@ def merge_and_gguf(sizes: dict) -> dict:
     shared.release_memory()
     shared.forget_peak()
     with clocked(seconds, "merging"):
-        merged = export.merge_to_folder(
+        merged = merge.merge_to_folder(
             adapter, work / "merged", sizes["way"], machine, tokenizer, base=str(work / "base")
         )
     with clocked(seconds, "verifying"):
@@ -58,7 +58,7 @@ def merge_and_gguf(sizes: dict) -> dict:
 
 
 def predicted_gguf(work, quantization: str) -> float:
-    from lmlab.gguf_export import gguf_bytes
+    from lmlab.export.gguf import gguf_bytes
 
     return gguf_bytes(work / "merged", quantization) / shared.GIB
 
@@ -75,11 +75,11 @@ def adapter_of(base, cfg, work):
     """The folder of the kept adapter, or of a random one whose B is not 0, so that it changes something."""
     import torch
 
-    from lmlab.finetune import save_adapter
+    from lmlab.models.adapters import save_adapter
 
     if (work / "adapter" / "adapter_config.json").exists():
         return work / "adapter"
-    model = finetuning.with_lora(base, cfg)
+    model = sft.with_lora(base, cfg)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if "lora_B" in name:
@@ -92,20 +92,20 @@ def verified(adapter, work, way: str, machine, positions: int):
     import torch
 
     from gpu import watched
-    from lmlab import export
-    from lmlab.data import load_model
+    from lmlab.export import merge, verify
+    from lmlab.models.sources import load_model
 
     ids = [row["input_ids"] for row in watched.random_rows(2, positions, 1000)]
-    adapted = export.load_adapted(adapter, way, machine, base=str(work / "base"))
-    beside = export.logits_of(adapted, ids)
+    adapted = merge.load_adapted(adapter, way, machine, base=str(work / "base"))
+    beside = verify.logits_of(adapted, ids)
     with adapted.disable_adapter():
-        alone = export.logits_of(adapted, ids)
+        alone = verify.logits_of(adapted, ids)
     config = adapted.config
     del adapted
     shared.release_memory()
     merged = load_model(str(work / "merged")).to(machine.device)
-    bound = export.logit_bound(beside, config, torch.bfloat16)
-    return export.verify_merge(beside, alone, export.logits_of(merged, ids), bound)
+    bound = verify.logit_tolerance(beside, config, torch.bfloat16)
+    return verify.verify_merge(beside, alone, verify.logits_of(merged, ids), bound)
 
 
 # --- generation ------------------------------------------------------------------------------------
@@ -114,15 +114,16 @@ def verified(adapter, work, way: str, machine, positions: int):
 def generation(sizes: dict) -> dict:
     """Greedy answers in lesson 06's batches by a 4-bit base with its adapter, all of one length."""
     from lmlab import miniworld
-    from lmlab.finetune import generate_greedy, prompt_text
-    from lmlab.reasoning import to_think
+    from lmlab.data.reasoning import to_reasoning_format
+    from lmlab.models.chat_template import prompt_text
+    from lmlab.models.generation import generate_greedy
 
     cfg, machine = shared.recipe_of(sizes), shared.this_machine()
     tokenizer = load_tokenizer(TOKENIZER)
-    model = finetuning.with_lora(shared.frozen_base(published_config(cfg.model), machine, 4), cfg)
+    model = sft.with_lora(shared.frozen_base(published_config(cfg.model), machine, 4), cfg)
     n, length = cfg.eval_batch_size, cfg.max_new_tokens
     rows = miniworld.dataset("problems", "validation", n)
-    prompts = [prompt_text(tokenizer, to_think(row)["prompt"]) for row in rows]
+    prompts = [prompt_text(tokenizer, to_reasoning_format(row)["prompt"]) for row in rows]
     generate_greedy(model, tokenizer, prompts[:2], 4, n, min_new_tokens=4)  # what is made once
     shared.forget_peak()
     shared.wait_for_device()
@@ -152,8 +153,11 @@ def grpo(sizes: dict) -> dict:
     from trl import GRPOConfig, GRPOTrainer
 
     from gpu import watched
-    from lmlab import finetune, plan, rewards
+    from lmlab.course import plan
+    from lmlab.evaluation import rewards
     from lmlab.hardware import fast_matmul
+    from lmlab.models import parameters
+    from lmlab.training import trainers
 
     cfg, machine = shared.recipe_of(sizes), shared.this_machine()
     job = plan.trainings(cfg, machine)[0]
@@ -162,7 +166,7 @@ def grpo(sizes: dict) -> dict:
     args = GRPOConfig(
         output_dir=str(shared.work_folder() / "grpo"),
         max_steps=cfg.max_steps,
-        optim=finetune.best_optimizer(machine),
+        optim=trainers.best_optimizer(machine),
         per_device_train_batch_size=cfg.batch_size,
         gradient_accumulation_steps=cfg.grad_accumulation,
         num_generations=cfg.num_generations,
@@ -186,7 +190,7 @@ def grpo(sizes: dict) -> dict:
         callbacks=[watch],
     )
     trainer.remove_callback(PrinterCallback)
-    finetune.trainable_to_float32(trainer.model)
+    parameters.trainable_to_float32(trainer.model)
     shared.release_memory()
     shared.forget_peak()
     with fast_matmul(machine.device, job.length):
@@ -194,7 +198,7 @@ def grpo(sizes: dict) -> dict:
     memory, rows = shared.peaks(), [row for row in trainer.state.log_history if "reward" in row]
     losses = [float(row["loss"]) for row in rows]
     assert len(losses) == cfg.max_steps and all(map(math.isfinite, losses)), losses
-    assert set(finetune.trainable_names(trainer.model)) <= watch.reached, "an adapter got no gradient"
+    assert set(parameters.trainable_names(trainer.model)) <= watch.reached, "an adapter got no gradient"
     seconds = statistics.median(watch.seconds[1:])
     measured = {
         "losses": losses,
@@ -227,7 +231,7 @@ def lora_on(base, cfg):
 
 
 def recomputing(kind, on: bool) -> dict:
-    """The argument by the name that this transformers has for it (``finetune.training_arguments``)."""
+    """The argument by the name that this transformers has for it (``trainers.training_arguments``)."""
     name = (
         "activation_checkpointing" if hasattr(kind, "activation_checkpointing") else "gradient_checkpointing"
     )
@@ -242,10 +246,10 @@ def even_ids(completion_ids, **_) -> list[float]:
 def problems(cfg) -> list[dict]:
     """Problems of the miniworld with the columns that lesson 09's rewards ask for."""
     from lmlab import miniworld
-    from lmlab.reasoning import think_rows
+    from lmlab.data.reasoning import reasoning_rows
 
     rows = miniworld.dataset("distracting-problems", "train", 64)
     return [
         {name: row[name] for name in ("prompt", "answer", "tolerance", "unit")}
-        for row in think_rows(rows, "miniworld/distracting-problems", cfg.max_bad_share)
+        for row in reasoning_rows(rows, "miniworld/distracting-problems", cfg.max_invalid_fraction)
     ]

@@ -1,7 +1,7 @@
 """Full fine-tuning on plain text in windows: part B of lesson 04."""
 
 from gpu import shared
-from lmlab import plan
+from lmlab.course import plan
 
 
 def full_fine_tuning(sizes: dict) -> dict:

@@ -38,8 +38,8 @@ def marked_tests(sizes: dict) -> dict:
 
 def lesson(sizes: dict) -> dict:
     """``lmlab finetune`` by a recipe; at the full size its last loss must lie in the CPU's band."""
-    from lmlab import plan
-    from lmlab.finetuning import run_recipe
+    from lmlab.course import plan
+    from lmlab.training.sft import run_recipe
 
     cfg, machine = shared.recipe_of(sizes), shared.this_machine()
     out = shared.work_folder() / cfg.lesson

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from gpu import shared
 from gpu.adapters import as_on_a_t4
-from lmlab import plan
+from lmlab.course import plan
 
 FIRST = 5  # steps whose mean loss is compared
 # nats, of a mean of FIRST losses near 11: bfloat16 rounds a number by up to 2^-8 of it; in float16 the
@@ -17,22 +17,22 @@ BOUND = {"float32": 1e-3, "bfloat16": 0.02, "float16": 0.05}
 
 
 def pretraining(sizes: dict) -> dict:
-    """``lmlab.train.pretrain`` on a text, for so many steps; the first losses must be those of float32."""
-    from lmlab import train
-    from lmlab.gpt import GPT
-    from lmlab.pretraining import training_batches, validation_rows
+    """``lmlab.training.pretrain.pretrain`` on a text, for so many steps; the first losses must be those of float32."""
+    from lmlab.models.gpt import GPT
+    from lmlab.training import pretrain
+    from lmlab.training.pretrain_recipe import training_batches, validation_rows
 
     cfg, machine = shared.recipe_of(sizes), shared.this_machine()
     job = plan.trainings(cfg, machine)[0]
     dtype = sizes.get("dtype") or machine.dtype
     cfg, tokenizer, folder = shards(cfg, sizes)
     data = training_batches(cfg, tokenizer, folder)
-    steps = train.PretrainConfig.from_recipe(cfg, dtype)
+    steps = pretrain.PretrainConfig.from_recipe(cfg, dtype)
     exact = float32_losses(fresh(GPT, job.config, machine), data, steps)
     shared.release_memory()
     shared.forget_peak()
     model = fresh(GPT, job.config, machine)
-    history = train.pretrain(
+    history = pretrain.pretrain(
         model,
         data,
         steps,
@@ -84,18 +84,21 @@ def float32_losses(model, data, steps) -> list[float]:
     """The losses of the first steps in plain float32, uncompiled."""
     import torch
 
-    from lmlab import train
-    from lmlab.ranks import Ranks
+    from lmlab.training import pretrain
+    from lmlab.training.distributed import DistributedContext
 
     plain = replace(steps, dtype="float32", compile=False)
-    summed, optimizer = train.prepare_model(model, plain, Ranks()), train.build_optimizer(model, plain)
+    summed, optimizer = (
+        pretrain.prepare_model(model, plain, DistributedContext()),
+        pretrain.build_optimizer(model, plain),
+    )
     scaler, losses = torch.amp.GradScaler(model.device.type, enabled=False), []
     for step in range(FIRST):
         for group in optimizer.param_groups:
-            group["lr"] = train.learning_rate_at(step, plain)
-        batches = train.micro_batches(data, step, plain, Ranks())
-        n_tokens = train.count_targets(batches)
-        losses.append(train.training_step(summed, batches, n_tokens, optimizer, scaler, plain)[0].item())
+            group["lr"] = pretrain.learning_rate_at(step, plain)
+        batches = pretrain.micro_batches(data, step, plain, DistributedContext())
+        n_tokens = pretrain.count_targets(batches)
+        losses.append(pretrain.training_step(summed, batches, n_tokens, optimizer, scaler, plain)[0].item())
     return losses
 
 
@@ -105,8 +108,8 @@ def shards(cfg, sizes: dict):
     The text and its tokenizer are the data folder's where there is one, else the miniworld's stories: a small
     part of a large vocabulary, which costs the same.
     """
-    from lmlab.data import load_tokenizer
-    from lmlab.pretraining import make_shards
+    from lmlab.models.sources import load_tokenizer
+    from lmlab.training.pretrain_recipe import make_shards
 
     folder = Path(os.environ["LMLAB_GPU_DATA"]) if sizes["text"] == "tinyshakespeare" else None
     text = folder / "tinyshakespeare.txt" if folder else stories(sizes["stories"])

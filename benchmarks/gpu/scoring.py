@@ -4,7 +4,7 @@ import random
 import time
 
 from gpu import shared
-from lmlab.plan import published_config
+from lmlab.course.plan import published_config
 
 # Deciles of GPT-2's tokens, counted on 2,000 published validation items (all of ActivityNet): of contexts and
 # of endings. ActivityNet has 3,243 of the 10,042 items; WikiHow's are longer, assumed three and two times.
@@ -18,7 +18,7 @@ def hellaswag(sizes: dict) -> dict:
     """Scores all items in float32, as lesson 03 does, and in bfloat16; some of them on the CPU as well."""
     import torch
 
-    from lmlab.evaluate import score_choices
+    from lmlab.evaluation.prefix_tree import score_choices
 
     cfg, machine = shared.recipe_of(sizes), shared.this_machine()
     config = published_config(cfg.model)
@@ -62,7 +62,7 @@ def made_items(n: int, vocab_size: int, longest: int, seed: int = 0) -> list:
 
     longest: the model's context; a tiny one takes shorter texts.
     """
-    from lmlab.evaluate import Choices
+    from lmlab.evaluation.prefix_tree import Choices
 
     rng, items = random.Random(seed), []
     for _ in range(n):

@@ -9,9 +9,10 @@ import os
 import resource
 from pathlib import Path
 
-from lmlab import finetune, plan
-from lmlab.data import one_piece_gelu
+from lmlab.course import plan
 from lmlab.hardware import Machine, describe_machine
+from lmlab.models import quantization
+from lmlab.models.sources import fused_gelu
 from lmlab.recipes import load_recipe
 
 GIB = 2**30
@@ -40,12 +41,12 @@ def random_model(config, dtype, device: str, seed: int = 0):
     torch.manual_seed(seed)
     with torch.device(device):
         model = AutoModelForCausalLM.from_config(config, dtype=dtype)
-    model.loss_type = "ForCausalLM"  # as lmlab.data.load_model sets it
-    return one_piece_gelu(model)
+    model.loss_type = "ForCausalLM"  # as lmlab.models.sources.load_model sets it
+    return fused_gelu(model)
 
 
 def in_four_bits(model, machine: Machine):
-    """The same weights in NF4, by the loader and the config of ``finetune.load_four_bit``, without files."""
+    """The same weights in NF4, by the loader and the config of ``quantization.load_four_bit``, without files."""
     import torch
     from transformers.utils import logging
 
@@ -56,11 +57,11 @@ def in_four_bits(model, machine: Machine):
         config=model.config,
         state_dict=model.state_dict(),
         dtype=machine.torch_dtype,
-        quantization_config=finetune.four_bit_config(machine),
+        quantization_config=quantization.four_bit_config(machine),
         **place,
     )
     packed.loss_type = "ForCausalLM"
-    finetune.keep_packing(packed)
+    quantization.disable_cpu_repacking(packed)
     return packed
 
 
@@ -118,7 +119,7 @@ def wait_for_device() -> None:
 
 
 def beside_forecast(job, machine: Machine, measured: dict) -> dict:
-    """The row's figures with what ``lmlab.plan`` predicts of them, and where that is wrong.
+    """The row's figures with what ``lmlab.course.plan`` predicts of them, and where that is wrong.
 
     The state of a paged optimizer is in memory that bitsandbytes takes by itself: it is no part of torch's
     peak, so it is left out of the forecast of that.

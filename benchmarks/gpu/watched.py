@@ -8,10 +8,12 @@ from pathlib import Path
 from transformers import PrinterCallback, TrainerCallback
 
 from gpu import shared
-from lmlab import finetune, plan
+from lmlab.course import plan
 from lmlab.hardware import Machine, fast_matmul
+from lmlab.models import parameters
+from lmlab.training import trainers
 
-# names of optimizers in lmlab.plan that TrainingArguments has by another name
+# names of optimizers in lmlab.course.plan that TrainingArguments has by another name
 OPTIMIZERS = {"adamw_torch": "adamw_torch_fused", "adamw_8bit": "adamw_bnb_8bit"}
 
 
@@ -51,7 +53,7 @@ def watched_training(trainer, warm_up: int, tokens_per_step: int, length: int) -
     watch = Watch(looked_at=trainer.args.max_steps if trainer.args.fp16 else warm_up)
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(watch)
-    trained = set(finetune.trainable_names(trainer.model))
+    trained = set(parameters.trainable_names(trainer.model))
     shared.release_memory()
     shared.forget_peak()
     with fast_matmul(trainer.args.device.type, length):
@@ -76,7 +78,7 @@ def watched_training(trainer, warm_up: int, tokens_per_step: int, length: int) -
 
 def arguments(folder: Path, machine: Machine, job, steps: int, **others):
     """``TrainingArguments`` of a planned training, through the package's own function."""
-    return finetune.training_arguments(
+    return trainers.training_arguments(
         folder,
         machine,
         epochs=1,
@@ -113,7 +115,7 @@ def random_rows(n: int, length: int, vocab_size: int, seed: int = 0) -> list[dic
 
 
 def collator(fused: bool):
-    """Rows as tensors; with ``fused`` TRL's head makes the logits in chunks (``finetuning.with_lora``)."""
+    """Rows as tensors; with ``fused`` TRL's head makes the logits in chunks (``sft.with_lora``)."""
     import torch
 
     def collate(rows: list[dict]) -> dict:

@@ -60,19 +60,19 @@ def _flawed_pairs(seed: int) -> list[dict]:
     "01.2",
     "Mend the small set",
     "First remove, then divide: what is no longer there cannot leak.",
-    "Keep a row if `normalised(row['modern'])` is not in the set of those already kept.",
+    "Keep a row if `normalize_text(row['modern'])` is not in the set of those already kept.",
     "`split_indices(len(kept), 'validation', seed)` gives the places of the validation rows in `kept`.",
 )
 def mend(answer):
-    from lmlab.analysis import normalised
+    from lmlab.data.dedup import normalize_text
 
     cases = [(_flawed_pairs(0), 0), (_flawed_pairs(0), 1), (_flawed_pairs(2), 2)]
     given = calls(answer, cases)
     for (rows, _), parts in zip(cases, given, strict=True):
         first = {}
         for row in rows:
-            first.setdefault(normalised(row["modern"]), row)
-        _judge_split(parts, first, normalised)
+            first.setdefault(normalize_text(row["modern"]), row)
+        _judge_split(parts, first, normalize_text)
     one, other = ({row["modern"] for row in validation} for _, validation in given[:2])
     if one == other:
         raise Wrong("Another `seed` gives the same split: hand it on to `split_indices`.")
@@ -82,11 +82,11 @@ def mend(answer):
     )
 
 
-def _judge_split(parts, first: dict, normalised) -> None:
+def _judge_split(parts, first: dict, normalize_text) -> None:
     if not isinstance(parts, list | tuple) or len(parts) != 2 or any(map(is_stub, parts)):
         raise Wrong(f"Two lists of rows are wanted, train and validation; your function gives {show(parts)}.")
     try:
-        train, validation = ([(normalised(row["modern"]), row) for row in part] for part in parts)
+        train, validation = ([(normalize_text(row["modern"]), row) for row in part] for part in parts)
     except (TypeError, KeyError, IndexError):
         raise Wrong("Both parts must be lists of rows with the keys `modern` and `shakespearean`.") from None
     leaks = {modern for modern, _ in train} & {modern for modern, _ in validation}
@@ -99,11 +99,11 @@ def _judge_split(parts, first: dict, normalised) -> None:
                 ", with another translation: compare `modern` alone."
                 if len(texts) > 1
                 else ": you divided before you removed the repetitions, or compared the texts as they stand (compare "
-                "`normalised`)."
+                "`normalize_text`)."
             )
         )
     if len(kept) != len(set(kept)):
-        raise Wrong("Within one part a `modern` still comes twice (compare `normalised`).")
+        raise Wrong("Within one part a `modern` still comes twice (compare `normalize_text`).")
     if set(kept) != set(first):
         raise Wrong(
             f"Of {len(first)} different sentences {len(set(first) - set(kept))} are lost: one of each "
@@ -116,15 +116,15 @@ def _judge_split(parts, first: dict, normalised) -> None:
 
 
 def _words(text: str) -> set[str]:
-    from lmlab.analysis import normalised
+    from lmlab.data.dedup import normalize_text
 
-    return set(normalised(text).split())
+    return set(normalize_text(text).split())
 
 
 @exercise(
     "01.3",
     "Words for characters",
-    "Sets of words: `set(normalised(text).split())`.",
+    "Sets of words: `set(normalize_text(text).split())`.",
     "`&` gives what both have, `|` what either has.",
 )
 def word_jaccard(answer):
@@ -141,7 +141,7 @@ def word_jaccard(answer):
         lambda a, b: len(_words(a) & _words(b)) / len(_words(a) | _words(b)),
         cases,
         {
-            "Capitals and punctuation make two words of one: compare `normalised` texts.": lambda a, b: (
+            "Capitals and punctuation make two words of one: compare `normalize_text` texts.": lambda a, b: (
                 len({*a.split()} & {*b.split()}) / len({*a.split()} | {*b.split()})
             ),
             "What both have is counted twice below the line: divide by the size of the union.": lambda a, b: (

@@ -29,7 +29,7 @@ def _parameters(
 def count_parameters(answer):
     import torch
 
-    from lmlab.gpt import GPT, GPTConfig
+    from lmlab.models.gpt import GPT, GPTConfig
 
     def reference(n_layer, n_embd, block_size, vocab_size):
         with torch.random.fork_rng(devices=[]):  # the reader's own draws stay as they were

@@ -17,7 +17,7 @@ def _first_n(p, low):
     "`wilson_interval(round(p * n), n)[0]` is the lower end. It must be above 0.25.",
 )
 def items_needed(answer):
-    from lmlab.evaluate import wilson_interval
+    from lmlab.evaluation.statistics import wilson_interval
 
     cases = [(0.3,), (0.35,), (0.5,), (0.28,)]
     compare(
@@ -38,8 +38,8 @@ def items_needed(answer):
     return "Half the distance to 25% takes about four times the items."
 
 
-def _ending(logits, ids, first, shift=1, start=None, normalise=True, mean=False):
-    scores = logits.log_softmax(-1) if normalise else logits
+def _ending(logits, ids, first, shift=1, start=None, normalize=True, mean=False):
+    scores = logits.log_softmax(-1) if normalize else logits
     places = range(first if start is None else start, len(ids))
     found = [scores[min(i - shift, len(ids) - 1), ids[i]].item() for i in places]
     return sum(found) / (len(found) if mean else 1)
@@ -72,7 +72,7 @@ def ending_logprob(answer):
             ),
             "The first token of the ending is missing.": lambda *case: _ending(*case, start=case[2] + 1),
             "Logits are no log-probabilities: take `log_softmax` first.": lambda *case: _ending(
-                *case, normalise=False
+                *case, normalize=False
             ),
             "The sum is wanted; this is the mean per token.": lambda *case: (
                 _ending(*case, mean=True) if case[2] + 1 < len(case[1]) else _ending(*case)
@@ -132,7 +132,7 @@ def _counts(a, b):
     "Divide by 2**n, and double it, for either might have won. It is never above 1.",
 )
 def p_value(answer):
-    from lmlab.evaluate import mcnemar
+    from lmlab.evaluation.statistics import mcnemar
 
     dice = random.Random(0)
     yes, no = [True], [False]

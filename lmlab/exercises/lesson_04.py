@@ -4,7 +4,7 @@ import math
 import random
 
 from lmlab.exercises.judging import compare, exercise
-from lmlab.token_view import IGNORED
+from lmlab.models import IGNORE_INDEX
 
 
 @exercise(
@@ -18,7 +18,9 @@ def mask(answer):
     cases = [([dice.randrange(1, 99) for _ in range(n)] + [0], k) for n, k in ((6, 3), (9, 5), (4, 1))]
 
     def from_place(shift, last=None):
-        return lambda ids, n: [IGNORED] * (n + shift) + ids[n + shift : last] + [IGNORED] * (last is not None)
+        return lambda ids, n: (
+            [IGNORE_INDEX] * (n + shift) + ids[n + shift : last] + [IGNORE_INDEX] * (last is not None)
+        )
 
     compare(
         answer,
@@ -29,14 +31,16 @@ def mask(answer):
             "One too few is masked: the last token of the prompt bears loss.": from_place(-1),
             "One too many is masked: the first token of the answer bears no loss. (The shift is made in the "
             "loss.)": from_place(1),
-            "You masked the answer and left the prompt.": lambda ids, n: ids[:n] + [IGNORED] * (len(ids) - n),
+            "You masked the answer and left the prompt.": lambda ids, n: (
+                ids[:n] + [IGNORE_INDEX] * (len(ids) - n)
+            ),
             "Nothing is masked.": lambda ids, n: ids,
         },
     )
     return "Compare it with `examples['train']`: rows whose labels begin with as many -100."
 
 
-def _collated(rows, pad, by_token=False, label=IGNORED, seen_by_token=False):
+def _collated(rows, pad, by_token=False, label=IGNORE_INDEX, seen_by_token=False):
     import torch
 
     width = max(len(row["input_ids"]) for row in rows)
@@ -49,7 +53,7 @@ def _collated(rows, pad, by_token=False, label=IGNORED, seen_by_token=False):
     seen = padded([[1] * len(row["input_ids"]) for row in rows], 0)
     return {
         "input_ids": ids,
-        "labels": labels.masked_fill(ids == pad, IGNORED) if by_token else labels,
+        "labels": labels.masked_fill(ids == pad, IGNORE_INDEX) if by_token else labels,
         "attention_mask": (ids != pad).long() if seen_by_token else seen,
     }
 
@@ -65,7 +69,7 @@ def collate(answer):
 
     def row(n):
         ids = [dice.randrange(1, 50) for _ in range(n)] + [0]
-        return {"input_ids": ids, "labels": [IGNORED] * 2 + ids[2:]}
+        return {"input_ids": ids, "labels": [IGNORE_INDEX] * 2 + ids[2:]}
 
     compare(
         answer,
@@ -86,7 +90,7 @@ def collate(answer):
             ),
         },
     )
-    return "That is `answer_only_collator`. With the usual one no EOS would have been learned."
+    return "That is `completion_only_collator`. With the usual one no EOS would have been learned."
 
 
 @exercise(
@@ -147,7 +151,7 @@ def _stop(losses, patience, against_best=True, ties=False, extra=0):
     "Stop at the measurement at which that number reaches `patience`; if it never does, at the last.",
 )
 def stops_at(answer):
-    from lmlab.finetune import stopping_point
+    from lmlab.training.trainers import stopping_point
 
     def reference(losses, patience):
         stop = stopping_point(losses, patience)

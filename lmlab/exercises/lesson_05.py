@@ -52,7 +52,7 @@ def count(answer):
     return "About one percent of the model. The head and the embeddings stay as they are."
 
 
-def _quantised(blocks, values, absolute=True, rescale=True, down=False):
+def _quantized(blocks, values, absolute=True, rescale=True, down=False):
     import torch
 
     scales = (blocks.abs() if absolute else blocks).amax(1, keepdim=True)
@@ -66,12 +66,12 @@ def _quantised(blocks, values, absolute=True, rescale=True, down=False):
 
 @exercise(
     "05.2",
-    "Quantise",
+    "Quantize",
     "The scale of a block is its largest *absolute* weight: then all lie between -1 and 1.",
     "`(scaled[..., None] - values).abs().argmin(-1)` is the number of the nearest value.",
     "What comes back is the value times the scale of its block.",
 )
-def quantise(answer):
+def quantize(answer):
     import torch
 
     dice = torch.Generator().manual_seed(0)
@@ -82,17 +82,17 @@ def quantise(answer):
     cases.append((torch.randn(3, 64, generator=dice), torch.linspace(-1, 1, 5)))
     compare(
         answer,
-        _quantised,
+        _quantized,
         cases,
         {
             "The scale must be of the largest absolute weight: in some blocks that is a negative one.": lambda *case: (
-                _quantised(*case, absolute=False)
+                _quantized(*case, absolute=False)
             ),
-            "Multiplied by the scale of its block it would be a weight again.": lambda *case: _quantised(
+            "Multiplied by the scale of its block it would be a weight again.": lambda *case: _quantized(
                 *case, rescale=False
             ),
             "You take the value below; the nearest may be the one above. Compare with the middles between "
-            "values.": lambda *case: _quantised(*case, down=True),
+            "values.": lambda *case: _quantized(*case, down=True),
         },
     )
     return "Give it the 16 values of NF4 and the `blocks` of section 1: it is `by_hand`."
@@ -102,7 +102,7 @@ def quantise(answer):
     "05.3",
     "Bits per weight",
     "A block has one scale: what does it cost per weight?",
-    "With double quantisation a scale takes 8 bits, and `group` of them share 32 more.",
+    "With double quantization a scale takes 8 bits, and `group` of them share 32 more.",
 )
 def bits_per_weight(answer):
     cases = [(64, 256), (32, 256), (128, 128), (64, 64)]
@@ -111,7 +111,7 @@ def bits_per_weight(answer):
         lambda block, group: 4 + 8 / block + 32 / (block * group),
         cases,
         {
-            "That is without double quantisation: a scale of 32 bits for each block.": lambda block, group: (
+            "That is without double quantization: a scale of 32 bits for each block.": lambda block, group: (
                 4 + 32 / block
             ),
             "The bytes need a scale of their own, 32 bits for each `group` of them.": lambda block, group: (

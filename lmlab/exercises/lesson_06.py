@@ -5,7 +5,7 @@ import math
 import random
 
 from lmlab.exercises.judging import Wrong, alike, calls, compare, exercise
-from lmlab.token_view import IGNORED
+from lmlab.models import IGNORE_INDEX
 
 _THOUGHTS = [
     "3 + 4 = 7.\n</think>\n\nThe answer is 7.",
@@ -42,12 +42,12 @@ def _form(thinks=True, once=True, behind=True):
     "A `<think>` at the beginning belongs to neither. The thought may not be blank.",
     'A second `</think>` in what is said is wrong, and "answer is" must stand there, not in the thought.',
 )
-def well_formed(answer):
-    from lmlab.answers import score_think
+def format_valid(answer):
+    from lmlab.data.answers import grade_response
 
     compare(
         answer,
-        lambda text: score_think(text, "7")["well_formed"],
+        lambda text: grade_response(text, "7")["format_valid"],
         [(text,) for text in _THOUGHTS],
         {
             "You let an empty thought pass.": _form(thinks=False),
@@ -58,7 +58,7 @@ def well_formed(answer):
                 "</think>" in text
             ),
             "Form is not truth: an answer may be well-formed and wrong.": lambda text: (
-                score_think(text, "7")["well_formed"] and score_think(text, "7")["correct"]
+                grade_response(text, "7")["format_valid"] and grade_response(text, "7")["correct"]
             ),
         },
     )
@@ -69,8 +69,8 @@ def _labelled(turns, roles=("assistant",), last_only=False, ends=True):
     labels = []
     for i, (role, ids) in enumerate(turns):
         counts = role in roles and (not last_only or i == len(turns) - 1)
-        own = ids if ends else [*ids[:-1], IGNORED]
-        labels += own if counts else [IGNORED] * len(ids)
+        own = ids if ends else [*ids[:-1], IGNORE_INDEX]
+        labels += own if counts else [IGNORE_INDEX] * len(ids)
     return labels
 
 
@@ -144,11 +144,11 @@ def vote_wins(answer):
     "06.4",
     "Count the votes",
     "Put each answer to the first camp that says the same, or into a camp of its own.",
-    '`same_answer(a, b)` from `lmlab.answers` says whether "1/2" and "0.5" are the same. None '
+    '`answers_match(a, b)` from `lmlab.data.answers` says whether "1/2" and "0.5" are the same. None '
     "votes for nobody.",
 )
 def vote(answer):
-    from lmlab.answers import majority_vote, same_answer
+    from lmlab.data.answers import answers_match, majority_vote
 
     cases = [
         ["7", "8", "7"],
@@ -170,10 +170,11 @@ def vote(answer):
         )
     ]
     wrong = [
-        case for case, got in zip(cases, given, strict=True) if not same_answer(got, majority_vote(case))
+        case for case, got in zip(cases, given, strict=True) if not answers_match(got, majority_vote(case))
     ]
     if wrong and all(
-        same_answer(got, most_common([a for a in case if a])) for case, got in zip(cases, given, strict=True)
+        answers_match(got, most_common([a for a in case if a]))
+        for case, got in zip(cases, given, strict=True)
     ):
         raise Wrong('You count texts: "1/2" and "0.5" are votes for one answer.')
     if wrong:

@@ -67,7 +67,7 @@ def _text(dice: random.Random, n: int) -> str:
     "are in it.",
 )
 def copied_share(answer):
-    from lmlab.analysis import copied_ngrams
+    from lmlab.data.dedup import copied_ngrams
 
     def reference(text, training, n):
         copied, there = copied_ngrams([text], training, n)
@@ -119,7 +119,7 @@ def copied_share(answer):
     "`len(set(runs)) / len(runs)`, over all texts together.",
 )
 def distinct(answer):
-    from lmlab.analysis import distinct_n
+    from lmlab.data.statistics import distinct_n
 
     dice = random.Random(1)
     cases = [(["the fox sings", "the fox sings"], 2)]

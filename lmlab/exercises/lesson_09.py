@@ -16,7 +16,7 @@ from lmlab.exercises.judging import compare, exercise
     "Nothing: all advantages 0. TRL adds 0.0001 to the deviation, which gives just that.",
 )
 def advantages(answer):
-    from lmlab.rewards import group_advantages
+    from lmlab.evaluation.rewards import group_advantages
 
     def over(spread):
         return lambda rewards: [
@@ -167,7 +167,7 @@ def _found(text: str) -> list[float]:
     "One number is the answer: the last one. And compare numbers, not texts: 17 has a 7 in it, and 7.0 is 7.",
 )
 def reward(answer):
-    from lmlab.rewards import right
+    from lmlab.evaluation.rewards import right
 
     def reference(text, wanted):
         return right([[{"content": text}]], [wanted], [0.0], [""])[0]

@@ -6,9 +6,10 @@ the miniworld, saved as float16 safetensors in the hub's folder layout with a to
 
 import argparse
 import math
+import shutil
+import tempfile
 from pathlib import Path
 
-from lmlab.files import replace_folder
 from lmlab.miniworld import BASES, MODELS, dataset
 from lmlab.miniworld.corpus import MIX, pretraining_texts
 from lmlab.miniworld.tokenizer import N_VOCAB, corpus, train_tokenizer, wrap
@@ -172,12 +173,15 @@ def build(architecture: str, steps: int, folder: Path, seed: int = 0) -> None:
     tokenizer = wrap(train_tokenizer(corpus()), architecture)
     model = build_model(architecture, tokenizer)
     train_loss = pretrain(model, windows(architecture, tokenizer, seed), steps)
-    with replace_folder(folder) as new:
+    with tempfile.TemporaryDirectory(dir=folder.parent) as temporary:
+        new = Path(temporary, folder.name)
         model.half().save_pretrained(new)
         tokenizer.save_pretrained(new)
         saved = AutoModelForCausalLM.from_pretrained(new, dtype=torch.float32)  # what the card speaks of
         card = model_card(architecture, saved, tokenizer, steps, train_loss)
         (new / "README.md").write_text(card, encoding="utf-8")
+        shutil.rmtree(folder, ignore_errors=True)
+        new.rename(folder)
     print(card)
 
 

@@ -28,7 +28,7 @@ class Draw:
 
     def choice(self, options: Sequence[Option], weights: Sequence[float] | None = None) -> Option:
         """One of ``options``, drawn uniformly or by ``weights`` (positive, any scale)."""
-        probabilities = _normalised(len(options), weights)
+        probabilities = _normalized(len(options), weights)
         index = self._index(probabilities)
         self.logprob += math.log(probabilities[index])
         return options[index]
@@ -90,7 +90,7 @@ def stable_fraction(text: str) -> float:
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") / 2**64
 
 
-def _normalised(n: int, weights: Sequence[float] | None) -> list[float]:
+def _normalized(n: int, weights: Sequence[float] | None) -> list[float]:
     if n == 0:
         raise ValueError("choice got no options; give at least one")
     if weights is None:

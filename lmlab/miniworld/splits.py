@@ -4,13 +4,13 @@ from collections.abc import Callable
 
 from lmlab.miniworld.grammar import Draw, stable_fraction
 
-VALIDATION_SHARE = 0.1
+VALIDATION_FRACTION = 0.1
 _PATIENCE = 2_000  # drawn rows in a row that brought nothing new
 
 
 def split_of(text: str) -> str:
     """ "train" or "validation", for ever the same for the same text, whatever the seed."""
-    return "validation" if stable_fraction(text) < VALIDATION_SHARE else "train"
+    return "validation" if stable_fraction(text) < VALIDATION_FRACTION else "train"
 
 
 def distinct_rows(

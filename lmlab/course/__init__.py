@@ -1,0 +1,1 @@
+"""The course: running lessons, reports, comparison, search, plans."""

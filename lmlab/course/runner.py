@@ -1,0 +1,293 @@
+"""Runs notebooks in batch: a thin layer over papermill that survives failing cells and dying kernels.
+
+Each notebook runs in a process of its own, so whatever happens to one, the others go on.
+``python -m lmlab.course.runner IN OUT PARAMETERS_JSON`` is that process.
+"""
+
+import contextlib
+import json
+import os
+import re
+import subprocess
+import sys
+import threading
+import time
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from lmlab.files import write_atomic
+from lmlab.hardware import available_cores
+from lmlab.recipes import PROJECT
+
+NOTEBOOKS = PROJECT / "notebooks"
+# a lesson waits for those whose results it uses
+NEEDS = {
+    "03_hellaswag": ("02_gpt2_from_scratch",),
+    "07_merge_export": ("05_llama_lora_4bit", "06_deepseek_qlora_think"),
+    "08_fantasy_locations": ("02_gpt2_from_scratch",),
+    "09_grpo_reasoning": ("06_deepseek_qlora_think",),
+}
+CELL_FAILED, KERNEL_DIED = 1, 138  # papermill's own exit codes
+_ANSI = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
+_PROGRESS = re.compile(r"(\d+)/(\d+)")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How one notebook went. peak_memory_gb counts the process, its kernel and their children (GiB)."""
+
+    lesson: str
+    status: str  # "ok", "failed" or "kernel died"
+    seconds: float
+    peak_memory_gb: float
+    recipe: str = ""
+    error: str = ""
+
+    @property
+    def ok(self) -> bool:
+        return self.status == "ok"
+
+
+@dataclass(frozen=True)
+class Job:
+    """One notebook to run, with its parameters."""
+
+    lesson: str
+    notebook: Path
+    parameters: dict
+
+
+def run_jobs(jobs: list[Job], run_dir: Path, parallel: int = 1) -> list[Outcome]:
+    """Runs ``jobs`` into ``run_dir``, at most ``parallel`` at once, each after those it needs, failed or not.
+
+    When it is interrupted, so are the notebooks: none of their processes stays behind.
+    """
+    run_dir.mkdir(parents=True, exist_ok=True)
+    waiting, running, outcomes, live = list(jobs), {}, {}, set()
+    rows = list(range(parallel))  # free lines of the terminal, one for each progress bar
+    with ThreadPoolExecutor(parallel) as pool:
+        try:
+            while waiting or running:
+                unfinished = {job.lesson for job in [*waiting, *(job for job, _ in running.values())]}
+                ready = [job for job in waiting if not unfinished & set(NEEDS.get(job.lesson, ()))]
+                for job in ready[: len(rows)]:
+                    waiting.remove(job)
+                    row = rows.pop(0)
+                    running[pool.submit(run_job, job, run_dir, live, row, parallel)] = job, row
+                for future in wait(running, return_when=FIRST_COMPLETED).done:
+                    job, row = running.pop(future)
+                    rows = sorted([*rows, row])
+                    outcomes[job.lesson] = future.result()
+                write_record(run_dir, [outcomes[job.lesson] for job in jobs if job.lesson in outcomes])
+        except BaseException:
+            for process in list(live):
+                kill_process_tree(process)
+            raise
+    return [outcomes[job.lesson] for job in jobs]
+
+
+def run_job(job: Job, run_dir: Path, live: set, row: int = 0, parallel: int = 1) -> Outcome:
+    """Runs one notebook and says how it went."""
+    outcome = run_notebook(job, run_dir, live, row, parallel)
+    _say(
+        f"{job.lesson}: {outcome.status}, {outcome.seconds:.0f} s, {outcome.peak_memory_gb:.1f} GiB"
+        + (f"\n{outcome.error}" if outcome.error else "")
+    )
+    return outcome
+
+
+def run_notebook(job: Job, run_dir: Path, live: set, row: int = 0, parallel: int = 1) -> Outcome:
+    """Runs one notebook in its own process, shows its progress and watches its memory.
+
+    The process stands in ``live`` while it runs. It ends with this one, however this one ends.
+    """
+    executed, log = run_dir / f"{job.lesson}.ipynb", run_dir / f"{job.lesson}.log"
+    began = time.monotonic()
+    with open(log, "w", encoding="utf-8") as errors:
+        command = [
+            sys.executable,
+            "-m",
+            "lmlab.course.runner",
+            str(job.notebook),
+            str(executed),
+            json.dumps(job.parameters),
+        ]
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            text=True,
+            cwd=job.notebook.parent,
+            # Ctrl-C comes to us alone, and we end the family
+            env=_environment(parallel),
+            start_new_session=True,
+        )
+        live.add(process)
+        bar = threading.Thread(target=_show_progress, args=(process.stdout, job.lesson, row), daemon=True)
+        bar.start()
+        peak = _watch(process)
+        bar.join()
+    process.stdin.close()
+    live.discard(process)
+    status = {0: "ok", CELL_FAILED: "failed"}.get(process.returncode, "kernel died")
+    error = "" if status == "ok" else _describe(executed, log, status, process.returncode)
+    return Outcome(
+        job.lesson, status, round(time.monotonic() - began, 1), peak, job.parameters.get("recipe", ""), error
+    )
+
+
+def write_record(run_dir: Path, outcomes: list[Outcome]) -> None:
+    """run.json: what ran so far, for ``lmlab report``."""
+    record = {"lessons": [asdict(outcome) for outcome in outcomes]}
+    write_atomic(run_dir / "run.json", json.dumps(record, indent=1))
+
+
+def failing_cell(executed: Path) -> tuple[str, str] | None:
+    """(source, error without terminal colours) of the cell that failed in a notebook; None if none did."""
+    for cell in _cells(executed):
+        for output in cell.get("outputs", ()):
+            if output["output_type"] == "error":
+                return "".join(cell["source"]), f"{output['ename']}: {_ANSI.sub('', output['evalue'])}"
+    return None
+
+
+def last_started_cell(executed: Path) -> str | None:
+    """The source of the cell that papermill had begun when its record ends; None if there is no record."""
+    begun = [cell for cell in _cells(executed) if cell["metadata"].get("papermill", {}).get("start_time")]
+    return "".join(begun[-1]["source"]) if begun else None
+
+
+def _cells(executed: Path) -> list[dict]:
+    try:
+        return json.loads(executed.read_text(encoding="utf-8"))["cells"]
+    except (OSError, ValueError):  # never written, or cut off while writing
+        return []
+
+
+def _describe(executed: Path, log: Path, status: str, code: int) -> str:
+    found = failing_cell(executed)
+    if found:
+        source, error = found
+        return f"  failing cell:\n{_indent(source)}\n  error:\n{_indent(error)}"
+    tail = "\n".join(_ANSI.sub("", log.read_text(encoding="utf-8", errors="replace")).splitlines()[-8:])
+    cell = last_started_cell(executed)
+    where = f" in this cell:\n{_indent(cell)}" if cell else ""
+    return f"  {status} (exit code {code}){where}\n  end of {log}:\n{_indent(tail)}"
+
+
+def _indent(text: str) -> str:
+    return "\n".join(f"    {line}" for line in text.splitlines())
+
+
+def _environment(parallel: int) -> dict[str, str]:
+    """Of the notebook's process: this Python's own kernel, pictures inline, cores shared with the others."""
+    env = {key: value for key, value in os.environ.items() if key != "MPLBACKEND"}
+    env["JUPYTER_PREFER_ENV_PATH"] = "1"
+    # Threads that spin for long while they wait bring training to a crawl as soon as anything else wants the
+    # cores; threads that sleep at once cost a quarter of the speed where nothing does.
+    env.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    env.setdefault("GOMP_SPINCOUNT", "1000")  # goes before the policy where there is GNU OpenMP
+    if parallel > 1:
+        env.setdefault("OMP_NUM_THREADS", str(max(1, available_cores() // parallel)))
+    return env
+
+
+def _say(line: str) -> None:
+    from tqdm import tqdm
+
+    tqdm.write(line)
+    sys.stdout.flush()
+
+
+def _show_progress(stream, lesson: str, row: int) -> None:
+    """Draws papermill's "cells done/all" from a notebook's process as a bar on line ``row``."""
+    from tqdm import tqdm
+
+    calm = {} if sys.stderr.isatty() else {"mininterval": 10, "miniters": 1}
+    with tqdm(desc=lesson, unit="cell", position=row, leave=False, dynamic_ncols=True, **calm) as bar:
+        for line in stream:
+            for done, total in _PROGRESS.findall(line):
+                bar.total = int(total)
+                bar.update(int(done) - bar.n)
+
+
+def _watch(process: subprocess.Popen) -> float:
+    """Waits for a process; returns the peak of the summed resident memory of its family, GiB."""
+    peak = 0
+    while process.poll() is None:
+        peak = max(peak, sum(_resident(member) for member in _family(process)))
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(0.4)
+    return round(peak / 2**30, 2)
+
+
+def _family(process: subprocess.Popen) -> list:
+    import psutil
+
+    try:
+        top = psutil.Process(process.pid)
+        return [top, *top.children(recursive=True)]
+    except psutil.NoSuchProcess:
+        return []
+
+
+def _resident(member) -> int:
+    import psutil
+
+    try:
+        return member.memory_info().rss
+    except psutil.NoSuchProcess:
+        return 0
+
+
+def kill_process_tree(process: subprocess.Popen) -> None:
+    import psutil
+
+    for member in _family(process):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            member.kill()
+
+
+def execute(notebook: str, executed: str, parameters: dict) -> int:
+    """Executes one notebook by papermill, its progress going to stdout as "done/all".
+
+    Returns 0, CELL_FAILED or KERNEL_DIED (papermill's record says "completed" also when a kernel dies).
+    """
+    import papermill
+    from nbclient.exceptions import DeadKernelError
+
+    progress = os.fdopen(os.dup(1), "w", buffering=1)
+    os.dup2(2, 1)  # what the kernel itself prints goes to the log
+    bar = {"file": progress, "bar_format": "{n_fmt}/{total_fmt}\n", "mininterval": 0, "miniters": 1}
+    try:
+        papermill.execute_notebook(
+            notebook,
+            executed,
+            parameters,
+            kernel_name="python3",
+            progress_bar=bar,
+            cwd=str(Path(notebook).parent),
+        )
+    except papermill.PapermillExecutionError:
+        return CELL_FAILED
+    except DeadKernelError as error:
+        print(error, file=sys.stderr)
+        return KERNEL_DIED
+    return 0
+
+
+def _end_with_parent() -> None:
+    """Waits until the process that started this one is gone (stdin then ends), and ends everything here."""
+    import psutil
+
+    os.read(0, 1)
+    for child in psutil.Process().children(recursive=True):
+        child.kill()
+    os._exit(KERNEL_DIED)
+
+
+if __name__ == "__main__":
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    sys.exit(execute(sys.argv[1], sys.argv[2], json.loads(sys.argv[3])))

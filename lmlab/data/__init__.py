@@ -1,0 +1,1 @@
+"""Data: sources of rows, cleaning, splits, packing, labels, shards, answers."""

@@ -1,0 +1,1 @@
+"""Evaluation: scores, perplexity, HellaSwag, rewards, and how sure they are."""

@@ -1,0 +1,168 @@
+"""HellaSwag in its published conventions (Zellers et al. 2019; lm-evaluation-harness)."""
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from lmlab.evaluation.prefix_tree import Choices, score_choices
+from lmlab.evaluation.statistics import wilson_interval
+from lmlab.models.sources import context_length
+
+NORMALIZATIONS = ("sum", "token", "char", "byte")
+TEXTS = ("plain", "harness")
+
+
+@dataclass(frozen=True)
+class HellaSwagScores:
+    """What a model made of N items; arrays are (N, 4), one column per ending, labels (N,)."""
+
+    logprobs: np.ndarray  # log p(ending | context), summed over the ending's tokens
+    n_tokens: np.ndarray
+    n_chars: np.ndarray
+    n_bytes: np.ndarray
+    labels: np.ndarray
+
+    def scores(self, convention: str = "token") -> np.ndarray:
+        """The number (N, 4) of which the largest wins.
+
+        "sum": the log-probability as it is (acc of build-nanogpt and of lm-evaluation-harness). "token": per
+        token (acc_norm of build-nanogpt). "char": per character of the ending (acc_norm of the harness),
+        "byte": per UTF-8 byte (its acc_bytes). Which texts were read is another matter: ``score_hellaswag``.
+        """
+        if convention not in NORMALIZATIONS:
+            raise ValueError(f"convention got {convention!r}; give one of {', '.join(NORMALIZATIONS)}")
+        return (
+            self.logprobs
+            / {"sum": 1, "token": self.n_tokens, "char": self.n_chars, "byte": self.n_bytes}[convention]
+        )
+
+    def chosen(self, convention: str = "token") -> np.ndarray:
+        """The ending that wins, (N,) of int; of several equals the first."""
+        return self.scores(convention).argmax(1)
+
+    def correct(self, convention: str = "token") -> np.ndarray:
+        """Whether each item was answered rightly: (N,) of bool."""
+        return self.chosen(convention) == self.labels
+
+    def accuracy(self, convention: str = "token") -> float:
+        return float(self.correct(convention).mean())
+
+    def interval(self, convention: str = "token") -> tuple[float, float]:
+        """95% Wilson interval of the accuracy."""
+        return wilson_interval(int(self.correct(convention).sum()), len(self.labels))
+
+    def margins(self, convention: str = "token") -> np.ndarray:
+        """Score of the right ending less that of the best wrong one (N,): below 0 where it was missed."""
+        scores = self.scores(convention)
+        right = scores[np.arange(len(scores)), self.labels]
+        wrong = scores.copy()
+        wrong[np.arange(len(scores)), self.labels] = -np.inf
+        return right - wrong.max(1)
+
+
+def score_hellaswag(
+    model,
+    tokenizer,
+    rows: Iterable[Mapping],
+    batch_tokens: int = 2048,
+    start_tokens: Sequence[int] = (),
+    texts: str = "plain",
+    share_context: bool | None = None,
+) -> HellaSwagScores:
+    """Scores every ending of HellaSwag rows (Zellers et al. 2019): ctx, or ctx_a and ctx_b; endings; label.
+
+    texts: "plain" reads the context and " " + ending, as build-nanogpt does. "harness" reads them as
+    lm-evaluation-harness 0.4.13 does: cleaned, the activity in front, the tokenizer's own special tokens.
+    start_tokens go before every context: give [eos] for a model that only ever saw documents begin so;
+    published GPT-2 numbers have none. A context too long loses its beginning. share_context: see
+    ``score_choices``. Raises ValueError for a row without its keys or its four endings.
+    """
+    if texts not in TEXTS:
+        raise ValueError(f"texts got {texts!r}; give one of {', '.join(TEXTS)}")
+    rows = [_checked(row) for row in rows]
+    if texts == "harness" and (guessed := sum("ctx_a" not in row for row in rows)):
+        print(f"{guessed} of {len(rows)} rows have no ctx_a, ctx_b: they are guessed from the stops in ctx.")
+    read = _read_harness if texts == "harness" else _read_plain
+    endings, items = zip(*(read(tokenizer, row) for row in rows), strict=True)
+    items = [_fitted(item, start_tokens, context_length(model)) for item in items]
+    return HellaSwagScores(
+        logprobs=np.array(score_choices(model, items, batch_tokens, share_context)),
+        n_tokens=np.array([[len(tokens) for tokens in item.endings] for item in items]),
+        n_chars=np.array([[len(ending) for ending in four] for four in endings]),
+        n_bytes=np.array([[len(ending.encode()) for ending in four] for four in endings]),
+        labels=np.array([int(row["label"]) for row in rows]),
+    )
+
+
+def hellaswag_context(row: Mapping) -> str:
+    """The context of a row, from ctx or from ctx_a and ctx_b."""
+    if "ctx" in row:
+        return row["ctx"]
+    if "ctx_a" not in row:
+        raise ValueError(f"a HellaSwag row needs ctx, or ctx_a and ctx_b; it has {', '.join(sorted(row))}")
+    return f"{row['ctx_a']} {row['ctx_b']}".strip()
+
+
+def harness_context(row: Mapping) -> str:
+    """What lm-evaluation-harness 0.4.13 puts before an ending: "Roof shingle removal: A man sits. He".
+
+    Source: its tasks/hellaswag/utils.py. It writes ctx_b with a capital, so it must know where ctx_b begins.
+    A row with ctx alone is parted after its last full stop, question or exclamation mark if small letters
+    follow: right for the sentences that HellaSwag leaves open (ActivityNet), but a guess.
+    """
+    if "activity_label" not in row:
+        raise ValueError(f"the harness' texts need activity_label; the row has {', '.join(sorted(row))}")
+    if "ctx_a" in row:
+        a, b = row["ctx_a"], row["ctx_b"]
+    else:
+        parted = re.fullmatch(r"(.*[.!?][\"')]*) +([a-z][^.!?]*)", row["ctx"].strip(), re.DOTALL)
+        a, b = parted.groups() if parted else (row["ctx"], "")
+    return harness_clean(f"{row['activity_label']}: {a} {b.capitalize()}")
+
+
+def harness_clean(text: str) -> str:
+    """lm-evaluation-harness' clean-up of WikiHow's marks: " [title]" to ". ", other brackets away."""
+    text = re.sub(r"\[.*?\]", "", text.strip().replace(" [title]", ". "))
+    return text.replace("  ", " ")
+
+
+def _checked(row: Mapping) -> Mapping:
+    if len(row["endings"]) != 4 or str(row["label"]) not in ("0", "1", "2", "3"):
+        raise ValueError(
+            "a HellaSwag row needs 4 endings and a label of 0 to 3; row "
+            f"{row.get('ind', '?')} has {len(row['endings'])} and {row['label']!r} "
+            "(the test split has no labels)"
+        )
+    return row
+
+
+def _read_plain(tokenizer, row: Mapping) -> tuple[list[str], Choices]:
+    context = _encode(tokenizer, hellaswag_context(row))
+    return row["endings"], Choices([context] * 4, [_encode(tokenizer, " " + text) for text in row["endings"]])
+
+
+def _read_harness(tokenizer, row: Mapping) -> tuple[list[str], Choices]:
+    """Context and ending are tokenized as one text, blanks at the end of the context belong to the ending."""
+    endings = [harness_clean(ending) for ending in row["endings"]]
+    text = harness_context(row)
+    context = tokenizer(text.rstrip())["input_ids"]
+    wholes = tokenizer([f"{text} {ending}" for ending in endings])["input_ids"]
+    return endings, Choices([context] * 4, [whole[len(context) :] for whole in wholes])
+
+
+def _fitted(item: Choices, start_tokens: Sequence[int], limit: int) -> Choices:
+    """With the start tokens, and as much of the context as the model can read."""
+    contexts = []
+    for context, ending in zip(item.contexts, item.endings, strict=True):
+        room = limit + 1 - len(ending) - len(start_tokens)  # the last token is not read
+        if room < 1:
+            raise ValueError(f"an ending has {len(ending)} tokens, the model's context {limit}; leave it out")
+        contexts.append([*start_tokens, *context[-room:]])
+    return Choices(contexts, item.endings)
+
+
+def _encode(tokenizer, text: str) -> list[int]:
+    # verbose would warn of long texts, which are cut later
+    return tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]

@@ -1,0 +1,1 @@
+"""Export: merging, proofs, GGUF, Ollama, the hub, chat."""

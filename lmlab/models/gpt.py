@@ -1,0 +1,526 @@
+"""GPT-2, whole: the model, its weights in transformers' layout, and generation with a key-value cache.
+
+Sources: Radford et al. 2019 (GPT-2); nanoGPT for names and size; transformers' GPT2LMHeadModel for the layout
+of the files.
+"""
+
+import json
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
+
+from lmlab.models import IGNORE_INDEX
+
+Cache = list[tuple[Tensor, Tensor]]  # per layer: keys and values, (B, n_head, T, head_size)
+LOSS_CHUNK = {
+    "cpu": 2**23,
+    "cuda": 2**27,
+}  # numbers; logits of more than two pieces are never whole in the loss
+
+
+@dataclass(frozen=True)
+class GPTConfig:
+    """Shape of a GPT-2. The defaults are GPT-2 small (124M parameters)."""
+
+    n_layer: int = 12
+    n_head: int = 12
+    n_embd: int = 768
+    block_size: int = 1024  # longest text in tokens; transformers calls it n_positions
+    vocab_size: int = 50257
+    dropout: float = 0.0
+    eos_token_id: int | None = None  # where generation stops
+    vocab_multiple: int = (
+        1  # 64 makes 50,257 rows 50,304, which GPUs multiply faster; files never hold the rest
+    )
+
+    def __post_init__(self):
+        for name in ("n_layer", "n_head", "n_embd", "block_size", "vocab_size", "vocab_multiple"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"GPTConfig.{name} got {getattr(self, name)}; give a positive number")
+        if self.n_embd % self.n_head:
+            raise ValueError(
+                f"GPTConfig got n_embd={self.n_embd}, n_head={self.n_head}; "
+                "give an n_embd that n_head divides"
+            )
+
+    @property
+    def padded_vocab_size(self) -> int:
+        """Rows of the embedding: vocab_size, rounded up to a multiple of vocab_multiple."""
+        return math.ceil(self.vocab_size / self.vocab_multiple) * self.vocab_multiple
+
+
+# Radford et al. 2019, table 2; the numbers of parameters there are too low, the released weights have these
+GPT2_SIZES = {
+    "gpt2": GPTConfig(n_layer=12, n_head=12, n_embd=768),  # 124M
+    "gpt2-medium": GPTConfig(n_layer=24, n_head=16, n_embd=1024),  # 355M
+    "gpt2-large": GPTConfig(n_layer=36, n_head=20, n_embd=1280),  # 774M
+    "gpt2-xl": GPTConfig(n_layer=48, n_head=25, n_embd=1600),  # 1.56B
+}
+
+
+class Attention(nn.Module):
+    """Causal multi-head self-attention."""
+
+    def __init__(self, config: GPTConfig):
+        super().__init__()
+        self.n_head, self.dropout = config.n_head, config.dropout
+        self.c_attn = nn.Linear(config.n_embd, 3 * config.n_embd)
+        self.c_proj = nn.Linear(config.n_embd, config.n_embd)
+        self.resid_dropout = nn.Dropout(config.dropout)
+
+    def forward(self, x: Tensor, past: tuple[Tensor, Tensor] | None = None, mask: Tensor | None = None):
+        """x: (B, T, C), the tokens after ``past``. Returns (B, T, C) and the keys and values so far.
+
+        mask: (B, 1, T, T), added to the attention scores; without it every token sees those before it.
+        """
+        B, T, C = x.shape
+        q, k, v = self._heads(x)
+        if past is not None:
+            assert T == 1, f"with a cache one token goes in at a time, got {T}"
+            k, v = torch.cat([past[0], k], dim=2), torch.cat([past[1], v], dim=2)
+        # a single token after the cache may see everything: no mask
+        y = F.scaled_dot_product_attention(
+            q,
+            k,
+            v,
+            mask,
+            is_causal=past is None and mask is None,
+            dropout_p=self.dropout if self.training else 0.0,
+        )
+        y = y.transpose(1, 2).reshape(B, T, C)  # heads side by side again
+        return self.resid_dropout(self.c_proj(y)), (k, v)
+
+    def weights(self, x: Tensor) -> Tensor:
+        """What the fused function keeps to itself: who looks where, (B, H, T, T), for x: (B, T, C)."""
+        q, k, _ = self._heads(x)
+        scores = q @ k.transpose(2, 3) / math.sqrt(q.shape[-1])
+        later = torch.ones_like(scores[0, 0], dtype=torch.bool).triu(1)
+        return scores.masked_fill(later, -torch.inf).softmax(-1)
+
+    def _heads(self, x: Tensor) -> list[Tensor]:
+        """Queries, keys and values, (B, H, T, C/H) each."""
+        B, T, C = x.shape
+        heads = (B, T, self.n_head, C // self.n_head)
+        return [t.view(heads).transpose(1, 2) for t in self.c_attn(x).split(C, dim=2)]
+
+
+class MLP(nn.Module):
+    """Two linear layers with GPT-2's tanh form of GELU between them."""
+
+    def __init__(self, config: GPTConfig):
+        super().__init__()
+        self.c_fc = nn.Linear(config.n_embd, 4 * config.n_embd)
+        self.c_proj = nn.Linear(4 * config.n_embd, config.n_embd)
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.dropout(self.c_proj(F.gelu(self.c_fc(x), approximate="tanh")))
+
+
+class Block(nn.Module):
+    """One layer: attention and MLP, each on normalize_text input, each added to the residual stream."""
+
+    def __init__(self, config: GPTConfig):
+        super().__init__()
+        self.ln_1 = nn.LayerNorm(config.n_embd)
+        self.attn = Attention(config)
+        self.ln_2 = nn.LayerNorm(config.n_embd)
+        self.mlp = MLP(config)
+
+    def forward(self, x: Tensor, past: tuple[Tensor, Tensor] | None = None, mask: Tensor | None = None):
+        attended, present = self.attn(self.ln_1(x), past, mask)
+        x = x + attended
+        return x + self.mlp(self.ln_2(x)), present
+
+
+class GPT(nn.Module):
+    """GPT-2 with tied input and output embeddings."""
+
+    def __init__(self, config: GPTConfig):
+        super().__init__()
+        self.config = config
+        self.transformer = nn.ModuleDict(
+            {
+                "wte": nn.Embedding(config.padded_vocab_size, config.n_embd),
+                "wpe": nn.Embedding(config.block_size, config.n_embd),
+                "drop": nn.Dropout(config.dropout),
+                "h": nn.ModuleList(Block(config) for _ in range(config.n_layer)),
+                "ln_f": nn.LayerNorm(config.n_embd),
+            }
+        )
+        self.lm_head = nn.Linear(config.n_embd, config.padded_vocab_size, bias=False)
+        self.lm_head.weight = self.transformer.wte.weight
+        self.apply(self._init_weights)
+        self._scale_residual_init()
+
+    @staticmethod
+    def _init_weights(module: nn.Module) -> None:
+        if isinstance(module, nn.Linear | nn.Embedding):
+            nn.init.normal_(module.weight, std=0.02)
+        if isinstance(module, nn.Linear) and module.bias is not None:
+            nn.init.zeros_(module.bias)
+
+    def _scale_residual_init(self) -> None:
+        # each layer adds to the residual stream twice: keep the variance of the sum (GPT-2, section 2.3)
+        for name, parameter in self.named_parameters():
+            if name.endswith("c_proj.weight"):
+                nn.init.normal_(parameter, std=0.02 / math.sqrt(2 * self.config.n_layer))
+
+    @property
+    def device(self) -> torch.device:
+        return self.lm_head.weight.device
+
+    def num_parameters(self) -> int:
+        """How many numbers are learned; the tied embedding counts once, rows of padding do not count."""
+        padding = (self.config.padded_vocab_size - self.config.vocab_size) * self.config.n_embd
+        return sum(p.numel() for p in self.parameters()) - padding
+
+    def flops_per_token(self, length: int | None = None) -> int:
+        """Floating-point operations of one training token, forward and backward, in texts of ``length``.
+
+        6 for each parameter but the positions', 12 * n_layer * n_embd * length for attention, counted as if it
+        were not causal. Source: Chowdhery et al. 2022 (PaLM), appendix B; nanoGPT counts the same.
+        """
+        cfg = self.config
+        return 6 * (self.num_parameters() - cfg.block_size * cfg.n_embd) + 12 * cfg.n_layer * cfg.n_embd * (
+            length or cfg.block_size
+        )
+
+    def forward(
+        self,
+        idx: Tensor,
+        targets: Tensor | None = None,
+        *,
+        position_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor | None]:
+        """Logits of every next token, and the mean loss where targets are given.
+
+        idx: (B, T) token ids. targets: (B, T), the token that follows each, or -100 where no loss is wanted.
+        position_ids: (B, T), the place of each token in its text, where that is not its place in the row.
+        attention_mask: (B, 1, T, T), added to the attention scores in place of the causal mask.
+        Returns logits (B, T, V) and the cross-entropy in nats per counted token, or None.
+        """
+        logits = self.logits(self.hidden(idx, position=position_ids, mask=attention_mask)[0])
+        if targets is None:
+            return logits, None
+        return logits, F.cross_entropy(
+            logits.flatten(0, 1).float(), targets.flatten(), ignore_index=IGNORE_INDEX
+        )
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Scores (..., V) from the last layer's output (..., C); rows of padding are left out."""
+        return self.lm_head(hidden)[..., : self.config.vocab_size]
+
+    def summed_loss(self, idx: Tensor, targets: Tensor) -> Tensor:
+        """The cross-entropy summed over the counted tokens, in nats: ``forward``'s times their number.
+
+        Large logits are never whole: they come, and their gradients with them, in pieces, which takes less memory
+        and on a CPU less than half the time.
+        """
+        hidden, targets = self.hidden(idx)[0].flatten(0, 1), targets.flatten()  # (B * T, C), (B * T,)
+        kind = hidden.device.type
+        rows = max(1, LOSS_CHUNK.get(kind, LOSS_CHUNK["cuda"]) // self.config.vocab_size)
+        if len(targets) <= 2 * rows:
+            return self._piece_loss(hidden, targets)
+        if torch.is_autocast_enabled(kind) or not hasattr(F, "linear_cross_entropy"):
+            # torch's own function (2.13) sums in the type of its input: bfloat16 loses tokens, float16 overflows
+            return sum(
+                checkpoint(self._piece_loss, *piece, use_reentrant=False)
+                for piece in zip(hidden.split(rows), targets.split(rows), strict=True)
+            )
+        pieces = torch.nn.LinearCrossEntropyOptions(batch_chunk_size=rows, chunking_method=None)
+        return F.linear_cross_entropy(
+            hidden,
+            self.lm_head.weight[: self.config.vocab_size],
+            targets,
+            reduction="sum",
+            ignore_index=IGNORE_INDEX,
+            options=pieces,
+        )
+
+    def _piece_loss(self, hidden: Tensor, targets: Tensor) -> Tensor:
+        return F.cross_entropy(
+            self.logits(hidden).float(), targets, ignore_index=IGNORE_INDEX, reduction="sum"
+        )
+
+    def hidden(
+        self,
+        idx: Tensor,
+        cache: Cache | None = None,
+        position: Tensor | None = None,
+        mask: Tensor | None = None,
+    ) -> tuple[Tensor, Cache]:
+        """Output of the last layer after its norm (B, T, C), and the keys and values for what comes next."""
+        if position is None:
+            start = cache[0][0].shape[2] if cache else 0
+            end = start + idx.shape[1]
+            if end > self.config.block_size:
+                raise ValueError(
+                    f"GPT got {end} tokens, block_size is {self.config.block_size}; cut the text"
+                )
+            position = torch.arange(start, end, device=idx.device)
+        x = self.transformer.drop(self.transformer.wte(idx) + self.transformer.wpe(position))  # (B, T, C)
+        presents = []
+        for layer, block in enumerate(self.transformer.h):
+            x, present = block(x, cache[layer] if cache else None, mask)
+            presents.append(present)
+        return self.transformer.ln_f(x), presents
+
+    @torch.no_grad()
+    def attention_weights(self, idx: Tensor) -> Tensor:
+        """Where every head looks in idx (B, T): (n_layer, B, n_head, T, T), each row sums to one.
+
+        Row t holds the shares that token t takes from tokens 0 to t. Dropout is off.
+        """
+        weights, was_training = [], self.training
+        hooks = [
+            block.attn.register_forward_pre_hook(
+                lambda attention, inputs: weights.append(attention.weights(inputs[0]))
+            )
+            for block in self.transformer.h
+        ]
+        try:
+            self.eval()(idx)
+        finally:
+            for hook in hooks:
+                hook.remove()
+            self.train(was_training)
+        return torch.stack(weights)
+
+    @torch.no_grad()
+    def generate(
+        self,
+        idx: Tensor,
+        max_new_tokens: int,
+        *,
+        temperature: float = 1.0,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        repetition_penalty: float = 1.0,
+        eos_token_id: int | Sequence[int] | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """Continues each row of ``idx`` (B, T), all of one length. Returns (B, T + up to max_new_tokens).
+
+        temperature 0 takes the likeliest token. A row that has ended (at any ``eos_token_id``, else the
+        config's) is filled up with the first of them; when all have ended, generation stops. Past block_size
+        the oldest tokens are forgotten.
+        """
+        _check_sampling(temperature, top_k, top_p, repetition_penalty)
+        eos = self.config.eos_token_id if eos_token_id is None else eos_token_id
+        stops = torch.tensor([] if eos is None else eos, dtype=torch.long, device=idx.device).view(-1)
+        ended = torch.zeros(idx.shape[0], dtype=torch.bool, device=idx.device)
+        was_training = self.training
+        self.eval()
+        cache = None
+        for _ in range(max_new_tokens):
+            logits, cache = self._next_logits(idx, cache)
+            logits = apply_repetition_penalty(logits, idx, repetition_penalty)
+            token = sample(logits, temperature, top_k, top_p, generator)
+            if len(stops):
+                token = token.masked_fill(ended, stops[0])
+                ended |= torch.isin(token, stops)
+            idx = torch.cat([idx, token[:, None]], dim=1)
+            if ended.all():
+                break
+        self.train(was_training)
+        return idx
+
+    def _next_logits(self, idx: Tensor, cache: Cache | None) -> tuple[Tensor, Cache]:
+        if cache is None or idx.shape[1] > self.config.block_size:
+            # positions are absolute: once the window slides, every key changes and the cache is of no use
+            hidden, cache = self.hidden(idx[:, -self.config.block_size :])
+        else:
+            hidden, cache = self.hidden(idx[:, -1:], cache)
+        return self.logits(hidden[:, -1]).float(), cache  # of the last place alone: the head is large
+
+    @classmethod
+    def from_pretrained(cls, folder_or_hub_id: str | Path, dtype: torch.dtype = torch.float32) -> "GPT":
+        """A model from a folder in transformers' GPT-2 layout or from the hub ("gpt2", ...), in eval mode."""
+        model = cls(_read_config(_locate(folder_or_hub_id, "config.json")))
+        model.load_weights(folder_or_hub_id)
+        return model.to(dtype).eval()
+
+    @torch.no_grad()
+    def load_weights(self, folder_or_hub_id: str | Path) -> None:
+        """Takes over the weights in model.safetensors, of a model of this shape. Rows of padding stay."""
+        from safetensors.torch import load_file
+
+        own = {name: p.detach() for name, p in self.named_parameters()}  # the tied head is in it once
+        own["transformer.wte.weight"] = own["transformer.wte.weight"][: self.config.vocab_size]
+        saved = load_file(_locate(folder_or_hub_id, "model.safetensors"))
+        for name, tensor in _from_transformers(saved, own):
+            own[name].copy_(tensor)
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Writes config.json and model.safetensors; ``GPT2LMHeadModel.from_pretrained`` reads them."""
+        from safetensors.torch import save_file
+
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        weights = {
+            name: tensor.T.contiguous() if _is_conv1d(name) else tensor.contiguous()
+            for name, tensor in self.state_dict().items()
+            if name != "lm_head.weight"
+        }
+        weights["transformer.wte.weight"] = self.lm_head.weight[: self.config.vocab_size].clone()
+        save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+        config = _transformers_config(self.config, str(self.lm_head.weight.dtype).removeprefix("torch."))
+        (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+
+
+def apply_repetition_penalty(logits: Tensor, idx: Tensor, penalty: float) -> Tensor:
+    """Makes tokens that stand in ``idx`` (B, T) less likely. logits: (B, V). Source: Keskar et al. 2019."""
+    if penalty == 1.0:
+        return logits
+    seen = logits.gather(1, idx)
+    return logits.scatter(1, idx, torch.where(seen < 0, seen * penalty, seen / penalty))
+
+
+def top_k_top_p_filter(logits: Tensor, top_k: int | None = None, top_p: float | None = None) -> Tensor:
+    """Sets to -inf all but the ``top_k`` likeliest tokens, then all but the smallest set with mass ``top_p``.
+
+    logits: (..., V). Source: top-p is nucleus sampling, Holtzman et al. 2020.
+    """
+    if top_k is not None:
+        smallest = logits.topk(min(top_k, logits.shape[-1])).values[..., -1:]
+        logits = logits.masked_fill(logits < smallest, -torch.inf)
+    if top_p is not None:
+        ordered, order = logits.sort(descending=True)
+        mass = ordered.softmax(-1)
+        beyond = mass.cumsum(-1) - mass >= top_p  # what the likelier ones already hold
+        logits = logits.masked_fill(beyond.scatter(-1, order, beyond), -torch.inf)
+    return logits
+
+
+def sample(
+    logits: Tensor,
+    temperature: float,
+    top_k: int | None,
+    top_p: float | None,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """One token per row of logits (B, V): (B,)."""
+    if temperature == 0:
+        return logits.argmax(-1)
+    return torch.multinomial(distribution(logits, temperature, top_k, top_p), 1, generator=generator)[:, 0]
+
+
+def distribution(
+    logits: Tensor, temperature: float, top_k: int | None = None, top_p: float | None = None
+) -> Tensor:
+    """The probabilities (..., V) from which the next token is drawn; what is cut has 0."""
+    if temperature == 0:
+        return F.one_hot(logits.argmax(-1), logits.shape[-1]).to(logits.dtype)
+    return top_k_top_p_filter(logits / temperature, top_k, top_p).softmax(-1)
+
+
+def _check_sampling(temperature: float, top_k: int | None, top_p: float | None, penalty: float) -> None:
+    if temperature < 0:
+        raise ValueError(f"generate got temperature={temperature}; give 0 (greedy) or more")
+    if top_k is not None and top_k < 1:
+        raise ValueError(f"generate got top_k={top_k}; give at least 1, or None for no limit")
+    if top_p is not None and not 0 < top_p <= 1:
+        raise ValueError(f"generate got top_p={top_p}; give a share in (0, 1], or None for no limit")
+    if penalty <= 0:
+        raise ValueError(f"generate got repetition_penalty={penalty}; give a positive number, 1.0 for none")
+
+
+def _is_conv1d(name: str) -> bool:
+    """GPT-2's files hold these matrices as (in, out), the transpose of nn.Linear's."""
+    return ".h." in name and name.endswith((".c_attn.weight", ".c_proj.weight", ".c_fc.weight"))
+
+
+def _locate(folder_or_hub_id: str | Path, file: str) -> Path:
+    folder = Path(folder_or_hub_id)
+    if folder.is_dir():
+        if not (folder / file).exists():
+            raise ValueError(f"{folder} has no {file}; give a folder written by save_pretrained")
+        return folder / file
+    if isinstance(folder_or_hub_id, Path) or folder.is_absolute() or len(folder.parts) > 2:
+        raise ValueError(f"no folder {folder_or_hub_id}; give an existing folder or a hub id such as 'gpt2'")
+    from huggingface_hub import hf_hub_download
+
+    return Path(hf_hub_download(str(folder_or_hub_id), file))
+
+
+def _read_config(path: Path) -> GPTConfig:
+    saved = json.loads(path.read_text(encoding="utf-8"))
+    # what GPT leaves out must stand at GPT-2's own value
+    for key, value in {
+        "model_type": "gpt2",
+        "activation_function": "gelu_new",
+        "n_inner": None,
+        "layer_norm_epsilon": 1e-5,
+        "scale_attn_by_inverse_layer_idx": False,
+        "tie_word_embeddings": True,
+    }.items():
+        if saved.get(key, value) != value:
+            raise ValueError(f"{path}: {key} got {saved[key]!r}; lmlab.models.gpt.GPT knows {value!r} only")
+    return GPTConfig(
+        n_layer=saved["n_layer"],
+        n_head=saved["n_head"],
+        n_embd=saved["n_embd"],
+        block_size=saved["n_positions"],
+        vocab_size=saved["vocab_size"],
+        dropout=saved.get("resid_pdrop", 0.1),
+        eos_token_id=saved.get("eos_token_id"),
+    )
+
+
+def _transformers_config(config: GPTConfig, dtype: str) -> dict:
+    return {
+        "architectures": ["GPT2LMHeadModel"],
+        "model_type": "gpt2",
+        "activation_function": "gelu_new",
+        "n_layer": config.n_layer,
+        "n_head": config.n_head,
+        "n_embd": config.n_embd,
+        "n_inner": None,
+        "n_positions": config.block_size,
+        "n_ctx": config.block_size,
+        "vocab_size": config.vocab_size,
+        "layer_norm_epsilon": 1e-5,
+        "initializer_range": 0.02,
+        "tie_word_embeddings": True,
+        "dtype": dtype,
+        "attn_pdrop": config.dropout,
+        "embd_pdrop": config.dropout,
+        "resid_pdrop": config.dropout,
+        "bos_token_id": config.eos_token_id,
+        "eos_token_id": config.eos_token_id,
+    }
+
+
+def _from_transformers(saved: dict[str, Tensor], expected: dict[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
+    """The tensors of a file under GPT's names; old files lack the prefix and hold mask buffers."""
+    named = {
+        name if name.startswith(("transformer.", "lm_head.")) else f"transformer.{name}": tensor
+        for name, tensor in saved.items()
+    }
+    if missing := sorted(expected.keys() - named.keys()):
+        raise ValueError(
+            f"model.safetensors lacks {', '.join(missing[:3])} and {len(missing) - 1} more; "
+            "give the weights of a GPT-2"
+        )
+    head, embeddings = named.get("lm_head.weight"), named["transformer.wte.weight"]
+    if head is not None and not torch.equal(head, embeddings):
+        raise ValueError(
+            "lm_head.weight got other numbers than transformer.wte.weight; lmlab.models.gpt.GPT knows "
+            "a head that is the embeddings only"
+        )
+    for name, wanted in expected.items():
+        tensor = named[name].T if _is_conv1d(name) else named[name]
+        if tensor.shape != wanted.shape:
+            raise ValueError(
+                f"{name} got shape {tuple(tensor.shape)}; config.json asks for "
+                f"{tuple(wanted.shape)}: give the two files of one model"
+            )
+        yield name, tensor

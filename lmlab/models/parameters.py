@@ -1,0 +1,89 @@
+"""Which parameters train, what they and the frozen ones weigh, and a hash of the frozen ones."""
+
+import hashlib
+
+from lmlab.models.quantization import _constants
+
+
+def freeze_layers(model, n: int) -> int:
+    """Freezes the embeddings and the first ``n`` blocks of a GPT-2; 0: nothing. Returns the weights that train.
+
+    The output head is the token embedding, so it is frozen with it. Raises ValueError for more blocks than
+    there are, which would leave nothing but the last norm.
+    """
+    blocks = model.transformer.h
+    if not 0 <= n < len(blocks):
+        raise ValueError(
+            f"frozen_layers got {n}; give 0 to {len(blocks) - 1}, the model has {len(blocks)} blocks"
+        )
+    frozen = [model.transformer.wte, model.transformer.wpe, *blocks[:n]] if n else []
+    for module in frozen:
+        module.requires_grad_(False)
+    return sum(p.numel() for p in model.parameters() if p.requires_grad)
+
+
+def trainable_to_float32(model) -> int:
+    """Casts the trainable parameters to float32 and returns how many tensors were not.
+
+    TRL casts them to bfloat16 whenever the base is in 4 bits: Adam's small updates are then rounded away, and
+    on a GPU without bfloat16 the gradient scaler fails. Call it after SFTTrainer is built, before training.
+    """
+    import torch
+
+    low = [p for p in model.parameters() if p.requires_grad and p.dtype != torch.float32]
+    for parameter in low:
+        parameter.data = parameter.data.float()
+    return len(low)
+
+
+def trainable_names(model) -> list[str]:
+    return [name for name, parameter in model.named_parameters() if parameter.requires_grad]
+
+
+def frozen_parameters_hash(model) -> str:
+    """SHA-256 over the bytes of all that does not train, packed 4-bit weights and their scales among it."""
+    import torch
+
+    digest = hashlib.sha256()
+    for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            digest.update(name.encode())
+            for tensor in (parameter.data, *_constants(getattr(parameter, "quant_state", None))):
+                digest.update(tensor.reshape(-1).contiguous().view(torch.uint8).cpu().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def weight_bytes(model) -> dict[str, int]:
+    """Bytes of a model's weights, counted from its tensors.
+
+    four_bit: packed 4-bit numbers; constants: their scales; other: weights that are not quantized;
+    trainable: parameters that train (the adapter); float16: what all weights but the trainable ones would take
+    in 16 bits. Tied tensors count once.
+    """
+    import bitsandbytes
+
+    sizes = dict.fromkeys(("four_bit", "constants", "other", "trainable", "float16"), 0)
+    for parameter in model.parameters():
+        n_bytes = parameter.numel() * parameter.element_size()
+        if isinstance(parameter, bitsandbytes.nn.Params4bit):
+            sizes["four_bit"] += n_bytes
+            sizes["constants"] += sum(t.nbytes for t in _constants(parameter.quant_state))
+            sizes["float16"] += 2 * parameter.quant_state.shape.numel()
+        elif parameter.requires_grad:
+            sizes["trainable"] += n_bytes
+        else:
+            sizes["other"] += n_bytes
+            sizes["float16"] += 2 * parameter.numel()
+    return sizes
+
+
+def optimizer_bytes(optimizer) -> int:
+    """Bytes of an optimizer's state, such as Adam's two moments, counted from its tensors."""
+    import torch
+
+    return sum(
+        value.numel() * value.element_size()
+        for state in optimizer.state.values()
+        for value in state.values()
+        if torch.is_tensor(value)
+    )

@@ -1,0 +1,331 @@
+"""Forecasts against counted bytes: of weights, adapters, optimizers and checkpoints they are exact."""
+
+import copy
+import dataclasses
+
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+
+from lmlab import hardware
+from lmlab.cli import main
+from lmlab.course import cost
+from lmlab.course.plan import (
+    PUBLISHED,
+    _cache_bytes,
+    changes,
+    compare,
+    forecast,
+    measure,
+    plan,
+    published_config,
+    trainings,
+)
+from lmlab.models import adapters, quantization
+from lmlab.models.gpt import GPT2_SIZES
+from lmlab.models.sources import load_model
+from lmlab.recipes import list_recipes, load_recipe
+from lmlab.training import trainers
+from lmlab.training.memory import in_four_bits, model_on_meta, with_adapter
+
+T4 = hardware.gpu("T4")
+CPU = dataclasses.replace(
+    T4,
+    device="cpu",
+    device_name="a CPU",
+    dtype="float32",
+    bf16=False,
+    fp16=False,
+    use_cpu=True,
+    compute_dtype="float32",
+    memory_gb=16.0,
+    gpu_memory_gb=None,
+)
+PLANNED = ["02", "04", "05", "06", "08", "09"]
+
+
+def recipe(number: str, name: str = "tiny", **overrides):
+    from lmlab.recipes import find_lesson
+
+    return load_recipe(find_lesson(number), name, **overrides)
+
+
+# --- facts ---
+
+
+@pytest.mark.parametrize(
+    ("source", "n"),
+    {
+        **{f"openai-community/{name}": None for name in GPT2_SIZES},
+        "distilbert/distilgpt2": 81_912_576,
+        "meta-llama/Llama-3.2-1B": 1_235_814_400,
+        "deepseek-ai/DeepSeek-R1-Distill-Qwen-1.5B": 1_777_088_000,
+    }.items(),
+)
+def test_built_in_configs_have_the_published_number_of_weights(source, n):
+    n = n or model_on_meta(GPT2_SIZES[source.split("/")[1]]).num_parameters()
+    assert cost.n_weights_of(published_config(source)) == n
+
+
+def test_every_hub_model_of_a_recipe_is_built_in():
+    named = {
+        getattr(load_recipe(lesson, name, data_dir="x"), key, None)
+        for lesson in (
+            "04_shakespeare_full_finetune",
+            "05_llama_lora_4bit",
+            "06_deepseek_qlora_think",
+            "08_fantasy_locations",
+            "09_grpo_reasoning",
+        )
+        for name in list_recipes(lesson)
+        for key in ("model", "style_model")
+    }
+    assert {source for source in named if source and not source.startswith("miniworld/")} <= set(PUBLISHED)
+
+
+def test_llama_with_an_adapter_of_rank_8():
+    base = in_four_bits(model_on_meta(published_config("meta-llama/Llama-3.2-1B"), torch.float16))
+    model = with_adapter(base, r=8, lora_alpha=32, target_modules=["q_proj", "k_proj", "v_proj", "o_proj"])
+    trained, everything = model.get_nb_trainable_parameters()
+    assert (trained, everything) == (1_703_936, 1_237_518_336)
+    assert f"{trained / everything:.4%}" == "0.1377%"
+
+
+def test_bits_of_a_weight_in_nf4_with_double_quantization():
+    n = 2048 * 8192
+    assert 8 * (cost.four_bit_bytes(n) - 4) / n == 4 + 8 / 64 + 32 / (64 * 256)
+    assert f"{8 * cost.four_bit_bytes(n) / n:.3f}" == "4.127"
+
+
+@pytest.mark.parametrize("n", [100, 4095, 4096, 5000, 256 * 40])
+def test_bytes_of_8_bit_adam_are_those_of_bitsandbytes(n):
+    import bitsandbytes
+
+    parameter = torch.nn.Parameter(torch.zeros(n))
+    optimizer = bitsandbytes.optim.AdamW8bit([parameter])
+    optimizer.init_state(optimizer.param_groups[0], parameter, 0, 0)
+    state = {key: value for key, value in optimizer.state[parameter].items() if not key.startswith("qmap")}
+    assert cost.adam_bytes([(n, False)], "adamw_8bit") == sum(
+        t.nbytes for t in state.values() if torch.is_tensor(t)
+    )
+    assert cost.adam_bytes([(n, True)], "adamw_8bit") == 8 * n
+
+
+def test_a_t4_has_no_bfloat16():
+    assert (T4.dtype, T4.fp16, T4.bf16) == ("float16", True, False)
+    assert hardware.gpu("L4").dtype == "bfloat16"
+    assert hardware.gpu("a100-80gb").gpu_memory_gb > 70
+    with pytest.raises(ValueError, match="gpu got 'T5'; give one of T4, L4"):
+        hardware.gpu("T5")
+
+
+# --- predicted is actual ---
+
+
+@pytest.mark.parametrize(("number", "model"), [("05", "miniworld/llama"), ("06", "miniworld/qwen2")])
+def test_an_adapter_is_predicted_to_the_byte(number, model, machine, tmp_path, one_thread):
+    if machine.device != "cpu":
+        pytest.skip("lesson 06 has another optimizer on a GPU")
+    cfg = recipe(number)
+    made = plan(cfg, machine)
+    torch.manual_seed(0)
+    adapted = get_peft_model(
+        quantization.load_four_bit(cfg.model, machine),
+        LoraConfig(
+            r=cfg.lora_r, lora_alpha=cfg.lora_alpha, target_modules=cfg.target_modules, task_type="CAUSAL_LM"
+        ),
+    )
+    optimizer = torch.optim.AdamW([p for p in adapted.parameters() if p.requires_grad])
+    ids = torch.randint(8, 1500, (1, 8))
+    adapted(input_ids=ids, labels=ids).loss.backward()
+    optimizer.step()
+    adapters.save_adapter(adapted, tmp_path, cfg.model)
+    torch.save(optimizer.state_dict(), tmp_path / "optimizer.pt")
+    found = measure(adapted, optimizer, tmp_path)
+    assert set(found) == {"weights", "adapter", "optimizer", "checkpoint"}
+    assert found == dict(made.forecasts["adapter"].kept)
+    assert all(row.predicted == row.actual for row in compare(made, found).rows)
+
+
+def test_full_fine_tuning_is_predicted_to_the_byte(tmp_path, one_thread):
+    from datasets import Dataset
+    from transformers import Trainer
+
+    from lmlab.hardware import describe_machine
+
+    machine = describe_machine()
+    made = plan(recipe("04", checkpoint_every=1), machine)
+    model = load_model("miniworld/gpt2")
+    args = trainers.training_arguments(
+        tmp_path,
+        machine,
+        epochs=1,
+        batch_size=1,
+        learning_rate=1e-4,
+        report_to="none",
+        max_steps=1,
+        checkpoint_every=1,
+    )
+    rows = Dataset.from_dict({"input_ids": [[8, 9, 10]], "labels": [[8, 9, 10]]})
+    trainer = Trainer(model=model, args=args, train_dataset=rows)
+    trainer.train()
+    found = measure(model, trainer.optimizer, tmp_path / "checkpoint-1")
+    found.pop("peak memory", None)
+    assert found == dict(made.forecasts["pairs"].kept)
+    assert (
+        made.forecasts["pairs"].disk["checkpoints"] == 3 * found["checkpoint"]
+    )  # two, and one being written
+
+
+def test_a_run_of_lmlab_train_is_predicted_to_the_byte(tmp_path, one_thread):
+    from lmlab.data.loader import WindowLoader
+    from lmlab.data.packing import text_rows
+    from lmlab.models.gpt import GPT, GPTConfig
+    from lmlab.training.pretrain import PretrainConfig, pretrain
+
+    cfg = recipe("02", vocab_multiple=100)
+    shape = trainings(cfg, CPU)[0].config
+    assert isinstance(shape, GPTConfig) and shape.padded_vocab_size == 1600
+    model, tokens = GPT(shape), torch.arange(300) % 50
+    pretrain(
+        model,
+        WindowLoader([tokens.numpy()], 16, 1),
+        PretrainConfig(max_steps=1, batch_size=1, block_size=16, learning_rate=1e-3),
+        validation=text_rows(tokens, 16),
+        out=tmp_path,
+        report=lambda line: None,
+    )
+    found = measure(model, checkpoint=tmp_path / "checkpoints" / "step_1")
+    made = forecast(trainings(cfg, CPU)[0], CPU)
+    assert found["checkpoint"] == made.kept["checkpoint"] and found["weights"] == made.kept["weights"]
+
+
+def test_a_head_that_is_not_the_embeddings_is_counted(tmp_path):
+    """Whatever the config says: transformers loads both."""
+    import shutil
+
+    from safetensors.torch import load_file, save_file
+
+    from lmlab.models.sources import model_source
+
+    folder = shutil.copytree(model_source("miniworld/gpt2"), tmp_path / "base")
+    weights = load_file(folder / "model.safetensors")
+    head = weights["transformer.wte.weight"].flip(0).clone()
+    save_file(weights | {"lm_head.weight": head}, folder / "model.safetensors", metadata={"format": "pt"})
+    made = plan(recipe("04", model=str(folder)), CPU).forecasts["pairs"].kept["weights"]
+    assert made == measure(load_model(str(folder)))["weights"]
+
+
+def test_comparing_asks_for_a_training_that_is_there():
+    with pytest.raises(ValueError, match="compare got training 'x'; the plan has pretraining"):
+        compare(plan(recipe("02"), T4), {}, "x")
+
+
+# --- plans ---
+
+
+@pytest.mark.parametrize("number", PLANNED)
+def test_every_lesson_that_trains_has_a_plan(number):
+    made = plan(recipe(number), T4)
+    assert all(f.fits and f.hours > 0 and f.rent > 0 for f in made.forecasts.values()) and not made.advice
+    for shown in (str(made), made._repr_html_()):
+        assert "peak memory" in shown and "Predicted" in shown
+    assert "<table>" in made._repr_html_()
+
+
+def test_the_parts_are_the_peak():
+    made = forecast(trainings(recipe("06"), T4)[0], T4)
+    assert sum(made.memory.values()) == made.peak > made.kept["weights"] + made.kept["adapter"]
+    assert made.memory["gradients"] <= made.kept["adapter"]
+
+
+def test_what_does_not_fit_is_told_what_would_help():
+    small = dataclasses.replace(T4, gpu_memory_gb=0.66)
+    cfg = recipe("06", batch_size=16)
+    made = plan(cfg, small)
+    offered = made.advice["adapter"]
+    assert not made.forecasts["adapter"].fits and len(offered) >= 3
+    alone = [change.forecast.peak for change in offered if len(change.settings) < 3]
+    assert alone == sorted(alone) and alone[-1] < made.forecasts["adapter"].peak
+    for change in offered:  # each is a recipe that can be run, and its plan says the same
+        again = plan(dataclasses.replace(cfg, **change.settings), small)
+        assert again.forecasts["adapter"].peak == change.forecast.peak
+    assert "--set activation_checkpointing=true" in str(made) and "instead" in made._repr_html_()
+
+
+def test_a_change_keeps_the_tokens_of_a_step():
+    cfg = recipe("06", batch_size=4, grad_accumulation=2)
+    for change in changes(cfg, forecast(trainings(cfg, T4)[0], T4)):
+        if "batch_size" in change.settings:
+            assert change.settings["batch_size"] * change.settings["grad_accumulation"] == 8
+
+
+def test_logits_in_pieces_train_under_4_gib_and_whole_ones_do_not():
+    l4 = hardware.gpu("L4")
+    job = trainings(recipe("06", "gpu", batch_size=2, grad_accumulation=8), l4)[0]
+    assert (job.batch_size, job.length, job.checkpointing, job.chunked) == (2, 2048, True, True)
+    made = forecast(job, l4)
+    assert made.peak < 4 * 2**30
+    whole = forecast(shallow(job, chunked=False), l4)
+    assert made.peak + whole.memory["logits"] > 8 * 2**30
+
+
+def shallow(job, **others):
+    """The same of two layers, which is quicker to play."""
+    config = copy.deepcopy(job.config)
+    config.num_hidden_layers = 2
+    return dataclasses.replace(job, config=config, **others)
+
+
+def test_more_operations_take_longer_and_a_better_gpu_less():
+    job = shallow(trainings(recipe("06", "gpu"), T4)[0])
+    on_t4, on_l4 = (forecast(job, hardware.gpu(name)) for name in ("T4", "L4"))
+    assert on_t4.hours > on_l4.hours
+    assert forecast(dataclasses.replace(job, checkpointing=False), T4).hours < on_t4.hours
+    assert dataclasses.replace(on_t4, training=dataclasses.replace(job, steps=None)).hours is None
+
+
+def test_answers_of_a_step_are_written_before_it(one_thread):
+    """Keys and values as transformers keeps them; where they are the fullest, a change names what makes fewer."""
+    cfg = recipe("09", n_train=8)
+    job = trainings(cfg, CPU)[0]
+    model = load_model(cfg.model)
+    with torch.no_grad():
+        cache = model(torch.ones(3, 11, dtype=torch.long), use_cache=True).past_key_values
+    real = sum(layer.keys.nbytes + layer.values.nbytes for layer in cache.layers)
+    assert _cache_bytes(dataclasses.replace(job, generated=3, length=11), CPU) == real
+    tight = dataclasses.replace(T4, gpu_memory_gb=6.0)
+    made = plan(recipe("09", "t4", batch_size=1, grad_accumulation=512, max_new_tokens=1024), tight)
+    writing = made.forecasts["adapter"]
+    assert "keys and values" in writing.memory and not writing.fits
+    fewer = min(made.advice["adapter"], key=lambda change: change.forecast.peak)
+    assert {"max_new_tokens", "grad_accumulation"} & set(fewer.settings)
+    assert writing.seconds > forecast(dataclasses.replace(writing.training, generated=0), tight).seconds
+
+
+def test_what_nothing_mends_is_said():
+    made = plan(recipe("04", "style-gpt2-xl"), dataclasses.replace(T4, gpu_memory_gb=5.0))
+    assert "nothing of this makes it fit" in str(made)
+
+
+def test_memory_that_is_not_known_is_no_reason_to_refuse():
+    made = plan(recipe("05"), dataclasses.replace(CPU, memory_gb=0.0))
+    assert made.forecasts["adapter"].fits and "of an unknown size" in str(made)
+
+
+def test_a_folder_gives_the_config(gpt2_folder):
+    made = plan(recipe("08", model=str(gpt2_folder)), T4)
+    assert made.forecasts["locations"].training.config.n_embd == 32
+
+
+def test_the_command(capsys):
+    assert main(["plan", "05", "--gpu", "T4", "--set", "lora_r=4"]) == 0
+    shown = capsys.readouterr().out
+    assert "float16" in shown and "fits" in shown and "rent" in shown
+    assert main(["plan", "05", "--gpu", "T4", "--set", "batch_size=4096"]) == 1
+    shown = capsys.readouterr().out
+    assert "DOES NOT FIT" in shown and "--set batch_size=1 --set grad_accumulation=4096" in shown
+    assert (
+        main(["plan", "02", "--recipe", "local"]) == 2 and "--set data_dir=FOLDER" in capsys.readouterr().err
+    )
+    assert main(["plan", "03"]) == 2 and "give 02, 04, 05, 06, 08 or 09" in capsys.readouterr().err

@@ -1,0 +1,465 @@
+"""The report: complete, honest about failures, usable without a network, with eyes, keys or a phone."""
+
+import base64
+import io
+import json
+import re
+from urllib.parse import unquote
+
+import nbformat
+import pytest
+from bs4 import BeautifulSoup
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
+
+from lmlab.course import compare
+from lmlab.course.pages import describe_plot, markdown, render_notebook
+from lmlab.course.report import build_site, choose_cover
+from lmlab.recipes import PROJECT
+
+WIDGET, STATE = "application/vnd.jupyter.widget-view+json", "application/vnd.jupyter.widget-state+json"
+
+
+def picture(width: int, height: int) -> str:
+    from matplotlib.image import imsave
+    from numpy import full
+
+    file = io.BytesIO()
+    imsave(file, full((height, width, 3), width / 999), format="png")
+    return base64.b64encode(file.getvalue()).decode()
+
+
+WIDE, SQUARE = picture(300, 100), picture(100, 100)
+
+
+def shown(**data):
+    return new_output("display_data", data={key.replace("__", "/"): value for key, value in data.items()})
+
+
+def first_notebook():
+    text = (
+        "# 01 · One fine lesson\nYou will see **something**. And then $x^2$! But this is the third.\n\n"
+        "$$\\begin{matrix}1\\end{matrix}$$, then `a $b$ c`.\n\n## Same name\n\n"
+        "[This](01_data_analysis.ipynb), [next](02_gpt2_from_scratch.ipynb), [file](../recipes/x.yaml).\n\n"
+        "[![Open it](https://x.org/badge.svg)](https://x.org/open)"
+    )
+    plot = 'ax.set(xlabel="steps", ylabel="loss (nats)", title=f"after {n} steps")'
+    long = "word = " + " + ".join(["a_long_name"] * 20)
+    view = {WIDGET: {"model_id": "box"}, "text/plain": "interactive(children=(FloatSlider(value=1.0),))"}
+    models = {
+        "box": {"state": {"children": ["IPY_MODEL_slider", "IPY_MODEL_out"]}},
+        "slider": {"state": {}},
+        "out": {
+            "state": {"_model_name": "OutputModel", "outputs": [shown(text__plain="what the widget showed")]}
+        },
+    }
+    return new_notebook(
+        metadata={"widgets": {STATE: {"state": models}}},
+        cells=[
+            new_markdown_cell(text),
+            new_code_cell(plot, outputs=[shown(image__png=WIDE)]),
+            new_markdown_cell("## Same name\n\nOne zebra.\n\n| a | b |\n|---|---|\n| " + "x" * 90 + " | y |"),
+            new_code_cell(
+                long,
+                outputs=[
+                    new_output("display_data", data=view),
+                    shown(image__png=SQUARE),
+                    shown(text__html="<table><tr><td>" + "y" * 90 + "</td></tr></table>"),
+                ],
+            ),
+            new_code_cell(
+                "gone()", outputs=[shown(**{"text__plain": "HBox()", WIDGET: {"model_id": "lost"}})]
+            ),
+        ],
+    )
+
+
+def make_run(run, losses, settings):
+    """A run of three lessons: one with all there is, one that died, one with text only."""
+    run.mkdir()
+    notebook = first_notebook()
+    saved = new_output("stream", text=f"saved in {run}/01_data_analysis/model")
+    notebook.cells.append(new_code_cell("print(saved)", outputs=[saved]))
+    nbformat.write(notebook, run / "01_data_analysis.ipynb")
+    short = new_markdown_cell("# 03 · Another\nIt has text.\n\n## An okapi\n\nNo more.")
+    nbformat.write(new_notebook(cells=[short]), run / "03_hellaswag.ipynb")
+    out = run / "01_data_analysis"
+    out.mkdir()
+    (out / "metrics.json").write_text(
+        json.dumps(
+            {
+                "recipe": "tiny",
+                "metrics": {"good": losses[-1], "bad": 3.0, "free": 7},
+                "settings": settings,
+                "expected": {"good": [0, 1], "bad": [None, 1]},
+            }
+        )
+    )
+    write_events(out / "tensorboard", losses)
+    (out / "progress.jsonl").write_text(
+        "".join(
+            json.dumps({"step": step, "val_loss": loss, "accuracy": loss, "floor_gap": 1}) + "\n"
+            for step, loss in enumerate(losses)
+        )
+    )
+    record = {"status": "ok", "seconds": 61.0, "peak_memory_gb": 1.2, "error": "", "recipe": "tiny"}
+    (run / "run.json").write_text(
+        json.dumps(
+            {
+                "lessons": [
+                    {**record, "lesson": "01_data_analysis"},
+                    {
+                        **record,
+                        "lesson": "02_gpt2_from_scratch",
+                        "status": "kernel died",
+                        "seconds": 3.0,
+                        "error": "<b>boom</b>",
+                    },
+                    {**record, "lesson": "03_hellaswag", "seconds": 2.0},
+                ]
+            }
+        )
+    )
+    return run
+
+
+def write_events(folder, losses, first=0):
+    from tensorboard.summary import Writer  # torch's takes seconds to import
+
+    writer = Writer(str(folder))
+    for step, loss in enumerate(losses, first):
+        writer.add_scalar("train/loss", loss + 0.1, 10 * step)
+        writer.add_scalar("validation/loss", loss, 10 * step)
+        writer.add_scalar("train/epoch", step, 10 * step)
+    writer.close()
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs")
+    return (
+        make_run(folder / "calm", [2.0, 1.0, 0.5], {"learning_rate": 0.001, "seed": 0}),
+        make_run(folder / "hasty", [2.0, 1.5, 0.75], {"learning_rate": 0.01, "seed": 0}),
+    )
+
+
+@pytest.fixture(scope="module")
+def site(runs, tmp_path_factory):
+    return build_site(runs[0], tmp_path_factory.mktemp("out") / "site", runs[1]).parent
+
+
+def soup(site, name):
+    return BeautifulSoup((site / f"{name}.html").read_text(encoding="utf-8"), "html.parser")
+
+
+def test_index_tells_what_ran_what_was_promised_and_what_was_measured(site):
+    index = soup(site, "index")
+    words = index.get_text(" ", strip=True)
+    assert "2 of 3 notebooks ran through" in words and "1.1 minutes together" in words
+    assert "1 of 2 expectations met" in words
+    card = index.find(id="01_data_analysis")
+    assert card.select_one(".promise").get_text().startswith("You will see something. And then")
+    assert "the third" not in card.select_one(".promise").get_text()
+    assert "recipe tiny" in card.get_text(" ", strip=True) and "61 s" in card.get_text()
+    rows = [
+        [cell.get_text() for cell in row.find_all(["th", "td"])] for row in card.select(".bands tbody tr")
+    ]
+    assert rows == [["good", "0 to 1", "0.5", "", "✓ inside"], ["bad", "at most 1", "3", "", "✗ outside"]]
+    assert "learning rate" in card.get_text(), "the recipe's values are there to unfold"
+
+
+def test_a_failed_lesson_shows_its_error_escaped(site):
+    card = soup(site, "index").find(id="02_gpt2_from_scratch")
+    assert "kernel died" in card.get_text() and card.pre.get_text() == "<b>boom</b>"
+
+
+def test_the_cover_is_the_marked_picture_or_the_widest_and_latest(tmp_path):
+    (tmp_path / "pictures").mkdir()
+    cells = [new_code_cell("", outputs=[shown(image__png=data)]) for data in (SQUARE, WIDE, WIDE, SQUARE)]
+    page = render_notebook(new_notebook(cells=cells), "x", tmp_path)
+    assert choose_cover(page.pictures).path == "pictures/x-3.png"
+    cells[0].metadata["tags"] = ["cover"]
+    page = render_notebook(new_notebook(cells=cells), "x", tmp_path)
+    assert choose_cover(page.pictures).path == "pictures/x-1.png"
+    assert choose_cover([]) is None
+
+
+def test_every_link_and_anchor_leads_somewhere(site):
+    for file in site.glob("*.html"):
+        page = BeautifulSoup(file.read_text(encoding="utf-8"), "html.parser")
+        for tag in page.find_all(["a", "img", "link", "script", "form"]):
+            target = tag.get("href") or tag.get("src") or tag.get("action") or ""
+            if target.startswith(("data:", "http")) or not target:
+                continue
+            path, _, anchor = target.partition("#")
+            assert (site / path).exists(), f"{file.name}: {target}"
+            there = soup(site, path.removesuffix(".html")) if anchor and path else page
+            assert not anchor or there.find(id=unquote(anchor)), f"{file.name}: {target}"
+    page = soup(site, "01_data_analysis")
+    assert page.find("a", string="This")["href"] == "01_data_analysis.html"
+    missing = page.find("a", string="next")
+    assert missing["title"] == "not in this run" and not missing.get("href")
+    assert not page.find("a", string="file").get("href"), "a file outside the site"
+
+
+def test_the_search_index_leads_to_headings(site):
+    script = (site / "search-index.js").read_text(encoding="utf-8")
+    sections = json.loads(script.removeprefix("const SECTIONS = ").rstrip(";\n"))
+    for page, _, _, anchor, _ in sections:
+        assert soup(site, page.removesuffix(".html")).find(id=anchor), f"{page}#{anchor}"
+    (zebra,) = [section for section in sections if "zebra" in section[4]]
+    assert zebra[:4] == ["01_data_analysis.html", "01 · One fine lesson", "Same name", "Same-name-2"]
+    assert any("x^2" in section[4] for section in sections), "a formula is found by its TeX"
+    assert not any("yyy" in section[4] for section in sections), "what code printed is not searched"
+
+
+def test_every_picture_says_what_it_shows(site):
+    for file in site.glob("*.html"):
+        for tag in BeautifulSoup(file.read_text(encoding="utf-8"), "html.parser").find_all("img"):
+            assert len(tag.get("alt", "")) > 10, f"{file.name}: {tag}"
+    first, second = [tag["alt"] for tag in soup(site, "01_data_analysis").find_all("img")]
+    assert first == "Plot under “Same name”. after … steps. across: steps. upwards: loss (nats)"
+    assert (site / "pictures" / "01_data_analysis-1.png").read_bytes() == base64.b64decode(WIDE)
+
+
+def test_the_kind_of_a_plot_is_the_name_of_its_function():
+    assert describe_plot("plots.loss_curve(x, y, title='calm')", "Run") == "Loss curve under “Run”. calm"
+    assert describe_plot("%matplotlib inline", "Run") == "Plot under “Run”", "no Python"
+
+
+def test_pages_fetch_nothing(site):
+    for file in site.iterdir():
+        if file.suffix not in (".html", ".js", ".css"):
+            continue
+        text = file.read_text(encoding="utf-8")
+        tags = r'<(?:script|link|img|iframe)[^>]+(?:src|href)="(?:https?:)?//'
+        imports = r'(?:import\(?|from)\s*["\']https?://|@import url\(["\']?https?://|url\(["\']?https?://'
+        assert not re.search(f"{tags}|{imports}", text), file.name
+
+
+def test_widgets_show_what_they_last_showed(site):
+    page = soup(site, "01_data_analysis").get_text()
+    assert "what the widget showed" in page and "interactive(children" not in page
+    assert "alive only in Jupyter" in page and "HBox" not in page
+    assert "widget-view" not in (site / "01_data_analysis.html").read_text()
+
+
+def test_formulas_are_drawn_and_what_cannot_be_is_shown_as_code(site):
+    page = (site / "01_data_analysis.html").read_text()
+    assert 'aria-label="x^2"' in page and "currentColor" in page and "#123456" not in page
+    assert "<code>\\begin{matrix}1\\end{matrix}</code>" in page
+    assert "<code>a $b$ c</code>" in page, "a dollar in code is no formula"
+
+
+@pytest.mark.parametrize("path", sorted((PROJECT / "notebooks").glob("*.ipynb")), ids=lambda path: path.stem)
+def test_every_formula_of_the_course_can_be_drawn(path):
+    cells = nbformat.read(path, as_version=4)["cells"]
+    for cell in cells:
+        if cell["cell_type"] == "markdown":
+            assert not re.findall(r'class="math"><code>.*?</code>', markdown(cell["source"]))
+
+
+def test_only_an_older_report_is_replaced(tmp_path):
+    run, precious = tmp_path / "run", tmp_path / "precious"
+    run.mkdir()
+    precious.mkdir()
+    (run / "run.json").write_text('{"lessons": []}')
+    (precious / "thesis.txt").write_text("years of work")
+    with pytest.raises(ValueError, match="thesis.txt"):
+        build_site(run, precious)
+    assert [f.name for f in precious.iterdir()] == ["thesis.txt"]
+    assert build_site(run, tmp_path / "site") == build_site(run, tmp_path / "site")
+
+
+def test_a_folder_without_a_run_is_refused(tmp_path, runs):
+    with pytest.raises(FileNotFoundError, match=r"holds no run\.json"):
+        build_site(tmp_path, tmp_path / "site")
+    with pytest.raises(FileNotFoundError, match=r"holds no run\.json"):
+        build_site(runs[0], tmp_path / "site", tmp_path)
+
+
+# two runs ---------------------------------------------------------------------------------------------------
+
+
+def test_curves_come_from_tensorboard_and_from_progress(runs):
+    curves = compare.read_curves(runs[0] / "01_data_analysis")
+    assert curves.keys() == {"loss", "accuracy"}, "no bookkeeping, no floors, no validation loss twice"
+    assert curves["loss"]["validation"] == [(0, 2.0), (10, 1.0), (20, 0.5)]
+    assert curves["loss"]["train"][0] == (0, pytest.approx(2.1))
+    assert curves["accuracy"] == {"": [(0, 2.0), (1, 1.0), (2, 0.5)]}
+
+
+def test_trainings_in_one_lesson_keep_apart_and_a_resumed_one_is_whole(tmp_path):
+    write_events(tmp_path / "logs" / "small" / "runs" / "Nov21_23-18-34_vm", [2.0, 1.0])
+    write_events(tmp_path / "tensorboard", [3.0, 2.5])
+    write_events(tmp_path / "tensorboard", [2.0, 1.0], first=1)
+    curves = compare.read_curves(tmp_path)
+    assert curves.keys() == {"small: loss", "loss"}
+    assert curves["loss"]["validation"] == [(0, 3.0), (10, 2.0), (20, 1.0)]
+
+
+def test_no_page_names_a_folder_of_this_machine(site, runs):
+    """What a notebook printed of its run's folder is shortened: a site is made to be shown."""
+    pages = [path.read_text(encoding="utf-8") for path in site.rglob("*") if path.suffix in (".html", ".js")]
+    assert f"saved in {runs[0].name}/01" in "".join(pages)
+    assert not any(str(run.resolve()) in page for page in pages for run in runs)
+
+
+def test_a_comparison_shows_both_curves_the_differences_and_nothing_else(site):
+    page = soup(site, "comparison-01_data_analysis")
+    chart = page.find("svg", class_="chart")
+    assert [g["class"] for g in chart.find_all("g")] == [
+        ["run-a", "train"],
+        ["run-a", "validation"],
+        ["run-b", "train"],
+        ["run-b", "validation"],
+    ]
+    assert "calm, validation: from 2 to 0.5 at step 20" in chart["aria-label"]
+    assert "hasty, validation: from 2 to 0.75 at step 20" in chart["aria-label"]
+    metrics, same, settings = page.find_all("table", class_="numbers")
+    assert metrics.tbody.get_text("|", strip=True) == "good|0.5|0.75|+0.25 (+50.0%)"
+    assert [row.th.get_text() for row in same.tbody.find_all("tr")] == ["seconds", "bad", "free"]
+    assert settings.tbody.get_text("|", strip=True) == "learning_|rate|0.001|0.01", "may break there"
+    assert "1 choices are the same" in page.get_text()
+
+
+def test_points_of_a_chart_lie_where_their_values_are():
+    both = [{"": [(0, 0.0), (10, 4.0)]}, {"": [(0, 0.0), (5, 2.0), (10, 4.0)]}]
+    svg = BeautifulSoup(compare.chart(both, ("a", "b"), "loss"), "html.parser")
+    first, second = (
+        [(float(dot["cx"]), float(dot["cy"])) for dot in line.find_all("circle")]
+        for line in svg.find_all("g")
+    )
+    assert first == [second[0], second[2]] and first[0][1] > first[1][1], "upwards is more"
+    middle = tuple((one + two) / 2 for one, two in zip(*first, strict=True))
+    assert second[1] == pytest.approx(middle, abs=0.1)
+    upwards = svg.find_all("text", attrs={"text-anchor": "end"})
+    labels = {text.get_text(): float(text["y"]) for text in upwards}
+    assert labels["0"] - 4 == pytest.approx(first[0][1], abs=0.1), "beside its label"
+    assert 0 < first[1][1] < first[0][1] < 300, "inside the picture"
+
+
+@pytest.mark.parametrize("low, high", [(0.003, 0.9), (0.6, 7.3), (1e-9, 4.0), (1, 10)])
+def test_ticks_of_a_logarithmic_axis_enclose_the_values(low, high):
+    ticks = compare._log_ticks(low, high)
+    assert ticks[0] <= low < ticks[1] and ticks[-2] < high <= ticks[-1]
+    assert 2 <= len(ticks) < 16
+
+
+# in a browser -----------------------------------------------------------------------------------------------
+
+
+def address(site, name):
+    path, *query = name.split("?")
+    return "?".join([(site / path).as_uri(), *query])
+
+
+def pages_of(site):
+    return sorted(file.name for file in site.glob("*.html"))
+
+
+def test_pages_load_quietly_and_ask_no_network(site, page):
+    for name in pages_of(site):
+        page.requests.clear()
+        page.open(address(site, name))
+        assert page.errors == [], name
+        assert [url for url in page.requests if not url.startswith(("file:", "data:"))] == [], name
+
+
+def test_nothing_sticks_out_of_a_phone(site, page):
+    page.size(390, 844)
+    for name in pages_of(site):
+        page.open(address(site, name))
+        width = page.js("document.documentElement.scrollWidth")
+        assert width <= 390, f"{name} is {width} px wide"
+        assert page.js("innerWidth") == 390
+    page.size(1280, 900)
+
+
+def test_a_search_finds_a_word_and_leads_to_it(site, page):
+    page.open(address(site, "index.html"))
+    page.js("document.body.dispatchEvent(new KeyboardEvent('keydown', {key: '/', bubbles: true})); return 1")
+    assert page.js("document.activeElement.name") == "q", "the slash goes to the search field"
+    page.js("document.activeElement.value = 'zebra'; document.activeElement.form.requestSubmit(); return 1")
+    page.wait_for("document.querySelectorAll('#results a').length")
+    assert page.js("location.pathname").endswith("/search.html")
+    assert page.js("[...document.querySelectorAll('#results mark')].map(m => m.textContent)") == ["zebra"]
+    page.js(
+        "const down = new KeyboardEvent('keydown', {key: 'ArrowDown', bubbles: true});"
+        "document.activeElement.dispatchEvent(down); document.activeElement.click(); return 1"
+    )
+    page.wait_for("location.hash === '#Same-name-2' && document.readyState === 'complete'")
+    assert page.errors == []
+    page.open(address(site, "search.html?q=no+such+thing"))
+    assert page.wait_for("document.getElementById('count').textContent").startswith("No sections with")
+
+
+def luminance(page, of):
+    """Relative luminance (WCAG) of a computed colour."""
+    parts = page.js(f"getComputedStyle(document.body).{of}.match(/[\\d.]+/g).map(Number)")[:3]
+    linear = [c / 255 / 12.92 if c <= 10 else ((c / 255 + 0.055) / 1.055) ** 2.4 for c in parts]
+    return sum(weight * value for weight, value in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
+
+
+def test_dark_follows_the_system_and_the_toggle_is_remembered(site, page):
+    page.size(1280, 900, dark=True)
+    page.open(address(site, "index.html"))
+    dark, ink = luminance(page, "backgroundColor"), luminance(page, "color")
+    assert dark < 0.05 and (ink + 0.05) / (dark + 0.05) > 7
+    assert page.js("document.getElementById('theme').getAttribute('aria-pressed')") == "true"
+    page.js("document.getElementById('theme').click(); return 1")
+    light, ink = luminance(page, "backgroundColor"), luminance(page, "color")
+    assert light > 0.8 and (light + 0.05) / (ink + 0.05) > 7
+    page.open(address(site, "01_data_analysis.html"))
+    assert luminance(page, "backgroundColor") == light, "another page remembers it"
+    page.js("localStorage.clear(); return 1")
+    page.size(1280, 900)
+
+
+CONTRASTS = """
+const luminance = colour => {
+  const [r, g, b] = colour.match(/[\\d.]+/g).slice(0, 3).map(c => c / 255)
+    .map(c => c <= 0.04 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4);
+  return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+};
+const ground = element => {
+  const colour = getComputedStyle(element).backgroundColor;
+  return /^rgb\\(/.test(colour) || !element.parentElement ? colour : ground(element.parentElement);
+};
+const poor = [];
+for (const element of document.querySelectorAll("body, body *:not(svg *)")) {
+  const own = [...element.childNodes].some(node => node.nodeType === 3 && node.data.trim());
+  if (!own || !element.getClientRects().length) continue;
+  const pair = [getComputedStyle(element).color, ground(element)].map(luminance).sort((a, b) => b - a);
+  const ratio = (pair[0] + 0.05) / (pair[1] + 0.05);
+  if (ratio < 4.5) poor.push(`${element.tagName}.${element.className} ${element.textContent} ${ratio}`);
+}
+return poor;
+"""
+
+
+@pytest.mark.parametrize("dark", [False, True])
+def test_all_text_stands_out_from_its_ground(site, page, dark):
+    """4.5 to 1, as WCAG 2 asks for (AA)."""
+    page.size(1280, 900, dark)
+    for name in [*pages_of(site), "search.html?q=zebra"]:
+        page.open(address(site, name))
+        page.js("document.querySelectorAll('details').forEach(d => { d.open = true; }); return 1")
+        assert page.js(CONTRASTS) == [], name
+    page.size(1280, 900)
+
+
+def test_contents_stay_beside_the_text_and_follow_it(site, page):
+    page.size(1280, 500)
+    page.open(address(site, "01_data_analysis.html"))
+    page.js("document.getElementById('Same-name-2').scrollIntoView({behavior: 'instant'}); return 1")
+    page.wait_for("document.querySelector('.contents [aria-current]')?.hash === '#Same-name-2'")
+    beside = page.js(
+        "const [box, text] = ['.contents', 'article'].map(name =>"
+        " document.querySelector(name).getBoundingClientRect());"
+        "return [box.top, box.right, text.left]"
+    )
+    assert 0 < beside[0] < 200 and beside[1] < beside[2]
+    page.size(390, 844)
+    page.open(address(site, "01_data_analysis.html"))
+    assert page.js("document.querySelector('.contents').open") is False, "on a phone it is folded"
+    page.size(1280, 900)

@@ -1,0 +1,355 @@
+"""Sources and splits."""
+
+import json
+
+import pytest
+from datasets import Dataset
+
+from lmlab.data import splits, streams
+from lmlab.data.loading import load_rows, paragraphs
+from lmlab.data.splits import split_indices
+from lmlab.data.streams import stream_texts
+from lmlab.models.sources import load_model, load_tokenizer, model_source
+
+
+def write_lines(path, rows):
+    path.write_text("\n".join(json.dumps(row) for row in rows), encoding="utf-8")
+    return str(path)
+
+
+@pytest.mark.parametrize("n", [1, 2, 9, 10, 274, 6000])
+def test_train_and_validation_are_disjoint_and_together_everything(n):
+    train, validation = split_indices(n, "train", seed=3), split_indices(n, "validation", seed=3)
+    assert sorted(train + validation) == list(range(n))
+    assert len(validation) == (max(1, round(n / 10)) if n > 1 else 0)
+    assert split_indices(n, "all") == list(range(n))
+
+
+def test_split_never_changes():
+    assert split_indices(10, "validation", seed=0) == [3]
+    assert split_indices(10, "train", seed=0) == [7, 5, 2, 8, 4, 9, 1, 6, 0]
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".json", ".parquet"])
+def test_files_of_rows_give_the_same_rows_in_every_format(tmp_path, suffix):
+    rows = [{"modern": f"you {i}", "shakespearean": f"thou {i}"} for i in range(20)]
+    path = tmp_path / f"pairs{suffix}"
+    if suffix == ".parquet":
+        Dataset.from_list(rows).to_parquet(path)
+    else:
+        path.write_text("\n".join(map(json.dumps, rows)) if suffix == ".jsonl" else json.dumps(rows), "utf-8")
+    assert load_rows(str(path), "all").to_list() == rows
+    assert load_rows(str(path), "validation").to_list() == [rows[i] for i in split_indices(20, "validation")]
+    assert load_rows(str(path), limit=5).to_list() == load_rows(str(path)).to_list()[:5]
+
+
+def test_a_key_missing_in_some_rows_is_none_there(tmp_path):
+    source = write_lines(tmp_path / "rows.jsonl", [{"a": 1}, {"a": 2, "solution": "x"}])
+    assert load_rows(source, "all").to_list() == [{"a": 1, "solution": None}, {"a": 2, "solution": "x"}]
+
+
+def test_text_file_gives_paragraphs_and_holds_out_its_end(tmp_path):
+    path = tmp_path / "play.txt"
+    path.write_text("\n\n".join(f"ChatModel {i}:\nWords." for i in range(20)) + "\n", encoding="utf-8")
+    assert load_rows(str(path), "train")["text"][0] == "ChatModel 0:\nWords."
+    assert load_rows(str(path), "validation")["text"][:] == ["ChatModel 18:\nWords.", "ChatModel 19:\nWords."]
+
+
+def test_wikitext_heading_stays_with_its_paragraph():
+    text = " \n = Lobster = \n \n It lives in the sea . \n \n = = Size = = \n \n It grows . \n"
+    assert paragraphs(text) == [" \n = Lobster =\n\n It lives in the sea .", " = = Size = =\n\n It grows ."]
+
+
+def test_folder_finds_the_file_named_after_its_split(tmp_path):
+    write_lines(tmp_path / "train-0.jsonl", [{"text": "a"}])
+    write_lines(tmp_path / "validation-0.jsonl", [{"text": "b"}])
+    assert load_rows(str(tmp_path), "train")["text"][:] == ["a"]
+    assert load_rows(str(tmp_path), "validation")["text"][:] == ["b"]
+    assert load_rows(str(tmp_path), "all")["text"][:] == ["a", "b"]
+
+
+@pytest.fixture
+def hub(monkeypatch):
+    """A hub with one dataset, whose splits the test sets."""
+    splits = {}
+
+    def load_dataset(name, config, split, streaming=False):
+        rows = [{"text": f"{split} {i}"} for i in range(splits[split])]
+        return iter(rows) if streaming else Dataset.from_list(rows)
+
+    monkeypatch.setattr("datasets.load_dataset", load_dataset)
+    monkeypatch.setattr("datasets.get_dataset_split_names", lambda name, config: list(splits))
+    return splits
+
+
+@pytest.mark.parametrize(
+    "splits, validation",
+    [
+        ({"train": 30, "validation": 4, "test": 5}, [f"validation {i}" for i in range(4)]),
+        ({"train": 30, "test": 5}, [f"test {i}" for i in range(5)]),
+        ({"train": 30}, ["train 9", "train 19", "train 29"]),
+    ],
+)
+def test_hub_validation_is_validation_or_test_or_every_tenth(hub, splits, validation):
+    hub.update(splits)
+    assert load_rows("a/b:main", "validation")["text"][:] == validation
+    assert load_rows("a/b:main", "validation", limit=2)["text"][:] == validation[:2]
+    train = load_rows("a/b:main", "train")["text"][:]
+    assert not set(train) & set(validation)
+    assert len(train) == 30 if len(splits) > 1 else 27
+    assert load_rows("a/b:main", "train", limit=12)["text"][:] == train[:12]
+
+
+@pytest.mark.parametrize("limit", [None, 6])
+def test_lines_of_a_hub_set_become_paragraphs(monkeypatch, limit):
+    """As Salesforce/wikitext is published: a row for each line, blank ones between."""
+    lines = ["", " = Valkyria = \n", "", " The first . \n", " The second . \n", ""]
+
+    def load_dataset(name, config, split, streaming=False):
+        rows = [{"text": line} for line in lines]
+        return iter(rows) if streaming else Dataset.from_list(rows)
+
+    monkeypatch.setattr("datasets.load_dataset", load_dataset)
+    monkeypatch.setattr("datasets.get_dataset_split_names", lambda name, config: ["train", "validation"])
+    rows = load_rows("a/b", "train", limit=limit)["text"][:]
+    assert rows == [" = Valkyria =\n\n The first .", " The second ."]
+
+
+def test_documents_of_a_hub_set_stay_whole(monkeypatch):
+    """A blank row among documents of several paragraphs is no reason to cut them up."""
+    documents = ["One.\n\nTwo.", "", "Three."]
+    monkeypatch.setattr("datasets.load_dataset", lambda *_, **__: Dataset.from_dict({"text": documents}))
+    monkeypatch.setattr("datasets.get_dataset_split_names", lambda name, config: ["train", "validation"])
+    assert load_rows("a/b", "train")["text"][:] == documents
+
+
+def test_hub_all_joins_the_splits(hub):
+    hub.update(train=2, test=1)
+    assert load_rows("a/b", "all")["text"][:] == ["train 0", "train 1", "test 0"]
+
+
+@pytest.mark.parametrize(
+    "source, message",
+    [
+        ("/no/such.jsonl", "found no file or folder"),
+        ("data.jsonl", "found no file or folder"),
+        ("a/b/c", "found no file or folder"),
+        ("two words", "found no file or folder"),
+        ("miniworld/nothing", "miniworld has no dataset 'nothing'"),
+    ],
+)
+def test_unknown_sources_are_refused(source, message):
+    with pytest.raises(ValueError, match=message):
+        load_rows(source)
+
+
+def test_unreachable_hub_set_says_what_to_do(monkeypatch):
+    def offline(name, config):
+        raise ConnectionError("no route")
+
+    monkeypatch.setattr("datasets.get_dataset_split_names", offline)
+    with pytest.raises(ValueError, match="could not open 'a/b'.*no route.*local path"):
+        load_rows("a/b")
+
+
+def test_wrong_requests_are_refused(tmp_path):
+    bad = tmp_path / "bad.jsonl"
+    bad.write_text('{"a": 1}\n{"a": \n', encoding="utf-8")
+    with pytest.raises(ValueError, match="line 2: {"):
+        load_rows(str(bad))
+    with pytest.raises(ValueError, match="split of .* got 'test'; give one of train, validation, all"):
+        load_rows("miniworld/stories", "test")
+    with pytest.raises(ValueError, match="limit of .* got 0"):
+        load_rows("miniworld/stories", limit=0)
+    with pytest.raises(ValueError, match="ends in '.xlsx'"):
+        (tmp_path / "x.xlsx").write_text("a\n")
+        load_rows(str(tmp_path / "x.xlsx"))
+    with pytest.raises(ValueError, match="no rows in validation"):
+        load_rows(write_lines(tmp_path / "one.jsonl", [{"a": 1}]), "validation")
+
+
+def test_miniworld_limit_and_all():
+    assert len(load_rows("miniworld/stories", limit=7)) == 7
+    assert len(load_rows("miniworld/pairs-274", "all")) == 274
+
+
+# --- texts as a stream -------------------------------------------------------------------------------
+
+
+def write_texts(path, texts):
+    """Texts in a file of the kind that its ending says; parquet in row groups of three."""
+    if path.suffix == ".parquet":
+        import pyarrow
+        from pyarrow import parquet
+
+        parquet.write_table(pyarrow.table({"id": range(len(texts)), "text": texts}), path, row_group_size=3)
+    elif path.suffix == ".jsonl":
+        path.write_text("\n\n".join(json.dumps({"text": text}) for text in texts), encoding="utf-8")
+    else:
+        path.write_text("\n\n".join(texts), encoding="utf-8")
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".parquet", ".txt"])
+def test_a_stream_of_a_file_or_a_folder_gives_every_text_in_order(tmp_path, suffix):
+    texts = [f"text {i}\nof two lines ✓" for i in range(20)]
+    for number, part in enumerate((texts[:7], texts[7:8], texts[8:])):
+        write_texts(tmp_path / f"00{number}_00000{suffix}", part)
+    (tmp_path / ".cache").mkdir()
+    write_texts(tmp_path / ".cache" / f"old{suffix}", ["old"])
+    for split in ("train", "all"):
+        assert list(stream_texts(str(tmp_path), split)) == texts
+    for skip in range(22):
+        assert list(stream_texts(str(tmp_path), skip=skip)) == texts[skip:]
+        assert list(stream_texts(str(tmp_path), skip=skip, limit=4)) == texts[skip : skip + 4]
+    one = str(tmp_path / f"002_00000{suffix}")
+    assert list(stream_texts(one)) == load_rows(one, "all")["text"][:] == texts[8:]
+
+
+def test_skipped_lines_and_row_groups_are_not_parsed(tmp_path, monkeypatch):
+    (tmp_path / "rows.jsonl").write_text('not json\n{"text": "b"}\n', encoding="utf-8")
+    assert list(stream_texts(str(tmp_path / "rows.jsonl"), skip=1)) == ["b"]
+    write_texts(tmp_path / "rows.parquet", list("abcdefgh"))
+    read, original = [], streams._group_texts
+    monkeypatch.setattr(
+        streams, "_group_texts", lambda file, group, path: read.append(group) or original(file, group, path)
+    )
+    assert list(stream_texts(str(tmp_path / "rows.parquet"), skip=4, limit=3)) == ["e", "f", "g"]
+    assert read == [1, 2]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        " \n = Lobster = \n \n It lives . \n \n = = Size = = \n \n It grows . \n",
+        "\n\n\na\n \n\nb",
+        "",
+        "a",
+        "a\r\n\r\nb",
+    ],
+)
+def test_a_stream_of_text_has_the_paragraphs_of_load_rows(tmp_path, text):
+    path = tmp_path / "play.txt"
+    path.write_bytes(text.encode())
+    assert list(stream_texts(str(path))) == paragraphs(path.read_text(encoding="utf-8"))
+
+
+def test_a_stream_of_a_folder_with_named_splits_keeps_them_apart(tmp_path):
+    for name in ("train-0", "train-1", "test-0", "validation-0"):
+        write_texts(tmp_path / f"{name}.jsonl", [name])
+    assert list(stream_texts(str(tmp_path))) == ["train-0", "train-1"]
+    assert list(stream_texts(str(tmp_path), "validation")) == ["validation-0"]
+    assert len(list(stream_texts(str(tmp_path), "all"))) == 4
+    (tmp_path / "train-0.jsonl").unlink()
+    (tmp_path / "train-1.jsonl").unlink()
+    with pytest.raises(ValueError, match="none is train"):
+        stream_texts(str(tmp_path))
+
+
+def test_memory_of_a_stream_does_not_grow_with_the_file(tmp_path):
+    import tracemalloc
+
+    path = tmp_path / "large.jsonl"
+    with open(path, "w", encoding="utf-8") as file:
+        for _ in range(3000):
+            file.write(json.dumps({"text": "word " * 1000}) + "\n")
+    tracemalloc.start()
+    n = sum(1 for _ in stream_texts(str(path)))
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert n == 3000
+    assert most < 2e6 < path.stat().st_size
+
+
+def test_a_stream_of_miniworld_is_its_rows():
+    assert (
+        list(stream_texts("miniworld/stories", "validation", skip=3, limit=4))
+        == (load_rows("miniworld/stories", "validation", limit=7)["text"][3:])
+    )
+
+
+def test_a_stream_of_a_hub_set(monkeypatch):
+    splits = {"train": 6, "test": 2}
+
+    def load_dataset(name, config, split, streaming):
+        assert (name, config, streaming) == ("a/b", "sample-10BT", True)
+        texts = [f"{split} {i}" for i in range(splits[split])]
+        return Dataset.from_dict({"text": texts}).to_iterable_dataset()
+
+    monkeypatch.setattr("datasets.load_dataset", load_dataset)
+    monkeypatch.setattr("datasets.get_dataset_split_names", lambda name, config: list(splits))
+    assert list(stream_texts("a/b:sample-10BT", skip=2, limit=2)) == ["train 2", "train 3"]
+    assert list(stream_texts("a/b:sample-10BT", "all", skip=5)) == ["train 5", "test 0", "test 1"]
+    with pytest.raises(ValueError, match="has the splits train, test, no validation"):
+        stream_texts("a/b:sample-10BT", "validation")
+
+
+def test_wrong_streams_are_refused_by_name(tmp_path):
+    def refused(name, content, message):
+        (tmp_path / name).write_text(content)
+        with pytest.raises(ValueError, match=message):
+            list(stream_texts(str(tmp_path / name)))
+
+    refused("a.jsonl", '{"body": "x", "id": 1}', "a.jsonl, line 1 has no column 'text'; .* are: body, id")
+    refused("b.jsonl", '{"text": "x"}\n\n{"text": ', "b.jsonl, line 3 .*not JSON")
+    refused("c.jsonl", '{"text": null}', "c.jsonl, line 1 has a text that is None")
+    refused("d.jsonl", '["x"]', "d.jsonl, line 1 .*a list")
+    refused("e.parquet", "no parquet", "e.parquet is no whole parquet file")
+    refused(
+        "f.json", "[]", "f.json gives files ending in .json; give .*of one kind: .jsonl, .csv, .parquet, .txt"
+    )
+    Dataset.from_list([{"body": "x"}]).to_parquet(tmp_path / "g.parquet")
+    with pytest.raises(ValueError, match="g.parquet has no column 'text'; its columns are: body"):
+        list(stream_texts(str(tmp_path / "g.parquet")))
+    with pytest.raises(ValueError, match=".json, .jsonl, .parquet"):
+        stream_texts(str(tmp_path))
+    with pytest.raises(ValueError, match="no validation part to stream"):
+        stream_texts(str(tmp_path / "a.jsonl"), "validation")
+    with pytest.raises(ValueError, match="miniworld/hellaswag has no column 'text'; its columns are: "):
+        list(stream_texts("miniworld/hellaswag", limit=1))
+    with pytest.raises(ValueError, match="split of .* got 'test'"):
+        stream_texts("miniworld/stories", "test")
+    with pytest.raises(ValueError, match="skip -1 and limit None"):
+        stream_texts("miniworld/stories", skip=-1)
+
+
+def test_model_path_and_loaders(tmp_path, gpt2_folder):
+    assert model_source("openai-community/gpt2") == "openai-community/gpt2"
+    assert model_source(str(tmp_path)) == str(tmp_path)
+    with pytest.raises(ValueError, match="found no file or folder"):
+        model_source(str(tmp_path / "missing"))
+    model = load_model(str(gpt2_folder))
+    assert model.loss_type == "ForCausalLM"
+    assert str(model.dtype) == "torch.float32"
+    assert load_tokenizer(str(gpt2_folder)).eos_token == "<|endoftext|>"
+
+
+def test_the_one_piece_gelu_is_gpt2s_own(gpt2_folder):
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    model, published = load_model(str(gpt2_folder)), AutoModelForCausalLM.from_pretrained(gpt2_folder)
+    assert type(model.transformer.h[0].mlp.act) is not type(published.transformer.h[0].mlp.act)
+    ids = torch.arange(60).view(2, 30)
+    torch.testing.assert_close(model.eval()(ids).logits, published.eval()(ids).logits, rtol=1e-5, atol=1e-5)
+    assert model.config.activation_function == published.config.activation_function == "gelu_new"
+
+
+def test_loss_of_a_loaded_gpt2_is_the_mean_that_trainer_divides_right(gpt2_folder):
+    """With num_items_in_batch, as Trainer calls it, the loss is the sum by that number."""
+    import torch
+
+    model = load_model(str(gpt2_folder)).eval()
+    ids = torch.arange(12).view(1, 12)
+    with torch.no_grad():
+        plain = model(ids, labels=ids).loss
+        counted = model(ids, labels=ids, num_items_in_batch=torch.tensor(11)).loss
+    assert counted == pytest.approx(plain.item(), rel=1e-6)
+
+
+def test_importing_data_loads_no_heavy_library():
+    import subprocess
+    import sys
+
+    code = "import sys, lmlab.data.loading; print(sorted({'torch', 'transformers', 'datasets'} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
+    assert splits.SPLITS == ("train", "validation", "all")

@@ -1,0 +1,714 @@
+"""GGUF files against transformers, in real llama.cpp where the xllamacpp wheel is installed."""
+
+import json
+import shutil
+import stat
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from lmlab import miniworld
+from lmlab.evaluation.perplexity import perplexity
+from lmlab.export import gguf as gguf_export
+from lmlab.export import llama_cpp, verify
+from lmlab.export.gguf import (
+    QUANTIZATIONS,
+    adds_bos,
+    check_quantization,
+    export_gguf,
+    gguf_bytes,
+    pre_tokenizer_name,
+    read_metadata,
+)
+from lmlab.export.llama_cpp import LlamaCpp
+from lmlab.models.sources import load_model, load_tokenizer
+
+gguf = pytest.importorskip("gguf")
+BASES = ("gpt2", "llama", "qwen2")
+pytestmark = pytest.mark.usefixtures("one_thread")
+needs_llama_cpp = pytest.mark.skipif(
+    not llama_cpp.is_installed(),
+    reason="xllamacpp is not installed: pip install --no-deps -r requirements-dev.txt",
+)
+
+TEXTS = [
+    "The miller grinds the corn.",
+    "the Miller's wife doesn't know; they'd've asked, I'm sure",
+    "",
+    " ",
+    "a",
+    " a leading blank",
+    "a trailing blank ",
+    "two  blanks",
+    "   three before",
+    "many          blanks",
+    "a\tb\t\tc",
+    "line\nline",
+    "line\n\n\nline",
+    "\n",
+    "\n\n",
+    " \n ",
+    "line \n  indented",
+    "windows\r\nlines\r\n",
+    "\u00a0no-break",
+    "1",
+    "12",
+    "123",
+    "1234567890",
+    "3.14159",
+    "1,234,567.89",
+    "2 + 3 = 5",
+    "10^-3 * 4e5",
+    "½ and ² and Ⅷ",
+    "café",
+    "naïve Zoë's déjà vu",
+    "Ærøskøbing, Åse, Øl",
+    "Ελληνικά",
+    "по-русски",
+    "日本語のテキスト",
+    "한국어",
+    "שלום",
+    "العربية",
+    "हिन्दी",
+    "ไทย",
+    "😀",
+    "👩‍👩‍👧 family 🇩🇪 flag",
+    "a😀b 12😀34",
+    "def f(x):\n    return x**2 + 1  # square",
+    'for (int i = 0; i < 10; ++i) { printf("%d\\n", i); }',
+    "<html lang='en'>&amp;</html>",
+    "$E = mc^2$ \\frac{1}{2}",
+    "https://example.org/a_b?c=d&e=%20f",
+    "<think>\nfirst, 2 + 3\n</think>\n\nThe answer is 5.",
+    "<｜User｜>What is 2 + 3?<｜Assistant｜><think>\n",
+    "<|endoftext|>text<|endoftext|> <|im_start|>user\nHi<|im_end|>",
+]
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    """name -> its base in float32, as a GGUF file."""
+    out = tmp_path_factory.mktemp("gguf")
+    return {name: export_gguf(miniworld.model_dir(name), out / f"{name}.gguf", "f32") for name in BASES}
+
+
+@pytest.fixture(scope="module")
+def opened(files):
+    return {name: LlamaCpp(path, exact=True) for name, path in files.items()}
+
+
+@needs_llama_cpp
+@pytest.mark.parametrize("name", BASES)
+def test_token_ids_are_the_tokenizers(opened, name):
+    tokenizer = load_tokenizer(f"miniworld/{name}")
+    assert len(TEXTS) == 50 == len(set(TEXTS))
+    for text in TEXTS:
+        assert opened[name].tokenize(text, begin=True) == tokenizer(text)["input_ids"], repr(text)
+
+
+# --- tokenizers ------------------------------------------------------------------------------------
+
+LLAMA3 = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+"
+    r"|\s+(?!\S)|\s+"
+)
+QWEN2 = LLAMA3.replace("{1,3}", "")
+
+
+def make_tokenizer(name: str):
+    """A small tokenizer that cuts text as the big one of that name does; llama-bpe begins with BOS."""
+    from tokenizers import (
+        AddedToken,
+        Regex,
+        Tokenizer,
+        decoders,
+        models,
+        pre_tokenizers,
+        processors,
+        trainers,
+    )
+    from transformers import PreTrainedTokenizerFast
+
+    pattern = {"gpt-2": None, "llama-bpe": LLAMA3}.get(name, QWEN2)
+    bytes_ = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=pattern is None)
+    made = Tokenizer(models.BPE(ignore_merges=name == "llama-bpe"))
+    made.pre_tokenizer = (
+        bytes_
+        if pattern is None
+        else pre_tokenizers.Sequence([pre_tokenizers.Split(Regex(pattern), "isolated"), bytes_])
+    )
+    made.decoder = decoders.ByteLevel()
+    begin, end = (
+        ("<｜begin▁of▁sentence｜>", "<｜end▁of▁sentence｜>") if "r1" in name else ("<|begin|>", "<|end|>")
+    )
+    made.train_from_iterator(
+        TEXTS * 4,
+        trainers.BpeTrainer(
+            vocab_size=600,
+            special_tokens=[begin, end, "<|eot_id|>", "<|start_header_id|>", "<|end_header_id|>"],
+            show_progress=False,
+            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        ),
+    )
+    made.add_tokens([AddedToken(word, special=False, normalized=False) for word in ("<think>", "</think>")])
+    if name == "llama-bpe":
+        made.post_processor = processors.TemplateProcessing(single=f"{begin} $A", special_tokens=[(begin, 0)])
+    return PreTrainedTokenizerFast(tokenizer_object=made, bos_token=begin, eos_token=end)
+
+
+def make_folder(folder: Path, tokenizer, **changes) -> Path:
+    """A Llama with random weights, so large that every position and head matters."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(0)
+    choices = {
+        "hidden_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "intermediate_size": 96,
+        "max_position_embeddings": 512,
+        "vocab_size": len(tokenizer) + 7,
+        "initializer_range": 0.2,
+        "tie_word_embeddings": False,
+        "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+    }
+    LlamaForCausalLM(LlamaConfig(**(choices | changes))).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize("name", ["gpt-2", "llama-bpe", "qwen2", "deepseek-r1-qwen"])
+def test_each_pre_tokenizer_is_known_and_cuts_alike(tmp_path, name):
+    tokenizer = make_tokenizer(name)
+    assert pre_tokenizer_name(tokenizer) == name
+    assert adds_bos(tokenizer) == (name == "llama-bpe")
+    if not llama_cpp.is_installed():
+        pytest.skip("xllamacpp is not installed")
+    file = LlamaCpp(export_gguf(make_folder(tmp_path / "m", tokenizer), tmp_path / "m.gguf"))
+    for text in TEXTS:
+        assert file.tokenize(text, begin=True) == tokenizer(text)["input_ids"], repr(text)
+
+
+def test_a_tokenizer_that_llama_cpp_would_cut_otherwise_is_refused():
+    from tokenizers import normalizers, pre_tokenizers
+
+    tokenizer = make_tokenizer("qwen2")
+    tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    with pytest.raises(ValueError, match="cuts text by .*Whitespace"):
+        pre_tokenizer_name(tokenizer)
+    tokenizer = make_tokenizer("qwen2")
+    tokenizer.backend_tokenizer.normalizer = normalizers.Lowercase()
+    with pytest.raises(ValueError, match="changes text first .Lowercase"):
+        pre_tokenizer_name(tokenizer)
+
+
+@needs_llama_cpp
+@pytest.mark.parametrize("written", ["{{ bos_token }}", "<|begin|>", ""])
+def test_a_prompt_has_bos_where_the_chat_template_writes_it(tmp_path, written):
+    """Llama 3 and R1-Distill: the tokenizer adds BOS to a text, and the template writes it too."""
+    tokenizer = make_tokenizer("llama-bpe")
+    tokenizer.chat_template = (
+        written + "{% for m in messages %}<|start_header_id|>{{ m.content }}{% endfor %}"
+    )
+    file = LlamaCpp(export_gguf(make_folder(tmp_path / "m", tokenizer), tmp_path / "m.gguf"))
+    chat = [{"role": "user", "content": "The miller"}]
+    prompt = tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
+    assert file.render(chat) == prompt and prompt.startswith("<|begin|>") == bool(written)
+    assert file.tokenize(prompt) == tokenizer(prompt, add_special_tokens=False)["input_ids"]
+
+
+@needs_llama_cpp
+def test_a_base_without_a_chat_template(tmp_path):
+    from lmlab.export.chat import GGUFChatModel
+
+    folder = shutil.copytree(miniworld.model_dir("llama"), tmp_path / "m")
+    (folder / "chat_template.jinja").unlink()
+    file, tokenizer = (
+        GGUFChatModel(export_gguf(folder, tmp_path / "m.gguf", "f32")),
+        load_tokenizer(str(folder)),
+    )
+    ids = file.tokenize("The miller", begin=True)
+    assert not file.chats and ids == tokenizer("The miller")["input_ids"]
+    with torch.no_grad():
+        written = load_model(str(folder)).generate(torch.tensor([ids]), max_new_tokens=9, do_sample=False)
+    said = "".join(file.stream(ids, 9, file.sampling._replace(temperature=0), 0))
+    assert said == tokenizer.decode(written[0, len(ids) :], skip_special_tokens=True) != ""
+
+
+@pytest.mark.parametrize(
+    ("ends", "eot", "eom"),
+    [
+        (["<|end|>", "<|eot_id|>"], None, None),
+        (["<think>", "<|end|>", "<|eot_id|>", "</think>"], "<think>", "</think>"),
+        (["<|start_header_id|>"], "<|start_header_id|>", None),
+    ],
+)
+def test_each_end_that_llama_cpp_does_not_know_has_a_place(tmp_path, ends, eot, eom):
+    tokenizer = make_tokenizer("llama-bpe")
+    folder = make_folder(tmp_path / "m", tokenizer)
+    (folder / "generation_config.json").write_text(
+        json.dumps({"eos_token_id": tokenizer.convert_tokens_to_ids(ends)})
+    )
+    data = read_metadata(export_gguf(folder, tmp_path / "m.gguf"))
+    places = [data.get(f"tokenizer.ggml.{name}_token_id") for name in ("eot", "eom")]
+    assert [None if place is None else data["tokenizer.ggml.tokens"][place] for place in places] == [eot, eom]
+    (folder / "generation_config.json").write_text('{"eos_token_id": [10, 11, 12]}')
+    with pytest.raises(ValueError, match="places for two more"):
+        export_gguf(folder, tmp_path / "m.gguf")
+
+
+@needs_llama_cpp
+@pytest.mark.parametrize("end", [*gguf_export._KNOWN_ENDS, "<|other|>"])
+def test_llama_cpp_ends_at_what_it_knows(tmp_path, end):
+    """The file says nothing of the mark; forced to it, the model stops all the same, but not at another one."""
+    from tokenizers import AddedToken
+
+    tokenizer = make_tokenizer("gpt-2")
+    tokenizer.add_tokens([AddedToken(end, special=True)])
+    file = LlamaCpp(export_gguf(make_folder(tmp_path / "m", tokenizer), tmp_path / "m.gguf"))
+    mark = tokenizer.convert_tokens_to_ids(end)
+    answer = file._post(
+        "/completion", {"prompt": [20], "n_predict": 3, "logit_bias": [[mark, 1000.0]], "return_tokens": True}
+    )
+    assert answer["tokens_predicted"] == (3 if end == "<|other|>" else 1)
+
+
+def test_what_the_file_says_of_the_tokenizer(tmp_path):
+    tokenizer = make_tokenizer("llama-bpe")
+    tokenizer.chat_template = "{{ messages[0].content }}"
+    folder = make_folder(tmp_path / "m", tokenizer)
+    (folder / "generation_config.json").write_text('{"do_sample": true, "temperature": 0.6, "top_p": 0.95}')
+    data = read_metadata(export_gguf(folder, tmp_path / "m.gguf"))
+    tokens, types = data["tokenizer.ggml.tokens"], data["tokenizer.ggml.token_type"]
+    assert len(tokens) == len(types) == len(tokenizer) + 7 == data["tensors"]["token_embd.weight"][0]
+    kinds = dict(zip(tokens, types, strict=True))
+    assert (kinds["<|end|>"], kinds["<think>"], kinds["a"], kinds[f"[PAD{len(tokenizer)}]"]) == (3, 4, 1, 5)
+    assert data["tokenizer.ggml.add_bos_token"] is True
+    assert tokens[data["tokenizer.ggml.eos_token_id"]] == "<|end|>"
+    assert data["general.type"] == "model" and data["llama.vocab_size"] == len(tokens)
+    assert data["tokenizer.chat_template"] == tokenizer.chat_template
+    assert data["general.sampling.temp"] == pytest.approx(0.6)
+    assert data["general.sampling.top_p"] == pytest.approx(0.95)
+
+
+def test_more_tokens_than_embeddings_are_refused(tmp_path):
+    tokenizer = make_tokenizer("gpt-2")
+    folder = make_folder(tmp_path / "m", tokenizer, vocab_size=len(tokenizer) - 1)
+    with pytest.raises(ValueError, match="the tokenizer has .* tokens, the model's embeddings .* rows"):
+        export_gguf(folder, tmp_path / "m.gguf")
+
+
+# --- weights ---------------------------------------------------------------------------------------
+
+
+def hf_logprobs(model, ids: list[int]) -> np.ndarray:
+    with torch.no_grad():
+        logits = model(torch.tensor([ids])).logits[0].double()
+    return torch.log_softmax(logits, -1)[torch.arange(len(ids) - 1), torch.tensor(ids[1:])].numpy()
+
+
+@needs_llama_cpp
+@pytest.mark.parametrize("name", BASES)
+def test_what_the_model_says_stays_the_same(opened, name):
+    """Greedy continuations token by token, and the probability of every token of a story."""
+    tokenizer, model = load_tokenizer(f"miniworld/{name}"), load_model(f"miniworld/{name}").eval()
+    file = opened[name]
+    prompts = [row["text"][:40] for row in miniworld.dataset("stories", "validation", n=4)]
+    chats = [[{"role": "user", "content": text}] for text in ("What is 12 + 30?", "Who works at the mill?")]
+    for chat in chats:
+        rendered = tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
+        assert file.render(chat) == rendered
+        prompts.append(rendered)
+    for prompt in prompts:
+        ids = tokenizer(prompt, add_special_tokens=False)["input_ids"]
+        with torch.no_grad():
+            written = model.generate(torch.tensor([ids]), max_new_tokens=30, do_sample=False)[
+                0, len(ids) :
+            ].tolist()
+        assert file.greedy(ids, 30) == written
+    ids = tokenizer(miniworld.dataset("stories", "validation", n=1)[0]["text"])["input_ids"]
+    # llama.cpp looks GPT-2's GELU up in a table of float16
+    assert np.abs(file.logprobs(ids) - hf_logprobs(model, ids)).max() < (2e-3 if name == "gpt2" else 2e-4)
+
+
+def with_a_head(folder: Path, name: str, other: bool) -> Path:
+    """A base whose config ties its head, in a file that has a head beside the embeddings: another, or the same."""
+    from safetensors.torch import load_file, save_file
+
+    shutil.copytree(miniworld.model_dir(name), folder)
+    weights = load_file(folder / "model.safetensors")
+    head = next(
+        weights[key] for key in weights if key.endswith(("embed_tokens.weight", "wte.weight"))
+    ).clone()
+    if other:
+        head[5:] = head[5:].flip(0)
+    save_file(weights | {"lm_head.weight": head}, folder / "model.safetensors", metadata={"format": "pt"})
+    assert json.loads((folder / "config.json").read_text())["tie_word_embeddings"] is True
+    return folder
+
+
+@needs_llama_cpp
+@pytest.mark.parametrize("other", [True, False])
+@pytest.mark.parametrize("name", BASES)
+def test_a_head_beside_the_embeddings_is_used_as_transformers_uses_it(tmp_path, name, other):
+    """transformers ties the two where they are equal, whatever the config says."""
+    folder = with_a_head(tmp_path / "m", name, other)
+    path = export_gguf(folder, tmp_path / "m.gguf", "f32")
+    assert ("output.weight" in read_metadata(path)["tensors"]) == other
+    model, ids = (
+        load_model(str(folder)).eval(),
+        load_tokenizer(str(folder))("The miller grinds the corn.")["input_ids"],
+    )
+    theirs = hf_logprobs(model, ids)
+    assert np.abs(LlamaCpp(path, exact=True).logprobs(ids) - theirs).max() < (
+        2e-3 if name == "gpt2" else 2e-4
+    )
+    tied = hf_logprobs(load_model(f"miniworld/{name}").eval(), ids)
+    assert (np.abs(theirs - tied).max() > 1) == other
+    if name != "gpt2":  # of which transformers reads no context length
+        assert np.abs(hf_logprobs(gguf_export.load_gguf(path), ids) - theirs).max() < 1e-4
+
+
+def test_a_head_that_is_nowhere_is_refused(tmp_path):
+    """llama.cpp would take the embeddings, transformers random numbers."""
+    folder = shutil.copytree(miniworld.model_dir("llama"), tmp_path / "m")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"tie_word_embeddings": False}))
+    with pytest.raises(ValueError, match="tie_word_embeddings"):
+        export_gguf(folder, tmp_path / "m.gguf")
+
+
+def test_a_file_in_one_piece_comes_before_older_pieces(tmp_path):
+    """As in transformers, which reads model.safetensors where both are there."""
+    load_model("miniworld/llama").save_pretrained(tmp_path / "m", max_shard_size="1MB")
+    shutil.copytree(miniworld.model_dir("llama"), tmp_path / "m", dirs_exist_ok=True)
+    assert len(list((tmp_path / "m").glob("*.safetensors"))) > 2
+    both = export_gguf(tmp_path / "m", tmp_path / "m.gguf").read_bytes()
+    alone = export_gguf(
+        shutil.copytree(miniworld.model_dir("llama"), tmp_path / "alone" / "m"), tmp_path / "a.gguf"
+    )
+    assert both == alone.read_bytes()
+
+
+@needs_llama_cpp
+def test_perplexity_is_transformers(opened):
+    texts = [row["text"] for row in miniworld.dataset("stories", "validation", n=3)]
+    theirs = perplexity(load_model("miniworld/llama"), load_tokenizer("miniworld/llama"), texts)
+    ours = opened["llama"].perplexity(texts)
+    assert ours["tokens"] == theirs["tokens"]
+    assert ours["nats"] == pytest.approx(theirs["nats"], rel=1e-4)
+
+
+@needs_llama_cpp
+@pytest.mark.parametrize(
+    "rope",
+    [
+        {"rope_type": "default", "rope_theta": 500.0},
+        {
+            "rope_type": "llama3",
+            "rope_theta": 500.0,
+            "factor": 8.0,
+            "low_freq_factor": 1.0,
+            "high_freq_factor": 4.0,
+            "original_max_position_embeddings": 64,
+        },
+    ],
+)
+def test_rope_base_factors_and_biases_of_llama(tmp_path, rope):
+    """Long after the original context, an untied head, more key heads than one, biases everywhere."""
+    tokenizer = make_tokenizer("llama-bpe")
+    folder = make_folder(tmp_path / "m", tokenizer, rope_parameters=rope, attention_bias=True, head_dim=32)
+    model = load_model(str(folder)).eval()
+    torch.manual_seed(1)
+    for parameter in (p for name, p in model.named_parameters() if name.endswith("bias")):
+        torch.nn.init.normal_(parameter)
+    model.save_pretrained(folder)
+    file = LlamaCpp(export_gguf(folder, tmp_path / "m.gguf", "f32"), exact=True)
+    ids = [tokenizer.bos_token_id, *np.random.default_rng(0).integers(10, 500, size=250).tolist()]
+    assert np.abs(file.logprobs(ids) - hf_logprobs(model, ids)).max() < 2e-3
+
+
+@pytest.mark.parametrize("quantization", QUANTIZATIONS)
+def test_stored_weights_are_near_by_their_bits(tmp_path, quantization):
+    """Read back by the gguf package: every tensor is there, and off by no more than half a step of its block."""
+    from gguf.quants import dequantize
+
+    from lmlab.export.gguf import _interleaved
+
+    folder = miniworld.model_dir("llama")
+    path = export_gguf(folder, tmp_path / "m.gguf", quantization)
+    assert path.stat().st_size == pytest.approx(gguf_bytes(folder, quantization), abs=40_000)
+    state, stored = (
+        load_model("miniworld/llama").state_dict(),
+        {t.name: t for t in gguf.GGUFReader(path).tensors},
+    )
+    assert len(stored) == len(state) - 1  # the head is the embeddings
+    names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, 6)
+    for name, weight in state.items():
+        if name == "lm_head.weight":
+            continue
+        tensor = stored[names.get_name(name, try_suffixes=(".weight",))]
+        heads = {"q_proj": 4, "k_proj": 2}.get(name.split(".")[-2])
+        weight = (_interleaved(weight, heads) if heads else weight).numpy()
+        read = dequantize(tensor.data, tensor.tensor_type)
+        kind = tensor.tensor_type.name.lower()
+        assert kind == (
+            "f32"
+            if weight.ndim == 1
+            else "q8_0"
+            if quantization[:2] in ("q4", "q5") and "embed" in name
+            else quantization
+        )
+        if kind in ("f32", "f16"):
+            assert (read == weight).all()  # the base is float16
+        else:
+            blocks = weight.reshape(-1, 32)
+            steps = {"q8_0": 254, "q5_1": 31, "q5_0": 31, "q4_1": 15, "q4_0": 15, "bf16": 256}[kind]
+            spans = np.ptp(blocks, 1) if kind.endswith("1") else 2 * np.abs(blocks).max(1)
+            half = (
+                1.0 if quantization.endswith("_0") and kind != "q8_0" else 0.5
+            )  # they cut one side by a step
+            allowed = half * spans / steps + np.abs(blocks).max(1) / 1000  # the scale is a float16
+            assert (np.abs(read.reshape(-1, 32) - blocks).max(1) <= allowed + 1e-6).all(), name
+
+
+@pytest.mark.parametrize("reader", ["transformers", pytest.param("llama.cpp", marks=needs_llama_cpp)])
+def test_what_each_bit_costs(tmp_path, reader):
+    texts = [row["text"] for row in miniworld.dataset("stories", "validation", n=4)]
+
+    def measure(path):
+        there = (
+            LlamaCpp(path, exact=True).perplexity(texts)
+            if reader == "llama.cpp"
+            else perplexity(gguf_export.load_gguf(path), load_tokenizer("miniworld/qwen2"), texts)
+        )
+        return there["nats"], there["counts"]
+
+    kinds = ("f32", "f16", "q8_0", "q4_0")
+    rows = gguf_export.bit_costs(miniworld.model_dir("qwen2"), tmp_path, measure, kinds)
+    assert tuple(row.quantization for row in rows) == kinds and not list(tmp_path.iterdir())
+    assert [round(row.bits_per_weight) for row in rows] == [32, 16, 9, 5]
+    truth = perplexity(load_model("miniworld/qwen2"), load_tokenizer("miniworld/qwen2"), texts)["loss"]
+    assert rows[0].loss == pytest.approx(truth, abs=1e-4) and rows[0].worse_by is None
+    for row, most in zip(rows[1:], (1e-4, 3e-3, 0.05), strict=True):
+        assert row.worse_by.low <= row.loss - rows[0].loss <= row.worse_by.high
+        assert max(-row.worse_by.low, row.worse_by.high) < most, row
+
+
+def test_a_folder_in_shards_gives_the_same_file(tmp_path, files):
+    load_model("miniworld/llama").save_pretrained(tmp_path / "m", max_shard_size="1MB")
+    load_tokenizer("miniworld/llama").save_pretrained(tmp_path / "m")
+    assert len(list((tmp_path / "m").glob("*.safetensors"))) > 3
+    there = {
+        t.name: t.data
+        for t in gguf.GGUFReader(export_gguf(tmp_path / "m", tmp_path / "m.gguf", "f32")).tensors
+    }
+    whole = {t.name: t.data for t in gguf.GGUFReader(files["llama"]).tensors}
+    assert there.keys() == whole.keys() and all((there[name] == whole[name]).all() for name in whole)
+
+
+@pytest.mark.parametrize("name", BASES)
+def test_rows_some_at_a_time_give_the_same_file(tmp_path, monkeypatch, name):
+    whole = export_gguf(miniworld.model_dir(name), tmp_path / "m.gguf", "q5_1").read_bytes()
+    monkeypatch.setattr(verify, "ROWS", 100)
+    assert export_gguf(miniworld.model_dir(name), tmp_path / "m.gguf", "q5_1").read_bytes() == whole
+
+
+def test_gpt2_as_the_hub_has_it(tmp_path, files):
+    """Names without "transformer.", masks among the weights."""
+    from safetensors.torch import load_file, save_file
+
+    folder = shutil.copytree(miniworld.model_dir("gpt2"), tmp_path / "m")
+    state = {
+        name.removeprefix("transformer."): w for name, w in load_file(folder / "model.safetensors").items()
+    }
+    state["h.0.attn.bias"] = torch.ones(1, 1, 8, 8)
+    save_file(state, folder / "model.safetensors")
+    there = {t.name: t.data for t in gguf.GGUFReader(export_gguf(folder, tmp_path / "m.gguf", "f32")).tensors}
+    whole = {t.name: t.data for t in gguf.GGUFReader(files["gpt2"]).tensors}
+    assert there.keys() == whole.keys() and all((there[name] == whole[name]).all() for name in whole)
+
+
+# --- whole or not there ----------------------------------------------------------------------------
+
+
+def break_after(monkeypatch, n: int, error: BaseException) -> None:
+    real, count = gguf.GGUFWriter.write_tensor_data, iter(range(n))
+
+    def write(self, tensor):
+        if next(count, None) is None:
+            raise error
+        real(self, tensor)
+
+    monkeypatch.setattr(gguf.GGUFWriter, "write_tensor_data", write)
+
+
+@pytest.mark.parametrize(
+    ("error", "raised", "message"),
+    [
+        (OSError(28, "No space left on device"), ValueError, "the disk got full: .*remove old runs"),
+        (OSError(5, "Input/output error"), OSError, "output error"),
+        (KeyboardInterrupt(), KeyboardInterrupt, ""),
+    ],
+    ids=["full", "broken", "ctrl-c"],
+)
+def test_a_break_leaves_the_older_file_and_no_half_one(tmp_path, monkeypatch, error, raised, message):
+    target = tmp_path / "m.gguf"
+    target.write_bytes(b"GGUF, older")
+    break_after(monkeypatch, 5, error)
+    with pytest.raises(raised, match=message):
+        export_gguf(miniworld.model_dir("gpt2"), target)
+    assert [path.name for path in tmp_path.iterdir()] == ["m.gguf"] and target.read_bytes() == b"GGUF, older"
+
+
+def test_room_is_asked_for_first(tmp_path, monkeypatch):
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=2_000_000))
+    break_after(monkeypatch, 0, AssertionError("a tensor was written"))
+    with pytest.raises(ValueError, match=r"needs \d+ MB, and its disk has 2 MB free"):
+        export_gguf(miniworld.model_dir("llama"), tmp_path / "m.gguf", "f32")
+    monkeypatch.undo()
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=2_000_000))
+    assert export_gguf(miniworld.model_dir("llama"), tmp_path / "m.gguf", "q8_0").exists()
+
+
+def test_files_of_the_users_are_never_removed(tmp_path):
+    for name in (".partial_m.gguf", "m.gguf.partial", ".partial_m.gguf.f16", "notes.txt"):
+        (tmp_path / name).write_text("mine")
+    with pytest.raises(ValueError, match=r"notes.txt"):
+        export_gguf(miniworld.model_dir("gpt2"), tmp_path / "notes.txt")
+    with pytest.raises(ValueError, match="no GGUF file"):
+        export_gguf(miniworld.model_dir("gpt2"), tmp_path)
+    for _ in range(2):  # a GGUF file of this name is replaced
+        export_gguf(miniworld.model_dir("gpt2"), tmp_path / "m.gguf")
+    assert {
+        path.name: path.read_text() for path in tmp_path.iterdir() if path.name != "m.gguf"
+    } == dict.fromkeys((".partial_m.gguf", "m.gguf.partial", ".partial_m.gguf.f16", "notes.txt"), "mine")
+
+
+def test_one_tensor_at_a_time(tmp_path, monkeypatch):
+    """No tensor is read before the one before it is written."""
+    alive, real = [], gguf_export._encoded
+
+    def encoded(*args):
+        import weakref
+
+        assert not any(reference() is not None for reference in alive)
+        made = real(*args)
+        alive.append(weakref.ref(made))
+        return made
+
+    monkeypatch.setattr(gguf, "_encoded", encoded)
+    export_gguf(miniworld.model_dir("gpt2"), tmp_path / "m.gguf", "q8_0")
+    assert len(alive) > 70
+
+
+# --- refusals and K-quants -------------------------------------------------------------------------
+
+
+def change_config(folder: Path, name: str, **changes) -> Path:
+    shutil.copytree(miniworld.model_dir(name), folder)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | changes))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "message"),
+    [
+        (
+            "llama",
+            {"model_type": "mistral"},
+            "a mistral model cannot be exported here, only gpt2, llama, qwen2",
+        ),
+        ("gpt2", {"activation_function": "relu"}, "activation_function is 'relu'"),
+        ("qwen2", {"use_sliding_window": True}, "use_sliding_window is True"),
+        (
+            "llama",
+            {"rope_parameters": {"rope_type": "yarn", "rope_theta": 1e4, "factor": 4.0}},
+            "rope_type 'yarn'",
+        ),
+    ],
+)
+def test_what_llama_cpp_would_compute_otherwise_is_refused(tmp_path, name, changes, message):
+    with pytest.raises(ValueError, match=message):
+        export_gguf(change_config(tmp_path / "m", name, **changes), tmp_path / "m.gguf")
+
+
+def test_weights_that_are_no_plain_models_are_refused(tmp_path):
+    from safetensors.torch import load_file, save_file
+
+    folder = shutil.copytree(miniworld.model_dir("llama"), tmp_path / "m")
+    state = load_file(folder / "model.safetensors")
+    wild = state | {"model.norm.weight": torch.full((128,), float("nan"))}
+    save_file(wild, folder / "model.safetensors")
+    with pytest.raises(ValueError, match="model.norm.weight goes up to nan"):
+        export_gguf(folder, tmp_path / "m.gguf")
+    large = state | {"model.layers.0.mlp.up_proj.weight": torch.full((384, 128), 1e5)}
+    save_file(large, folder / "model.safetensors")
+    with pytest.raises(ValueError, match=r"up_proj.weight goes up to 100000, which f16 cannot hold; .*bf16"):
+        export_gguf(folder, tmp_path / "m.gguf")
+    save_file(state | {"model.layers.0.lora_A.weight": torch.ones(2, 2)}, folder / "model.safetensors")
+    with pytest.raises(ValueError, match="lora_A.weight, which a llama in GGUF has no place for"):
+        export_gguf(folder, tmp_path / "m.gguf")
+    assert not list(tmp_path.glob("*m.gguf*"))
+    with pytest.raises(ValueError, match="holds no config.json"):
+        export_gguf(tmp_path, tmp_path / "m.gguf")
+    with pytest.raises(ValueError, match="quantization got 'q3'; give one of f32"):
+        export_gguf(folder, tmp_path / "m.gguf", "q3")
+    with pytest.raises(ValueError, match="quantization got 'q9'; give one of f32"):
+        check_quantization("q9")
+    for name in ("q9", "q4_k_m"):
+        with pytest.raises(ValueError, match=f"quantization got '{name}', whose size is not known"):
+            gguf_bytes(folder, name)
+
+
+def test_k_quants_take_llama_cpps_program(tmp_path, monkeypatch):
+    folder, out = miniworld.model_dir("gpt2"), tmp_path / "out"
+    (tmp_path / "bin").mkdir()
+    monkeypatch.setenv("PATH", f"{tmp_path}/bin:/usr/bin:/bin")
+    with pytest.raises(ValueError, match="q4_k_m needs llama.cpp's program llama-quantize"):
+        export_gguf(folder, out / "m.gguf", "q4_k_m")
+    with pytest.raises(ValueError, match="q4_k_m needs llama.cpp's program llama-quantize"):
+        check_quantization("q4_k_m")
+    check_quantization("q4_0")
+    program = tmp_path / "bin" / "llama-quantize"
+    program.write_text('#!/bin/sh\nhead -c 4 "$1" > "$2"; echo "$3" >> "$2"\n')
+    program.chmod(program.stat().st_mode | stat.S_IXUSR)
+    assert export_gguf(folder, out / "m.gguf", "q4_k_m").read_text() == "GGUFQ4_K_M\n"
+    program.write_text('#!/bin/sh\necho half > "$2"; echo no room >&2; exit 1\n')
+    with pytest.raises(OSError, match=r"llama-quantize failed \(1\): no room"):
+        export_gguf(folder, out / "n.gguf", "q4_k_m")
+    assert [path.name for path in out.iterdir()] == ["m.gguf"]
+
+
+def test_other_files_are_no_gguf(tmp_path):
+    (tmp_path / "x.gguf").write_bytes(b"PK12")
+    with pytest.raises(ValueError, match="is no GGUF file"):
+        read_metadata(tmp_path / "x.gguf")
+    with pytest.raises(ValueError, match="there is no file"):
+        read_metadata(tmp_path / "y.gguf")
+
+
+@pytest.mark.parametrize("at", [10, 24, 2000])
+def test_a_file_that_is_cut_in_its_head(tmp_path, files, at):
+    (tmp_path / "x.gguf").write_bytes(files["llama"].read_bytes()[:at])
+    with pytest.raises(ValueError, match="x.gguf is cut short or damaged; export it again"):
+        read_metadata(tmp_path / "x.gguf")
+
+
+@needs_llama_cpp
+def test_a_file_that_is_cut_in_its_weights(tmp_path, files):
+    (tmp_path / "x.gguf").write_bytes(files["llama"].read_bytes()[:-1000])
+    with pytest.raises(ValueError, match="x.gguf is cut short or damaged; export it again"):
+        LlamaCpp(tmp_path / "x.gguf")
+
+
+def test_without_the_wheel_it_is_said_how_to_get_it(files, monkeypatch):
+    monkeypatch.setattr(llama_cpp, "find_spec", lambda name: None)
+    with pytest.raises(ValueError, match="pip install xllamacpp"):
+        LlamaCpp(files["gpt2"])

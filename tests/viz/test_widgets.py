@@ -1,0 +1,474 @@
+"""Widgets: they compute what transformers does, show all of it escaped, and draw in batch runs, too."""
+
+import io
+from types import SimpleNamespace
+
+import matplotlib
+import numpy
+import pytest
+
+from lmlab.data.token_view import LABELLED, MASKED, PAD, READ, token_view, visible
+from lmlab.evaluation.hellaswag import HellaSwagScores
+from lmlab.models.sources import load_tokenizer
+from lmlab.viz import blind, widgets
+from lmlab.viz.widgets import Setting
+
+matplotlib.use("Agg")
+pytestmark = pytest.mark.usefixtures("one_thread")
+PROMPT = "Ada was hungry"
+
+
+@pytest.fixture(scope="module")
+def tokenizer(gpt2_folder):
+    return load_tokenizer(str(gpt2_folder))
+
+
+@pytest.fixture(scope="module")
+def own(gpt2_folder):
+    """lmlab's GPT with logits that differ enough for a cut to matter."""
+    import torch
+
+    from lmlab.models.gpt import GPT
+
+    model = GPT.from_pretrained(gpt2_folder)
+    with torch.no_grad():
+        model.transformer.ln_f.weight.mul_(8)
+        for block in model.transformer.h:
+            block.attn.c_attn.weight.mul_(20)
+    return model
+
+
+@pytest.fixture(scope="module")
+def theirs(own, gpt2_folder, tmp_path_factory):
+    from transformers import GPT2LMHeadModel
+
+    folder = tmp_path_factory.mktemp("theirs")
+    own.save_pretrained(folder)
+    return GPT2LMHeadModel.from_pretrained(folder).eval()
+
+
+@pytest.fixture(params=["own", "theirs"])
+def model(request):
+    return request.getfixturevalue(request.param)
+
+
+@pytest.fixture(params=[True, False], ids=["reader", "batch"])
+def there(request, monkeypatch):
+    from matplotlib import pyplot
+
+    monkeypatch.setattr(blind, "is_interactive", lambda: request.param)
+    yield request.param
+    pyplot.close("all")
+
+
+@pytest.fixture
+def alone(monkeypatch):
+    monkeypatch.setattr(blind, "is_interactive", lambda: False)
+
+
+@pytest.fixture
+def watched(monkeypatch):
+    monkeypatch.setattr(blind, "is_interactive", lambda: True)
+
+
+def control(box, description: str):
+    return next(child for child in box.children if getattr(child, "description", "").startswith(description))
+
+
+def picture(box):
+    """The picture of a box as an array."""
+    from PIL import Image
+
+    return numpy.asarray(Image.open(io.BytesIO(bytes(box.children[-2].value))).convert("L")).astype(int)
+
+
+# --- sampling ---
+
+
+@pytest.mark.parametrize(
+    "sampling",
+    [
+        Setting(),
+        Setting(0.5),
+        Setting(1.7),
+        Setting(top_k=1),
+        Setting(top_k=7),
+        Setting(top_k=1000),
+        Setting(top_p=0.3),
+        Setting(top_p=0.9),
+        Setting(top_p=1.0),
+        Setting(0.8, 20, 0.7),
+        Setting(1.3, 3, 0.99),
+    ],
+)
+def test_what_is_drawn_from_equals_transformers_warpers(own, tokenizer, sampling):
+    import torch
+    from transformers.generation import TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
+
+    ids = tokenizer(PROMPT)["input_ids"]
+    with torch.no_grad():
+        logits = own(torch.tensor([ids]))[0][:, -1]
+    warpers = [
+        TemperatureLogitsWarper(sampling.temperature),
+        sampling.top_k and TopKLogitsWarper(sampling.top_k),
+        sampling.top_p and TopPLogitsWarper(sampling.top_p),
+    ]
+    warped = logits
+    for warper in filter(None, warpers):
+        warped = warper(torch.tensor([ids]), warped)
+    found = widgets.next_tokens(own, ids, sampling)
+    assert found.after == pytest.approx(warped.softmax(-1)[0].numpy(), abs=1e-6)
+    assert ((found.after == 0) == (warped[0] == -torch.inf).numpy()).all()
+    assert found.before == pytest.approx(logits.softmax(-1)[0].numpy(), abs=1e-6)
+    assert found.before.sum() == pytest.approx(1, abs=1e-5) and found.n_kept == (warped[0] > -torch.inf).sum()
+
+
+def test_temperature_0_leaves_the_likeliest(own, tokenizer):
+    found = widgets.next_tokens(own, tokenizer(PROMPT)["input_ids"], Setting(0.0))
+    assert found.n_kept == 1 and found.after[found.before.argmax()] == 1
+
+
+def test_both_kinds_of_models_give_the_same_and_stay_as_they_were(own, theirs, tokenizer):
+    ids = tokenizer(PROMPT)["input_ids"]
+    both = [widgets.next_tokens(model.train(), ids, Setting(top_k=5)) for model in (own, theirs)]
+    assert own.training and theirs.training
+    own.eval(), theirs.eval()
+    assert both[0].after == pytest.approx(both[1].after, abs=1e-4)
+
+
+def test_a_continuation_belongs_to_its_seed(model, tokenizer):
+    import torch
+
+    ids, state = tokenizer(PROMPT)["input_ids"], torch.get_rng_state()
+    texts = [widgets.continuation(model, tokenizer, ids, Setting(), 20, seed) for seed in (1, 1, 2)]
+    assert texts[0] == texts[1] != texts[2]
+    assert torch.equal(torch.get_rng_state(), state), "the reader's own random numbers are left alone"
+
+
+def test_a_model_in_training_stays_in_training(model, tokenizer, monkeypatch):
+    ids = tokenizer(PROMPT)["input_ids"]
+    model.train()
+    widgets.continuation(model, tokenizer, ids, Setting(), 3)
+    assert model.training
+    monkeypatch.setattr(model.transformer.wte, "forward", lambda *_: 1 / 0)
+    for of in (
+        lambda: widgets.next_tokens(model, ids, Setting()),
+        lambda: widgets.continuation(model, tokenizer, ids, Setting(), 3),
+    ):
+        with pytest.raises(ZeroDivisionError):
+            of()
+        assert model.training
+    model.eval()
+
+
+def test_greedy_continuations_of_both_kinds_are_equal(own, theirs, tokenizer):
+    ids = tokenizer(PROMPT)["input_ids"]
+    first, second = (widgets.continuation(each, tokenizer, ids, Setting(0.0), 12) for each in (own, theirs))
+    assert first == second != ""
+
+
+def test_cut_tokens_are_seen_to_be_cut(own, tokenizer):
+    ax = widgets._figure(6, 4).subplots()
+    found = widgets.next_tokens(own, tokenizer(PROMPT)["input_ids"], Setting(top_k=3))
+    widgets._next_token_bars(found, tokenizer, "", ax)
+    said = [text.get_text() for text in ax.texts]
+    assert said.count("cut") == len(said) - 3 == 8  # ten tokens and all others
+    before, after = ax.containers
+    assert [bar.get_width() > 0 for bar in after] == [True] * 3 + [False] * 8
+    assert len({bar.get_facecolor() for bar in before}) == 2
+    assert sum(bar.get_width() for bar in before) == pytest.approx(1, abs=1e-5)
+    assert sum(bar.get_width() for bar in after) == pytest.approx(1, abs=1e-5)
+
+
+def test_the_playground(there, own, tokenizer, capsys):
+    from matplotlib import pyplot
+
+    box = widgets.sampling_playground(own, tokenizer, PROMPT)
+    if not there:
+        figure, said = pyplot.gcf(), capsys.readouterr().out
+        assert box is None and len(figure.axes) == 4 == said.count("---")
+        assert all(str(setting) in said for setting in widgets.SETTINGS)
+        return
+    assert not pyplot.get_fignums(), "it would be shown a second time below the box"
+    before, text = picture(box), box.children[-1].value
+    control(box, "top-k").value = 2
+    assert (picture(box) != before).any() and box.children[-1].value != text
+    control(box, "prompt").value = "<i>"
+    assert "&lt;i&gt;" in box.children[-1].value and "<i>" not in box.children[-1].value
+    control(box, "prompt").value = ""
+    assert "got no token" in box.children[-1].value and box.children[-2].layout.display == "none"
+    control(box, "prompt").value = PROMPT
+    control(box, "top-k").value = 0
+    assert (picture(box) == before).all() and box.children[-1].value == text
+
+
+def test_of_a_prompt_longer_than_the_context_the_end_is_read_and_that_is_said(
+    there, own, theirs, tokenizer, capsys, caplog
+):
+    prompt = "so " * 400
+    said = f"(the model reads the last 128 of {len(tokenizer(prompt, verbose=False)['input_ids']):,} tokens)"
+    caplog.clear()
+    for model in (own, theirs):
+        box = widgets.sampling_playground(model, tokenizer, prompt)
+        assert said in (box.children[-1].value if there else capsys.readouterr().out)
+    assert not caplog.records
+    if there:
+        control(box, "prompt").value = PROMPT
+        assert "the model reads" not in box.children[-1].value and "ValueError" not in box.children[-1].value
+
+
+def test_where_nothing_follows_the_text_ends(there, own, tokenizer, monkeypatch, capsys):
+    monkeypatch.setattr(widgets, "continuation", lambda *_, **__: "")
+    box = widgets.sampling_playground(own, tokenizer, PROMPT)
+    assert "(the text ends here)" in (box.children[-1].value if there else capsys.readouterr().out)
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [(RuntimeError("out of <memory>"), "out of &lt;memory&gt;"), (AssertionError(), "AssertionError")],
+)
+def test_every_error_is_shown_in_place_of_the_picture(watched, own, tokenizer, monkeypatch, error, told):
+    box = widgets.sampling_playground(own, tokenizer, PROMPT)
+
+    def fail(*_, **__):
+        raise error
+
+    for place, name in ((widgets, "next_tokens"), (widgets.plots, "png_bytes")):
+        with monkeypatch.context() as patch:
+            patch.setattr(place, name, fail)
+            control(box, "seed").value += 1
+        assert told in box.children[-1].value
+        assert box.children[-2].value == b"" and box.children[-2].layout.display == "none"
+    control(box, "seed").value = 0
+    assert picture(box).size and box.children[-2].layout.display is None
+
+
+# --- attention ---
+
+
+def test_attention_is_causal_shares_equal_to_transformers(own, theirs, tokenizer):
+    import torch
+
+    ids = tokenizer(PROMPT)["input_ids"]
+    theirs.set_attn_implementation("eager")
+    expected = torch.cat(theirs(torch.tensor([ids]), output_attentions=True).attentions).detach().numpy()
+    for each in (own, theirs):
+        looked = widgets._Looked(each, tokenizer, ids)
+        weights, names = looked(looked.text)
+        assert weights.shape == (2, 2, len(ids), len(ids)) and "".join(names) == PROMPT
+        assert weights == pytest.approx(expected, abs=1e-5)
+        assert weights.sum(-1) == pytest.approx(numpy.ones(weights.shape[:3]), abs=1e-5)
+        assert (weights == numpy.tril(weights)).all()
+        assert len(looked("another text")[1]) == len(tokenizer("another text")["input_ids"])
+
+
+def test_the_explorer(there, model, tokenizer):
+    from matplotlib import pyplot
+
+    ids = tokenizer("Ada was hungry. Ada ate $2 and $3.")["input_ids"]
+    box = widgets.attention_explorer(model, tokenizer, ids, layer=1, token=5)
+    if not there:
+        one, every = (pyplot.figure(number) for number in pyplot.get_fignums())
+        assert box is None and [ax.get_title()[:7] for ax in one.axes[:2]] == ["Layer 1", "Token 5"]
+        assert every.axes[0].images[0].get_array().shape == (4, 6)  # heads, tokens up to this one
+        [image] = one.axes[0].images
+        bars = [bar.get_width() for bar in one.axes[1].patches]
+        assert bars == pytest.approx(list(image.get_array()[5, :6]))
+        return
+    pictures = [picture(box)]
+    for name, value in (("layer", 0), ("head", 1), ("token", 3)):
+        control(box, name).value = value
+        pictures.append(picture(box))
+    assert all((a != b).any() for a, b in zip(pictures, pictures[1:], strict=False) if a.shape == b.shape)
+    control(box, "token").value = control(box, "token").max
+    control(box, "text").value = "Ada"
+    assert control(box, "token").max == control(box, "token").value < 4
+    control(box, "text").value = "Ada was hungry and ate."
+    assert control(box, "token").value == control(box, "token").max > 4, "the last token of the new text"
+    control(box, "token").value = 2
+    assert control(box, "token").value == 2
+    control(box, "text").value = ""
+    assert "got no token" in box.children[-1].value
+
+
+def test_dollars_are_no_formula(alone, own, tokenizer):
+    from matplotlib import pyplot
+
+    ids = tokenizer("Ada ate $2$")["input_ids"]
+    for token in range(len(ids)):
+        widgets.attention_explorer(own, tokenizer, ids, token=token)
+        for number in pyplot.get_fignums():
+            for ax in pyplot.figure(number).axes:
+                assert ax.get_title().count("$") == ax.get_title().count(r"\$")
+        pyplot.close("all")
+
+
+def test_no_tokens_are_refused(there, own, tokenizer):
+    with pytest.raises(ValueError, match="ids got no token; give"):
+        widgets.attention_explorer(own, tokenizer, [])
+    with pytest.raises(ValueError, match="rows got no example; give"):
+        widgets.token_viewer([], tokenizer)
+
+
+@pytest.mark.parametrize("wrong", [{"layer": 2}, {"head": -1}, {"token": 99}])
+def test_a_head_that_is_not_there_is_refused(alone, own, tokenizer, wrong):
+    with pytest.raises(ValueError, match=f"{next(iter(wrong))} got {next(iter(wrong.values()))}; give 0 to"):
+        widgets.attention_explorer(own, tokenizer, tokenizer(PROMPT)["input_ids"], **wrong)
+
+
+# --- HellaSwag ---
+
+ROWS = [{"ctx": f"Item {i} <b>", "endings": ["a", "bb", "ccc", "d & d"], "label": "0"} for i in range(4)]
+SCORES = HellaSwagScores(
+    logprobs=numpy.array([[-1.0, -2, -3, -4], [-9, -2, -3, -4], [-2, -1.9, -9, -9], [-1.0, -1.5, -9, -9]]),
+    n_tokens=numpy.array([[1, 1, 1, 1], [1, 1, 1, 1], [1, 1, 1, 1], [1, 2, 1, 1]]),
+    n_chars=numpy.array([[1, 2, 3, 5]] * 4),
+    n_bytes=numpy.array([[1, 2, 3, 5]] * 4),
+    labels=numpy.zeros(4, int),
+)
+
+
+def test_items_are_filtered_and_the_worst_come_first():
+    assert widgets.chosen_items(SCORES, "all").tolist() == [1, 3, 2, 0]
+    assert widgets.chosen_items(SCORES, "wrong").tolist() == [1, 3, 2]
+    assert widgets.chosen_items(SCORES, "right").tolist() == [0]
+    assert widgets.chosen_items(SCORES, "right", "sum").tolist() == [3, 0]
+    assert 3 in widgets.chosen_items(SCORES, "conventions differ")
+    with pytest.raises(ValueError, match="give one of wrong, right"):
+        widgets.chosen_items(SCORES, "best")
+
+
+def test_an_item_says_who_picks_what():
+    view = widgets.item_view(ROWS, SCORES, 3)
+    first, second, *_ = view.endings
+    assert first.is_right and first.picked_by == ("sum",) and second.picked_by == ("token", "char")
+    assert second.scores == {"sum": -1.5, "token": -0.75, "char": -0.75}
+    text, page = repr(view), view._repr_html_()
+    assert "wrong by token, margin -0.25" in text and "✓ 0 a" in text and "<- picked by token, char" in text
+    assert "Item 3 &lt;b&gt;" in page and "d &amp; d" in page and page.count("▶") == 3 and "✓ right" in page
+
+
+def test_the_browser(there):
+    shown = widgets.hellaswag_browser(ROWS, SCORES)
+    if not there:
+        assert [view.title.split(":")[0] for view in shown.views] == ["item 1", "item 2", "item 0"]
+        assert shown._repr_html_().count("<table>") == 3 == repr(shown).count("margin")
+        return
+    page = shown.children[-1]
+    assert "1 of 4, 100.0% of all" in page.value and "item 1:" in page.value
+    control(shown, "show").value = "right"
+    assert "1 of 1" in page.value and "item 0:" in page.value and control(shown, "item").max == 1
+    control(shown, "convention").value = "sum"
+    assert "1 of 2" in page.value and "item 3:" in page.value
+    control(shown, "item").value = 2
+    assert "2 of 2" in page.value and "item 0:" in page.value
+
+
+def test_a_batch_run_also_shows_where_the_conventions_differ(alone):
+    scores = HellaSwagScores(
+        numpy.array([[-9.0, -1], [-2, -2.1], [-1, -9], [-3, -4]]),
+        *(numpy.array([[1, 1], [1, 1], [1, 1], [1, 2]]) for _ in range(3)),
+        labels=numpy.zeros(4, int),
+    )
+    rows = [{**row, "endings": row["endings"][:2]} for row in ROWS]
+    assert [view.title.split(":")[0] for view in widgets.hellaswag_browser(rows, scores).views] == [
+        "item 0",
+        "item 1",
+        "item 2",
+        "item 3",
+    ]
+
+
+def test_where_no_item_is_left_it_says_so(watched):
+    right = HellaSwagScores(
+        SCORES.logprobs[:1],
+        *(part[:1] for part in (SCORES.n_tokens, SCORES.n_chars, SCORES.n_bytes, SCORES.labels)),
+    )
+    box = widgets.hellaswag_browser(ROWS[:1], right)
+    control(box, "show").value = "wrong"
+    assert "no such item" in box.children[-1].value
+
+
+def test_scores_of_other_items_are_refused():
+    with pytest.raises(ValueError, match="3 rows and scores of 4"):
+        widgets.hellaswag_browser(ROWS[:3], SCORES)
+
+
+# --- tokens and labels ---
+
+
+@pytest.fixture
+def batch(tokenizer):
+    """As a collator gives it: a prompt without loss, an answer, EOS, and padding by EOS."""
+    import torch
+
+    prompt, answer, eos = (
+        tokenizer("2 < 3\n")["input_ids"],
+        tokenizer(" yes")["input_ids"],
+        tokenizer.eos_token_id,
+    )
+    ids, labels = [*prompt, *answer, eos], [-100] * len(prompt) + [*answer, eos]
+    return {
+        "input_ids": torch.tensor([ids + [eos] * 5, ids + [eos] * 5]),
+        "labels": torch.tensor([labels + [-100] * 5] * 2),
+        "attention_mask": torch.tensor([[1] * len(ids) + [0] * 5] * 2),
+    }
+
+
+def test_tokens_are_told_apart_with_and_without_colour(batch, tokenizer):
+    view = token_view([{name: column[0] for name, column in batch.items()}], tokenizer)
+    [row] = view.rows
+    n_prompt = int((batch["labels"][0] == -100).sum()) - 5
+    kinds = [place.kind for place in row]
+    n = kinds.index(PAD)
+    assert kinds[:n] == [MASKED] * n_prompt + [LABELLED] * (n - n_prompt)
+    assert row[n - 1].name == "EOS" and row[n].name == "", (
+        "padding is known from the mask, not from the token"
+    )
+    assert "... 3 more ..." in repr(view), "most padding is left out"
+    text, page = repr(view), view._repr_html_()
+    assert "█<|endoftext|>[EOS]" in text and "░<|endoftext|>" in text and "·⏎" in text
+    assert "&lt;|endoftext|&gt;" in page and "&lt;</span>" in page and "<|" not in page
+    assert f'title="EOS, id {tokenizer.eos_token_id}, label {tokenizer.eos_token_id}"' in page
+    assert f'title="id {row[0].id}, label -100: no loss"' in page
+    for style in ("font-weight:bold", "dotted", "line-through"):
+        assert style in page
+
+
+def test_tokens_without_labels_are_only_read(tokenizer):
+    view = token_view([tokenizer(PROMPT)], tokenizer)
+    assert {place.kind for place in view.rows[0]} == {READ} and "no loss" not in view._repr_html_()
+    assert "".join(place.token for place in view.rows[0]) == PROMPT
+
+
+def test_a_long_row_loses_its_middle(tokenizer):
+    view = token_view([{"input_ids": list(range(1, 301))}], tokenizer)
+    assert len(view.rows[0]) == 241 and "... 60 more ..." in repr(view)
+    assert view.rows[0][-1].id == 300
+
+
+def test_what_cannot_be_seen_is_named():
+    assert visible(" a\n\x1a\t") == "␣a⏎\\x1a\\t" and visible("") == "∅"
+
+
+def test_a_token_for_several_things_names_all():
+    from lmlab.data.token_view import special_names
+
+    some = SimpleNamespace(
+        bos_token_id=1, eos_token_id=2, pad_token_id=2, unk_token_id=None, all_special_ids=[1, 2, 9]
+    )
+    assert special_names(some) == {1: "BOS", 2: "EOS = PAD", 9: "special"}
+
+
+def test_the_viewer(there, batch, tokenizer):
+    shown = widgets.token_viewer(batch, tokenizer)
+    if not there:
+        assert len(shown.rows) == 2
+        return
+    n = int((batch["labels"][0] != -100).sum())
+    real = int(batch["attention_mask"][0].sum())
+    assert f"{real} tokens, {n} bear loss, 5 more are padding" in shown.children[-1].value
+    shown = widgets.token_viewer([tokenizer("Ada"), tokenizer("Ben ran")], tokenizer)
+    first = shown.children[-1].value
+    control(shown, "example").value = 2
+    assert shown.children[-1].value != first and "Ben"[1:] in shown.children[-1].value

@@ -1,53 +1,53 @@
 """The encyclopedia of the village, in WikiText's form: a title between equals signs, then plain sentences.
 
-It tells in third person and present tense what the stories only show, so a model pretrained on stories
-finds the words familiar and the facts and form new. Each entry carries its exact log-probability.
+It tells in the third person and present tense what the stories only show: to a model pretrained on stories the words
+are familiar, the facts and the form are new. Each entry carries its exact log-probability.
 """
 
-from lmlab.miniworld.grammar import Draw
+from lmlab.miniworld.grammar import Sampler
 from lmlab.miniworld.stories import person
-from lmlab.miniworld.world import VILLAGE, Theme, World
+from lmlab.miniworld.world import VILLAGE, World
 
 
-def thing_entry(d: Draw, world: World) -> str:
-    theme = d.zipf(world.themes)
-    thing = d.zipf(theme.objects)
-    colours = d.zipf(world.colours), d.zipf(world.colours)
+def _thing_entry(rng: Sampler, world: World) -> str:
+    theme = rng.zipf(world.themes)
+    thing = rng.zipf(theme.objects)
+    most, few = rng.zipf(world.colors), rng.zipf(world.colors)
     return (
         f" = {thing.capitalize()} = \n\n The {thing} is one of the {len(theme.objects)} things of the {theme.place}. "
-        f"It is {theme.made} by the {theme.trade}. Most of them are {d.zipf(world.qualities)} and {colours[0]}, "
-        f"a few are {colours[1]}. It costs {d.zipf(world.numbers)} coins. "
-        f"People who are {theme.feeling} come for it."
+        f"It is {theme.made} by the {theme.trade}. Most of them are {rng.zipf(world.qualities)} and {most}, "
+        f"a few are {few}. It costs {rng.zipf(world.numbers)} coins. People who are {theme.feeling} come for it."
     )
 
 
-def person_entry(d: Draw, world: World) -> str:
-    name, pronoun = person(d, world)
-    theme: Theme = d.zipf(world.themes)
-    relative = d.choice(world.relatives_f if pronoun == "she" else world.relatives_m)
-    other, _ = person(d, world)
+def _person_entry(rng: Sampler, world: World) -> str:
+    name, pronoun = person(rng, world)
+    theme = rng.zipf(world.themes)
+    relative = rng.choice(world.female_relatives if pronoun == "she" else world.male_relatives)
+    other, _ = person(rng, world)
     return (
-        f" = {name} the {theme.trade} = \n\n {name} is a {theme.trade} of the village. {pronoun.capitalize()} works at "
-        f"the {theme.place}, {d.zipf(world.routes)}, for {d.zipf(world.numbers)} years now, and is the {relative} "
-        f"of {other}. The first {d.zipf(theme.objects)} of the house was {theme.made} by {name}."
+        f" = {name} the {theme.trade} = \n\n {name} is a {theme.trade} of the village. {pronoun.capitalize()} works "
+        f"at the {theme.place}, {rng.zipf(world.routes)}, for {rng.zipf(world.numbers)} years now, and is the "
+        f"{relative} of {other}. The first {rng.zipf(theme.objects)} of the house was {theme.made} by {name}."
     )
 
 
-def animal_entry(d: Draw, world: World) -> str:
-    animal, action = d.zipf(world.animals)
-    weather, path = d.choice(world.weather)
+def _animal_entry(rng: Sampler, world: World) -> str:
+    animal, action = rng.zipf(world.animals)
+    weather, path = rng.choice(world.weather)
     return (
-        f" = {animal.capitalize()} = \n\n The {animal} is an animal of the valley. It is {d.zipf(world.colours)} and "
-        f"lives {d.zipf(world.routes)}. It is seen on {weather} days, when the path is {path}. "
-        f"In the year of the {d.zipf(world.qualities)} winter {d.zipf(world.numbers)} of them {action}."
+        f" = {animal.capitalize()} = \n\n The {animal} is an animal of the valley. It is {rng.zipf(world.colors)} and "
+        f"lives {rng.zipf(world.routes)}. It is seen on {weather} days, when the path is {path}. "
+        f"In the year of the {rng.zipf(world.qualities)} winter {rng.zipf(world.numbers)} of them {action}."
     )
 
 
-def entry(d: Draw, world: World = VILLAGE) -> str:
+def entry(rng: Sampler, world: World = VILLAGE) -> str:
     """One entry: a thing, a person or an animal."""
-    kind = d.choice(("thing", "person", "animal"), (3, 2, 1))
-    return {"thing": thing_entry, "person": person_entry, "animal": animal_entry}[kind](d, world)
+    write = rng.choice((_thing_entry, _person_entry, _animal_entry), (3, 2, 1))
+    return write(rng, world)
 
 
 def title(text: str) -> str:
+    """The title of an entry, without its equals signs."""
     return text.split("=")[1].strip()

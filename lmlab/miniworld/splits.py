@@ -1,32 +1,41 @@
-"""Distinct rows, split between train and validation by the text itself."""
+"""Distinct rows, split into train and validation by a hash of the text."""
 
 from collections.abc import Callable
 
-from lmlab.miniworld.grammar import Draw, stable_fraction
+from lmlab.miniworld.grammar import Sampler, stable_fraction
 
 VALIDATION_FRACTION = 0.1
-_PATIENCE = 2_000  # drawn rows in a row that brought nothing new
+_MAX_REPEATS = 2_000  # samples in a row that gave nothing new
 
 
 def split_of(text: str) -> str:
-    """ "train" or "validation", for ever the same for the same text, whatever the seed."""
+    """ "train" or "validation", always the same for the same text, whatever the seed."""
     return "validation" if stable_fraction(text) < VALIDATION_FRACTION else "train"
 
 
 def distinct_rows(
-    generate: Callable[[Draw], dict], key: str, n: int, d: Draw, split: str | None = None
+    generate: Callable[[Sampler], dict], key: str, n: int, rng: Sampler, split: str | None = None
 ) -> list[dict]:
-    """``n`` rows in the order drawn, no two with the same ``row[key]``, all of ``split`` where one is given.
+    """``n`` rows in the order sampled, no two with the same ``row[key]``.
 
-    Raises ValueError when the generator stops giving new rows.
+    Args:
+        generate: samples one row.
+        key: the field that must be distinct, and whose hash decides the split.
+        n: how many rows.
+        rng: where the choices come from.
+        split: "train" or "validation"; None takes the rows of both.
+
+    Raises:
+        ValueError: the generator has no more new rows to give.
     """
-    rows: dict[str, dict] = {}
-    idle = 0
+    rows: dict[str, dict] = {}  # by what must be distinct, in order
+    repeats = 0
     while len(rows) < n:
-        row = generate(d)
-        idle += 1
+        row = generate(rng)
+        repeats += 1
         if row[key] not in rows and split in (None, split_of(row[key])):
-            rows[row[key]], idle = row, 0
-        if idle > _PATIENCE:
+            rows[row[key]] = row
+            repeats = 0
+        if repeats > _MAX_REPEATS:
             raise ValueError(f"got n={n}, but there are only about {len(rows)} distinct rows; ask for fewer")
     return list(rows.values())

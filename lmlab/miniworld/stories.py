@@ -1,17 +1,19 @@
-"""Stories: somebody needs something, goes where it is to be had, and the need ends.
+"""Stories: somebody needs something, goes where it can be had, and the need ends.
 
-Every story is drawn with its exact log-probability, so the entropy of the language is known.
-The texts are unambiguous: no two ways of choosing give one story.
-In some stories two people go together, with different needs, and the place tells whose need is met: to name
-the right one, a model must tie a name to a feeling, the feeling to a place, and find its way back.
+Every story is sampled with its exact log-probability, so the entropy of the language is known. The texts are
+unambiguous: no two ways of choosing give the same story. In some stories two people with different needs go
+together, and the place tells whose need is met: to name the right one, a model must tie a name to a feeling and the
+feeling to a place.
 """
 
 from dataclasses import dataclass
 
-from lmlab.miniworld.grammar import Draw
+from lmlab.miniworld.grammar import Sampler
+from lmlab.miniworld.tables import indefinite_article
 from lmlab.miniworld.world import VILLAGE, Theme, World
 
-TOGETHER_SHARE = 0.3  # of the stories have two people
+TOGETHER_FRACTION = 0.3  # of the stories have two people
+OBJECT_PRONOUN = {"she": "her", "he": "him", "they": "them"}
 
 
 @dataclass(frozen=True)
@@ -22,90 +24,84 @@ class Scene:
     pronoun: str  # of the hero: "she" or "he"
     theme: Theme  # of the need that is met
     companion: str | None  # who came along, with another need
-    other_theme: Theme | None
     thing: str
+    helper: str
+    animal: str | None  # that was met on the way
+    later: str  # the time of day that follows
     context: str  # sentences up to and including the offer
-    subject: str  # how the next sentence begins: "She", "He" or "Then Ada"
+
+    @property
+    def subject(self) -> str:
+        """How the next sentence begins: "She", "He" or "Then Ada"."""
+        return self.pronoun.capitalize() if self.companion is None else f"Then {self.hero}"
 
 
-def person(d: Draw, world: World = VILLAGE, besides: str | None = None) -> tuple[str, str]:
-    """(name, pronoun), of somebody else than ``besides``."""
-    pronoun = d.choice(("she", "he"))
+def person(rng: Sampler, world: World = VILLAGE, besides: str | None = None) -> tuple[str, str]:
+    """(name, pronoun) of somebody other than ``besides``."""
+    pronoun = rng.choice(("she", "he"))
     names = world.women if pronoun == "she" else world.men
-    return d.zipf([name for name in names if name != besides]), pronoun
+    return rng.zipf([name for name in names if name != besides]), pronoun
 
 
-def opening(d: Draw, world: World, who: str) -> tuple[str, str, str]:
+def opening(rng: Sampler, world: World, who: str) -> tuple[str, str, str]:
     """(first sentence, state of the path, time of day that follows). who: "Ada was cold" or "... and ..."."""
-    weather, path = d.zipf(world.weather)
-    daytime, after = d.choice(world.daytimes)
-    article = "an" if weather[0] in "aeiou" else "a"
-    form = d.choice(
-        (
-            f"One {weather} {daytime} {who}.",
-            f"{who} one {weather} {daytime}.",
-            f"It was {article} {weather} {daytime} and {who}.",
-        ),
-        (3, 2, 1),
+    weather, path = rng.zipf(world.weather)
+    daytime, later = rng.choice(world.daytimes)
+    # three forms of one fact, so that a model must read and not only count positions
+    sentences = (
+        f"One {weather} {daytime} {who}.",
+        f"{who} one {weather} {daytime}.",
+        f"It was {indefinite_article(weather)} {weather} {daytime} and {who}.",
     )
-    return form, path, after
+    return rng.choice(sentences, (3, 2, 1)), path, later
 
 
-def journey(d: Draw, world: World, walker: str, place: str, path: str) -> tuple[str, str | None]:
-    """(the sentences of the way, the animal that was met or None). walker: "she", "he" or "they"."""
-    move, route = d.zipf(world.moves), d.zipf(world.routes)
+def journey(rng: Sampler, world: World, walker: str, place: str, path: str) -> tuple[str, str | None]:
+    """(the sentences about the way, the animal that was met or None). walker: "she", "he" or "they"."""
+    move, route = rng.zipf(world.moves), rng.zipf(world.routes)
     text = f"So {walker} {move} {route} to the {place}."
-    event = d.choice(("none", "path", "animal"), (2, 1, 1))
+    event = rng.choice(("none", "path", "animal"), (2, 1, 1))
     if event == "path":
         return f"{text} The path was {path}.", None
     if event == "animal":
-        animal, action = d.zipf(world.animals)
-        return f"{text} On the way a {d.zipf(world.colours)} {animal} {action}.", animal
+        animal, action = rng.zipf(world.animals)
+        return f"{text} On the way a {rng.zipf(world.colors)} {animal} {action}.", animal
     return text, None
 
 
-def offer(d: Draw, world: World, theme: Theme, walker: str) -> tuple[str, str, str]:
+def offer(rng: Sampler, world: World, theme: Theme, walker: str) -> tuple[str, str, str]:
     """(the sentence in which the trade gives the thing, the thing, the name of the helper)."""
-    helper, _ = person(d, world)
-    thing = d.zipf(theme.objects)
-    quality = d.zipf(world.qualities)
-    them = {"she": "her", "he": "him", "they": "them"}[walker]
-    if d.choice(("gift", "sale")) == "gift":
-        deal = f"gave {them} the {quality} {thing} that was {theme.made} there"
+    helper, _ = person(rng, world)
+    thing = rng.zipf(theme.objects)
+    quality = rng.zipf(world.qualities)
+    receiver = OBJECT_PRONOUN[walker]
+    if rng.choice(("gift", "sale")) == "gift":
+        deal = f"gave {receiver} the {quality} {thing} that was {theme.made} there"
     else:
-        deal = f"sold {them} the {quality} {thing} for {d.zipf(world.numbers)} coins"
+        deal = f"sold {receiver} the {quality} {thing} for {rng.zipf(world.numbers)} coins"
     return f"The {theme.trade}, {helper}, {deal}.", thing, helper
 
 
-def scene(
-    d: Draw, world: World = VILLAGE, together: bool | None = None
-) -> tuple[Scene, str | None, str, str]:
-    """(scene, animal or None, helper, the time of day that follows). together: two people; None draws it."""
+def scene(rng: Sampler, world: World = VILLAGE, together: bool | None = None) -> Scene:
+    """Everything before the need is met. together: whether two people go; None samples it."""
     if together is None:
-        together = d.choice((True, False), (TOGETHER_SHARE, 1 - TOGETHER_SHARE))
-    people, themes = [person(d, world)], [d.zipf(world.themes)]
+        together = rng.choice((True, False), (TOGETHER_FRACTION, 1 - TOGETHER_FRACTION))
+    people, themes = [person(rng, world)], [rng.zipf(world.themes)]
+    met = 0  # whose need is met
     if together:
-        people.append(person(d, world, besides=people[0][0]))
-        themes.append(d.zipf([theme for theme in world.themes if theme != themes[0]]))
-    met = d.choice((0, 1)) if together else 0
+        people.append(person(rng, world, besides=people[0][0]))
+        themes.append(rng.zipf([theme for theme in world.themes if theme != themes[0]]))
+        met = rng.choice((0, 1))
     (hero, pronoun), theme = people[met], themes[met]
-    who = " and ".join(f"{name} was {t.feeling}" for (name, _), t in zip(people, themes, strict=True))
+    # both needs are told before the place, which alone decides whose is met
+    needs = [f"{name} was {theme.feeling}" for (name, _), theme in zip(people, themes, strict=True)]
     walker = "they" if together else pronoun
-    first, path, after = opening(d, world, who)
-    way, animal = journey(d, world, walker, theme.place, path)
-    given, thing, helper = offer(d, world, theme, walker)
-    companion, other_theme = (people[1 - met][0], themes[1 - met]) if together else (None, None)
-    s = Scene(
-        hero,
-        pronoun,
-        theme,
-        companion,
-        other_theme,
-        thing,
-        f"{first} {way} {given}",
-        f"Then {hero}" if together else pronoun.capitalize(),
-    )
-    return s, animal, helper, after
+    first, path, later = opening(rng, world, " and ".join(needs))
+    way, animal = journey(rng, world, walker, theme.place, path)
+    given, thing, helper = offer(rng, world, theme, walker)
+    companion = people[1 - met][0] if together else None
+    context = f"{first} {way} {given}"
+    return Scene(hero, pronoun, theme, companion, thing, helper, animal, later, context)
 
 
 def ending(theme: Theme, thing: str) -> str:
@@ -113,22 +109,23 @@ def ending(theme: Theme, thing: str) -> str:
     return f"{theme.use} the {thing} and {theme.outcome}."
 
 
-def closing(d: Draw, world: World, s: Scene, animal: str | None, helper: str, after: str) -> str:
+def closing(rng: Sampler, world: World, s: Scene) -> str:
     """The last sentence, which looks back at something said before."""
-    if animal is not None:
-        return f"The {animal} followed {s.hero} home."
-    form = d.choice(("home", "thanks", "wave"))
+    # what was mentioned comes back: a model that attends to the journey can foresee it
+    if s.animal is not None:
+        return f"The {s.animal} followed {s.hero} home."
+    form = rng.choice(("home", "thanks", "wave"))
     if form == "home":
-        her = "her" if s.pronoun == "she" else "his"
-        return f"By {after} {s.hero} was home with {her} {d.zipf(world.relatives_f + world.relatives_m)}."
-    manner = d.zipf(world.manners)
+        possessive = "her" if s.pronoun == "she" else "his"
+        relative = rng.zipf(world.female_relatives + world.male_relatives)
+        return f"By {s.later} {s.hero} was home with {possessive} {relative}."
+    manner = rng.zipf(world.manners)
     if form == "thanks":
-        return f"Then {s.hero} thanked {helper} {manner}."
-    return f"{helper} waved {manner} to {s.hero}."
+        return f"Then {s.hero} thanked {s.helper} {manner}."
+    return f"{s.helper} waved {manner} to {s.hero}."
 
 
-def story(d: Draw, world: World = VILLAGE) -> str:
+def story(rng: Sampler, world: World = VILLAGE) -> str:
     """One story of four to six sentences."""
-    s, animal, helper, after = scene(d, world)
-    last = closing(d, world, s, animal, helper, after)
-    return f"{s.context} {s.subject} {ending(s.theme, s.thing)} {last}"
+    s = scene(rng, world)
+    return f"{s.context} {s.subject} {ending(s.theme, s.thing)} {closing(rng, world, s)}"

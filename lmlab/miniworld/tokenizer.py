@@ -4,11 +4,18 @@ One vocabulary serves the three bases; they differ in what they call EOS, as the
 Source of the method: GPT-2's byte-level BPE (Radford et al. 2019).
 """
 
+from __future__ import annotations
+
 import re
 from importlib.resources import files
+from typing import TYPE_CHECKING
 
 from lmlab.miniworld import chats, dataset
 from lmlab.miniworld.corpus import pretraining_texts
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+    from transformers import PreTrainedTokenizerFast
 
 N_VOCAB = 1536
 END, PAD = "<|endoftext|>", "<|pad|>"
@@ -18,23 +25,18 @@ THINK = ("<think>", "</think>")
 
 def corpus() -> list[str]:
     """What the tokenizer is trained on: a little of everything that the world can say."""
-    texts = [
-        text
-        for base, n in (("gpt2", 20_000), ("qwen2", 10_000))
-        for text in pretraining_texts(base, n, seed=9)
-    ]
-    for row in dataset("encyclopedia", n=3000, seed=9):
-        texts.append(row["text"])
-    for row in dataset("pairs", n=4000, seed=9):
-        texts.append(row["shakespearean"])
+    texts = pretraining_texts("gpt2", 20_000, seed=9) + pretraining_texts("qwen2", 10_000, seed=9)
+    texts += [row["text"] for row in dataset("encyclopedia", n=3000, seed=9)]
+    texts += [row["shakespearean"] for row in dataset("pairs", n=4000, seed=9)]
     return [re.sub(r"<｜.*?｜>|</?think>", " ", text) for text in texts]  # these are tokens already
 
 
-def train_tokenizer(texts: list[str]):
-    """A ``tokenizers.Tokenizer`` with ``N_VOCAB`` entries, special tokens first."""
+def train_tokenizer(texts: list[str]) -> Tokenizer:
+    """A tokenizer with a vocabulary of ``N_VOCAB``, special tokens first."""
     from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 
     tokenizer = Tokenizer(models.BPE())
+    # digits apart: 14 is 1 4, so that arithmetic is on digits, as in Llama and Qwen2
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
     )
@@ -51,10 +53,11 @@ def train_tokenizer(texts: list[str]):
     return tokenizer
 
 
-def wrap(tokenizer, architecture: str):
+def wrap(tokenizer: Tokenizer, architecture: str) -> PreTrainedTokenizerFast:
     """The transformers fast tokenizer of one base. qwen2 has R1's names of BOS and EOS, the others GPT-2's."""
     from transformers import PreTrainedTokenizerFast
 
+    # as their big relatives: GPT-2 has one token for begin and end, R1 has two
     r1 = architecture == "qwen2"
     wrapped = PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,

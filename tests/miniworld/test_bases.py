@@ -34,7 +34,7 @@ def test_weights_are_float16_and_the_folder_is_the_hubs(base):
         "chat_template.jinja",
     } <= names
     with safe_open(folder / "model.safetensors", "pt") as weights:
-        assert {weights.get_tensor(key).dtype for key in weights} == {torch.float16}
+        assert {weights.get_tensor(key).dtype for key in weights.keys()} == {torch.float16}  # noqa: SIM118  (it is no mapping)
 
 
 def test_architecture_and_parameter_count(base):
@@ -46,6 +46,7 @@ def test_architecture_and_parameter_count(base):
             assert module.in_features % 64 == 0, f"{name}: a block of NF4 would span two rows"
 
 
+@pytest.mark.slow
 def test_a_base_knows_the_stories_close_to_their_floor(base):
     folder = miniworld.model_dir(base)
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
@@ -97,13 +98,15 @@ def test_chat_template_is_r1s_own():
         assert len(tok(name, add_special_tokens=False)["input_ids"]) == 1
 
 
+@pytest.mark.slow
 def test_the_tokenizer_is_rebuilt_the_same():
     rebuilt = tokenizer.train_tokenizer(tokenizer.corpus())
     shipped = AutoTokenizer.from_pretrained(miniworld.model_dir("gpt2"))
     assert rebuilt.get_vocab() == shipped.get_vocab()
 
 
-def test_windows_are_fresh_and_parted_by_eos(base):
+def test_windows_are_fresh_and_parted_by_eos(base, monkeypatch):
+    monkeypatch.setattr(bases, "DOCUMENTS_PER_ROUND", 200)
     tok = AutoTokenizer.from_pretrained(miniworld.model_dir(base))
     batches = bases.windows(base, tok, seed=1)
     first, second = next(batches), next(batches)
@@ -112,12 +115,7 @@ def test_windows_are_fresh_and_parted_by_eos(base):
     assert not torch.equal(first, second)
 
 
-def test_schedule_warms_up_and_decays():
-    assert bases.learning_rate_at(0, 1.0) == 0
-    assert bases.learning_rate_at(0.02, 1.0) == pytest.approx(1.0)
-    assert bases.learning_rate_at(1, 1.0) == pytest.approx(0.01)
-
-
+@pytest.mark.slow
 def test_the_command_builds_a_base(tmp_path, monkeypatch):
     """Three steps: everything but the quality."""
     monkeypatch.setattr("sys.argv", ["bases", "llama", "--steps", "3", "--output", str(tmp_path)])
@@ -127,4 +125,4 @@ def test_the_command_builds_a_base(tmp_path, monkeypatch):
     card = (tmp_path / "llama" / "README.md").read_text()
     assert "entropy floor" in card
     assert all(kind in card for kind in MIX["llama"])
-    assert not (tmp_path / "llama.new").exists()
+    assert [path.name for path in tmp_path.iterdir()] == ["llama"]

@@ -3,7 +3,7 @@
 import re
 
 from lmlab.miniworld import dataset
-from lmlab.miniworld.shakespeare import archaic_forms
+from lmlab.miniworld.archaic import archaic_forms
 
 
 def speeches(text: str) -> list[tuple[str, list[str]]]:

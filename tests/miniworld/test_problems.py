@@ -5,18 +5,19 @@ import re
 
 import pytest
 
+from lmlab.miniworld import calculations, tasks
 from lmlab.miniworld import problems as p
-from lmlab.miniworld.grammar import Draw, stream
+from lmlab.miniworld.grammar import Sampler, stream
 
 
-def drawn(generate, n, seed="test"):
-    d = Draw(stream(seed))
-    return [generate(d) for _ in range(n)]
+def sampled(generate, n, seed="test"):
+    rng = Sampler(stream(seed))
+    return [generate(rng) for _ in range(n)]
 
 
 @pytest.mark.parametrize("generate", [p.problem, p.science])
 def test_all_verify(generate):
-    assert all(p.verify(row) for row in drawn(generate, 2_000))
+    assert all(calculations.verify(row) for row in sampled(generate, 2_000))
 
 
 def corrupted(row):
@@ -33,22 +34,22 @@ def corrupted(row):
 
 
 def test_corrupted_rows_do_not_verify():
-    for row in drawn(p.problem, 500):
+    for row in sampled(p.problem, 500):
         without_messages = {key: value for key, value in row.items() if key != "messages"}
-        assert p.verify(without_messages)
-        assert not any(p.verify(wrong) for wrong in corrupted(without_messages))
+        assert calculations.verify(without_messages)
+        assert not any(calculations.verify(wrong) for wrong in corrupted(without_messages))
 
 
 def test_messages_must_agree():
-    row = drawn(p.problem, 1)[0]
+    row = sampled(p.problem, 1)[0]
     row["messages"][1]["content"][1]["content"] = "The answer is 99."
-    assert not p.verify(row)
+    assert not calculations.verify(row)
 
 
 def test_corrupted_science_does_not_verify():
-    for row in drawn(p.science, 500):
-        assert not p.verify({**row, "answer_number": row["answer_number"] + "0"})
-        assert not p.verify({**row, "solution": re.sub(r"= \d+\.", "= 1.", row["solution"])})
+    for row in sampled(p.science, 500):
+        assert not calculations.verify({**row, "answer_number": row["answer_number"] + "0"})
+        assert not calculations.verify({**row, "solution": re.sub(r"= \d+\.", "= 1.", row["solution"])})
 
 
 GAIN = re.compile(r"(?:buys|finds|gives (?:him|her)|gets|makes) (\d+) more")
@@ -68,62 +69,62 @@ def solve(text):
     return value
 
 
-@pytest.mark.parametrize("kind", [p.gain, p.lose, p.groups, p.two_changes, p.groups_then_change])
+@pytest.mark.parametrize(
+    "kind", [tasks.gain, tasks.lose, tasks.groups, tasks.two_changes, tasks.groups_then_change]
+)
 def test_answers_follow_from_the_words(kind):
-    for task in drawn(kind, 500):
-        assert solve(p.problem_text(task)) == task.answer, task
+    for task in sampled(kind, 500):
+        assert solve(task.text) == task.answer, task
 
 
 def numbers(task):
-    return [int(n) for n in re.findall(r"\d+", p.problem_text(task))]
+    return [int(n) for n in re.findall(r"\d+", task.text)]
 
 
 @pytest.mark.parametrize(
     ("kind", "answer"),
     [
-        (p.together, lambda a, b: a + b),
-        (p.difference, lambda a, b: a - b),
-        (p.rate, lambda each, days: each * days),
-        (p.price, lambda each, n: each * n),
-        (p.compare_then_together, lambda a, more: a + a + more),
-        (p.change_money, lambda money, n, each: money - n * each),
-        (p.two_prices, lambda n, each, cost: n * each + cost),
+        (tasks.together, lambda a, b: a + b),
+        (tasks.difference, lambda a, b: a - b),
+        (tasks.rate, lambda each, days: each * days),
+        (tasks.price, lambda each, n: each * n),
+        (tasks.compare_then_together, lambda a, more: a + a + more),
+        (tasks.change_money, lambda money, n, each: money - n * each),
+        (tasks.two_prices, lambda n, each, cost: n * each + cost),
     ],
 )
 def test_answers_follow_from_the_numbers(kind, answer):
-    for task in drawn(kind, 500):
+    for task in sampled(kind, 500):
         assert answer(*numbers(task)) == task.answer, task
 
 
 def test_more_or_fewer_and_returns():
-    for task in drawn(p.more_or_fewer, 300):
+    for task in sampled(tasks.more_or_fewer, 300):
         a, b = numbers(task)
         assert task.answer == (a + b if "more than" in task.facts[-1] else a - b)
-    for task in drawn(p.rate_then_change, 300):
+    for task in sampled(tasks.rate_then_change, 300):
         each, days, n = numbers(task)
         assert task.answer == each * days + (n if "more" in task.facts[-1] else -n)
 
 
 def test_numbers_stay_small():
-    for row in drawn(p.problem, 5_000):
+    for row in sampled(p.problem, 2_000):
         for sign, c in re.findall(r"\d+ ([+\-x]) \d+ = (\d+)\.", " ".join(row["steps"])):
             assert 0 <= int(c) <= (45 if sign == "x" else 40)
         assert len(row["steps"]) <= 2
 
 
 def test_many_distinct_problems():
-    assert len({row["problem"] for row in drawn(p.problem, 52_000)}) > 50_000
+    assert len({row["problem"] for row in sampled(p.problem, 10_000)}) > 9_500
 
 
-def test_splits_are_disjoint_for_all_seeds():
-    train = {row["problem"] for row in p.problems(3_000, seed=0, split="train")}
-    validation = {row["problem"] for seed in (0, 1) for row in p.problems(400, seed, "validation")}
-    assert len(train) == 3_000
-    assert not train & validation
-    science = [
-        {row["problem_text"] for row in p.rows("science", split, 300)} for split in ("train", "validation")
-    ]
-    assert not science[0] & science[1]
+@pytest.mark.parametrize(
+    "name, key", [("problems", "problem"), ("distracting-problems", "problem"), ("science", "problem_text")]
+)
+def test_splits_are_disjoint_for_all_seeds(name, key):
+    train = {row[key] for row in p.rows(name, "train", 500, seed=0)}
+    validation = {row[key] for seed in (0, 1) for row in p.rows(name, "validation", 200, seed)}
+    assert len(train) == 500 and not train & validation
 
 
 def test_layout():
@@ -132,16 +133,16 @@ def test_layout():
     assert row["messages"][1]["content"][-1] == {"type": "text", "content": f"The answer is {row['answer']}."}
     row = p.rows("science", "train", 1)[0]
     assert {"problem_text", "answer_number", "unit", "source", "problemid", "solution"} <= set(row)
-    with pytest.raises(ValueError, match="expected 'problems'"):
-        p.rows("riddles", "train", 1)
 
 
 def test_textbook_has_true_steps_but_neither_format_nor_validation_problems():
-    validation = {row["problem"] for row in p.problems(5_000, split="validation")}
-    for text in drawn(p.textbook, 5_000):
+    validation = {row["problem"] for row in p.rows("problems", "validation", 1_500)}
+    for text in sampled(p.textbook, 1_500):
         steps = re.findall(r"(\d+) ([+\-x/]) (\d+) = (\d+)\.", text)
         assert steps
-        assert all(p.step(int(a), sign, int(b)) == f"{a} {sign} {b} = {c}." for a, sign, b, c in steps)
+        assert all(
+            calculations.step(int(a), sign, int(b)) == f"{a} {sign} {b} = {c}." for a, sign, b, c in steps
+        )
         assert "<think>" not in text
         assert "The answer is" not in text
         assert text.split("?")[0] + "?" not in validation
@@ -149,8 +150,8 @@ def test_textbook_has_true_steps_but_neither_format_nor_validation_problems():
 
 def test_distracting_sentence_is_needed_for_nothing():
     """The first or the last fact is somebody else's, and without it the steps still solve the problem."""
-    for row in drawn(p.distracting_problem, 500):
-        assert p.verify(row)
+    for row in sampled(p.distracting_problem, 500):
+        assert calculations.verify(row)
         *facts, question = re.split(r"(?<=\.) ", row["problem"])
         needless = [
             fact
@@ -164,12 +165,4 @@ def test_distracting_sentence_is_needed_for_nothing():
 
 def _solves(row: dict, text: str) -> bool:
     steps = {key: value for key, value in row.items() if key != "messages"}
-    return p.verify({**steps, "problem": text})
-
-
-def test_distracting_splits_share_nothing():
-    train, validation = (
-        {row["problem"] for row in p.rows("distracting-problems", split, 500)}
-        for split in ("train", "validation")
-    )
-    assert len(train) == len(validation) == 500 and not train & validation
+    return calculations.verify({**steps, "problem": text})

@@ -4,22 +4,25 @@ from collections import Counter
 
 import pytest
 
+from lmlab.miniworld import early_modern, flawed_pairs
 from lmlab.miniworld import shakespeare as s
-from lmlab.miniworld.grammar import Draw, stream
+from lmlab.miniworld.archaic import check_archaic
+from lmlab.miniworld.early_modern import Phrase, same
+from lmlab.miniworld.grammar import Sampler, stream
 
 # subject, verb, more of the clause, question?, modern, old; all written by hand
 P = s.PRONOUNS
-BAKER = ("the baker", "the baker")
-ANNA = s.Subject("Anna", "Anna", "he")
-KNOW, SEE, GO, CRY, BE = ("know", "know"), ("see", "see"), ("go", "go"), ("cry", "weep"), ("be", "be")
+BAKER = same("the baker")
+ANNA = s.Subject(same("Anna"), "he")
+KNOW, SEE, GO, CRY, BE = same("know"), same("see"), same("go"), Phrase("cry", "weep"), same("be")
 CARRY, LOVE, RUN, COME, WANT = (
-    ("carry", "bear"),
-    ("love", "love"),
-    ("run", "run"),
-    ("come", "come"),
-    ("want", "desire"),
+    Phrase("carry", "bear"),
+    same("love"),
+    same("run"),
+    same("come"),
+    Phrase("want", "desire"),
 )
-HERE, AWAY, WHY = ("here", "hither"), ("away", "hence"), ("why", "wherefore")
+HERE, AWAY, WHY = Phrase("here", "hither"), Phrase("away", "hence"), Phrase("why", "wherefore")
 CLAUSES = [
     (P["you"], KNOW, {"object": BAKER}, False, "you know the baker", "thou knowest the baker"),
     (P["you"], KNOW, {"object": BAKER}, True, "do you know the baker", "knowest thou the baker"),
@@ -29,7 +32,7 @@ CLAUSES = [
     (
         P["you"],
         KNOW,
-        {"object": ("me", "me"), "negated": True},
+        {"object": same("me"), "negated": True},
         False,
         "you do not know me",
         "thou knowest me not",
@@ -45,13 +48,13 @@ CLAUSES = [
     (
         P["you"],
         SEE,
-        {"object": ("him", "him"), "negated": True},
+        {"object": same("him"), "negated": True},
         True,
         "do you not see him",
         "seest thou him not",
     ),
-    (P["they"], LOVE, {"object": ("you", "thee")}, False, "they love you", "they love thee"),
-    (P["she"], LOVE, {"object": ("you", "thee")}, True, "does she love you", "loveth she thee"),
+    (P["they"], LOVE, {"object": Phrase("you", "thee")}, False, "they love you", "they love thee"),
+    (P["she"], LOVE, {"object": Phrase("you", "thee")}, True, "does she love you", "loveth she thee"),
     (P["you"], GO, {"tail": HERE}, False, "you go here", "thou goest hither"),
     (P["he"], GO, {"tail": AWAY}, False, "he goes away", "he goeth hence"),
     (P["you"], GO, {"tense": "will", "tail": AWAY}, True, "will you go away", "wilt thou go hence"),
@@ -62,7 +65,7 @@ CLAUSES = [
     (P["you"], CRY, {"tense": "past"}, False, "you cried", "thou weptest"),
     (P["you"], CRY, {"tense": "past"}, True, "did you cry", "weptest thou"),
     (P["he"], CRY, {"tense": "past", "negated": True}, False, "he did not cry", "he wept not"),
-    (P["you"], LOVE, {"tense": "past", "object": ("her", "her")}, False, "you loved her", "thou lovedst her"),
+    (P["you"], LOVE, {"tense": "past", "object": same("her")}, False, "you loved her", "thou lovedst her"),
     (P["you"], COME, {"tense": "past", "tail": HERE}, False, "you came here", "thou camest hither"),
     (P["you"], COME, {"tense": "perfect", "tail": HERE}, False, "you have come here", "thou art come hither"),
     (P["she"], COME, {"tense": "perfect", "tail": HERE}, False, "she has come here", "she is come hither"),
@@ -82,11 +85,11 @@ CLAUSES = [
         "he has not seen the baker",
         "he hath not seen the baker",
     ),
-    (P["you"], CARRY, {"adverb": ("never", "ne'er")}, False, "you never carry", "thou ne'er bearest"),
+    (P["you"], CARRY, {"adverb": Phrase("never", "ne'er")}, False, "you never carry", "thou ne'er bearest"),
     (
         P["she"],
         SEE,
-        {"adverb": ("often", "oft"), "object": BAKER},
+        {"adverb": Phrase("often", "oft"), "object": BAKER},
         False,
         "she often sees the baker",
         "she oft seeth the baker",
@@ -94,36 +97,29 @@ CLAUSES = [
     (
         P["you"],
         SEE,
-        {"tense": "perfect", "adverb": ("never", "ne'er"), "object": BAKER},
+        {"tense": "perfect", "adverb": Phrase("never", "ne'er"), "object": BAKER},
         False,
         "you have never seen the baker",
         "thou hast ne'er seen the baker",
     ),
-    (P["you"], BE, {"tail": ("wise", "wise")}, False, "you are wise", "thou art wise"),
-    (P["you"], BE, {"tail": ("wise", "wise")}, True, "are you wise", "art thou wise"),
+    (P["you"], BE, {"tail": same("wise")}, False, "you are wise", "thou art wise"),
+    (P["you"], BE, {"tail": same("wise")}, True, "are you wise", "art thou wise"),
+    (P["you"], BE, {"tail": same("wise"), "negated": True}, False, "you are not wise", "thou art not wise"),
+    (P["you"], BE, {"tail": same("late"), "tense": "past"}, True, "were you late", "wert thou late"),
+    (P["he"], BE, {"tail": same("late"), "tense": "perfect"}, False, "he has been late", "he hath been late"),
+    (P["I"], BE, {"tail": same("late"), "tense": "past"}, False, "I was late", "I was late"),
+    (P["we"], WANT, {"object": Phrase("nothing", "naught")}, False, "we want nothing", "we desire naught"),
     (
         P["you"],
-        BE,
-        {"tail": ("wise", "wise"), "negated": True},
+        WANT,
+        {"object": Phrase("nothing", "naught")},
         False,
-        "you are not wise",
-        "thou art not wise",
+        "you want nothing",
+        "thou desirest naught",
     ),
-    (P["you"], BE, {"tail": ("late", "late"), "tense": "past"}, True, "were you late", "wert thou late"),
-    (
-        P["he"],
-        BE,
-        {"tail": ("late", "late"), "tense": "perfect"},
-        False,
-        "he has been late",
-        "he hath been late",
-    ),
-    (P["I"], BE, {"tail": ("late", "late"), "tense": "past"}, False, "I was late", "I was late"),
-    (P["we"], WANT, {"object": ("nothing", "naught")}, False, "we want nothing", "we desire naught"),
-    (P["you"], WANT, {"object": ("nothing", "naught")}, False, "you want nothing", "thou desirest naught"),
     (
         P["you"],
-        ("marry", "wed"),
+        Phrase("marry", "wed"),
         {"tense": "past", "object": BAKER},
         False,
         "you married the baker",
@@ -131,17 +127,24 @@ CLAUSES = [
     ),
     (
         ANNA,
-        ("hurry", "hasten"),
-        {"tail": ("over the bridge", "o'er the bridge")},
+        Phrase("hurry", "hasten"),
+        {"tail": Phrase("over the bridge", "o'er the bridge")},
         False,
         "Anna hurries over the bridge",
         "Anna hasteneth o'er the bridge",
     ),
-    (P["they"], ("live", "dwell"), {"tail": ("here", "here")}, True, "do they live here", "dwell they here"),
+    (
+        P["they"],
+        Phrase("live", "dwell"),
+        {"tail": same("here")},
+        True,
+        "do they live here",
+        "dwell they here",
+    ),
     (
         P["you"],
-        ("kill", "slay"),
-        {"tense": "would", "negated": True, "object": ("us", "us")},
+        Phrase("kill", "slay"),
+        {"tense": "would", "negated": True, "object": same("us")},
         True,
         "would you not kill us",
         "wouldst thou not slay us",
@@ -168,22 +171,11 @@ def test_clause(subject, verb, more, question, modern, old):
 @pytest.mark.parametrize("row", [row.split() for row in CONJUGATION.split("|")])
 def test_conjugation(row):
     verb, thou, he, past_thou = row
-    assert (s.with_thou(verb), s.with_he(verb), s.past_with_thou(verb)) == (thou, he, past_thou)
-
-
-@pytest.mark.parametrize(
-    ("modal", "with_thou"),
-    [
-        ("will", "wilt"),
-        ("can", "canst"),
-        ("should", "shouldst"),
-        ("may", "mayst"),
-        ("shall", "shalt"),
-        ("must", "must"),
-    ],
-)
-def test_modals(modal, with_thou):
-    assert s.MODALS[modal] == with_thou
+    assert (early_modern.with_thou(verb), early_modern.with_he(verb), early_modern.past_with_thou(verb)) == (
+        thou,
+        he,
+        past_thou,
+    )
 
 
 @pytest.mark.parametrize(
@@ -203,12 +195,12 @@ def test_modals(modal, with_thou):
 )
 def test_possessives(modern, old):
     owner, rest = modern.split(" ", 1)
-    assert s.possessive(owner, rest) == (modern, old)
+    assert early_modern.possessive(owner, rest) == (modern, old)
 
 
-def drawn(n, seed="test"):
-    d = Draw(stream(seed))
-    return [s.pair(d) for _ in range(n)]
+def sampled(n, seed="test"):
+    rng = Sampler(stream(seed))
+    return [s.pair(rng) for _ in range(n)]
 
 
 def starting(rows, modern, old):
@@ -217,7 +209,7 @@ def starting(rows, modern, old):
 
 
 def test_sentence_openings():
-    rows = drawn(30_000)
+    rows = sampled(20_000)
     for modern, old in {
         "I think that you ": "Methinks thou ",
         "It is ": "'Tis ",
@@ -247,16 +239,16 @@ def test_sentence_openings():
 
 def test_the_modern_side_decides_the_old_one():
     seen = {}
-    for row in drawn(100_000):
+    for row in sampled(20_000):
         assert seen.setdefault(row["modern"], row["shakespearean"]) == row["shakespearean"]
         assert 4 <= len(row["modern"].split()) <= 14
-    assert len(seen) > 50_000
+    assert len(seen) > 15_000
     assert sum(modern == old for modern, old in seen.items()) < 0.1 * len(seen)
 
 
 def test_generated_pairs_pass_the_checker():
-    for row in drawn(5_000):
-        assert s.check_archaic(row["modern"], row["shakespearean"])["all"], row
+    for row in sampled(2_000):
+        assert check_archaic(row["modern"], row["shakespearean"])["all"], row
 
 
 @pytest.mark.parametrize(
@@ -274,28 +266,28 @@ def test_generated_pairs_pass_the_checker():
     ],
 )
 def test_checker_finds(modern, old, broken):
-    result = s.check_archaic(modern, old)
+    result = check_archaic(modern, old)
     assert not result[broken]
     assert not result["all"]
 
 
 def test_copying_fails_the_checker_mostly():
-    rows = drawn(2_000)
-    passed = sum(s.check_archaic(row["modern"], row["modern"])["all"] for row in rows)
+    rows = sampled(2_000)
+    passed = sum(check_archaic(row["modern"], row["modern"])["all"] for row in rows)
     unchanged = sum(row["modern"] == row["shakespearean"] for row in rows)
     assert unchanged <= passed < 0.1 * len(rows)
 
 
 def test_splits_are_disjoint_for_all_seeds():
-    train = {row["modern"] for row in s.rows("pairs", "train", 3_000, 0)}
-    validation = {row["modern"] for seed in (0, 1) for row in s.rows("pairs", "validation", 500, seed)}
+    train = {row["modern"] for row in s.rows("train", 3_000, 0)}
+    validation = {row["modern"] for seed in (0, 1) for row in s.rows("validation", 500, seed)}
     assert len(train) == 3_000
     assert not train & validation
-    assert s.rows("pairs", "train", 100, 0) == s.rows("pairs", "train", 3_000, 0)[:100]
+    assert s.rows("train", 100, 0) == s.rows("train", 3_000, 0)[:100]
 
 
 def test_flawed_set_has_its_flaws():
-    rows = s.flawed_pairs(0)
+    rows = flawed_pairs.flawed_pairs(0)
     assert len(rows) == 274
     counts = Counter(tuple(row.values()) for row in rows)
     assert sum(n - 1 for n in counts.values()) >= 20
@@ -303,14 +295,10 @@ def test_flawed_set_has_its_flaws():
     assert sum(n > 1 for n in renderings.values()) >= 10
     assert {"modern": "That party was lit.", "shakespearean": "Verily, that revel was aflame."} in rows
     assert sum(row["modern"] == row["shakespearean"] for row in rows) >= 8
-    assert s.flawed_pairs(0) != s.flawed_pairs(1)
+    assert flawed_pairs.flawed_pairs(0) != flawed_pairs.flawed_pairs(1)
 
 
 def test_flawed_split_leaks():
-    train, validation = s.rows("pairs-274", "train", 220), s.rows("pairs-274", "validation", 54)
-    assert train + validation == s.flawed_pairs(0)
+    train, validation = flawed_pairs.rows("train", 220), flawed_pairs.rows("validation", 54)
+    assert train + validation == flawed_pairs.flawed_pairs(0)
     assert sum(row in train for row in validation) >= 2
-    with pytest.raises(ValueError, match="220 rows"):
-        s.rows("pairs-274", "train", 221)
-    with pytest.raises(ValueError, match="expected"):
-        s.rows("pears", "train", 1)

@@ -1,7 +1,7 @@
 """Formulas in LaTeX: two are the same if they have the same values at a few points.
 
 Nothing is expanded or simplified, so the time is bounded by the length of the text, whatever a model may
-have written; a library of algebra has no such bound. Two rational formulas that differ agree at random points
+have written; a computer algebra system has no such bound. Two rational formulas that differ agree at random points
 almost never (Schwartz 1980, Zippel 1979).
 """
 
@@ -11,64 +11,59 @@ import random
 import re
 from fractions import Fraction
 
-LONGEST = 120  # characters; brackets in brackets cost Python's stack
+from lmlab.data.notation import replace_commands
+
+MAX_CHARACTERS = 120  # of a formula; nested parentheses cost Python's stack
 _POINTS = 3  # the variables are positive at all but the last
-_LARGEST = 1000  # bits up to which a power is kept exactly
+_EXACT_BITS = 1000  # up to which a power is kept exactly
 _PRECISION = 1e-9
 _LARGEST_FACTORIAL = 100
-_FUNCTIONS = {
-    "\\sin": cmath.sin,
-    "\\cos": cmath.cos,
-    "\\tan": cmath.tan,
-    "\\ln": cmath.log,
-    "\\log": cmath.log10,
-    "\\exp": cmath.exp,
-    "\\arcsin": cmath.asin,
-    "\\arccos": cmath.acos,
-    "\\arctan": cmath.atan,
-}
+_FUNCTIONS = {f"\\{name}": getattr(cmath, name) for name in ("sin", "cos", "tan", "exp")}
+_FUNCTIONS |= {"\\ln": cmath.log, "\\log": cmath.log10}
+_FUNCTIONS |= {f"\\arc{name}": getattr(cmath, f"a{name}") for name in ("sin", "cos", "tan")}
 _CONSTANTS = {"\\pi": complex(cmath.pi), "e": complex(cmath.e), "i": 1j}
 _LETTERS = {f"\\{name}" for name in "alpha beta gamma delta theta lambda mu phi omega infty".split()}
-_TIDIED = [
-    (re.compile(pattern), by)
-    for pattern, by in (
-        (r"\\\{", "⟦"),
-        (r"\\\}", "⟧"),
-        (r"\\cup(?![A-Za-z])", "∪"),
-        (r"\\in(?![A-Za-z])", "∈"),
-        (r"\\pm(?![A-Za-z])", "±"),
-        (r"\*\*", "^"),
-        (r"\\(?:cdot|times)(?![A-Za-z])|[·×]", "*"),
-        (r"\\div(?![A-Za-z])|÷", "/"),
-        ("π", r"\\pi "),
-        ("∞", r"\\infty "),
-        (r"(?<![\\A-Za-z])(sin|cos|tan|ln|log|sqrt|pi)(?![A-Za-z])", r"\\\1"),
-        (r"\b(?:or|and)\b", ","),
-        (r"\\frac\s*(\d)\s*(\d)", r"\\frac{\1}{\2}"),
-        (r"(\d+)\s*\\frac\{(\d+)\}\{(\d+)\}", r"(\1+\2/\3)"),  # a mixed number is no product
-        (r"\\begin\{[bp]matrix\}", "⟪"),
-        (r"\\end\{[bp]matrix\}", "⟫"),
-    )
+_COMMANDS = {"cup": "∪", "in": "∈", "pm": "±", "times": "*", "div": "/"}
+# what has one meaning gets one notation; ⟦ ⟧ are the braces of a set, ⟪ ⟫ the parentheses of a matrix
+_REWRITES = [
+    (r"\\\{", "⟦"),
+    (r"\\\}", "⟧"),
+    (r"\*\*", "^"),
+    (r"·", "*"),
+    (r"(?<![\\A-Za-z])(sin|cos|tan|ln|log|sqrt|pi)(?![A-Za-z])", r"\\\1"),
+    (r"\b(?:or|and)\b", ","),
+    (r"\\frac\s*(\d)\s*(\d)", r"\\frac{\1}{\2}"),
+    (r"(\d+)\s*\\frac\{(\d+)\}\{(\d+)\}", r"(\1+\2/\3)"),  # a mixed number is no product
+    (r"\\begin\{[bp]matrix\}", "⟪"),
+    (r"\\end\{[bp]matrix\}", "⟫"),
 ]
-_UNREAD = re.compile(r"(?<![\w.])0[xXbBoO]\w|!!|\.\d*\(\d+\)")  # 0x1F, 5!!, 0.(3)
+_NOT_READ = re.compile(r"(?<![\w.])0[xXbBoO]\w|!!|\.\d*\(\d+\)")  # 0x1F, 5!!, 0.(3)
 _GROUPED = re.compile(r"(?<![\d,.])[1-9]\d{0,2}(?:,\d{3})+(?![\d,])")  # 1,000
 _RELATION = re.compile("([=<>≤≥≠])")
-_NAMED_VALUE = re.compile(r"\s*([A-Za-z](?:_\w)?|\\[a-z]+)\s*=([^=<>≤≥≠]+)")
+_ASSIGNMENT = re.compile(r"\s*([A-Za-z](?:_\w)?|\\[a-z]+)\s*=([^=<>≤≥≠]+)")
 _TURNED = {">": "<", "≥": "≤"}
 _TOKEN = re.compile(r"\s*(\d+(?:\.\d*)?|\.\d+|\\[A-Za-z]+|[A-Za-z](?:_(?:\{\w+\}|\w))?|[-+*/^(){}\[\]|!])")
 
+Number = Fraction | complex
+
 
 def same_formula(a: str, b: str, tolerance: float = 0.0) -> bool:
-    """Whether two formulas say the same: "2\\sqrt{5}" and "\\sqrt{20}", or "\\{1, 2\\}" and "\\{2, 1\\}".
+    """Whether two formulas are equal: "2\\sqrt{5}" and "\\sqrt{20}", or "\\{1, 2\\}" and "\\{2, 1\\}".
 
     Read are numbers, variables, + - * / ^ !, roots, sin, cos, tan, ln, log, \\pi, e, i, \\pm; and lists, sets,
     tuples, intervals, unions, matrices, equations and inequalities of these. What is not read (words, integrals,
-    sums, bases) is the same as nothing. tolerance: relative, of the values of ``b``.
+    sums, bases) equals nothing, not even itself.
+
+    Args:
+        a: In the notation of ``plain_notation``.
+        b: The same; the expected one.
+        tolerance: Relative, of the values of ``b``.
     """
-    if max(len(a), len(b)) > LONGEST:
+    # the length bounds the time and the depth of the recursion
+    if max(len(a), len(b)) > MAX_CHARACTERS:
         return False
     try:
-        return _same(_tidied(a), _tidied(b), tolerance)
+        return _same(_rewritten(a), _rewritten(b), tolerance)
     except (ValueError, ArithmeticError, RecursionError):
         return False
 
@@ -78,13 +73,15 @@ def is_formula(text: str) -> bool:
     return same_formula(text, text)
 
 
-def _tidied(text: str) -> str:
-    if _UNREAD.search(text):
+def _rewritten(text: str) -> str:
+    if _NOT_READ.search(text):
         raise ValueError(f"a part of {text!r} is not read")
-    if not re.search(r"[(\[]|\\\{", text):  # there a comma parts two numbers
+    if not re.search(r"[(\[]|\\\{", text):  # there a comma separates two numbers
         text = _GROUPED.sub(lambda number: number.group().replace(",", ""), text)
-    for pattern, by in _TIDIED:
-        text = pattern.sub(by, text)
+    text = replace_commands(text, _COMMANDS)
+    for pattern, replacement in _REWRITES:
+        text = re.sub(pattern, replacement, text)
+    # "no" would be n * o, equal to "on": a word is not a product of variables
     words = re.findall(r"\\?[A-Za-z]+", text)
     if any(len(word) > 2 and word[0] != "\\" for word in words) or re.fullmatch(r"[A-Za-z][A-Za-z\s]+", text):
         raise ValueError("words")
@@ -95,33 +92,41 @@ def _tidied(text: str) -> str:
 
 
 def _same(a: str, b: str, tolerance: float) -> bool:
-    named, others = _named_values(a), _named_values(b)
-    if named and others:
-        return named.keys() == others.keys() and all(
-            _same_values(named[name], others[name], tolerance) for name in named
-        )
-    if named or others:  # x = 5, y = 6 is the point (5, 6)
-        a, b = (
-            f"({','.join(values.values())})" if values else text for values, text in ((named, a), (others, b))
-        )
-    (kind, mine), (other, theirs) = _members(a), _members(b)
-    if kind != other or len(mine) != len(theirs):
-        return False
-    if len(mine) == 1 and not kind:
-        return _same_values(mine[0], theirs[0], tolerance)
-    if kind not in ("", "⟦⟧", "∪"):
-        return all(_same(x, y, tolerance) for x, y in zip(mine, theirs, strict=True))
-    for x in mine:  # in any order
-        found = next((y for y in theirs if _same(x, y, tolerance)), None)
-        if found is None:
+    values_a, values_b = _assignments(a), _assignments(b)
+    if values_a and values_b:
+        if values_a.keys() != values_b.keys():
             return False
-        theirs.remove(found)
+        return all(_same_values(values_a[name], values_b[name], tolerance) for name in values_a)
+    if values_a:  # x = 5, y = 6 is the point (5, 6)
+        a = f"({','.join(values_a.values())})"
+    if values_b:
+        b = f"({','.join(values_b.values())})"
+    (kind_a, members_a), (kind_b, members_b) = _members(a), _members(b)
+    if kind_a != kind_b or len(members_a) != len(members_b):
+        return False
+    # a single value ends the recursion
+    if kind_a == "" and len(members_a) == 1:
+        return _same_values(members_a[0], members_b[0], tolerance)
+    if kind_a in ("", "⟦⟧", "∪"):
+        return _same_in_any_order(members_a, members_b, tolerance)
+    return all(_same(x, y, tolerance) for x, y in zip(members_a, members_b, strict=True))
+
+
+def _same_in_any_order(members: list[str], others: list[str], tolerance: float) -> bool:
+    left = list(others)
+    for member in members:
+        for other in left:
+            if _same(member, other, tolerance):
+                left.remove(other)
+                break
+        else:
+            return False
     return True
 
 
-def _named_values(text: str) -> dict[str, str]:
+def _assignments(text: str) -> dict[str, str]:
     """{"x": "5", "y": "6"} of "x = 5, y = 6"; empty for what is not several names with a value each."""
-    parts = [_NAMED_VALUE.fullmatch(part) for part in _split(text, ",")]
+    parts = [_ASSIGNMENT.fullmatch(part) for part in _split(text, ",")]
     if len(parts) < 2 or not all(parts):
         return {}
     values = {part[1]: part[2] for part in parts}
@@ -129,40 +134,47 @@ def _named_values(text: str) -> dict[str, str]:
 
 
 def _members(text: str) -> tuple[str, list[str]]:
-    """(kind, members): of a union, of brackets or a matrix, which are the kind, or of a bare list."""
+    """(kind, members) of a union, of a matrix, of what stands in brackets, which are the kind, or of a bare list."""
     text = re.sub(r"^\s*[A-Za-z](?:_\w)?(?:\([A-Za-z]\))?\s*[=∈]", "", text).strip()
     if text[:1] == "⟪" and text.find("⟫") == len(text) - 1:
+        # the number of cells of each row is part of the kind: a row is not a column
         rows = [row.split("&") for row in text[1:-1].split("\\\\")]
         return f"matrix {[len(row) for row in rows]}", [cell for row in rows for cell in row]
     if "∪" in text:
         return "∪", _split(text, "∪")
-    inner = _split(text[1:-1], ",") if _in_brackets(text) else []
-    if len(inner) > 1 or text[:1] == "⟦":
-        return text[0] + text[-1], inner
-    return "", [
-        part.replace("±", sign) for part in _split(text, ",") for sign in ("+-" if "±" in part else "+")
-    ]
+    if _in_brackets(text):
+        members = _split(text[1:-1], ",")
+        if len(members) > 1 or text[0] == "⟦":
+            return text[0] + text[-1], members
+    members = []
+    for part in _split(text, ","):
+        signs = "+-" if "±" in part else "+"
+        members += [part.replace("±", sign) for sign in signs]
+    return "", members
 
 
 def _split(text: str, separator: str) -> list[str]:
-    """The pieces between the separators that stand in no bracket."""
-    pieces, depth = [""], 0
-    for letter in text:
-        depth += (letter in "([{⟦") - (letter in ")]}⟧")
-        if letter == separator and depth == 0:
-            pieces.append("")
+    """The parts between the separators that are in no bracket."""
+    parts, depth = [""], 0
+    for character in text:
+        depth += (character in "([{⟦") - (character in ")]}⟧")
+        if character == separator and depth == 0:
+            parts.append("")
         else:
-            pieces[-1] += letter
-    return pieces
+            parts[-1] += character
+    return parts
 
 
 def _in_brackets(text: str) -> bool:
-    """Whether the bracket that a text begins with is closed by its last letter."""
-    depths, depth = [], 0
-    for letter in text:
-        depth += (letter in "([⟦") - (letter in ")]⟧")
-        depths.append(depth)
-    return len(text) > 1 and depth == 0 and all(depths[:-1]) and text[0] in "([⟦"
+    """Whether the bracket that a text begins with is closed by its last character."""
+    if len(text) < 2 or text[0] not in "([⟦":
+        return False
+    depth = 0
+    for i, character in enumerate(text):
+        depth += (character in "([⟦") - (character in ")]⟧")
+        if depth == 0:
+            return i == len(text) - 1
+    return False
 
 
 # --- values ------------------------------------------------------------------------------------------
@@ -170,144 +182,159 @@ def _in_brackets(text: str) -> bool:
 
 def _same_values(a: str, b: str, tolerance: float) -> bool:
     """Of an equation, the difference of its sides counts, from whichever side."""
-    (mine, signs), (theirs, others) = _sides(a), _sides(b)
-    if signs != others:
+    (sides_a, relations_a), (sides_b, relations_b) = _sides(a), _sides(b)
+    if relations_a != relations_b:
         return False
-    if signs != ["="]:
-        return all(
-            _close(formula_value(x, point), formula_value(y, point), tolerance)
-            for x, y in zip(mine, theirs, strict=True)
-            for point in range(_POINTS)
-        )
-    a, b = (f"({left})-({right})" for left, right in (mine, theirs))
-    return _same_values(a, b, tolerance) or _same_values(a, f"-({b})", tolerance)
+    # x + y = 3 and 3 = y + x have the same difference of sides, up to its sign
+    if relations_a == ["="]:
+        a, b = f"({sides_a[0]})-({sides_a[1]})", f"({sides_b[0]})-({sides_b[1]})"
+        return _same_values(a, b, tolerance) or _same_values(a, f"-({b})", tolerance)
+    for x, y in zip(sides_a, sides_b, strict=True):
+        for point in range(_POINTS):
+            if not _close(formula_value(x, point), formula_value(y, point), tolerance):
+                return False
+    return True
 
 
 def _sides(text: str) -> tuple[list[str], list[str]]:
-    """(sides, signs between them): "5 > x" is ["x", "5"] and ["<"]."""
+    """(sides, relations between them): "5 > x" is ["x", "5"] and ["<"]."""
     parts = _RELATION.split(text)
-    sides, signs = parts[::2], parts[1::2]
-    if signs and set(signs) <= set(_TURNED):
-        return sides[::-1], [_TURNED[sign] for sign in signs[::-1]]
-    return sides, signs
+    sides, relations = parts[::2], parts[1::2]
+    if relations and set(relations) <= set(_TURNED):
+        return sides[::-1], [_TURNED[relation] for relation in relations[::-1]]
+    return sides, relations
 
 
-def _close(x: Fraction | complex, y: Fraction | complex, tolerance: float) -> bool:
+def _close(x: Number, y: Number, tolerance: float) -> bool:
+    # exact where both are: 2^100 + 1 is not 2^100
     if not tolerance and isinstance(x, Fraction) and isinstance(y, Fraction):
         return x == y
     x, y = complex(x), complex(y)
     return cmath.isfinite(x) and cmath.isfinite(y) and abs(x - y) <= max(tolerance, _PRECISION) * abs(y)
 
 
-def formula_value(text: str, point: int = 0) -> Fraction | complex:
+def formula_value(text: str, point: int = 0) -> Number:
     """The value of a formula at one of the points; exact as long as it is rational and not huge.
 
-    Raises ValueError, ArithmeticError or RecursionError where it has none, or is not read.
+    Raises:
+        ValueError: A part is not read; so do ArithmeticError and RecursionError say that it has no value.
     """
-    tokens = [found.group(1) for found in _TOKEN.finditer(text)]
-    if "".join(tokens) != re.sub(r"\s", "", text):
-        raise ValueError(f"a sign of {text!r} is not read")
-    tokens.append("")
-    result = _sum(tokens, point)
-    _expect("", tokens)
-    return result
+    return _Parser(text, point).value()
 
 
-def _expect(token: str, tokens: list[str]) -> None:
-    if not _taken(token, tokens):
-        raise ValueError(f"{tokens[0]!r} where {token!r} should be")
+class _Parser:
+    """Recursive descent: sum > product > sign > power > factorial > atom. The last token is ""."""
 
+    def __init__(self, text: str, point: int):
+        self.tokens = [found.group(1) for found in _TOKEN.finditer(text)]
+        self.point = point
+        if "".join(self.tokens) != re.sub(r"\s", "", text):
+            raise ValueError(f"a character of {text!r} is not read")
+        self.tokens.append("")
 
-def _taken(token: str, tokens: list[str]) -> bool:
-    return tokens[0] == token and tokens.pop(0) == token
+    def value(self) -> Number:
+        """The value of the whole text."""
+        result = self.sum()
+        self.expect("")
+        return result
 
+    def take(self, *wanted: str) -> str | None:
+        """Takes the next token if it is one of these."""
+        return self.tokens.pop(0) if self.tokens[0] in wanted else None
 
-def _sum(tokens: list[str], point: int) -> Fraction | complex:
-    value = _product(tokens, point)
-    while tokens[0] in ("+", "-"):
-        value = value + _product(tokens, point) if tokens.pop(0) == "+" else value - _product(tokens, point)
-    return value
+    def expect(self, token: str) -> None:
+        """Takes this token, which must be the next."""
+        if self.take(token) is None:
+            raise ValueError(f"{self.tokens[0]!r} where {token!r} should be")
 
-
-def _product(tokens: list[str], point: int) -> Fraction | complex:
-    value = _signed(tokens, point)
-    while tokens[0] in ("*", "/") or _is_factor(tokens[0]):
-        sign = tokens.pop(0) if tokens[0] in ("*", "/") else ""
-        factor = _signed(tokens, point)
-        value = value / factor if sign == "/" else value * factor
-    return value
-
-
-def _is_factor(token: str) -> bool:
-    """What may follow a factor without a sign; a number may not."""
-    return token[:1] in ("(", "{", "\\") or token[:1].isalpha()
-
-
-def _signed(tokens: list[str], point: int) -> Fraction | complex:
-    if tokens[0] in ("+", "-"):
-        sign = 1 if tokens.pop(0) == "+" else -1
-        return sign * _signed(tokens, point)
-    base = _with_factorial(tokens, point)
-    return _raised(base, _argument(tokens, point)) if _taken("^", tokens) else base
-
-
-def _with_factorial(tokens: list[str], point: int) -> Fraction | complex:
-    value = _atom(tokens, point)
-    if not _taken("!", tokens):
+    def sum(self) -> Number:
+        """A sum: product (("+" | "-") product)*"""
+        value = self.product()
+        while sign := self.take("+", "-"):
+            term = self.product()
+            value = value + term if sign == "+" else value - term
         return value
-    if not isinstance(value, Fraction) or value.denominator > 1 or not 0 <= value <= _LARGEST_FACTORIAL:
-        raise ValueError(f"{value}! is not read")
-    return Fraction(math.factorial(int(value)))
+
+    def product(self) -> Number:
+        """A product: signed (("*" | "/" | nothing) signed)*: the sign may be left out, as in 2x."""
+        value = self.signed()
+        while (sign := self.take("*", "/")) or self.at_factor():
+            factor = self.signed()
+            value = value / factor if sign == "/" else value * factor
+        return value
+
+    def at_factor(self) -> bool:
+        """Whether a factor follows without a sign between; a number may not."""
+        token = self.tokens[0]
+        return token[:1] in ("(", "{", "\\") or token[:1].isalpha()
+
+    def signed(self) -> Number:
+        """Signs: ("+" | "-")* factorial ("^" argument)?: -x^2 is -(x^2)."""
+        if sign := self.take("+", "-"):
+            return self.signed() if sign == "+" else -self.signed()
+        base = self.factorial()
+        return _power(base, self.argument()) if self.take("^") else base
+
+    def factorial(self) -> Number:
+        """A factorial: atom "!"?"""
+        value = self.atom()
+        if not self.take("!"):
+            return value
+        if not isinstance(value, Fraction) or value not in range(_LARGEST_FACTORIAL + 1):
+            raise ValueError(f"{value}! is not read")
+        return Fraction(math.factorial(int(value)))
+
+    def argument(self) -> Number:
+        """What an exponent or a command is applied to: "-"? factorial."""
+        return -self.factorial() if self.take("-") else self.factorial()
+
+    def argument_of_function(self) -> Number:
+        """In \\sin 2x the factors belong to it, up to the next function."""
+        # \sin(x) y is \sin(x) times y, \sin 2x is the sine of 2x
+        bare = self.tokens[0] not in ("(", "{", "-")
+        value = self.argument()
+        while bare and self.at_factor() and self.tokens[0] not in (*_FUNCTIONS, "(", "{"):
+            value = value * self.signed()
+        return value
+
+    def atom(self) -> Number:
+        """A number, variable or constant; parentheses; a fraction, root or function."""
+        token = self.tokens.pop(0)
+        if token in ("(", "{", "|"):
+            value = self.sum()
+            self.expect({"(": ")", "{": "}", "|": "|"}[token])
+            return abs(value) if token == "|" else value
+        if token == "\\frac":
+            return self.argument() / self.argument()
+        if token == "\\sqrt":
+            return self.root()
+        if token in _FUNCTIONS:
+            return _FUNCTIONS[token](self.argument_of_function())
+        if token in _CONSTANTS:
+            return _CONSTANTS[token]
+        if token in _LETTERS or token[:1].isalpha():
+            # the same letter has the same value in both formulas; one point is negative, so that |x| is not x
+            value = Fraction(random.Random(f"{token} {self.point}").randint(1, 997), 101)
+            return -value if self.point == _POINTS - 1 else value
+        return Fraction(token)
+
+    def root(self) -> Number:
+        """Of a root: ("[" degree "]")? argument"""
+        degree = Fraction(2)
+        if self.take("["):
+            degree = self.sum()
+            self.expect("]")
+        value = self.argument()
+        real = complex(value).imag == 0
+        if real and complex(value).real < 0 and degree % 2 == 1:  # the third root of -8 is -2
+            return -_power(-value, 1 / degree)
+        return _power(value, 1 / degree)
 
 
-def _argument(tokens: list[str], point: int) -> Fraction | complex:
-    return -_with_factorial(tokens, point) if _taken("-", tokens) else _with_factorial(tokens, point)
-
-
-def _argument_of_function(tokens: list[str], point: int) -> Fraction | complex:
-    """In \\sin 2x the factors belong to it, up to the next function."""
-    bare = tokens[0] not in ("(", "{", "-")
-    value = _argument(tokens, point)
-    while bare and _is_factor(tokens[0]) and tokens[0] not in _FUNCTIONS and tokens[0] not in ("(", "{"):
-        value = value * _signed(tokens, point)
-    return value
-
-
-def _atom(tokens: list[str], point: int) -> Fraction | complex:
-    token = tokens.pop(0)
-    if token in ("(", "{", "|"):
-        value = _sum(tokens, point)
-        _expect({"(": ")", "{": "}", "|": "|"}[token], tokens)
-        return abs(value) if token == "|" else value
-    if token == "\\frac":
-        return _argument(tokens, point) / _argument(tokens, point)
-    if token == "\\sqrt":
-        return _root(tokens, point)
-    if token in _FUNCTIONS:
-        return _FUNCTIONS[token](_argument_of_function(tokens, point))
-    if token in _CONSTANTS:
-        return _CONSTANTS[token]
-    if token in _LETTERS or token[:1].isalpha():
-        size = Fraction(random.Random(f"{token} {point}").randint(1, 997), 101)
-        return -size if point == _POINTS - 1 else size
-    return Fraction(token)
-
-
-def _root(tokens: list[str], point: int) -> Fraction | complex:
-    index = Fraction(2)
-    if _taken("[", tokens):
-        index = _sum(tokens, point)
-        _expect("]", tokens)
-    value = _argument(tokens, point)
-    real = complex(value).imag == 0
-    if real and complex(value).real < 0 and index % 2 == 1:  # the third root of -8 is -2
-        return -_raised(-value, 1 / index)
-    return _raised(value, 1 / index)
-
-
-def _raised(base: Fraction | complex, exponent: Fraction | complex) -> Fraction | complex:
+def _power(base: Number, exponent: Number) -> Number:
     if isinstance(base, Fraction) and isinstance(exponent, Fraction) and exponent.denominator == 1:
         bits = base.numerator.bit_length() + base.denominator.bit_length()
-        if abs(exponent) * bits <= _LARGEST:
+        # 9^(9^9) would fill the memory if it were exact
+        if abs(exponent) * bits <= _EXACT_BITS:
             return base ** int(exponent)
     return complex(base) ** complex(exponent)

@@ -4,89 +4,72 @@ import re
 from collections import Counter
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import lru_cache
 
-from lmlab.data.formulas import LONGEST as _LONGEST_FORMULA
+from lmlab.data.formulas import MAX_CHARACTERS as MAX_FORMULA
 from lmlab.data.formulas import is_formula
-from lmlab.data.notation import plain_notation
+from lmlab.data.notation import TABLES, plain_notation
 from lmlab.data.rows import is_missing
 from lmlab.data.units import leading_unit, may_be_unit, read_unit
 
-_LONGEST_NUMBER = 60  # characters; nothing longer is meant as a number
-_LONGEST_ANSWER = 1000  # nothing longer is read at all
-_LARGEST_EXPONENT = 300
+MAX_ANSWER = 1000  # characters; nothing longer is read at all
+_MAX_NUMBER = 60  # nothing longer is meant as a number
+_MAX_EXPONENT = 300
+CURRENCY = "[$€£¥₹]"
+DECIMAL = r"(?:[1-9]\d{0,2}(?:,\d{3})+(?:\.\d*)?|\d+(?:\.\d*)?|\.\d+)"
+# separators between thousands are read where they can mean nothing else
 _EUROPEAN = r"[1-9]\d{0,2}(?:\.\d{3})+,\d+|[1-9]\d{0,2}(?:\.\d{3}){2,}"  # 12.000,00 or 1.234.567
 _SPACED = r"[1-9]\d{0,2}(?:[ ']\d{3})+(?:\.\d+)?"  # 1 234 or 5'000
-_DECIMAL = r"(?:[1-9]\d{0,2}(?:,\d{3})+(?:\.\d*)?|\d+(?:\.\d*)?|\.\d+)"
-_PLAIN = re.compile(r"-?\d{1,15}(?:\.\d{1,15})?", re.ASCII)
-_POWER = r"10\s*(?:\^|\*\*)\s*(?:\{\s*(?P<braced>[-+]?\d+)\s*\}|(?P<power>[-+]?\d+))"
-_FORMS = [
-    re.compile(form)
-    for form in (  # the longest reading comes first
-        r"(?P<whole>\d+)\s*\\frac\s*(?P<over>\d\d|\{\s*\d+\s*\}\s*\{\s*\d+\s*\})",  # 2\frac{1}{2}, 2\frac12
-        rf"\\frac\s*(?P<over>\d\d|\{{\s*-?\s*{_DECIMAL}\s*\}}\s*\{{\s*{_DECIMAL}\s*\}})",
-        r"(?P<whole>\d+)\s+(?P<over>\d+\s*/\s*\d+)",  # 2 1/2
-        rf"(?P<over>{_DECIMAL}\s*/\s*{_DECIMAL})",
-        r"(?P<ahead>\d*\.\d*)(?:\((?P<repeated>\d+)\)|"  # 0.(3)
-        r"(?P<bar>\\overline|\\bar)\s*\{(?P<barred>\d+)\})",  # 0.\overline{3}
-        rf"(?P<number>{_DECIMAL})\s*(?:\\times|[·x*])\s*{_POWER}",
-        rf"(?P<number>{_DECIMAL})[eE](?P<power>[-+]?\d+)",
-        _POWER,
-        rf"(?P<number>{_EUROPEAN}|{_SPACED}|{_DECIMAL})",
-    )
+_TEN_TO = r"10\s*(?:\^|\*\*)\s*(?:\{\s*(?P<braced>[-+]?\d+)\s*\}|(?P<power>[-+]?\d+))"
+_FORMS = [  # the longest reading comes first
+    r"(?:(?P<whole>\d+)\s*)?\\frac\s*(?P<above>\d)(?P<below>\d)",  # 2\frac12
+    rf"(?:(?P<whole>\d+)\s*)?\\frac\s*\{{\s*(?P<above>-?\s*{DECIMAL})\s*\}}\s*\{{\s*(?P<below>{DECIMAL})\s*\}}",
+    rf"(?:(?P<whole>\d+)\s+)?(?P<above>{DECIMAL})\s*/\s*(?P<below>{DECIMAL})",  # 2 1/2
+    r"(?P<fixed>\d*\.\d*)(?:\((?P<repeated>\d+)\)|\\(?:overline|bar)\s*\{(?P<barred>\d+)\})",  # 0.1(6)
+    rf"(?P<times>{DECIMAL})\s*(?:\\times|[·x*])\s*{_TEN_TO}",
+    rf"(?P<times>{DECIMAL})(?P<e>[eE])(?P<power>[-+]?\d+)",
+    _TEN_TO,
+    rf"(?P<number>{_EUROPEAN}|{_SPACED}|{DECIMAL})",
 ]
-_DEGREE = frozenset({("degree", 1)})
-_CURRENCY = "[$€£¥₹]"
-_SIGN = re.compile(rf"\s*(?:≈\s*)?([-+]?)\s*({_CURRENCY}?)\s*([-+]?)\s*")
+_FORMS = [re.compile(form) for form in _FORMS]
+_SIGN = re.compile(rf"\s*(?:≈\s*)?([-+]?)\s*({CURRENCY}?)\s*([-+]?)\s*")
 _PERCENT = re.compile(r"\s*(%|percent\b|per cent\b)")
-_SCALE = re.compile(r"\s*(hundred|thousand|million|billion|trillion|dozen|lakh|crore)s?\b", re.IGNORECASE)
-_SCALES = {
-    "hundred": 100,
-    "thousand": 10**3,
-    "million": 10**6,
-    "billion": 10**9,
-    "trillion": 10**12,
-    "dozen": 12,
-    "lakh": 10**5,
-    "crore": 10**7,
-}
-_MONEY_SCALE = re.compile(r"\s*([kKMB]|bn)\b")  # behind a currency alone: 5M may be a concentration
-_MONEY_SCALES = {"k": 10**3, "K": 10**3, "M": 10**6, "B": 10**9, "bn": 10**9}
-_TEN_TO = re.compile(r"10\s*\^\s*\{?\s*([-+]?\d{1,3})(?!\d)\s*\}?")
-_SAID = re.compile(
+_SCALE = re.compile(rf"\s*({'|'.join(TABLES['scales'])})s?\b", re.IGNORECASE)
+_MONEY_SCALE = re.compile(rf"\s*({'|'.join(TABLES['money_scales'])})\b")
+# what may stand before an answer and adds nothing to it
+_LEAD = re.compile(
     r"^(?:(?:so|thus|hence|therefore),? )?(?:the )?(?:final |correct )?answer(?: is:?|:)\s*", re.IGNORECASE
 )
-_EMPTY_BOX = re.compile(r"\\(?:boxed|fbox)\{\s*\}")
 _ABOUT = re.compile(
     r"^(?:about|approximately|approx\.?|roughly|around|exactly|only|just)\s+(?=[-+$\d.])", re.IGNORECASE
 )
 _MINUS = re.compile(r"^(?:minus|negative)\s+(?=[$\d.])", re.IGNORECASE)
-_NAMED = re.compile(
-    r"^(?:[A-Za-z]|\\[a-z]+)(?:_(?:\w|\{\s*\w+\s*\}))?(?:\([A-Za-z]\))?\s*[=≈]\s*"
-    r"(?=[-+$€£\d.\\])"
+_VARIABLE = re.compile(  # x = 5
+    r"^(?:[A-Za-z]|\\[a-z]+)(?:_(?:\w|\{\s*\w+\s*\}))?(?:\([A-Za-z]\))?\s*[=≈]\s*(?=[-+$€£\d.\\])"
 )
-_SENTENCE = re.compile(r"(?:[^.;\n]|\.(?![\s*\"]|$)|(?<=\\);|;(?=\s*[-$]?\d))*")
-_BESIDE_A_BOX = re.compile(r"[\s$]*(?:,|(?:,\s*)?(?:or|and|\\text\s*\{\s*(?:or|and)\s*\}))[\s$]*")
+# --- a gold's parts, for the check that none is lost
+_PART = re.compile(r"\\[A-Za-z]+|(?<![A-Za-z])[A-Za-z]{1,2}(?![A-Za-z])|[^A-Za-z\s]")
+_NO_PART = {*"{}(),.'$+;:", "\\frac", "\\times", "a", "an", "of", "in", "at", "by", "on"}
 
 
 @dataclass(frozen=True)
 class Answer:
-    """``text`` without ornaments; ``value`` is None where it is no number, and then the text decides."""
+    """An answer as it was read."""
 
-    text: str
-    value: Fraction | None
+    text: str  # without decoration
+    value: Fraction | None  # None where it is no number; then the text decides
     percent: bool = False
     unit: str = ""  # as written; what it measures is known for the common ones
     attached: bool = False  # "5m": the unit may be a variable
 
     @property
     def written(self) -> str:
-        """As one says it: with its percent sign or known unit. Read again, it is the same answer."""
-        unit = re.sub(rf"^{_CURRENCY}", "", leading_unit(self.unit)).strip()
-        if self.percent or (self.value is None and not unit):
-            return self.text
+        """As one writes it: with its percent sign or known unit. Read again, it is the same answer."""
+        unit = re.sub(rf"^{CURRENCY}", "", leading_unit(self.unit)).strip()
         return f"{self.text}{unit}" if self.attached else f"{self.text} {unit}".strip()
 
 
+@lru_cache(maxsize=4096)  # votes and rewards ask for the same few answers again and again
 def read_answer(text: str) -> Answer:
     """What an answer says: integers, decimals, 1,200.50, 3/4, 2 1/2, \\frac{3}{4}, 1.5e-3, 1.5 \\times 10^{-3},
     0.(3), 15%, $12, 5 million, 5 km, with a sign, and any of them in \\boxed{} or between dollar signs.
@@ -95,20 +78,17 @@ def read_answer(text: str) -> Answer:
     one. Separators between digits are read where they can mean only one thing: "12.000,00" is 12000, "1 234"
     and "1,234" are 1234, "1.234" is 1.234; "12,34" is no number.
     """
-    if _PLAIN.fullmatch(text):  # most are, and it is quick
-        return Answer(text, Fraction(text))
-    if len(text) > _LONGEST_ANSWER:
+    if len(text) > MAX_ANSWER:
         return Answer(text, None)
-    plain = _cleaned(text)
-    named = _NAMED.match(plain)  # x = 5
-    found = _number(plain[named.end() :]) if named else _number(plain)
-    return found or _formula_with_unit(plain)
+    plain = without_lead(text)
+    return read_number(_VARIABLE.sub("", plain)) or _formula_with_unit(plain)
 
 
 def parse_gold(text: str | None) -> Answer | None:
     """The answer that a data set gives, read as a whole: a number, a formula, or a text ("Tuesday").
 
-    Returns None where it is none of these: empty, "nan", "N/A", "None", "-", "?".
+    Returns:
+        None where it is none of these: empty, "nan", "N/A", "None", "-", "?".
     """
     answer = read_answer("" if text is None else str(text))
     return None if says_nothing(answer.text) else answer
@@ -120,46 +100,101 @@ def says_nothing(text: str) -> bool:
     return is_missing(plain) or plain.lower() == "unknown" or not re.search(r"\w|\\[A-Za-z{]|∅", plain)
 
 
-_PART = re.compile(r"\\[A-Za-z]+|(?<![A-Za-z])[A-Za-z]{1,2}(?![A-Za-z])|[^A-Za-z\s]")
-_NO_PART = {*"{}(),.'$+;:", "\\frac", "\\times", "a", "an", "of", "in", "at", "by", "on"}
-
-
 def unread_parts(gold: str, answer: str) -> list[str]:
     """Digits, signs, commands and variables of a gold that have been lost in what was made of it.
 
-    A check that does not rest on ``read_answer``: whatever that takes "5√2" for, the root must still be
-    there.
+    A check that does not depend on ``read_answer``: whatever that takes "5√2" for, the root must still be there.
     """
-    gold, answer = (_SAID.sub("", plain_notation(text.replace("\\boxed", ""))) for text in (gold, answer))
+    gold, answer = (_LEAD.sub("", plain_notation(text.replace("\\boxed", ""))) for text in (gold, answer))
     gold = re.sub(r"^\\?[A-Za-z]+(?:_\w)?\s*=", "", gold)  # of x = 5 the 5 is enough
     lost = Counter(_PART.findall(gold)) - Counter(_PART.findall(answer))
     return [part for part in lost if part not in _NO_PART]
 
 
-def _cleaned(text: str) -> str:
-    text = _EMPTY_BOX.sub("", text).strip()
-    text = _ABOUT.sub("", _SAID.sub("", plain_notation(_unboxed(text))))
-    return _MINUS.sub("-", text)
+def without_lead(text: str) -> str:
+    """The answer in plain notation, out of its box, without "The answer is" and "about"."""
+    text = re.sub(r"\\(?:boxed|fbox)\{\s*\}", "", text).strip()
+    return _MINUS.sub("-", _ABOUT.sub("", _LEAD.sub("", plain_notation(unboxed(text)))))
 
 
-def _number(plain: str) -> Answer | None:
+# --- numbers -----------------------------------------------------------------------------------------
+
+
+def read_number(plain: str) -> Answer | None:
     """A number with all that stands behind it; None where something is not understood."""
     sign = _SIGN.match(plain)
-    found = next((found for form in _FORMS if (found := form.match(plain, sign.end()))), None)
-    if found is None or len(found.group()) > _LONGEST_NUMBER or (sign.group(1) and sign.group(3)):
+    for form in _FORMS:
+        if found := form.match(plain, sign.end()):
+            break
+    else:
         return None
-    value, shown = _value(found.groupdict())
-    if value is None:
+    # also no two signs, as in -$-5
+    if len(found.group()) > _MAX_NUMBER or (sign.group(1) and sign.group(3)):
         return None
-    minus, currency, rest = "-" in sign.group(), sign.group(2), plain[found.end() :]
-    factor, name, rest = _scale(rest, currency)
+    read = _value(found)
+    if read is None:
+        return None
+    value, shown = read
+    currency, rest = sign.group(2), plain[found.end() :]
+    factor, scale, rest = _scale(rest, currency)
     percent = _PERCENT.match(rest)
     unit = _unit(rest[percent.end() :] if percent else rest, currency)
     if unit is None:
         return None
-    text = "-" * minus + currency + shown + name + "%" * bool(percent)
-    attached = re.fullmatch(r"[A-Za-z](?:\^.*)?", rest) is not None
-    return Answer(text, value * factor * (-1 if minus else 1), bool(percent), unit, attached)
+    minus = "-" if "-" in sign.group() else ""
+    return Answer(
+        text=f"{minus}{currency}{shown}{scale}{'%' if percent else ''}",
+        value=-value * factor if minus else value * factor,
+        percent=percent is not None,
+        unit=unit,
+        # a letter right behind the digits, perhaps with a power: 5m, 5m^2
+        attached=re.fullmatch(r"[A-Za-z](?:\^.*)?", rest) is not None,
+    )
+
+
+def _value(found: re.Match) -> tuple[Fraction, str] | None:
+    """The value of a number and how it is shown, with all of its digits; None where it has none."""
+    parts = {name: part for name, part in found.groupdict().items() if part is not None}
+    if "above" in parts:
+        return _fraction(**parts)
+    if "fixed" in parts:  # 0.1(6) is 0.1 + 6/90
+        digits = parts.get("repeated") or parts["barred"]
+        n_fixed = len(parts["fixed"].partition(".")[2])
+        repeating = Fraction(int(digits), 10**n_fixed * (10 ** len(digits) - 1))
+        return Fraction(f"0{parts['fixed']}0") + repeating, re.sub(r"\s", "", found.group())
+    if "number" in parts:
+        number = parts["number"]
+        if re.fullmatch(_EUROPEAN, number):
+            number = number.replace(".", "").replace(",", ".")
+        number = _digits(number)
+        return Fraction(number), number
+    exponent = parts.get("braced") or parts["power"]
+    # 10^999999999 would take for ever to compute
+    if len(exponent) > 4 or abs(int(exponent)) > _MAX_EXPONENT:
+        return None
+    ten_to = f"10^{{{int(exponent)}}}"
+    if "times" not in parts:
+        return Fraction(10) ** int(exponent), ten_to
+    number = _digits(parts["times"])
+    shown = f"{number}e{int(exponent)}" if "e" in parts else f"{number} \\times {ten_to}"
+    return Fraction(number) * Fraction(10) ** int(exponent), shown
+
+
+def _fraction(above: str, below: str, whole: str | None = None) -> tuple[Fraction, str] | None:
+    above, below = _digits(above), _digits(below)
+    if Fraction(below) == 0:
+        return None
+    value = Fraction(above) / Fraction(below)
+    if whole is None:
+        return value, f"{above}/{below}"
+    if not (above.isdigit() and below.isdigit() and value < 1):  # 1 234/5: is this 1234/5?
+        return None
+    return int(whole) + value, f"{whole} {above}/{below}"
+
+
+def _digits(number: str) -> str:
+    """Without separators."""
+    return re.sub("[, ']", "", number).rstrip(".")
 
 
 def _scale(rest: str, currency: str) -> tuple[int, str, str]:
@@ -167,9 +202,12 @@ def _scale(rest: str, currency: str) -> tuple[int, str, str]:
     factor, names = 1, ""
     while scale := _SCALE.match(rest):
         name = scale.group(1).lower()
-        factor, names, rest = factor * _SCALES[name], f"{names} {name}", rest[scale.end() :]
+        factor *= TABLES["scales"][name]
+        names += f" {name}"
+        rest = rest[scale.end() :]
     if currency and not names and (scale := _MONEY_SCALE.match(rest)):
-        factor, names, rest = _MONEY_SCALES[scale.group(1)], scale.group(1), rest[scale.end() :]
+        name = scale.group(1)
+        return TABLES["money_scales"][name], name, rest[scale.end() :]
     return factor, names, rest
 
 
@@ -184,55 +222,15 @@ def _unit(rest: str, currency: str) -> str | None:
         return unit
     if re.match(r"/|per\b", unit):
         return currency + unit
+    # "$5 per day" and "$5 dollars" are money
     known = read_unit(leading_unit(unit))
     return currency if known is None or known == read_unit(currency) else None  # no $5 km
 
 
-def _value(parts: dict[str, str | None]) -> tuple[Fraction | None, str]:
-    """The value of a number and how it is shown, with all of its digits; (None, "") where it has none."""
-    if parts.get("over"):
-        return _fraction(parts.get("whole"), parts["over"])
-    if digits := parts.get("repeated") or parts.get("barred"):  # 0.1(6) is (16 - 1) / 90
-        ahead = parts["ahead"]
-        scale = 10 ** len(ahead.partition(".")[2])
-        fixed = Fraction(ahead + "0" if ahead.endswith(".") else ahead or 0)
-        shown = f"{ahead}({digits})" if parts["repeated"] else f"{ahead}{parts['bar']}{{{digits}}}"
-        return fixed + Fraction(int(digits), scale * (10 ** len(digits) - 1)), shown
-    exponent = parts.get("braced") or parts.get("power")
-    number = _without_separators(parts["number"]) if parts.get("number") else None
-    if exponent is None:
-        return Fraction(number), number
-    if len(exponent) > 4 or abs(int(exponent)) > _LARGEST_EXPONENT:
-        return None, ""
-    ten = f"10^{{{int(exponent)}}}"
-    if number is None:
-        return Fraction(10) ** int(exponent), ten
-    shown = f"{number} \\times {ten}" if "braced" in parts else f"{number}e{int(exponent)}"
-    return Fraction(number) * Fraction(10) ** int(exponent), shown
-
-
-def _fraction(whole: str | None, over: str) -> tuple[Fraction | None, str]:
-    over = over if len(over) != 2 else "/".join(over)  # \frac34
-    parts = re.split(r"\}\s*\{|/", over)
-    above, below = (re.sub("[{}, ]", "", part) for part in parts)
-    if Fraction(below) == 0:
-        return None, ""
-    if whole is None:
-        return Fraction(above) / Fraction(below), f"{above}/{below}"
-    if int(above) >= int(below):  # 1 234/5: is this 1234/5?
-        return None, ""
-    return int(whole) + Fraction(above) / Fraction(below), f"{whole} {above}/{below}"
-
-
-def _without_separators(number: str) -> str:
-    if re.fullmatch(_EUROPEAN, number):
-        number = number.replace(".", "").replace(",", ".")
-    return re.sub("[, ']", "", number).rstrip(".")
-
-
 def _formula_with_unit(plain: str) -> Answer:
-    if len(plain) > _LONGEST_FORMULA:
+    if len(plain) > MAX_FORMULA:
         return Answer(plain, None)
+    # try each space behind which words begin: 2\sqrt{5} cm
     for space in re.finditer(r"(?<=[\d})\]i!])\s+(?=[A-Za-zµΩ]{2}|\\frac\{\s*[A-Za-z]{2})", plain):
         formula, unit = plain[: space.start()], plain[space.end() :]
         if may_be_unit(unit) and is_formula(formula):
@@ -240,16 +238,13 @@ def _formula_with_unit(plain: str) -> Answer:
     return Answer(plain, None)
 
 
-def _plain(text: str) -> str:
-    """Without spaces, but for those between digits, where they part two numbers; words in any case."""
-    text = re.sub(r"(?<!\d)\s|\s(?!\d)", "", text).strip("\"'")
-    text = re.sub(r"([_^])\{(\w)\}", r"\1\2", text)
-    choice = re.fullmatch(r"\(([A-Za-z])\)|([A-Za-z])\)", text)
-    text = choice[1] or choice[2] if choice else text
-    return text if "\\" in text else text.casefold()
+# --- boxes -------------------------------------------------------------------------------------------
+
+SENTENCE = re.compile(r"(?:[^.;\n]|\.(?![\s*\"]|$)|(?<=\\);|;(?=\s*[-$]?\d))*")
+_BESIDE_A_BOX = re.compile(r"[\s$]*(?:,|(?:,\s*)?(?:or|and|\\text\s*\{\s*(?:or|and)\s*\}))[\s$]*")
 
 
-def _unboxed(text: str) -> str:
+def unboxed(text: str) -> str:
     """What stands in the last \\boxed{...}, with what belongs to it; the text itself without a box.
 
     "\\boxed{5} million" is 5 million, "\\boxed{3} or \\boxed{5}" is 3, 5.
@@ -258,13 +253,13 @@ def _unboxed(text: str) -> str:
     if box is None:
         return text
     start, inner, end = box
-    tail = re.sub(r"\\[\])].*", "", _SENTENCE.match(text, end).group().removeprefix("$").partition("$")[0])
-    if (
-        tail.strip()
-        and len(tail) < _LONGEST_NUMBER
-        and (re.match(r"\s*(?:\\pi|π|\\sqrt|√|\^)", tail) or _number(plain_notation(inner + tail)))
-    ):
-        inner += tail
+    # what follows the box, up to the end of the formula or the sentence
+    tail = SENTENCE.match(text, end).group().removeprefix("$").partition("$")[0]
+    tail = re.sub(r"\\[\])].*", "", tail)
+    if tail.strip() and len(tail) < _MAX_NUMBER:
+        of_formula = re.match(r"\s*(?:\\pi|π|\\sqrt|√|\^)", tail)
+        if of_formula or read_number(plain_notation(inner + tail)):
+            inner += tail
     other = _last_box(text, start)
     if other and _BESIDE_A_BOX.fullmatch(text, other[2], start):
         inner = f"{other[1]}, {inner}"

@@ -1,86 +1,105 @@
 """Pairs of lesson 04: modern English and Shakespearean, split, tokenized, labelled."""
 
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from __future__ import annotations
 
-from lmlab.data.dedup import normalize_text
-from lmlab.data.loading import load_rows
+from collections.abc import Mapping, Sequence
+from operator import itemgetter
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lmlab.data.dedup import unseen
+from lmlab.data.sources import load_rows
 from lmlab.data.splits import split_indices
 from lmlab.data.usable import BadRow, leave_out, usable_pairs
 from lmlab.models import IGNORE_INDEX
 from lmlab.models.sources import eos_id
 
+if TYPE_CHECKING:
+    from datasets import Dataset
+    from transformers import PreTrainedTokenizerBase
+
+    from lmlab.recipes import FullFinetune
+
 PROMPT = "Convert to Shakespearean: {modern}\nShakespearean:"
+_MIN_PAIRS = 20  # of each set
 
 
-def pair_sets(cfg) -> dict[str, list[dict[str, str]]]:
-    """The pairs of lesson 04: "small" and "small_validation" (as careless scripts split them), "train" and
-    "validation", which shares no modern sentence with any of the others.
+def pair_sets(cfg: FullFinetune) -> dict[str, list[dict[str, str]]]:
+    """The pairs of lesson 04, split in two ways.
 
-    Where ``small_data`` and ``data`` are one source, its first rows are the small set, the rest is shuffled. A file is
-    checked whole and then divided, so that the rows that are shown have the numbers of the file. Rows that cannot be
-    used are left out (``lmlab.data.usable.usable_pairs``). Raises ValueError when more than
-    ``max_invalid_fraction`` of a source are such, and when a source has too few rows.
+    Where ``small_data`` and ``data`` are one source, its first rows are the small set, the rest is shuffled. A file
+    is checked as a whole before it is split, so that the rows that are shown have the numbers of the file.
+
+    Args:
+        cfg: The recipe of lesson 04.
+
+    Returns:
+        "small" and "small_validation", split naively; "train" and "validation", which shares no modern sentence
+        with any of the others.
+
+    Raises:
+        ValueError: More than ``max_invalid_fraction`` of a source cannot be used, or a source has too few rows.
     """
     n_small = cfg.small_train + cfg.small_validation
-    found = _usable(cfg, cfg.small_data, "all")
+    found = _usable_pairs(cfg, cfg.small_data, "all")
     small = found[:n_small]
-    if cfg.small_data == cfg.data or Path(cfg.data).expanduser().is_file():
-        rest = found[n_small:] if cfg.small_data == cfg.data else _usable(cfg, cfg.data, "all")
-        train, validation = (
-            [rest[i] for i in split_indices(len(rest), part, cfg.seed)] for part in ("train", "validation")
-        )
+    one_source = cfg.small_data == cfg.data
+    if one_source or Path(cfg.data).expanduser().is_file():
+        rest = found[n_small:] if one_source else _usable_pairs(cfg, cfg.data, "all")
+        train = [rest[i] for i in split_indices(len(rest), "train", cfg.seed)]
+        validation = [rest[i] for i in split_indices(len(rest), "validation", cfg.seed)]
     else:
-        train, validation = (
-            _usable(cfg, cfg.data, part, n)
-            for part, n in (("train", cfg.n_train), ("validation", cfg.n_validation))
-        )
-    validation = _unseen(validation, small)[: cfg.n_validation]
+        train = _usable_pairs(cfg, cfg.data, "train", cfg.n_train)
+        validation = _usable_pairs(cfg, cfg.data, "validation", cfg.n_validation)
+    modern = itemgetter("modern")
+    validation = unseen(validation, small, modern)[: cfg.n_validation]
+    train = unseen(train, validation, modern)[: cfg.n_train]
     sets = {
         "small": small[: cfg.small_train],
         "small_validation": small[cfg.small_train :],
-        "train": _unseen(train, validation)[: cfg.n_train],
+        "train": train,
         "validation": validation,
     }
     for name, pairs in sets.items():
-        if len(pairs) < 20:
-            sources = " and ".join(dict.fromkeys((cfg.small_data, cfg.data)))
+        if len(pairs) < _MIN_PAIRS:
             raise ValueError(
-                f"{name} got {len(pairs)} pairs from {sources}, and needs 20; give more, or smaller "
-                f"small_train ({cfg.small_train}) and small_validation, which take theirs first"
+                f"{name} got {len(pairs)} pairs from {cfg.small_data} and {cfg.data}, and needs {_MIN_PAIRS}; "
+                f"give more, or smaller small_train ({cfg.small_train}) and small_validation, which take theirs first"
             )
     return sets
 
 
-def _usable(cfg, source: str, part: str, n: int | None = None) -> list[dict]:
-    seed = 0 if part == "all" else cfg.seed  # the small set is one and the same whatever the recipe's seed
-    rows = load_rows(source, part, n, seed, cfg.max_invalid_fraction)
-    return usable_pairs(rows, source if part == "all" else f"{part} of {source}", cfg.max_invalid_fraction)
-
-
-def _unseen(rows: list[dict], others: list[dict]) -> list[dict]:
-    """Those of ``rows`` whose modern side, normalize_text, is in none of ``others``."""
-    seen = {normalize_text(row["modern"]) for row in others}
-    return [row for row in rows if normalize_text(row["modern"]) not in seen]
+def _usable_pairs(cfg: FullFinetune, source: str, split: str, n: int | None = None) -> list[dict]:
+    rows = load_rows(source, split, n, max_invalid_fraction=cfg.max_invalid_fraction)
+    return usable_pairs(rows, source if split == "all" else f"{split} of {source}", cfg.max_invalid_fraction)
 
 
 def tokenize_pairs(
     rows: Sequence[Mapping],
-    tokenizer,
+    tokenizer: PreTrainedTokenizerBase,
     max_length: int,
     *,
     prompt_loss: bool = False,
     source: str = "the pairs",
     max_invalid_fraction: float = 1.0,
-):
-    """Pairs as token ids with labels: a ``datasets.Dataset`` of input_ids and labels, both (T,), unpadded.
+) -> Dataset:
+    """Pairs as token ids with labels, completion-only: the prompt is masked.
 
-    Prompt and answer are cut into tokens apart, so that the line between them is where the mask ends: labels
-    of the prompt are -100, those of the answer and of the EOS after it are the tokens. prompt_loss: every
-    token is a label, but the first, before which there is nothing. Pairs of more than ``max_length`` tokens
-    are left out, not cut: a cut answer would have no EOS. Says how many, by the name ``source``. Raises
-    ValueError when they are more than ``max_invalid_fraction`` of all, when none is left, or when the tokenizer has no
-    EOS.
+    Prompt and answer are tokenized apart, so that the boundary between them is where the mask ends.
+
+    Args:
+        rows: Pairs {"modern", "shakespearean"}.
+        tokenizer: One with an EOS, which ends each answer.
+        max_length: Tokens; longer pairs are left out, not truncated: they would have no EOS.
+        prompt_loss: Whether the prompt contributes to the loss too, all but its first token.
+        source: What messages call the rows.
+        max_invalid_fraction: Of the pairs, that may be too long.
+
+    Returns:
+        A ``datasets.Dataset`` of input_ids and labels, both (T,), unpadded; labels of the prompt are -100.
+
+    Raises:
+        ValueError: No pair is left, too many are too long, or the tokenizer has no EOS.
     """
     from datasets import Dataset
 
@@ -89,25 +108,19 @@ def tokenize_pairs(
     eos = eos_id(tokenizer)
     prompts = [PROMPT.format(modern=row["modern"]) for row in rows]
     answers = [" " + row["shakespearean"] for row in rows]
-    ids = [
-        tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"] for texts in (prompts, answers)
-    ]
-    pairs = [(prompt, [*answer, eos]) for prompt, answer in zip(*ids, strict=True)]
-    why = f"longer than max_length, {max_length} tokens"
-    long = [
-        BadRow(i, why, prompts[i])
-        for i, (prompt, answer) in enumerate(pairs)
-        if len(prompt) + len(answer) > max_length
-    ]
-    if len(long) == len(pairs):
+    prompt_ids = tokenizer(prompts, add_special_tokens=False, verbose=False)["input_ids"]
+    answer_ids = tokenizer(answers, add_special_tokens=False, verbose=False)["input_ids"]
+
+    columns, too_long = {"input_ids": [], "labels": []}, []
+    for i, (prompt, answer) in enumerate(zip(prompt_ids, answer_ids, strict=True)):
+        ids = [*prompt, *answer, eos]
+        if len(ids) > max_length:
+            too_long.append(BadRow(i, f"longer than max_length, {max_length} tokens", prompts[i]))
+            continue
+        n_masked = 1 if prompt_loss else len(prompt)
+        columns["input_ids"].append(ids)
+        columns["labels"].append([IGNORE_INDEX] * n_masked + ids[n_masked:])
+    if len(too_long) == len(rows):
         raise ValueError(f"max_length got {max_length}, and no pair is that short; raise it")
-    leave_out(long, len(pairs), source, max_invalid_fraction)
-    kept = [pairs[i] for i in sorted(set(range(len(pairs))) - {row.row for row in long})]
-    n_masked = [1 if prompt_loss else len(prompt) for prompt, _ in kept]
-    ids = [prompt + answer for prompt, answer in kept]
-    return Dataset.from_dict(
-        {
-            "input_ids": ids,
-            "labels": [[IGNORE_INDEX] * n + row[n:] for n, row in zip(n_masked, ids, strict=True)],
-        }
-    )
+    leave_out(too_long, len(rows), source, max_invalid_fraction)
+    return Dataset.from_dict(columns)

@@ -1,22 +1,52 @@
-"""A look at what a trainer would learn from, before it does: tokens, labels, and what is wrong with them."""
+"""Preflight: what a trainer would learn from, checked before it does, as it comes out of the collator."""
+
+from __future__ import annotations
 
 import html
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from itertools import takewhile
+from typing import TYPE_CHECKING, NamedTuple
 
 from lmlab.data.token_view import TokenView, token_view
 from lmlab.models import IGNORE_INDEX
 from lmlab.models.chat_template import CLOSING, OPENING, end_of_turn, generation_prompt, prompt_text
 
-_BATCH = 8  # rows that are collated together, so that some are padded
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+_BATCH_SIZE = 8  # rows that are collated together, so that some are padded
+# what must hold of every conversation -> what is wrong where it does not
+_MUST_HOLD = {
+    "one BOS": "more or less than one BOS",
+    "the prompt is masked": "the first label is not right after the prompt: nothing is masked, or the wrong part",
+    "every completion token is a label": "a label after the first is masked, or another token",
+    "EOS contributes to the loss": "the token that ends an answer is missing or masked: no end is learned",
+}
+_MUST_HOLD_OF_REASONING = {
+    f"one {OPENING}, one {CLOSING}": f"{OPENING} or {CLOSING} doubled or missing",
+    "the reasoning contributes to the loss": f"no reasoning before {CLOSING} among the labels: dropped by the "
+    "template, or masked",
+    f"an answer follows {CLOSING}": "no answer there, or not one EOS after it",
+}
 
 
 class Conversation(NamedTuple):
-    """One conversation as the model gets it; all of one length, padding left out."""
+    """One conversation as the model gets it, without padding."""
 
     ids: list[int]
     labels: list[int]
+
+    @property
+    def n_prompt(self) -> int:
+        """Tokens before the first label."""
+        return len(list(takewhile(lambda label: label == IGNORE_INDEX, self.labels)))
+
+    @property
+    def supervised(self) -> list[int]:
+        """The labels that contribute to the loss: nothing predicts the first token, so it never does."""
+        return [label for label in self.labels[1:] if label != IGNORE_INDEX]
 
 
 class Check(NamedTuple):
@@ -33,55 +63,58 @@ class Preflight:
 
     checks: tuple[Check, ...]
     tokens: TokenView  # of a few rows
-    supervised_share: float  # of all tokens but the first of each conversation and padding
-    cut_share: float  # of the conversations, that lost their end
-    answers_lost: int  # of the conversations, whose answer is not whole any more
+    supervised_fraction: float  # of all tokens but padding and the first of each conversation
+    truncated_fraction: float  # of the conversations, that lost their end
+    answers_lost: int  # of the conversations, whose answer is not complete any more
     n_conversations: int
 
     @property
+    def failed(self) -> list[Check]:
+        """The checks that failed."""
+        return [check for check in self.checks if not check.passed]
+
+    @property
     def passed(self) -> bool:
-        return all(check.passed for check in self.checks)
+        """Whether all checks passed."""
+        return not self.failed
 
     def require(self) -> None:
         """Raises ValueError that names every check that failed."""
-        failed = [f"{check.name}: {check.found}" for check in self.checks if not check.passed]
-        if failed:
+        if self.failed:
+            found = "; ".join(f"{check.name}: {check.found}" for check in self.failed)
             raise ValueError(
-                f"preflight: {len(failed)} of {len(self.checks)} checks failed; mend the data, the "
-                f"template or the collator before training. {'; '.join(failed)}"
+                f"preflight: {len(self.failed)} of {len(self.checks)} checks failed; fix the data, the "
+                f"template or the collator before training. {found}"
             )
 
     def summary(self) -> str:
         """One line; of checks that failed their names."""
-        failed = [check.name for check in self.checks if not check.passed]
-        result = (
-            f"{len(failed)} of {len(self.checks)} checks FAILED ({', '.join(failed)})"
-            if failed
-            else (f"{len(self.checks)} checks passed")
-        )
+        result = f"{len(self.checks)} checks passed"
+        if self.failed:
+            names = ", ".join(check.name for check in self.failed)
+            result = f"{len(self.failed)} of {len(self.checks)} checks FAILED ({names})"
         return (
-            f"{result} on {self.n_conversations:,} examples, {self.supervised_share:.1%} of their tokens "
+            f"{result} on {self.n_conversations:,} examples, {self.supervised_fraction:.1%} of their tokens "
             "contribute to the loss"
         )
 
     def __repr__(self) -> str:
-        lines = [
-            f"{'ok  ' if check.passed else 'FAIL'} {check.name:<34} {check.found}" for check in self.checks
-        ]
+        lines = []
+        for check in self.checks:
+            lines.append(f"{'ok  ' if check.passed else 'FAIL'} {check.name:<37} {check.found}")
         return "\n".join([*lines, "", repr(self.tokens)])
 
     def _repr_html_(self) -> str:
-        checks = "".join(
-            f"<tr><td>{'&#10003;' if check.passed else '<b>FAIL</b>'}</td>"
-            f"<td>{html.escape(check.name)}</td><td>{html.escape(check.found)}</td></tr>"
-            for check in self.checks
-        )
-        return f"<table>{checks}</table>{self.tokens._repr_html_()}"
+        rows = ""
+        for check in self.checks:
+            sign = "&#10003;" if check.passed else "<b>FAIL</b>"
+            rows += f"<tr><td>{sign}</td><td>{html.escape(check.name)}</td><td>{html.escape(check.found)}</td></tr>"
+        return f"<table>{rows}</table>{self.tokens._repr_html_()}"
 
 
 def preflight(
     dataset: Sequence[Mapping],
-    tokenizer,
+    tokenizer: PreTrainedTokenizerBase,
     collator: Callable,
     *,
     n_conversations: int | None = None,
@@ -91,193 +124,139 @@ def preflight(
 ) -> Preflight:
     """Checks a tokenized dataset as a trainer would see it, through its collator.
 
-    dataset: rows with input_ids, maybe labels and, if packed, seq_lengths, as ``SFTTrainer.train_dataset``. The
-    checks read what comes out of ``collator``, since that is what the model learns from. n_conversations: how
-    many went in, so that those that the trainer dropped are missed. max_length: where it cut. opening: with what
-    the prompt of a plain pair ends, whose answer ends in EOS; None: the rows are conversations by the
-    tokenizer's chat template, and their reasoning format is checked too.
+    Args:
+        dataset: Rows with input_ids, maybe labels and, if packed, seq_lengths, as ``SFTTrainer.train_dataset``.
+        tokenizer: The one that made them.
+        collator: Makes a batch of rows; its output is checked, since that is what the model learns from.
+        n_conversations: How many went in, so that those that the trainer dropped are missed.
+        max_length: Where the trainer truncated.
+        opening: With what the prompt of a plain pair ends, whose answer ends in EOS. None: the rows are
+            conversations by the tokenizer's chat template, and their reasoning format is checked too.
+        n_shown: Rows to show.
     """
-    conversations, padded = _collated(dataset, collator)
-    dropped = max(0, (n_conversations or 0) - len(conversations))
-    n_all = max(1, len(conversations) + dropped)
+    conversations, rows = _collate(dataset, collator)
+    # the trainer drops what has no label left after truncation
+    n = max(n_conversations or 0, len(conversations))
     end = end_of_turn(tokenizer) if opening is None else tokenizer.eos_token_id
-    prompt_end = generation_prompt(tokenizer) if opening is None else opening
-    cut = [
-        each
-        for each in conversations
-        if each.ids[-1] != end and (max_length is None or len(each.ids) >= max_length)
-    ]
-    n_cut = dropped + len(cut)
-    # of a cut one the answer is whole if only its end is missing; an answer ends in a full stop
-    lost = n_cut - sum(_spoken(tokenizer.decode(each.ids)).endswith(".") for each in cut)
-    n_tokens = max(1, sum(len(each.ids) - 1 for each in conversations))  # the trainer may have dropped all
-    share = sum(len(_supervised(each)) for each in conversations) / n_tokens
+
+    n_truncated = n_lost = n - len(conversations)  # these the trainer has dropped
+    for each in conversations:
+        if each.ids[-1] != end and (max_length is None or len(each.ids) >= max_length):
+            n_truncated += 1
+            # an answer ends in a full stop; if it is there, only EOS is missing
+            n_lost += not _after_reasoning(tokenizer.decode(each.ids)).endswith(".")
+
+    n_tokens = max(1, sum(len(each.ids) - 1 for each in conversations))
+    supervised = sum(len(each.supervised) for each in conversations) / n_tokens
+    # padding is known from the lengths, not from the token: a pad token equal to EOS is no fault by itself
+    pad_labels = []
+    for row in rows:
+        pad_labels += row["labels"][sum(row["attention_mask"]) :]
+    n_labelled = sum(label != IGNORE_INDEX for label in pad_labels)
     checks = [
-        _bos_check(conversations, tokenizer, opening),
-        *_structure(conversations, tokenizer, prompt_end, end),
-        *(_reasoning(conversations, tokenizer, end) if opening is None else []),
-        _padding_check(padded, tokenizer),
-        Check("some tokens bear loss, not all", 0 < share < 1, f"{share:.1%} of {n_tokens:,} tokens"),
+        *_conversation_checks(conversations, tokenizer, end, opening),
         Check(
-            "nothing is cut off",
-            not n_cut,
-            f"{n_cut / n_all:.1%} of {n_all} lost their end, {lost} some or all of their answer",
+            "padding is masked", n_labelled == 0, f"{n_labelled} of {len(pad_labels)} pad tokens have a label"
+        ),
+        Check(
+            "some tokens are masked, not all",
+            0 < supervised < 1,
+            f"{supervised:.1%} of {n_tokens:,} are labels",
+        ),
+        Check(
+            "nothing is truncated",
+            n_truncated == 0,
+            f"{n_truncated} of {n} lost their end, {n_lost} some or all of their answer",
         ),
     ]
-    return Preflight(
-        tuple(checks),
-        token_view([row.view() for row in padded[:n_shown]], tokenizer),
-        share,
-        n_cut / n_all,
-        lost,
-        len(conversations) + dropped,
-    )
+    view = token_view(rows[:n_shown], tokenizer)
+    return Preflight(tuple(checks), view, supervised, n_truncated / max(1, n), n_lost, n)
 
 
-class _Padded(NamedTuple):
-    """A row of a batch with its padding; ``n`` tokens are real."""
-
-    ids: list[int]
-    labels: list[int]
-    n: int
-
-    def view(self) -> dict[str, list[int]]:
-        mask = [1] * self.n + [0] * (len(self.ids) - self.n)
-        return {"input_ids": self.ids, "labels": self.labels, "attention_mask": mask}
-
-
-def _collated(dataset: Sequence[Mapping], collator: Callable) -> tuple[list[Conversation], list[_Padded]]:
-    """Every conversation after the collator, and the rows of the batches with their padding."""
-    conversations, padded = [], []
-    columns = ("input_ids", "labels", "seq_lengths")
-    for start in range(0, len(dataset), _BATCH):
-        rows = [dataset[i] for i in range(start, min(start + _BATCH, len(dataset)))]
-        rows = [{name: row[name] for name in columns if name in row} for row in rows]
-        batch = collator(rows)
-        ids, labels = batch["input_ids"].tolist(), batch["labels"].tolist()
+def _collate(dataset: Sequence[Mapping], collator: Callable) -> tuple[list[Conversation], list[dict]]:
+    """Every conversation after the collator, and the rows of the batches, with a mask that is 0 on padding."""
+    conversations, batch_rows = [], []
+    for start in range(0, len(dataset), _BATCH_SIZE):
+        rows = []
+        for i in range(start, min(start + _BATCH_SIZE, len(dataset))):
+            columns = ("input_ids", "labels", "seq_lengths")
+            rows.append({name: dataset[i][name] for name in columns if name in dataset[i]})
+        # a packed row holds several conversations
         lengths = [row.get("seq_lengths", [len(row["input_ids"])]) for row in rows]
-        if len(ids) < len(rows):  # without padding: all rows in one
+        batch = collator(rows)
+        if len(batch["input_ids"]) < len(rows):  # without padding: all rows in one
             lengths = [[n for row in lengths for n in row]]
-        for row_ids, row_labels, parts in zip(ids, labels, lengths, strict=True):
-            padded.append(_Padded(row_ids, row_labels, sum(parts)))
+        all_ids, all_labels = batch["input_ids"].tolist(), batch["labels"].tolist()
+        for ids, labels, row_lengths in zip(all_ids, all_labels, lengths, strict=True):
             begin = 0
-            for n in parts:
-                conversations.append(Conversation(row_ids[begin : begin + n], row_labels[begin : begin + n]))
+            for n in row_lengths:
+                conversations.append(Conversation(ids[begin : begin + n], labels[begin : begin + n]))
                 begin += n
-    return conversations, padded
+            mask = [1] * begin + [0] * (len(ids) - begin)
+            batch_rows.append({"input_ids": ids, "labels": labels, "attention_mask": mask})
+    return conversations, batch_rows
 
 
-def _supervised(each: Conversation) -> list[int]:
-    """The labels that bear loss. The first token has nothing before it, and no trainer counts it."""
-    return [label for label in each.labels[1:] if label != IGNORE_INDEX]
+def _conversation_checks(
+    conversations: Sequence[Conversation], tokenizer, end: int | None, opening: str | None
+) -> list[Check]:
+    must_hold, template_ids = dict(_MUST_HOLD), []
+    is_chat = opening is None
+    if is_chat:
+        must_hold |= _MUST_HOLD_OF_REASONING
+        opening = generation_prompt(tokenizer)
+        prompt = prompt_text(tokenizer, [{"role": "user", "content": "?"}])
+        template_ids = tokenizer(prompt, add_special_tokens=False)["input_ids"]
+    results = defaultdict(list)
+    for each in conversations:
+        prompt = tokenizer.decode(each.ids[: each.n_prompt])
+        holds = [
+            _has_one_bos(each.ids, template_ids, tokenizer),
+            prompt.endswith(opening),
+            each.labels[each.n_prompt :] == each.ids[each.n_prompt :],
+            each.labels[-1] == each.ids[-1] == end,
+        ]
+        if is_chat:
+            holds += _reasoning_holds(each, tokenizer, end, opening)
+        for name, good in zip(must_hold, holds, strict=True):
+            results[name].append(good)
+    checks = []
+    for name, wrong in must_hold.items():
+        good = results[name]
+        found = "all" if good else "no conversation is left to look at"
+        if False in good:
+            found = f"{good.count(False)} of {len(good)}: {wrong}, first in conversation {good.index(False)}"
+        checks.append(Check(name, bool(good) and all(good), found))
+    return checks
 
 
-def _spoken(text: str) -> str:
-    """What follows the thought; empty where it does not end."""
-    return text.rpartition(CLOSING)[2].strip() if CLOSING in text else ""
-
-
-def _bos_check(conversations: Sequence[Conversation], tokenizer, opening: str | None) -> Check:
+def _has_one_bos(ids: list[int], template_ids: list[int], tokenizer) -> bool:
     """As many BOS as the template writes, and never two at the beginning; plain pairs have none.
 
     SmolLM2's BOS is <|im_start|>, which also begins each turn: there only the beginning can be counted.
     """
     bos = tokenizer.bos_token_id
-    written = []
-    if opening is None:
-        prompt = prompt_text(tokenizer, [{"role": "user", "content": "?"}])
-        written = tokenizer(prompt, add_special_tokens=False)["input_ids"]
-    n_first, n_all = min(1, _n_leading(written, bos)), written.count(bos)
-    good = [
-        bos in (None, tokenizer.eos_token_id)
-        or (_n_leading(each.ids, bos) == n_first and (n_all > 1 or each.ids.count(bos) == n_all))
-        for each in conversations
-    ]
-    return _check("one beginning (BOS)", good, "more or less than one BOS")
+    if bos in (None, tokenizer.eos_token_id):
+        return True
+    n_leading = len(list(takewhile(lambda token: token == bos, ids)))
+    if n_leading != int(template_ids[:1] == [bos]):
+        return False
+    return template_ids.count(bos) > 1 or ids.count(bos) == template_ids.count(bos)
 
 
-def _n_leading(ids: list[int], token: int | None) -> int:
-    """How often a token stands at the very beginning."""
-    return next((i for i, other in enumerate(ids) if other != token), len(ids))
-
-
-def _structure(
-    conversations: Sequence[Conversation], tokenizer, prompt_end: str, end: int | None
-) -> list[Check]:
-    """What must hold of any prompt and its answer. end: the answer's last token."""
-    prompts = [tokenizer.decode(each.ids[: _first_label(each)]) for each in conversations]
-    found = [
-        (
-            "the question bears no loss",
-            [text.endswith(prompt_end) for text in prompts],
-            f"loss does not begin right after {prompt_end!r}: nothing is masked, or the wrong part",
-        ),
-        (
-            "from the first label on, all are",
-            [each.labels[_first_label(each) :] == each.ids[_first_label(each) :] for each in conversations],
-            "a label behind the first is masked or not the token in its place",
-        ),
-        (
-            "the end (EOS) bears loss",
-            [each.labels[-1] == each.ids[-1] == end for each in conversations],
-            "the token that ends an answer is missing or masked: no end is learnt",
-        ),
-    ]
-    return [_check(name, good, wrong) for name, good, wrong in found]
-
-
-def _reasoning(conversations: Sequence[Conversation], tokenizer, end: int) -> list[Check]:
+def _reasoning_holds(each: Conversation, tokenizer, end: int, opening: str) -> list[bool]:
     """The reasoning format of the last turn, tags that the generation prompt has written included."""
-    turn, end = generation_prompt(tokenizer).partition(OPENING)[0], tokenizer.decode([end])
-    turns = [tokenizer.decode(each.ids).rpartition(turn)[2] for each in conversations]
-    labelled = [tokenizer.decode(_supervised(each)) for each in conversations]
-    found = [
-        (
-            f"one {OPENING}, one {CLOSING}",
-            [text.count(OPENING) == text.count(CLOSING) == 1 for text in turns],
-            f"{OPENING} or {CLOSING} doubled or missing",
-        ),
-        (
-            "the reasoning bears loss",
-            [
-                CLOSING in text and bool(text.partition(CLOSING)[0].rpartition(OPENING)[2].strip())
-                for text in labelled
-            ],
-            f"no reasoning before {CLOSING} among the labels: dropped by the template, or masked",
-        ),
-        (
-            f"an answer follows {CLOSING}",
-            [
-                _spoken(text).count(end) == 1 and _spoken(text).endswith(end) and _spoken(text) != end
-                for text in turns
-            ],
-            f"no answer there, or not one {end} behind it",
-        ),
+    turn = tokenizer.decode(each.ids).rpartition(opening.partition(OPENING)[0])[2]
+    labelled = tokenizer.decode(each.supervised)
+    reasoning = labelled.partition(CLOSING)[0].rpartition(OPENING)[2].strip()
+    answer, end_token = _after_reasoning(turn), tokenizer.decode([end])
+    return [
+        turn.count(OPENING) == turn.count(CLOSING) == 1,
+        CLOSING in labelled and reasoning != "",
+        answer.count(end_token) == 1 and answer.endswith(end_token) and answer != end_token,
     ]
-    return [_check(name, good, wrong) for name, good, wrong in found]
 
 
-def _check(name: str, good: list[bool], wrong: str) -> Check:
-    if not good:
-        return Check(name, False, "no conversation is left to look at")
-    return Check(
-        name,
-        all(good),
-        "all"
-        if all(good)
-        else f"{good.count(False)} of {len(good)}: {wrong}, first in conversation {good.index(False)}",
-    )
-
-
-def _first_label(each: Conversation) -> int:
-    """Where loss begins; the whole length where there is none."""
-    return next((i for i, label in enumerate(each.labels) if label != IGNORE_INDEX), len(each.labels))
-
-
-def _padding_check(padded: Sequence[_Padded], tokenizer) -> Check:
-    """Padding is known from the lengths, not from the token: a pad token equal to EOS is no fault by itself."""
-    n_pads = sum(len(row.ids) - row.n for row in padded)
-    wrong = sum(label != IGNORE_INDEX for row in padded for label in row.labels[row.n :])
-    return Check(
-        "padding bears no loss", wrong == 0, f"{wrong} of {n_pads} paddings ({tokenizer.pad_token}) bear loss"
-    )
+def _after_reasoning(text: str) -> str:
+    """What follows the reasoning; empty where it does not end."""
+    return text.rpartition(CLOSING)[2].strip() if CLOSING in text else ""

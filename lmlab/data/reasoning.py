@@ -1,49 +1,54 @@
-"""Problems in think form: conversion from their publishers' layouts, every row checked; division; order."""
+"""Problems in reasoning format: conversion from their publishers' layouts, every row checked; difficulty."""
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from fractions import Fraction
 
 from lmlab.data.answers import answers_match, arithmetic, extract_answer
-from lmlab.data.dedup import near_duplicates, normalize_text
 from lmlab.data.numbers import parse_gold, read_answer, unread_parts
 from lmlab.data.rows import UnusableRow, block_text, is_missing, problem_row
-from lmlab.data.splits import VALIDATION_FRACTION, split_indices
 from lmlab.data.usable import MAX_INVALID_FRACTION, BadRow, leave_out
+
+CALCULATION = re.compile(r"<<([^<>]*)=([^<>=]*)>>")  # GSM8K's notes for a calculator: <<48/2=24>>
+_TAG = re.compile(r"</?think>|<[｜|][^>]*[｜|]>")  # of the chat template; in a text they would end it
+_WORD = re.compile(r"(?<!\\)\b[A-Za-z]{2,}")  # but no LaTeX command
+_ROUNDING = Fraction(1, 100)  # GSM8K writes cents
 
 # --- conversion --------------------------------------------------------------------------------------
 
-CALCULATION = re.compile(r"<<([^<>]*)=([^<>=]*)>>")  # GSM8K's notes for a calculator: <<48/2=24>>
-_MARKS = re.compile(r"</?think>|<[｜|][^>]*[｜|]>")  # of the chat template; in a text they would end it
-_WORD = re.compile(r"(?<!\\)\b[A-Za-z]{2,}")  # but commands of LaTeX
-_ROUNDING = Fraction(1, 100)  # GSM8K writes cents
-
 
 def to_reasoning_format(row: Mapping) -> dict:
-    """A problem as a conversation whose answer is thought out first, in DeepSeek-R1's form.
+    """A problem as a conversation whose answer is reasoned out first, in DeepSeek-R1's format.
 
-    row: MathCodeInstruct (messages), SciBench (problem_text, answer_number, unit, maybe solution), GSM8K
-    (question, answer) or a miniworld problem in one of these schemas.
-    Returns {"prompt": [..., user], "completion": [assistant], "answer", "unit"}, where the assistant says
-    "<think>\\n...\\n</think>\\n\\nThe answer is 12." An answer that is no number stands in \\boxed{}. A row without a
-    worked solution (most of SciBench) has completion None: it serves to measure, not to train. Where no final answer
-    can be found, answer and completion are None. unit: in which the answer is asked for, SciBench alone. Of a
-    conversation of several turns the last is the completion, all before it the prompt, a system turn too.
-    Raises UnusableRow, a ValueError, for a row of another schema, and for one with fields that are empty or of the
-    wrong kind.
+    Args:
+        row: MathCodeInstruct (messages), SciBench (problem_text, answer_number, unit, maybe solution), GSM8K
+            (question, answer) or a miniworld problem in one of these schemas.
+
+    Returns:
+        {"prompt": [..., user], "completion": [assistant], "answer", "unit"}. The assistant says
+        "<think>\\n...\\n</think>\\n\\nThe answer is 12."; an answer that is no number is in \\boxed{}. Of several
+        turns the last is the completion. completion is None without a worked solution (most of SciBench):
+        such a row can only be evaluated on. answer is None where no final answer can be found. unit: in which
+        SciBench asks for the answer.
+
+    Raises:
+        UnusableRow: A ValueError: the row has another schema, or fields that are empty or of the wrong type.
     """
-    row, unit = problem_row(row), ""
+    row = problem_row(row)
+    unit = ""
     if "messages" in row:
         prompt, reasoning, answer = _math_code_instruct(row["messages"])
-    elif "problem_text" in row:
-        question, reasoning, answer, unit = _scibench(row)
     else:
-        question, reasoning, answer = _gsm8k(row)
-    if "messages" not in row:
+        if "problem_text" in row:
+            question, reasoning, answer, unit = _scibench(row)
+        else:
+            question, reasoning, answer = _gsm8k(row)
         prompt = [{"role": "user", "content": question}]
-    said = answer if answer is None or read_answer(answer).value is not None else f"$\\boxed{{{answer}}}$"
-    spoken = f"<think>\n{reasoning}\n</think>\n\nThe answer is {said}."
-    completion = [{"role": "assistant", "content": spoken}] if reasoning and answer else None
+    completion = None
+    if reasoning and answer:
+        shown = answer if read_answer(answer).value is not None else f"$\\boxed{{{answer}}}$"
+        text = f"<think>\n{reasoning}\n</think>\n\nThe answer is {shown}."
+        completion = [{"role": "assistant", "content": text}]
     return {"prompt": prompt, "completion": completion, "answer": answer, "unit": unit}
 
 
@@ -52,7 +57,7 @@ def _gsm8k(row: Mapping) -> tuple[str, str, str | None]:
     return row["question"].strip(), re.sub(r"<<.*?>>", "", reasoning).strip(), _gold(answer)
 
 
-def _scibench(row: Mapping) -> tuple[str, str, str, str]:
+def _scibench(row: Mapping) -> tuple[str, str, str | None, str]:
     question, unit = row["problem_text"].strip(), (row.get("unit") or "").strip()
     if unit and unit not in question:
         question += f" Give the answer in {unit}."
@@ -60,38 +65,42 @@ def _scibench(row: Mapping) -> tuple[str, str, str, str]:
 
 
 def _gold(text: str | float | None) -> str | None:
-    """A gold answer, read as a whole (``numbers.parse_gold``) and as one writes it; None where it is none."""
+    """A gold answer, read as a whole (``numbers.parse_gold``), as one writes it; None where it is none."""
     gold = parse_gold(text)
     return None if gold is None else gold.written
 
 
 def _math_code_instruct(messages: list[dict]) -> tuple[list[dict], str, str | None]:
-    """(prompt, reasoning, answer). What was said last is the answer, what stands before it the reasoning.
+    """(prompt, reasoning, answer): the last block is the answer, those before it are the reasoning.
 
-    Code and what it printed are kept, fenced, as part of the thought.
+    Code and what it printed are kept, fenced, as part of the reasoning.
     """
     *before, last = messages
-    prompt = [
-        {"role": turn["role"], "content": "\n".join(map(block_text, turn["content"])).strip()}
-        for turn in before
-    ]
-    parts = list(map(block_text, last["content"]))
-    boxed, said = _last_answers(last["content"])
-    return prompt, "\n".join(parts[:-1] or parts).strip(), boxed or said
+    prompt = []
+    for turn in before:
+        blocks = [block_text(block) for block in turn["content"]]
+        prompt.append({"role": turn["role"], "content": "\n".join(blocks).strip()})
+    blocks = [block_text(block) for block in last["content"]]
+    boxed, stated = _last_answers(last["content"])
+    return prompt, "\n".join(blocks[:-1] or blocks).strip(), boxed or stated
 
 
-def _last_answers(parts: Sequence[Mapping]) -> tuple[str | None, str | None]:
+def _last_answers(blocks: Sequence[Mapping]) -> tuple[str | None, str | None]:
     """(the answer in the last \\boxed{}, that of the last text); None where there is none.
 
     Most rows have both: a text with "\\boxed{-8, 1}", and then one with nothing but "-8,1". Such a bare one
     is the answer as a whole; of a sentence it is what ``extract_answer`` finds, unless there is a box.
     """
-    texts = [part["content"] for part in parts if part["type"] == "text" and part["content"].strip()]
-    boxed = next((extract_answer(text) for text in reversed(texts) if "\\boxed" in text), None)
+    texts = [block["content"] for block in blocks if block["type"] == "text" and block["content"].strip()]
+    boxed_texts = [text for text in texts if "\\boxed" in text]
+    boxed = extract_answer(boxed_texts[-1]) if boxed_texts else None
     last = texts[-1] if texts else ""
     if "\\boxed" not in last and len(_WORD.findall(last)) < 2:
         return boxed, extract_answer(f"\\boxed{{{last}}}")
     return boxed, boxed or extract_answer(last)
+
+
+# --- checks ------------------------------------------------------------------------------------------
 
 
 def reasoning_rows(
@@ -100,12 +109,20 @@ def reasoning_rows(
     max_invalid_fraction: float = MAX_INVALID_FRACTION,
     tolerance: float = 0.0,
 ) -> list[dict]:
-    """The problems of a source in think form (``to_reasoning_format``), each checked, with "tolerance", "steps", "row".
+    """The problems of a source in reasoning format, each checked; rows that fail are left out and reported.
 
-    A row that fails (``why_bad``) is left out, and it is said how many and which. tolerance: of SciBench's
-    answers, which are rounded measurements; all others must be right exactly. steps: see ``difficulty``. row: as
-    published, its fields as text (``rows.problem_row``).
-    Raises ValueError when more than ``max_invalid_fraction`` of the rows fail, or the schema is unknown.
+    Args:
+        rows: As published.
+        source: What messages call them.
+        max_invalid_fraction: Of the rows, that may fail.
+        tolerance: Relative, of SciBench's answers, which are rounded measurements; all others are exact.
+
+    Returns:
+        What ``to_reasoning_format`` gives, with "tolerance", "steps" (``difficulty``) and "row", the published
+        one with its fields as text (``rows.problem_row``).
+
+    Raises:
+        ValueError: More than ``max_invalid_fraction`` of the rows fail, or their schema is unknown.
     """
     good, bad, n_rows = [], [], 0
     for i, published in enumerate(rows):
@@ -116,86 +133,85 @@ def reasoning_rows(
         except UnusableRow as error:
             bad.append(BadRow(i, str(error), repr(published)))
             continue
-        if why := why_bad(row, problem):
-            bad.append(BadRow(i, why, repr(question_of(problem))))
-        else:
-            share = tolerance if "problem_text" in row else 0.0
-            good.append(problem | {"tolerance": share, "steps": difficulty(problem), "row": row})
+        # a row that would teach something wrong
+        if reason := why_bad(row, problem):
+            bad.append(BadRow(i, reason, repr(question_of(problem))))
+            continue
+        problem["tolerance"] = tolerance if "problem_text" in row else 0.0
+        problem["steps"] = difficulty(problem)
+        problem["row"] = row
+        good.append(problem)
     leave_out(bad, n_rows, source, max_invalid_fraction)
     return good
 
 
 def why_bad(row: Mapping, problem: Mapping) -> str:
-    """Why a row cannot be used; empty if it can. row: of ``problem_row``; problem: what ``to_reasoning_format`` made of it."""
-    asked, answer = "\n".join(turn["content"] for turn in problem["prompt"]), problem["answer"]
+    """Why a row cannot be used; empty if it can.
+
+    Args:
+        row: Of ``problem_row``.
+        problem: What ``to_reasoning_format`` made of it.
+    """
+    answer = problem["answer"]
     if is_missing(answer):
         return "no final answer"
     if problem["completion"] is None:
-        return "" if "problem_text" in row else "no solution"  # SciBench without one serves to measure
-    spoken = problem["completion"][0]["content"]
-    reasoning = spoken.removeprefix("<think>\n").partition("\n</think>")[0]
-    if _MARKS.search(asked + reasoning):
-        return "a mark of the chat template in the text"
-    if not answers_match(extract_answer(spoken), answer):
+        return "" if "problem_text" in row else "no solution"  # SciBench without one serves to evaluate
+    completion = problem["completion"][0]["content"]
+    reasoning = completion.removeprefix("<think>\n").partition("\n</think>")[0]
+    if any(_TAG.search(text) for text in (reasoning, *(turn["content"] for turn in problem["prompt"]))):
+        return "a tag of the chat template in the text"
+    if not answers_match(extract_answer(completion), answer):
         return "the answer is not read back"
-    published = _published_answer(row)
-    if published is not None and unread_parts(published, answer):
+    if "messages" in row:
+        return _why_code_is_wrong(row["messages"][-1]["content"])
+    gold = str(row["answer_number"]) if "problem_text" in row else row["answer"].partition("####")[2]
+    if unread_parts(gold, answer):
         return "the answer is not read whole"
-    return _why_wrong(row)
-
-
-def _published_answer(row: Mapping) -> str | None:
-    """The text of the answer, where it stands apart."""
-    if "messages" in row:
-        return None
-    return str(row["answer_number"]) if "problem_text" in row else row["answer"].partition("####")[2]
-
-
-def _why_wrong(row: Mapping) -> str:
-    """Why a solution cannot be believed, as far as its layout lets one see."""
-    if "messages" in row:
-        parts = row["messages"][-1]["content"]
-        printed = [part["content"] for part in parts if part["type"] == "execution"]
-        if printed and re.search(r"Traceback|\b\w+Error:", printed[-1]):
-            return "its code failed"
-        boxed, last = _last_answers(parts)
-        return "two answers" if boxed and last and not answers_match(last, boxed) else ""
-    if "question" in row:
-        wrong = [note for note, value in CALCULATION.findall(row["answer"]) if not _is_true(note, value)]
-        return f"a calculation that is wrong: {wrong[0]}" if wrong else ""
+    if "problem_text" in row:
+        return ""
+    for calculation, value in CALCULATION.findall(row["answer"]):
+        result, stated = arithmetic(calculation), read_answer(value).value
+        if result is None or stated is None or abs(result - stated) > _ROUNDING:
+            return f"a calculation that is wrong: {calculation}"
     return ""
 
 
-def _is_true(calculation: str, value: str) -> bool:
-    result, said = arithmetic(calculation), read_answer(value).value
-    return result is not None and said is not None and abs(result - said) <= _ROUNDING
+def _why_code_is_wrong(blocks: Sequence[Mapping]) -> str:
+    printed = [block["content"] for block in blocks if block["type"] == "execution"]
+    if printed and re.search(r"Traceback|\b\w+Error:", printed[-1]):
+        return "its code failed"
+    boxed, last = _last_answers(blocks)
+    return "two answers" if boxed and last and not answers_match(last, boxed) else ""
+
+
+# --- difficulty --------------------------------------------------------------------------------------
+
+_LEVELS = (1, 2, 3, 4, 5, 7, 10, 20)  # where a range of steps begins
 
 
 def difficulty(problem: Mapping) -> int | None:
     """How hard a problem is: the equals signs of its solution, each of which is a step; at least 1.
 
-    It counts sums in a text and assignments in code alike. None for a problem without a solution.
+    Calculations in a text and assignments in code count alike. None for a problem without a solution.
     """
     if problem["completion"] is None:
         return None
     return max(1, len(re.findall(r"(?<![=<>!])=(?!=)", problem["completion"][0]["content"])))
 
 
-_LEVELS = (1, 2, 3, 4, 5, 7, 10, 20)  # where a range of steps begins
-
-
 def level(steps: int) -> tuple[int, int | None]:
     """The range of steps, (first, last), in which a problem is reported: (2, 2), (5, 6), (20, None)."""
-    i = max(i for i, low in enumerate(_LEVELS) if low <= steps)
+    i = sum(first <= steps for first in _LEVELS) - 1
     return _LEVELS[i], _LEVELS[i + 1] - 1 if i + 1 < len(_LEVELS) else None
 
 
 def level_name(steps: tuple[int, int | None]) -> str:
-    low, high = steps
-    return f"{low} or more" if high is None else f"{low}" if low == high else f"{low} to {high}"
-
-
-# --- division and order ------------------------------------------------------------------------------
+    """A range of ``level`` in words: "3", "5 to 6", "20 or more"."""
+    first, last = steps
+    if last is None:
+        return f"{first} or more"
+    return f"{first}" if first == last else f"{first} to {last}"
 
 
 def question_of(problem: Mapping) -> str:
@@ -203,46 +219,6 @@ def question_of(problem: Mapping) -> str:
     return "\n".join(turn["content"] for turn in problem["prompt"] if turn["role"] == "user")
 
 
-def problem_groups(questions: Sequence[str], near: float | None = None) -> list[int]:
-    """The group of each question: those that are the same to a reader, or nearly, are in one.
-
-    near: the similarity (Jaccard, of runs of five characters) from which two questions are one problem; chains
-    of such pairs are one group. None: only the same texts are.
-    """
-    first: dict[str, int] = {}
-    leader = [first.setdefault(normalize_text(question), i) for i, question in enumerate(questions)]
-
-    def top(i: int) -> int:
-        while leader[i] != i:
-            i = leader[i]
-        return i
-
-    for pair in near_duplicates(questions, near) if near is not None else []:
-        a, b = sorted((top(pair.first), top(pair.second)))
-        leader[b] = a
-    return [top(i) for i in range(len(questions))]
-
-
-def split_by_problem(
-    problems: Sequence[dict], share: float = VALIDATION_FRACTION, seed: int = 0, near: float | None = None
-) -> tuple[list[dict], list[dict]]:
-    """(train, held out): no problem has a version on both sides (see ``problem_groups``).
-
-    share: of the groups that are held out. Both keep the order of a shuffle by ``seed``.
-    """
-    groups = problem_groups([question_of(problem) for problem in problems], near)
-    order = sorted(set(groups))
-    held_out = {order[i] for i in split_indices(len(order), "validation", seed, share)}
-    shuffled = [
-        *split_indices(len(problems), "train", seed),
-        *split_indices(len(problems), "validation", seed),
-    ]
-    sides: tuple[list[dict], list[dict]] = ([], [])
-    for i in shuffled:
-        sides[groups[i] in held_out].append(problems[i])
-    return sides
-
-
-def easy_first(problems: Iterable[dict]) -> list[dict]:
+def curriculum_order(problems: Iterable[dict]) -> list[dict]:
     """From easy to hard: by the steps of the solution, then by its length. Source: Bengio et al. 2009."""
     return sorted(problems, key=lambda row: (row["steps"], len(row["completion"][0]["content"])))

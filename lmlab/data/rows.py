@@ -13,7 +13,7 @@ class UnusableRow(ValueError):
     """A row that cannot be used; the message is the reason, in a few words."""
 
 
-def is_missing(value) -> bool:
+def is_missing(value: object) -> bool:
     """Whether a field holds no value: None, NaN, blanks, or a word that stands for these ("nan", "N/A", "-")."""
     if isinstance(value, float):
         return not math.isfinite(value)
@@ -101,7 +101,7 @@ def block_text(block: Mapping[str, str]) -> str:
     return content if fence is None else f"```{fence}\n{content}\n```"
 
 
-def conversation(messages) -> list[Turn]:
+def conversation(messages: object) -> list[Turn]:
     """The turns of a conversation: perhaps a system turn, then user and assistant in turn, the assistant last.
 
     An empty system turn, as MathCodeInstruct has it, is left out; nothing else is.

@@ -1,156 +1,119 @@
-"""Token shards on disk: a stream of texts of any length becomes a folder of binary files.
+"""Token shards on disk: a stream of texts of any length becomes a folder of files.
 
-``prepare_shards`` writes them, ``open_shards`` maps them into memory. A set is one stream of tokens (eos,
-document, eos, document, ..., eos, as ``packing.pack`` has it), cut every ``shard_tokens`` tokens; a document may
-span files.
+``prepare_shards`` writes them, ``open_shards`` maps them into memory. A set is one stream of tokens (EOS,
+document, EOS, document, ..., EOS, as ``packing.pack`` has it), cut every ``shard_tokens`` tokens; a document
+may span files.
 
-A file is a header of 256 bytes and then the tokens, all little endian, tokens of 16 bits. A file under its
-final name is complete: it is written under a temporary one, synced and renamed. Its header says where the next file
-begins (document, token), so a run that was stopped goes on exactly there.
+A file is an array of NumPy's (.npy) of 16-bit tokens. ``shards.json`` lists those that are complete, and says
+in which document the next one begins, so that a run that was stopped resumes exactly there.
 """
 
 import hashlib
 import json
+import logging
 import shutil
-import struct
 import time
-import zlib
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from lmlab.files import replace_file
+from lmlab.files import replace_file, write_atomic
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 TOKEN = np.dtype("<u2")
 MAX_VOCABULARY = 65_536  # ids that 16 bits can hold
-MAGIC, VERSION, HEADER_BYTES = b"lmlabtok", 1, 256
-_LAYOUT = struct.Struct("<8sI QQ? 32s QQ 32s32sQQ?")  # magic, version, then Header's fields in order
+INDEX = "shards.json"
 _CHUNK_CHARACTERS = 1_000_000  # encoded at once: enough work for every thread, little to hold
 
-
-# --- files ----------------------------------------------------------------------------------------
-
-
-class Plan(NamedTuple):
-    """What all shards of a set have in common; the names are those of prepare_shards' arguments."""
-
-    tokenizer: bytes  # ``fingerprint``
-    source: bytes  # sha256 of its description
-    shard_tokens: int
-    n_docs: int  # 0: no limit
-    validation: bool
-
-    def path(self, folder: Path, number: int) -> Path:
-        return folder / f"{'validation' if self.validation and number == 0 else 'train'}_{number:06d}.bin"
+logger = logging.getLogger(__name__)
 
 
-class Header(NamedTuple):
-    """What a shard says of itself."""
+class Shard(NamedTuple):
+    """A complete file of a set."""
 
-    number: int  # place in the set, from 0
+    name: str  # "validation_000000.npy", "train_000001.npy", ...
     n_tokens: int
-    last: bool
-    checksum: bytes  # sha256 of the tokens as they lie in the file
+    sha256: str  # of the tokens
     next_document: int  # in which the next shard begins
-    next_offset: int  # how many tokens of it, with the eos before it, stand in this shard and earlier ones
-    plan: Plan
+    next_offset: int  # how many of its tokens, the EOS before it included, are in this shard and earlier ones
 
-    def pack(self) -> bytes:
-        fields = _LAYOUT.pack(MAGIC, VERSION, *self[:-1], *self.plan).ljust(HEADER_BYTES - 4, b"\0")
-        return fields + zlib.crc32(fields).to_bytes(4, "little")
+
+class ShardSet(NamedTuple):
+    """What ``shards.json`` says."""
+
+    made_with: dict  # what all shards have in common
+    shards: list[Shard]
+    finished: bool
 
     @classmethod
-    def read(cls, path: Path) -> "Header":
-        """The header of a file, checked, with the file's size. Raises ValueError that names file and mend."""
-        with open(path, "rb") as file:
-            raw = file.read(HEADER_BYTES)
-        if not raw.startswith(MAGIC):
-            raise ValueError(
-                f"{path} is no shard: it does not begin with {MAGIC.decode()!r}; "
-                "move it elsewhere, or give another folder"
-            )
-        if len(raw) < HEADER_BYTES or zlib.crc32(raw[:-4]) != int.from_bytes(raw[-4:], "little"):
-            raise _damaged(path, "its header is damaged")
-        _, version, *own = _LAYOUT.unpack_from(raw)
-        if version != VERSION:
-            raise ValueError(
-                f"{path} has version {version}, this lmlab reads {VERSION}; "
-                "read it with the lmlab that wrote it, or give another folder"
-            )
-        header = cls(*own[:6], Plan(*own[6:]))
-        expected, size = HEADER_BYTES + header.n_tokens * TOKEN.itemsize, path.stat().st_size
-        if size != expected:
-            raise _damaged(path, f"it has {size:,} bytes and should have {expected:,}")
-        return header
+    def read(cls, folder: Path) -> "ShardSet | None":
+        """The set in a folder; None where there is none."""
+        path = folder / INDEX
+        if not path.exists():
+            return None
+        saved = json.loads(path.read_text(encoding="utf-8"))
+        return cls(saved["made_with"], [Shard(*shard) for shard in saved["shards"]], saved["finished"])
+
+    def write(self, folder: Path) -> None:
+        """Saves the index, all or nothing."""
+        write_atomic(folder / INDEX, json.dumps(self._asdict(), indent=1))
 
 
-def _damaged(path: Path, what: str) -> ValueError:
-    return ValueError(
-        f"{path} is damaged: {what}; delete it with the shards after it, and prepare_shards makes them again"
-    )
+def open_shards(
+    folder: str | Path, split: str, tokenizer: "PreTrainedTokenizerBase | None" = None, verify: bool = False
+) -> list[np.memmap]:
+    """The shards of a split as read-only memory maps.
 
+    Args:
+        folder: As ``prepare_shards`` made it.
+        split: "train" or "validation".
+        tokenizer: If given, it must be the one that the shards were made with.
+        verify: Also check the checksums, for which all of the split is read.
 
-def _verify(path: Path, header: Header) -> None:
-    with open(path, "rb") as file:
-        file.seek(HEADER_BYTES)
-        if hashlib.file_digest(file, "sha256").digest() != header.checksum:
-            raise _damaged(path, "its tokens do not have the checksum of its header")
+    Returns:
+        One array (n_tokens,) of uint16 for each shard, in order.
 
-
-def _read_headers(folder: Path) -> dict[Path, Header]:
-    """The shards of a folder in order, each checked on its own, and all for gaps in their numbering."""
-    found = {path: Header.read(path) for path in folder.glob("*.bin")}
-    headers = dict(sorted(found.items(), key=lambda item: (item[1].number, item[0])))
-    for place, (path, header) in enumerate(headers.items()):
-        name = header.plan.path(folder, header.number).name
-        if path.name != name:
-            raise ValueError(
-                f"{path} holds shard number {header.number} under another name; "
-                f"give it its name back, {name}, or move it elsewhere"
-            )
-        if header.number != place:
-            raise ValueError(
-                f"{folder} has {name} where shard number {place} should come; bring back what "
-                "is missing, or delete those after it and run prepare_shards again"
-            )
-    return headers
-
-
-def open_shards(folder: str | Path, split: str, tokenizer=None, verify: bool = False) -> list[np.memmap]:
-    """The shards of a split as read-only memory maps, each (n_tokens,) of uint16, in order.
-
-    split: "train" or "validation". Headers, sizes and numbering are always checked; ``tokenizer``: also that
-    it is the one that made them; ``verify``: also the checksums of the split, for which all of it is read.
-    Raises ValueError that names the file, what is wrong and the mend.
+    Raises:
+        ValueError: The set is not finished, has no such split, was made with another tokenizer, or a file is
+            damaged.
     """
-    if split not in ("train", "validation"):
-        raise ValueError(f"open_shards got split {split!r}; give 'train' or 'validation'")
-    headers = _read_headers(Path(folder).expanduser())
-    if not any(header.last for header in headers.values()):
-        raise ValueError(
-            f"{folder} holds {len(headers)} shards and no last one: the set is not finished; "
-            "run prepare_shards with the same arguments, which goes on where it stopped"
-        )
-    chosen = {path: header for path, header in headers.items() if path.name.startswith(split)}
+    folder = Path(folder).expanduser()
+    there = ShardSet.read(folder)
+    if there is None or not there.finished:
+        n = len(there.shards) if there else 0
+        raise ValueError(f"{folder} has {n} shards and is not finished; run prepare_shards, which resumes")
+    chosen = [shard for shard in there.shards if shard.name.startswith(f"{split}_")]
     if not chosen:
-        raise ValueError(f"{folder} has no {split} shard; prepare the set with validation=True")
-    made_by = {} if tokenizer is None else {"tokenizer": fingerprint(tokenizer)}
-    for path, header in chosen.items():
-        _check_plan(path, header.plan, header.plan._replace(**made_by))
-        if verify:
-            _verify(path, header)
-    return [np.memmap(path, TOKEN, "r", HEADER_BYTES, header.n_tokens) for path, header in chosen.items()]
+        raise ValueError(f"{folder} has no shards of the split {split!r}; it has {there.shards[0].name}, ...")
+    if tokenizer is not None:
+        _check_made_with(folder, there.made_with, {"tokenizer": fingerprint(tokenizer)})
+    return [_open_shard(folder / shard.name, shard, verify) for shard in chosen]
 
 
-def _check_plan(path: Path, there: Plan, wanted: Plan) -> None:
-    for name, old, new in zip(Plan._fields, there, wanted, strict=True):
-        if old != new:
-            values = "" if isinstance(old, bytes) else f" ({old}, not {new})"
+def _open_shard(path: Path, shard: Shard, verify: bool) -> np.memmap:
+    damaged = f"{path} is damaged ({{}}); delete its folder, and run prepare_shards again"
+    try:
+        tokens = np.load(path, mmap_mode="r")
+    except (OSError, ValueError, EOFError) as error:
+        raise ValueError(damaged.format(error)) from error
+    whole = path.stat().st_size == tokens.offset + tokens.nbytes
+    if not whole or tokens.shape != (shard.n_tokens,) or tokens.dtype != TOKEN:
+        raise ValueError(damaged.format("its size is not that of its tokens"))
+    if verify and hashlib.sha256(tokens).hexdigest() != shard.sha256:
+        raise ValueError(damaged.format("its checksum is another"))
+    return tokens
+
+
+def _check_made_with(folder: Path, there: dict, wanted: dict) -> None:
+    for name, value in wanted.items():
+        if there[name] != value:
             raise ValueError(
-                f"{path} was made with another {name}{values}; "
+                f"{folder} was made with {name} {there[name]!r:.40}, not {value!r:.40}; "
                 f"give the {name} that it was made with, or another folder"
             )
 
@@ -158,34 +121,34 @@ def _check_plan(path: Path, there: Plan, wanted: Plan) -> None:
 # --- tokens ---------------------------------------------------------------------------------------
 
 
-def fingerprint(tokenizer) -> bytes:
-    """sha256 over what decides the ids: normalizer, pre-tokenizer, model, added words and eos.
+def fingerprint(tokenizer: "PreTrainedTokenizerBase") -> str:
+    """SHA-256 over what decides the ids: normalizer, pre-tokenizer, model, added words and EOS.
 
-    Special tokens other than eos do not count, as texts are encoded without them; nor do padding, truncation
+    Special tokens other than EOS do not count, as texts are encoded without them; nor do padding, truncation
     and chat template.
     """
     parts = json.loads(_encoder(tokenizer).to_str())
     decisive = {name: parts[name] for name in ("normalizer", "pre_tokenizer", "model")}
     decisive["added"] = [token for token in parts["added_tokens"] if not token["special"]]
     decisive["eos"] = tokenizer.eos_token_id
-    return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).digest()
+    return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()
 
 
-def _encoder(tokenizer):
+def _encoder(tokenizer: "PreTrainedTokenizerBase"):
     """A copy of the ``tokenizers.Tokenizer`` inside, to which special tokens in texts are characters."""
     from tokenizers import Tokenizer
 
     inner = getattr(tokenizer, "backend_tokenizer", None)
     if inner is None or tokenizer.eos_token_id is None:
         raise ValueError(
-            f"shards need a fast tokenizer with an eos token, got {type(tokenizer).__name__}; "
-            "load one with load_tokenizer, and set its eos_token"
+            f"shards need a fast tokenizer with an eos_token, got {type(tokenizer).__name__}; "
+            "load one by AutoTokenizer, and set its eos_token"
         )
     largest = max(inner.get_vocab().values())
     if largest >= MAX_VOCABULARY:
         raise ValueError(
-            f"the tokenizer has ids up to {largest:,}; shards hold 16 bits, ids below "
-            f"{MAX_VOCABULARY:,}: give a tokenizer with a smaller vocabulary, as GPT-2's"
+            f"the tokenizer has ids up to {largest:,}; shards hold 16 bits, ids below {MAX_VOCABULARY:,}: "
+            "give a tokenizer with a smaller vocabulary, as GPT-2's"
         )
     encoder = Tokenizer.from_str(inner.to_str())
     encoder.no_truncation()
@@ -194,11 +157,11 @@ def _encoder(tokenizer):
     return encoder
 
 
-def tokenize(texts: Iterable[str], tokenizer) -> Iterator[np.ndarray]:
-    """Each text in order as eos and its tokens, (n_tokens,) of uint16. Special tokens in a text are characters.
+def tokenize(texts: Iterable[str], tokenizer: "PreTrainedTokenizerBase") -> Iterator[np.ndarray]:
+    """Each text as EOS and its tokens, (n_tokens,) of uint16. Special tokens in a text are characters.
 
     The tokenizer's own threads share the documents of a chunk: on 2 cores they gave 2.2M tokens/s at 0.80
-    CPU seconds per million, and worker processes 2.0M at 0.95. Raises ValueError for an item that is no text.
+    CPU seconds per million, and worker processes 2.0M at 0.95.
     """
     encoder, eos = _encoder(tokenizer), tokenizer.eos_token_id
     for chunk in _chunks(texts):
@@ -211,7 +174,7 @@ def _chunks(texts: Iterable[str]) -> Iterator[list[str]]:
     for text in texts:
         if not isinstance(text, str):
             raise ValueError(f"a document is a {type(text).__name__} ({str(text)[:60]!r}); give texts")
-        # half a surrogate pair, which JSON can smuggle in, is no character: it becomes "?"
+        # a lone surrogate, which JSON can hold, is no character: it becomes "?"
         chunk.append(text.encode("utf-8", "replace").decode("utf-8"))
         size += len(text) + 1  # empty texts must not pile up
         if size >= _CHUNK_CHARACTERS:
@@ -225,7 +188,7 @@ def _chunks(texts: Iterable[str]) -> Iterator[list[str]]:
 
 def prepare_shards(
     texts: Callable[[int], Iterator[str]],
-    tokenizer,
+    tokenizer: "PreTrainedTokenizerBase",
     folder: str | Path,
     *,
     source: str,
@@ -233,144 +196,132 @@ def prepare_shards(
     validation: bool = True,
     n_docs: int | None = None,
     expected_tokens: int | None = None,
-    report: Callable[[str], None] = print,
 ) -> list[Path]:
-    """Tokenizes texts into shards of ``shard_tokens`` tokens (2 bytes each) in ``folder``; gives their paths.
+    """Tokenizes texts into shards of ``shard_tokens`` tokens, 2 bytes each.
 
-    texts: called with a document number, gives the texts from there on, as
-    ``lambda skip: stream_texts(source, skip=skip)``. source: a description of them; a folder keeps to one.
-    validation: the first shard is validation_000000.bin, the others train_000001.bin and so on.
-    n_docs: stop after so many documents. expected_tokens: of the whole set where it is known, for the disk
-    need and the time left (with n_docs it is estimated from the first documents).
-    Stopped at any point and called again with the same arguments it goes on after the last whole shard, to
+    Stopped at any point and called again with the same arguments it resumes after the last complete shard, to
     files that are the same byte for byte; a finished set is left as it is. One shard is held in memory.
-    Raises ValueError for a vocabulary over 65,536, too little room on the disk, a damaged or foreign .bin, or
-    shards of another tokenizer, source or size.
+
+    Args:
+        texts: Called with a document number, gives the texts from there on, as
+            ``lambda skip: stream_texts(source, skip=skip)``.
+        tokenizer: A fast one, of a vocabulary of at most 65,536.
+        folder: Where the shards go; it keeps to one source, tokenizer and size.
+        source: A description of the texts.
+        shard_tokens: Tokens in a shard.
+        validation: The first shard is validation_000000.npy, the others train_000001.npy and so on.
+        n_docs: Stop after so many documents.
+        expected_tokens: Of the whole set where it is known, to check that it fits on the disk.
+
+    Returns:
+        The paths of the shards, in order.
+
+    Raises:
+        ValueError: The vocabulary is too large, the disk too full, a complete shard is damaged, or the folder
+            holds another set.
     """
-    for name, value in {
-        "shard_tokens": shard_tokens,
-        "n_docs": n_docs,
-        "expected_tokens": expected_tokens,
-    }.items():
-        if value is not None and value < 1:
-            raise ValueError(f"prepare_shards.{name} got {value}; give a positive number")
-    plan = Plan(
-        fingerprint(tokenizer),
-        hashlib.sha256(source.encode()).digest(),
-        shard_tokens,
-        n_docs or 0,
-        validation,
-    )
+    if shard_tokens < 1:
+        raise ValueError(f"shard_tokens got {shard_tokens}; give a positive number")
     folder = Path(folder).expanduser()
     folder.mkdir(parents=True, exist_ok=True)
-    shards = _resumable(folder, plan)
-    finished = bool(shards) and shards[-1].last
-    if not finished:
-        if n_docs and not expected_tokens:
-            sample = [len(tokens) for tokens in tokenize(islice(texts(0), 64), tokenizer)]
-            expected_tokens = sum(sample) * n_docs // max(1, len(sample)) or None
-        _write_set(texts, tokenizer, folder, plan, shards, expected_tokens, report)
-        shards = _resumable(folder, plan)
-    n_tokens = sum(shard.n_tokens for shard in shards)
-    report(f"{'already ' if finished else ''}finished: {len(shards)} shards, {n_tokens:,} tokens")
-    return [plan.path(folder, shard.number) for shard in shards]
+    made_with = {
+        "tokenizer": fingerprint(tokenizer),
+        "source": source,
+        "shard_tokens": shard_tokens,
+        "n_docs": n_docs,
+        "validation": validation,
+    }
+    there = ShardSet.read(folder) or ShardSet(made_with, [], False)
+    _check_made_with(folder, there.made_with, made_with)
+    if not there.finished:
+        for shard in there.shards:
+            _open_shard(folder / shard.name, shard, verify=True)
+        there = _write_rest(there, texts, tokenizer, folder, expected_tokens)
+    n_tokens = sum(shard.n_tokens for shard in there.shards)
+    logger.info("finished: %d shards, %s tokens", len(there.shards), f"{n_tokens:,}")
+    return [folder / shard.name for shard in there.shards]
 
 
-def _resumable(folder: Path, plan: Plan) -> list[Header]:
-    """The headers of the whole shards that are there. Those of an unfinished set are verified."""
-    headers = _read_headers(folder)
-    finished = any(header.last for header in headers.values())
-    for path, header in headers.items():
-        _check_plan(path, header.plan, plan)
-        if not finished:
-            _verify(path, header)
-    return list(headers.values())
-
-
-def _write_set(
-    texts, tokenizer, folder: Path, plan: Plan, shards: list[Header], expected: int | None, report
-) -> None:
-    writer = _Writer(folder, plan, shards, expected, report)
-    writer.check_room()
+def _write_rest(
+    there: ShardSet,
+    texts: Callable[[int], Iterator[str]],
+    tokenizer: "PreTrainedTokenizerBase",
+    folder: Path,
+    expected_tokens: int | None,
+) -> ShardSet:
+    """Writes the shards that are missing, each with an index that lists it; gives the finished set."""
+    shards, made_with = list(there.shards), there.made_with
+    written = sum(shard.n_tokens for shard in shards)
+    _check_room(folder, max(0, (expected_tokens or written + made_with["shard_tokens"]) - written))
     document, offset = 0, 0
     if shards:
         document, offset = shards[-1].next_document, shards[-1].next_offset
-        report(f"goes on after {len(shards)} shards, at document {document:,}")
-    remaining = islice(texts(document), plan.n_docs - document if plan.n_docs else None)
-    for tokens in tokenize(remaining, tokenizer):
-        writer.add(document, tokens, offset)
-        document, offset = document + 1, 0
-    writer.finish(document, tokenizer.eos_token_id)
-
-
-class _Writer:
-    """Cuts a stream of tokens into files. A full shard is written when the next token comes, which says where
-    the next one begins; so the eos that ends the set may be one token more than ``shard_tokens``."""
-
-    def __init__(self, folder: Path, plan: Plan, shards: list[Header], expected: int | None, report):
-        self.folder, self.plan, self.expected, self.report = folder, plan, expected, report
-        self.number, self.count = len(shards), 0  # of the shard that is filled, and its tokens so far
-        self.tokens = np.empty(plan.shard_tokens + 1, TOKEN)
-        self.before = self.written = sum(shard.n_tokens for shard in shards)
-        self.began = time.perf_counter()
-
-    def check_room(self) -> None:
-        tokens = self.plan.shard_tokens if self.expected is None else max(0, self.expected - self.written)
-        need, free = tokens * TOKEN.itemsize + HEADER_BYTES, shutil.disk_usage(self.folder).free
-        about = "a shard or more, of" if self.expected is None else "about"
-        self.report(f"to write: {about} {tokens:,} tokens, {need / 1e6:,.2f} MB; free: {free / 1e6:,.0f} MB")
-        if need > free:
+        logger.info("resumes after %d shards, at document %d", len(shards), document)
+    remaining = texts(document)
+    if made_with["n_docs"] is not None:
+        remaining = islice(remaining, made_with["n_docs"] - document)
+    documents = tokenize(remaining, tokenizer)
+    began, before = time.perf_counter(), written
+    for cut in _cut(documents, made_with["shard_tokens"], document, offset, tokenizer.eos_token_id):
+        validation = made_with["validation"] and not shards
+        if validation and cut.last:
             raise ValueError(
-                f"{self.folder} has {free:,} bytes free and {need:,} are needed for {tokens:,} "
-                "tokens; free some, give a folder on another disk, or lower n_docs"
+                f"the whole set, {len(cut.tokens):,} tokens, fits into the validation shard; give a smaller "
+                f"shard_tokens than {made_with['shard_tokens']:,}, or validation=False"
             )
+        name = f"{'validation' if validation else 'train'}_{len(shards):06d}.npy"
+        with replace_file(folder / name) as temporary, open(temporary, "wb") as file:
+            np.save(file, cut.tokens)
+        checksum = hashlib.sha256(cut.tokens).hexdigest()
+        shards.append(Shard(name, len(cut.tokens), checksum, cut.next_document, cut.next_offset))
+        there = ShardSet(made_with, shards, cut.last)
+        there.write(folder)
+        written += len(cut.tokens)
+        speed = (written - before) / (time.perf_counter() - began)
+        logger.info("%s: %s tokens, %.1fM tokens/s", name, f"{written:,}", speed / 1e6)
+    return there
 
-    def add(self, document: int, tokens: np.ndarray, offset: int) -> None:
-        """The tokens from ``offset`` on of a document."""
-        while offset < len(tokens):
-            if self.count == self.plan.shard_tokens:
-                self._write(document, offset, last=False)
-            part = tokens[offset : offset + self.plan.shard_tokens - self.count]
-            self.tokens[self.count : self.count + len(part)] = part
-            self.count += len(part)
-            offset += len(part)
 
-    def finish(self, n_documents: int, eos: int) -> None:
-        if self.count == 0:
-            raise ValueError(
-                f"the source gave no text from document {n_documents:,} on; give one that has documents"
-            )
-        if self.plan.validation and self.number == 0:
-            raise ValueError(
-                f"the whole set, {self.count + 1:,} tokens, fits into the validation shard of "
-                f"{self.plan.shard_tokens:,}; give a smaller shard_tokens or validation=False"
-            )
-        self.tokens[self.count] = eos
-        self.count += 1
-        self._write(n_documents, 0, last=True)
-
-    def _write(self, next_document: int, next_offset: int, last: bool) -> None:
-        path, tokens = self.plan.path(self.folder, self.number), self.tokens[: self.count]
-        header = Header(
-            self.number,
-            self.count,
-            last,
-            hashlib.sha256(tokens).digest(),
-            next_document,
-            next_offset,
-            self.plan,
+def _check_room(folder: Path, n_tokens: int) -> None:
+    need, free = n_tokens * TOKEN.itemsize, shutil.disk_usage(folder).free
+    if need > free:
+        raise ValueError(
+            f"{folder} has {free:,} bytes free and {need:,} are needed for {n_tokens:,} tokens; "
+            "free some, give a folder on another disk, or lower n_docs"
         )
-        with replace_file(path) as temporary, open(temporary, "wb") as file:
-            file.write(header.pack())
-            file.write(tokens)
-        self._progress()
-        self.number, self.count = self.number + 1, 0
 
-    def _progress(self) -> None:
-        self.written += self.count
-        rate = (self.written - self.before) / (time.perf_counter() - self.began)
-        left = ""
-        if self.expected:
-            seconds = max(0, self.expected - self.written) / rate
-            left = f", {seconds:.0f} s left" if seconds < 60 else f", {seconds / 60:,.1f} min left"
-        self.report(f"shard {self.number}: {self.written:,} tokens, {rate / 1e6:.1f}M tokens/s{left}")
+
+class _Cut(NamedTuple):
+    """The tokens of a shard, and where the next one begins."""
+
+    tokens: np.ndarray
+    next_document: int
+    next_offset: int
+    last: bool
+
+
+def _cut(
+    documents: Iterator[np.ndarray], shard_tokens: int, document: int, offset: int, eos: int
+) -> Iterator[_Cut]:
+    """Cuts documents, from token ``offset`` of number ``document`` on, into shards.
+
+    A full shard is given when the next token comes, which says where the next one begins; so the EOS that
+    ends the set may be one token more than ``shard_tokens``.
+    """
+    shard, count = np.empty(shard_tokens + 1, TOKEN), 0
+    for tokens in documents:
+        while offset < len(tokens):
+            if count == shard_tokens:
+                yield _Cut(shard[:count], document, offset, last=False)
+                count = 0
+            part = tokens[offset : offset + shard_tokens - count]
+            shard[count : count + len(part)] = part
+            count += len(part)
+            offset += len(part)
+        document, offset = document + 1, 0
+    if count == 0:
+        raise ValueError(
+            f"the source gave no text from document {document:,} on; give one that has documents"
+        )
+    shard[count] = eos
+    yield _Cut(shard[: count + 1], document, 0, last=True)

@@ -2,13 +2,16 @@
 
 import re
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
+
+from lmlab.data.notation import TABLES, any_word
 
 
 @dataclass(frozen=True)
 class Unit:
-    """``powers`` of the basic units (m, g, s, A, K, mol, degree, dollar, ...), ``size`` times."""
+    """``size`` times a product of the basic units (m, g, s, A, K, mol, degree, dollar, ...) with their powers."""
 
     size: Fraction
     powers: frozenset[tuple[str, int]]
@@ -19,105 +22,64 @@ _FACTOR = re.compile(
     r"(?P<name>[A-Za-zµΩ]+|[$€£¥₹])"
     r"(?:\s*\^\s*(?:\{\s*(?P<braced>-?\d)\s*\}|(?P<power>-?\d)))?(?![\w^{])"
 )
-_PREFIXES = {"k": 3, "M": 6, "G": 9, "d": -1, "c": -2, "m": -3, "µ": -6, "n": -9, "p": -12, "f": -15}
-_LONG_PREFIXES = {"kilo": 3, "mega": 6, "centi": -2, "milli": -3, "micro": -6, "nano": -9}
-# name = how many of units above; C is a coulomb, unless it stands behind degrees
-_WITH_PREFIX = """N = 1000 g m/s^2; J = 1 N m; Pa = 1 N/m^2; W = 1 J/s; C = 1 A s; V = 1 J/C; Ω = 1 V/A;
-T = 1 N/A/m; Hz = 1 /s; L = 1/1000 m^3; l = 1 L; bar = 100000 Pa; M = 1 mol/L; cal = 4.184 J;
-eV = 1.602176634e-19 J"""
-_WORDS = """meter metre = m; gram = g; second = s; liter litre = L; joule = J; newton = N; watt = W; volt = V;
-pascal = Pa; kelvin = K; ampere amp = A; coulomb = C; ohm = Ω; hertz = Hz; calorie = cal; mole = mol"""
-# one sign for two things, told apart by nothing: £ and pounds of weight, PM and picometers
-_ALONE = """sec secs = 1 s; min mins minute = 60 s; h hr hrs hour = 3600 s; day = 86400 s; week = 604800 s;
-cent = 1/100 dollar; $ USD buck = 1 dollar; € EUR = 1 euro; ¥ JPY = 1 yen; ₹ INR = 1 rupee;
-inch inches = 0.0254 m; ft foot feet = 12 inch; yd yard = 3 ft; mi mile = 1760 yd; mph = 1 mi/h; kph = 1 km/h;
-lb lbs pound = 453.59237 g; oz ounce = 1/16 lb; kWh = 3600000 J; kg kgs = 1000 g; rad = 1 radian;
-£ GBP = 1 pound; PM = 1 pm; am = 1 AM"""
-_BASIC = ("m", "g", "s", "A", "K", "mol")
-# of their own kind, each: what cannot be converted is at least told apart
-_OWN_KIND = ("dollar", "euro", "yen", "rupee", "degree", "Celsius", "Fahrenheit", "radian", "AM")
+_REWRITES = [
+    (r"degrees?\s*(?:C\b|[Cc]elsius)|[Cc]elsius", "degree Celsius"),
+    (r"degrees?\s*(?:F\b|[Ff]ahrenheit)|[Ff]ahrenheit", "degree Fahrenheit"),
+    (r"\s+\^", "^"),
+    (r"\\frac\s*\{([^{}]*)\}\s*\{([^{}]*)\}", r"\1/(\2)"),
+]
+# in an answer these say that it is not simply this number
+DOUBT = re.compile(rf"{any_word('negations', 'doubts')}|n't\b", re.IGNORECASE)
+_NO_UNIT = re.compile(rf"{any_word('no_unit', 'months')}|\btimes\b(?!\W*$)", re.IGNORECASE)
+# without a size here, but no variables either; the small words only beside others ("10 a day")
+_SHORT_UNITS = {"F", "in", "dB", "D", "AU", "yr", "KJ", "JK"}
+_SMALL_WORDS = {"of", "a", "an", "at", "by", "on", "in"}
 
 
-def _table() -> dict[str, Unit]:
-    known = {name: Unit(Fraction(1), frozenset({(name, 1)})) for name in _OWN_KIND}
-    for name in _BASIC:
-        _add(known, name, Unit(Fraction(1), frozenset({(name, 1)})), _PREFIXES)
-    for name, number, unit in _defined(_WITH_PREFIX):
-        _add(known, name, _times(number, read_unit(unit, known)), _PREFIXES)
-    for line in _WORDS.split(";"):
-        names, symbol = line.strip().split(" = ")
-        for name in names.split():
-            _add(known, name, known[symbol], _LONG_PREFIXES)
-    for names, number, unit in _defined(_ALONE):
-        known |= dict.fromkeys(names.split(), _times(number, read_unit(unit, known)))
-    return known
-
-
-def _defined(lines: str) -> list[tuple[str, Fraction, str]]:
-    parts = [re.fullmatch(r"\s*(.+) = (\S+) (.+)", line).groups() for line in lines.split(";")]
-    return [(names, Fraction(number), unit) for names, number, unit in parts]
-
-
-def _times(number: Fraction, unit: Unit) -> Unit:
-    return Unit(number * unit.size, unit.powers)
-
-
-def _add(known: dict[str, Unit], name: str, unit: Unit, prefixes: dict[str, int]) -> None:
-    known[name] = unit
-    for prefix, power in prefixes.items():
-        known[prefix + name] = _times(Fraction(10) ** power, unit)
-
-
-def read_unit(text: str, known: dict[str, Unit] | None = None) -> Unit | None:
+def read_unit(text: str, known: Mapping[str, Unit] | None = None) -> Unit | None:
     """ "km/h", "N · m^{-1}", "\\frac{J}{mol K}" or "J/(mol K)": factors with powers; None where one is unknown.
 
-    Behind a slash only one factor is clear: "J/mol K" is not read. known: the units so far, while their table
-    is built.
+    Behind a slash only one factor is clear: "J/mol K" is not read.
+
+    Args:
+        text: In the notation of ``plain_notation``.
+        known: The units so far, while their table is built; None: all of them.
     """
-    size, powers, place, divided = Fraction(1), Counter(), 0, False
+    known = _UNITS if known is None else known
+    size, powers = Fraction(1), Counter()
+    position, divided = 0, False
     text = _in_a_row(text)
-    while place < len(text):
-        found = _FACTOR.match(text, place)
-        factor = _named(found["name"], _UNITS if known is None else known) if found else None
+    if not text:
+        return None
+    while position < len(text):
+        found = _FACTOR.match(text, position)
+        factor = _look_up(found["name"], known) if found else None
         if factor is None or (divided and not found["link"]):
             return None
-        below = found["link"] in ("/", "per")
-        power = _power(found) * (-1 if below else 1)
-        size *= factor.size**power
-        powers.update({name: n * power for name, n in factor.powers})
-        place, divided = found.end(), divided or below
-    return Unit(size, frozenset((name, n) for name, n in powers.items() if n)) if text else None
-
-
-def _power(found: re.Match) -> int:
-    shape = {"s": 2, "c": 3}.get((found["shape"] or " ")[0], 1)  # square feet, cubic meters
-    return shape * int(found["braced"] or found["power"] or 1)
-
-
-_IN_A_ROW = [
-    (re.compile(pattern), by)
-    for pattern, by in (
-        (r"degrees?\s*(?:C\b|[Cc]elsius)|[Cc]elsius", "degree Celsius"),
-        (r"degrees?\s*(?:F\b|[Ff]ahrenheit)|[Ff]ahrenheit", "degree Fahrenheit"),
-        (r"\s+\^", "^"),
-        (r"\\frac\s*\{([^{}]*)\}\s*\{([^{}]*)\}", r"\1/(\2)"),
-    )
-]
+        exponent = int(found["braced"] or found["power"] or 1)
+        exponent *= {"s": 2, "c": 3}.get((found["shape"] or " ")[0], 1)  # square feet, cubic meters
+        if found["link"] in ("/", "per"):
+            exponent, divided = -exponent, True
+        size *= factor.size**exponent
+        powers.update({name: power * exponent for name, power in factor.powers})
+        position = found.end()
+    return Unit(size, frozenset((name, power) for name, power in powers.items() if power))
 
 
 def _in_a_row(text: str) -> str:
     """Without fractions and parentheses: "J/(mol K)" and "\\frac{J}{mol K}" become "J/mol/K"."""
-    for pattern, by in _IN_A_ROW:
-        text = pattern.sub(by, text)
-    below = re.fullmatch(r"([^/()]*)/\s*\(([^/()]*)\)\s*", text)
-    if below:
-        factors = re.split(r"[\s·*]+", below[2].strip())
-        text = "/".join([below[1], *factors])
+    for pattern, replacement in _REWRITES:
+        text = re.sub(pattern, replacement, text)
+    # of "J/(mol K)" both factors are below the line
+    quotient = re.fullmatch(r"([^/()]*)/\s*\(([^/()]*)\)\s*", text)
+    if quotient:
+        text = "/".join([quotient[1], *re.split(r"[\s·*]+", quotient[2].strip())])
     return text.strip()
 
 
-def _named(name: str, known: dict[str, Unit]) -> Unit | None:
-    """As written, since m and M differ; words in any case, of one or of many."""
+def _look_up(name: str, known: Mapping[str, Unit]) -> Unit | None:
+    """As written, since m and M differ; words in any case, in singular or plural."""
+    # short names are exact
     if name in known or len(name) < 3:
         return known.get(name)
     return known.get(name.lower()) or known.get(name.lower().removesuffix("s"))
@@ -127,38 +89,15 @@ def leading_unit(text: str) -> str:
     """The longest known unit that a text begins with; empty without one, or if it is part of another."""
     if read_unit(text):
         return text.strip()
-    ends, found = [], _FACTOR.match(text)
-    while found and len(ends) < 6:
-        ends.append(found.end())
-        found = _FACTOR.match(text, found.end())
-    end = next((end for end in reversed(ends) if read_unit(text[:end])), 0)
-    return "" if re.match(r"\s*(?:[/·^]|per\b)", text[end:]) else text[:end].strip()
-
-
-NUMBER_WORDS = (
-    "one|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve|"
-    "(?:thir|four|fif|six|seven|eigh|nine)teen|(?:twen|thir|for|fif|six|seven|eigh|nine)ty|"
-    "hundred|thousand|million|billion"
-)
-MONTHS = "january|february|march|april|may|june|july|august|september|october|november|december"
-# in an answer these say that it is not simply this number
-DOUBT = re.compile(
-    r"\b(?:or|nor|not|no|never|neither|either|cannot|but|except|unless|if|maybe|perhaps|possibly|wrong|"
-    r"incorrect|false|between|than|least|most|half|halves|(?:third|fourth|quarter)s?|"
-    r"(?:fif|six|seven|eigh|nin|ten|hundred|thousand|million)ths?|"
-    rf"{NUMBER_WORDS})\b|n't\b",
-    re.IGNORECASE,
-)
-# behind a number these say more than a unit: "5 plus three", "5 squared", "5 mod 7", "20 June"
-_NO_UNIT = re.compile(
-    r"\b(?:and|plus|minus|over|to|squared|cubed|factorial|prime|mod|modulo|base|root|choose|divided|"
-    r"times(?!\W*$)|pi|sin|cos|tan|cot|log|exp|sqrt|max|gcd|lcm|is|are|was|were|equals|minimum|maximum|"
-    rf"infinity|because|since|so|score|gross|below|zero|kilo|mega|giga|milli|{MONTHS})\b",
-    re.IGNORECASE,
-)
-# without a size here, but no variables either; the small words only beside others ("10 a day")
-_SHORT = {"F", "in", "dB", "D", "AU", "yr", "KJ", "JK"}
-_SMALL = {"of", "a", "an", "at", "by", "on", "in"}
+    longest = end = 0
+    for _ in range(6):  # no unit has more factors
+        found = _FACTOR.match(text, end)
+        if not found:
+            break
+        end = found.end()
+        if read_unit(text[:end]):
+            longest = end
+    return "" if re.match(r"\s*(?:[/·^]|per\b)", text[longest:]) else text[:longest].strip()
 
 
 def may_be_unit(text: str) -> bool:
@@ -169,17 +108,46 @@ def may_be_unit(text: str) -> bool:
         return True
     if not re.fullmatch(r"[A-Za-zµΩ/·$€£¥₹](?:[A-Za-zµΩ .'/^{}\d·$€£¥₹]|(?<=\w)-(?=\w)|\^\{?-)*", text):
         return False
-    a_digit_and_no_power = re.search(r"(?<![\^{\-\d])\d", text)
-    if DOUBT.search(text) or _NO_UNIT.search(text) or a_digit_and_no_power:
+    digit_that_is_no_power = re.search(r"(?<![\^{\-\d])\d", text)
+    if DOUBT.search(text) or _NO_UNIT.search(text) or digit_that_is_no_power:
         return False
-    words = re.findall(r"[A-Za-zµΩ]+", text)
-    return not set(words) <= _SMALL - _SHORT and all(
-        word in _SHORT | _SMALL or _named(word, _UNITS) or _is_word(word) for word in words
-    )
+    words = set(re.findall(r"[A-Za-zµΩ]+", text))
+    if words <= _SMALL_WORDS - _SHORT_UNITS:
+        return False
+    for word in words - _SHORT_UNITS - _SMALL_WORDS:
+        pronounceable = len(word) > 2 and re.search("[aeiouy]", word, re.IGNORECASE)
+        if not pronounceable and not _look_up(word, _UNITS):
+            return False
+    return True
 
 
-def _is_word(word: str) -> bool:
-    return len(word) > 2 and re.search("[aeiouy]", word, re.IGNORECASE) is not None
+def _table() -> dict[str, Unit]:
+    """All units by their names, prefixes included."""
+    tables = TABLES["units"]
+    known: dict[str, Unit] = {}
+
+    def _define(name: str, unit: Unit, prefixes: Mapping[str, int]) -> None:
+        known[name] = unit
+        for prefix, power in prefixes.items():
+            known[prefix + name] = Unit(unit.size * Fraction(10) ** power, unit.powers)
+
+    def _defined(definition: str) -> Unit:  # "60 s"
+        number, text = definition.split(" ", 1)
+        unit = read_unit(text, known)
+        return Unit(Fraction(number) * unit.size, unit.powers)
+
+    for name in tables["alone"]:
+        _define(name, Unit(Fraction(1), frozenset({(name, 1)})), {})
+    for name in tables["basic"]:
+        _define(name, Unit(Fraction(1), frozenset({(name, 1)})), tables["prefixes"])
+    for name, definition in tables["derived"].items():
+        _define(name, _defined(definition), tables["prefixes"])
+    for name, symbol in tables["names"].items():
+        _define(name, known[symbol], tables["long_prefixes"])
+    for names, definition in tables["others"].items():
+        for name in names.split():
+            _define(name, _defined(definition), {})
+    return known
 
 
 _UNITS = _table()

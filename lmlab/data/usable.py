@@ -1,5 +1,6 @@
 """Pairs of sentences as they are found: what cannot be used is counted, shown and left out."""
 
+import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -10,6 +11,8 @@ PAIR_KEYS = (("modern", "shakespearean"), ("input", "output"))
 _BEFORE = ("system", "instruction")  # columns beside "input" that say what to do with it
 MAX_INVALID_FRACTION = 0.05  # of the rows of a source, that may be unusable
 _SHOWN = 3  # bad rows that are shown
+
+logger = logging.getLogger(__name__)
 
 
 class BadRow(NamedTuple):
@@ -88,9 +91,17 @@ def _shown(row: Mapping, keys: tuple[str, str]) -> str:
 def leave_out(
     bad: Sequence[BadRow], n_rows: int, source: str, max_invalid_fraction: float, place: str = "row"
 ) -> None:
-    """Says which rows are left out and why; raises ValueError for a share above ``max_invalid_fraction``.
+    """Warns of the rows that are left out, and why.
 
-    place: what ``BadRow.row`` counts, "row" or "line".
+    Args:
+        bad: These rows.
+        n_rows: Of the source, with them.
+        source: What messages call it.
+        max_invalid_fraction: Of the rows, that may be unusable.
+        place: What ``BadRow.row`` counts, "row" or "line".
+
+    Raises:
+        ValueError: More than ``max_invalid_fraction`` of the rows are unusable.
     """
     if not bad:
         return
@@ -100,9 +111,9 @@ def leave_out(
     if len(bad) > max_invalid_fraction * n_rows:
         raise ValueError(
             f"{source} has {len(bad)} of {n_rows} rows that cannot be used ({counts}), more "
-            f"than max_invalid_fraction {max_invalid_fraction:g} allows; mend them or raise it. {shown}"
+            f"than max_invalid_fraction {max_invalid_fraction:g} allows; fix them or raise it. {shown}"
         )
-    print(f"left out {len(bad)} of {n_rows} rows of {source}: {counts}. {shown}")
+    logger.warning("left out %d of %d rows of %s: %s. %s", len(bad), n_rows, source, counts, shown)
 
 
 def text_rows(

@@ -11,8 +11,8 @@ from lmlab.data.dedup import (
     TextIndex,
     copied_ngrams,
     duplicate_fraction,
+    duplicate_groups,
     exact_duplicates,
-    group_split,
     jaccard,
     leakage,
     longest_copies,
@@ -22,11 +22,12 @@ from lmlab.data.dedup import (
     normalize_text,
     shingles,
 )
+from lmlab.data.splits import group_split
 from lmlab.data.statistics import (
     audit_pairs,
     best_fit,
     distinct_n,
-    packing,
+    packing_efficiency,
     rare_words,
     row_input,
     row_text,
@@ -119,12 +120,12 @@ def test_best_fit_fills_as_the_plain_algorithm_does(seed):
 
 
 def test_packing_by_hand():
-    ways = {way.method: way for way in packing([3, 5, 8, 4], max_length=8, batch_size=2)}
+    ways = {way.method: way for way in packing_efficiency([3, 5, 8, 4], max_length=8, batch_size=2)}
     assert ways["pad to max_length"].real == 20 / 32
     assert ways["pad to the longest of the batch"].real == 20 / (2 * 5 + 2 * 8)
     assert ways["best-fit packing"].real == 20 / 24
     assert ways["concatenate and cut"][1:] == (20 / 24, 1 - 20 / 24, 0.0)
-    assert packing([3, 6, 3], 4, 2)[3].split == 1 / 3  # 3 + 1 | 4 | 1 + 3: the second is cut
+    assert packing_efficiency([3, 6, 3], 4, 2)[3].split == 1 / 3  # 3 + 1 | 4 | 1 + 3: the second is cut
 
 
 def test_words():
@@ -165,16 +166,39 @@ def test_an_index_finds_what_a_comparison_of_all_finds():
     assert TextIndex(["A b!"]).repeats("a  B") == "repeats another"
 
 
-def test_a_split_keeps_like_texts_on_one_side():
+ROBE = (
+    "A robe takes 2 bolts of blue fiber and half that much white fiber. How many bolts in total does it take?"
+)
+
+
+def test_versions_of_one_question_are_one_group():
+    questions = [
+        ROBE,
+        ROBE.upper() + "!",
+        ROBE.replace("2 bolts", "4 bolts"),
+        "How many eggs does Janet sell?",
+    ]
+    assert duplicate_groups(questions) == [[0, 1], [2], [3]]
+    assert duplicate_groups(questions, 0.7) == [[0, 1, 2], [3]]
+    chain = ["a b c d e f g h", "b c d e f g h i", "c d e f g h i j", "quite another text"]
+    assert duplicate_groups(chain, 0.5) == [[0, 1, 2], [3]], "who is joined by a third is joined"
+
+
+def test_a_group_split_keeps_duplicates_on_one_side():
     texts = with_twins() + with_twins()[:5]
-    train, validation = group_split(texts, 20, seed=3)
+    train, validation = group_split(texts, 20, seed=3, threshold=0.6)
     assert sorted(train + validation) == list(range(len(texts))) and len(validation) == 20
     assert not any(jaccard(shingles(texts[i]), shingles(texts[j])) >= 0.6 for i in train for j in validation)
-    assert group_split(texts, 20, seed=3) == (train, validation) != group_split(texts, 20, seed=4)
+    assert group_split(texts, 20, 3, 0.6) == (train, validation) != group_split(texts, 20, 4, 0.6)
+    train, validation = group_split(texts, 20, seed=3)
+    assert leakage([texts[i] for i in train], [texts[i] for i in validation]).exact == 0
+
+
+def test_a_group_split_stays_whole_and_leaves_no_side_empty(caplog):
     chain = ["a b c d e f g h", "b c d e f g h i", "c d e f g h i j", "quite another text"]
-    assert group_split(chain, 1, threshold=0.5)[1] == [3], "who is joined by a third is joined"
-    for n in (4, 2):
-        with pytest.raises(ValueError, match=f"n_validation got {n} of 4 texts in 2 groups"):
+    assert group_split(chain, 2, threshold=0.5) == ([0, 1, 2], [3]) and "1 of 2" in caplog.text
+    for n in (0, 4):
+        with pytest.raises(ValueError, match=f"n_validation got {n} "):
             group_split(chain, n, threshold=0.5)
 
 

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from lmlab.data.answers import answers_match, extract_answer, grade_response
-from lmlab.data.augmentation import redrawn
+from lmlab.data.augmentation import resample_numbers
 from lmlab.data.numbers import parse_gold, read_answer, unread_parts
 from lmlab.data.reasoning import reasoning_rows
-from lmlab.evaluation.rewards import right
+from lmlab.evaluation.rewards import accuracy_reward
 
 DATA = Path(__file__).parents[3] / "shared" / "data"  # real problems, where there are any
 
@@ -22,7 +22,7 @@ def rewarded(said: str, gold: str, unit: str = "") -> bool:
     """By the reward itself, however the answer is said."""
     texts = (f"I think.\n</think>\n\nThe answer is {said}.", f"I think.\n</think>\n\nSo $\\boxed{{{said}}}$.")
     completions = [[{"role": "assistant", "content": text}] for text in texts]
-    rewards = right(completions, [gold] * 2, [0.0] * 2, [unit] * 2)
+    rewards = accuracy_reward(completions, [gold] * 2, [0.0] * 2, [unit] * 2)
     assert rewards[0] == rewards[1], (said, gold, rewards)
     return bool(rewards[0])
 
@@ -413,10 +413,11 @@ def test_nothing_is_no_gold(text):
     assert not answers_match("None" if text is None else str(text), "" if text is None else str(text))
 
 
-def test_a_row_whose_gold_is_nothing_is_left_out_and_shown(capsys):
+def test_a_row_whose_gold_is_nothing_is_left_out_and_shown(capsys, caplog):
     kept = reasoning_rows([gsm8k("5"), gsm8k("nan"), gsm8k("Tuesday")], "rows", 0.5)
     assert [row["answer"] for row in kept] == ["5", "Tuesday"]
-    assert "1 of 3" in (out := capsys.readouterr().out) and "row 1" in out
+    said = capsys.readouterr().out + caplog.text
+    assert "1 of 3" in said and "row 1" in said
 
 
 @pytest.mark.parametrize(
@@ -451,13 +452,13 @@ def test_what_is_lost_of_a_gold_is_seen_without_the_parser(gold, made):
     assert not unread_parts(gold, parse_gold(gold).written)
 
 
-def test_a_target_that_lost_a_part_of_its_gold_is_left_out(monkeypatch, capsys):
+def test_a_target_that_lost_a_part_of_its_gold_is_left_out(monkeypatch, capsys, caplog):
     """Even if the reading of golds goes wrong again."""
-    from lmlab.data import numbers
+    from lmlab.data import reasoning
 
-    monkeypatch.setattr(numbers, "parse_gold", lambda text: read_answer("5"))
+    monkeypatch.setattr(reasoning, "parse_gold", lambda text: read_answer("5"))
     assert reasoning_rows([gsm8k("5"), gsm8k("5√2")], "rows", 0.5)[0]["answer"] == "5"
-    assert "1 the answer is not read whole" in capsys.readouterr().out
+    assert "1 the answer is not read whole" in capsys.readouterr().out + caplog.text
 
 
 @pytest.mark.skipif(not (DATA / "scibench_half.jsonl").is_file(), reason=f"no real problems at {DATA}")
@@ -477,8 +478,9 @@ def test_the_golds_of_published_sets_equal_themselves(name, n):
 
 # --- beside math-verify -------------------------------------------------------------------------------
 
-# Where it answers at all, it agrees on 231 of 304 of what is right, on 411 of 438 of what is wrong, and on 519 of 520 of the
-# golds with themselves and their neighbors. What it does otherwise, and why we do not:
+# math-verify 0.9 with its own settings takes 184 of the 325 of RIGHT, refuses 476 of the 548 of WRONG, and is misled by
+# 72 of the 93 HEDGED sentences; the golds it has right (180 of 180, and 532 of 534 neighbors). It takes 10 to 100 times
+# as long, and on 18 of the 54 HOSTILE texts more than five seconds. What it does otherwise, and why we do not:
 OTHERWISE = {
     "58 1/2 is a product: 29; \\frac is right": r"58 ",
     "no e in numbers, no x for times": r"\de-?\d|x10",
@@ -526,7 +528,7 @@ def test_differences_from_math_verify_are_explained():
     pytest.importorskip("math_verify")
     beside = [(a, b) for i, a in enumerate(GOLDS) for b in GOLDS[i : i + 3]]
     wrong = [pair for pair in pairs(WRONG) if pair[0] != pair[1]]
-    verdicts = by_math_verify((pairs(RIGHT) + wrong + beside)[::2])  # every second, to save time
+    verdicts = by_math_verify((pairs(RIGHT) + wrong + beside)[::4])  # every fourth, to save time
     differ = [(gold, said) for gold, said, verdict in verdicts if verdict != answers_match(said, gold)]
     unexplained = [
         f"{gold} | {said}"
@@ -548,9 +550,10 @@ def test_a_problem_whose_answer_is_no_plain_number_is_not_resampled(answer):
         "question": "Ann has 48 clips and sells 36. How many has she?",
         "answer": f"48-36=<<48-36=12>>12\n#### {answer}",
     }
-    assert all(redrawn(row, random.Random(seed)) is None for seed in range(5))
+    assert all(resample_numbers(row, random.Random(seed)) is None for seed in range(5))
     assert any(
-        redrawn({**row, "answer": "48-36=<<48-36=12>>12\n#### 12"}, random.Random(seed)) for seed in range(5)
+        resample_numbers({**row, "answer": "48-36=<<48-36=12>>12\n#### 12"}, random.Random(seed))
+        for seed in range(5)
     )
 
 
@@ -562,4 +565,4 @@ def test_a_problem_with_numbers_that_are_not_read_is_not_resampled(number):
         "question": f"Ann has {number} pears, 48 clips and sells 36. How many?",
         "answer": "48-36=<<48-36=12>>12\n#### 12",
     }
-    assert all(redrawn(row, random.Random(seed)) is None for seed in range(5))
+    assert all(resample_numbers(row, random.Random(seed)) is None for seed in range(5))

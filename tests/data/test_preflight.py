@@ -8,9 +8,9 @@ from datasets import Dataset
 from trl import SFTConfig, SFTTrainer
 from trl.chat_template_utils import get_training_chat_template
 
-from lmlab.data.loading import load_rows
 from lmlab.data.preflight import preflight
 from lmlab.data.reasoning import to_reasoning_format
+from lmlab.data.sources import load_rows
 from lmlab.models import IGNORE_INDEX
 from lmlab.models.sources import load_model, load_tokenizer
 
@@ -65,30 +65,30 @@ def test_the_right_way_passes(model, tokenizer, problems, tmp_path, packing):
     report = looked_at(trainer, tokenizer, max_length=200)
     assert failed(report) == [] and report.passed
     report.require()
-    assert report.n_conversations == N and report.answers_lost == 0 and report.cut_share == 0
-    assert 0.3 < report.supervised_share < 0.6
+    assert report.n_conversations == N and report.answers_lost == 0 and report.truncated_fraction == 0
+    assert 0.3 < report.supervised_fraction < 0.6
 
 
 def test_stock_template_that_drops_the_reasoning(model, tokenizer, problems, tmp_path):
     """Prompt and completion through R1's own template, as TRL does without assistant_only_loss."""
     trainer = trained_on(model, tokenizer, pairs(problems), tmp_path)
     report = looked_at(trainer, tokenizer)
-    assert "the reasoning bears loss" in failed(report)
-    with pytest.raises(ValueError, match=f"the reasoning bears loss: {N} of {N}"):
+    assert "the reasoning contributes to the loss" in failed(report)
+    with pytest.raises(ValueError, match=f"the reasoning contributes to the loss: {N} of {N}"):
         report.require()
 
 
 def test_messages_with_completion_only_loss_that_mask_nothing(model, tokenizer, problems, tmp_path):
     rows = [{"messages": row["prompt"] + row["completion"]} for row in problems]
     stock = trained_on(model, tokenizer, rows, tmp_path, completion_only_loss=True)
-    assert {"the question bears no loss", "some tokens bear loss, not all"} <= set(
+    assert {"the prompt is masked", "some tokens are masked, not all"} <= set(
         failed(looked_at(stock, tokenizer))
     )
     keeping = load_tokenizer("miniworld/qwen2")  # a template that keeps the reasoning does not help
     keeping.chat_template = get_training_chat_template(keeping)
     report = looked_at(trained_on(model, keeping, rows, tmp_path, completion_only_loss=True), tokenizer)
-    assert failed(report) == ["the question bears no loss", "some tokens bear loss, not all"]
-    assert report.supervised_share == 1
+    assert failed(report) == ["the prompt is masked", "some tokens are masked, not all"]
+    assert report.supervised_fraction == 1
 
 
 def test_pad_that_is_eos_with_the_plain_collator(tokenizer, problems):
@@ -99,7 +99,7 @@ def test_pad_that_is_eos_with_the_plain_collator(tokenizer, problems):
     other.pad_token = other.eos_token
     rows = [{"input_ids": right_ids(other, row)} for row in problems]
     report = preflight(rows, other, DataCollatorForLanguageModeling(other, mlm=False))
-    assert "the end (EOS) bears loss" in failed(report)
+    assert "EOS contributes to the loss" in failed(report)
 
 
 def right_ids(tokenizer, row):
@@ -122,7 +122,7 @@ def test_two_beginnings(model, tokenizer, problems, tmp_path):
         for text, row in zip(texts, problems, strict=True)
     ]
     report = looked_at(trained_on(model, tokenizer, rows, tmp_path), tokenizer)
-    assert failed(report) == ["one beginning (BOS)"]
+    assert failed(report) == ["one BOS"]
 
 
 def test_doubled_think(model, tokenizer, problems, tmp_path):
@@ -148,9 +148,9 @@ def test_max_length_that_cuts_all_answers(model, tokenizer, problems, tmp_path, 
     )
     report = looked_at(trainer, tokenizer, max_length=max_length)
     ids = [right_ids(tokenizer, row) for row in problems]
-    assert report.cut_share == sum(len(row) > max_length for row in ids) / N > 0
+    assert report.truncated_fraction == sum(len(row) > max_length for row in ids) / N > 0
     assert report.answers_lost == sum(len(row) > max_length + 1 for row in ids) > 0  # but for EOS alone
-    assert {"nothing is cut off", "the end (EOS) bears loss"} <= set(failed(report))
+    assert {"nothing is truncated", "EOS contributes to the loss"} <= set(failed(report))
     assert report.n_conversations == N
 
 
@@ -165,16 +165,19 @@ def test_padding_that_bears_loss(tokenizer, problems):
         return {"input_ids": ids, "labels": ids.clone()}
 
     rows = [{"input_ids": right_ids(tokenizer, row)} for row in problems]
-    assert "padding bears no loss" in failed(preflight(rows, tokenizer, careless))
+    assert "padding is masked" in failed(preflight(rows, tokenizer, careless))
 
 
-FINE = "from the first label on, all are"
+FINE = "every completion token is a label"
 
 
 @pytest.mark.parametrize(
     "fault, check",
     [
-        (lambda labels, end: [IGNORE_INDEX] * (len(labels) - 1) + labels[-1:], "the reasoning bears loss"),
+        (
+            lambda labels, end: [IGNORE_INDEX] * (len(labels) - 1) + labels[-1:],
+            "the reasoning contributes to the loss",
+        ),
         (
             lambda labels, end: [
                 end if i > end - 3 and token != IGNORE_INDEX and i < len(labels) - 1 else token
@@ -237,7 +240,7 @@ def whole(rows):
 def test_without_a_conversation_nothing_passes(tokenizer):
     report = preflight([], tokenizer, whole, n_conversations=N)
     assert len(failed(report)) == len(report.checks) - 1  # there is no padding either
-    assert (report.n_conversations, report.answers_lost, report.cut_share) == (N, N, 1.0)
+    assert (report.n_conversations, report.answers_lost, report.truncated_fraction) == (N, N, 1.0)
     assert "no conversation is left" in str(report)
 
 
@@ -246,7 +249,7 @@ def test_it_reads_without_colour_and_escapes_what_it_shows(model, tokenizer, pro
         trained_on(model, tokenizer, pairs(problems), tmp_path, assistant_only_loss=True), tokenizer
     )
     text, page = str(report), report._repr_html_()
-    assert "ok   one beginning (BOS)" in text and "█</think>" in text and "·<think>" in text and "░" in text
+    assert "ok   one BOS" in text and "█</think>" in text and "·<think>" in text and "░" in text
     assert "&lt;think&gt;" in page and "<think>" not in page
     assert "text-decoration:line-through" in page and "font-weight:bold" in page
     assert page.count(f">{tokenizer.eos_token_id}</small>") == 3  # the label under the end of each row shown

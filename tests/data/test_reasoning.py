@@ -7,23 +7,19 @@ import pytest
 
 from lmlab import miniworld
 from lmlab.data.answers import arithmetic, extract_answer
-from lmlab.data.augmentation import augment_problems, redrawn
-from lmlab.data.dedup import exact_leakage
-from lmlab.data.loading import load_rows
+from lmlab.data.augmentation import augment_problems, resample_numbers
 from lmlab.data.numbers import read_answer
 from lmlab.data.reasoning import (
     CALCULATION,
+    curriculum_order,
     difficulty,
-    easy_first,
     level,
     level_name,
-    problem_groups,
-    question_of,
     reasoning_rows,
-    split_by_problem,
     to_reasoning_format,
 )
-from lmlab.miniworld import problems as village
+from lmlab.data.sources import load_rows
+from lmlab.miniworld import calculations
 
 # --- conversion --------------------------------------------------------------------------------------
 
@@ -123,7 +119,7 @@ def test_miniworld_problems_agree_with_their_own_answers(source):
 
 
 def test_row_of_another_schema_is_refused():
-    with pytest.raises(ValueError, match="keys text; "):
+    with pytest.raises(ValueError, match="keys text"):
         to_reasoning_format({"text": "x"})
 
 
@@ -138,8 +134,8 @@ GSM8K = {"question": "What is 2 + 3?", "answer": "2 + 3 = <<2+3=5>>5\n#### 5"}
         ({**GSM8K, "answer": "#### 5"}, "no solution"),
         ({**GSM8K, "answer": "2 + 3 = <<2+3=6>>6\n#### 6"}, "a calculation that is wrong"),
         ({**GSM8K, "answer": "2 ? 3 = <<2?3=5>>5\n#### 5"}, "a calculation that is wrong"),
-        ({**GSM8K, "answer": "Hm </think> 2 + 3 = 5\n#### 5"}, "a mark of the chat template"),
-        ({**GSM8K, "question": "<｜User｜> What?"}, "a mark of the chat template"),
+        ({**GSM8K, "answer": "Hm </think> 2 + 3 = 5\n#### 5"}, "a tag of the chat template"),
+        ({**GSM8K, "question": "<｜User｜> What?"}, "a tag of the chat template"),
         (
             code_row(
                 ("text", "Compute."),
@@ -161,11 +157,11 @@ GSM8K = {"question": "What is 2 + 3?", "answer": "2 + 3 = <<2+3=5>>5\n#### 5"}
         (code_row(("text", "Compute."), ("text", "It is many.")), "no final answer"),
     ],
 )
-def test_rows_that_cannot_be_used_are_counted_and_shown(row, why, capsys):
+def test_rows_that_cannot_be_used_are_counted_and_shown(row, why, capsys, caplog):
     kept = reasoning_rows([GSM8K, row, GOOD], "some rows", max_invalid_fraction=0.5)
     assert [problem["answer"] for problem in kept] == ["5", "42"]
-    assert f"left out 1 of 3 rows of some rows: 1 {why}" in capsys.readouterr().out
-    with pytest.raises(ValueError, match="more than max_invalid_fraction 0.1 allows"):
+    assert f"1 of 3 rows of some rows: 1 {why}" in capsys.readouterr().out + caplog.text
+    with pytest.raises(ValueError, match=r"max_invalid_fraction 0\.1 "):
         reasoning_rows([GSM8K, row, GOOD], "some rows", max_invalid_fraction=0.1)
 
 
@@ -208,56 +204,12 @@ def test_levels_leave_no_gap():
     assert [level_name(level(steps)) for steps in (3, 5, 30)] == ["3", "5 to 6", "20 or more"]
 
 
-def test_easy_first():
+def test_curriculum_order():
     rows = reasoning_rows(
         miniworld.dataset("harder-problems", n=5) + miniworld.dataset("problems", n=15), "x"
     )
-    ordered = [(row["steps"], len(row["completion"][0]["content"])) for row in easy_first(rows)]
+    ordered = [(row["steps"], len(row["completion"][0]["content"])) for row in curriculum_order(rows)]
     assert ordered == sorted(ordered) and len({steps for steps, _ in ordered}) == 3
-
-
-def problem(question):
-    return {"prompt": [{"role": "user", "content": question}]}
-
-
-ROBE = (
-    "A robe takes 2 bolts of blue fiber and half that much white fiber. How many bolts in total does it take?"
-)
-
-
-def test_versions_of_one_problem_are_one_group():
-    questions = [
-        ROBE,
-        ROBE.upper() + "!",
-        ROBE.replace("2 bolts", "4 bolts"),
-        "How many eggs does Janet sell?",
-    ]
-    assert problem_groups(questions) == [0, 0, 2, 3]
-    assert problem_groups(questions, near=0.7) == [0, 0, 0, 3]
-
-
-@pytest.mark.parametrize("near", [None, 0.7])
-def test_no_problem_stands_on_both_sides(near):
-    things = ("eggs", "lamps", "roses", "kites", "drums", "pears", "nets", "axes", "bowls", "masks")
-    questions = [
-        f"Somebody in house {i} has many {thing} and a box of others. How many {thing} are there at "
-        f"the {thing} stall in all?"
-        for i, thing in enumerate(things * 6)
-    ] + [ROBE, ROBE.lower()]
-    train, held_out = split_by_problem(list(map(problem, questions)), share=0.2, near=near)
-    assert sorted(map(question_of, train + held_out)) == sorted(questions)
-    assert exact_leakage(list(map(question_of, train)), list(map(question_of, held_out))) == 0
-    kinds = [
-        {next(word for word in (*things, "robe") if word in question_of(row).lower()) for row in side}
-        for side in (train, held_out)
-    ]
-    assert bool(kinds[0] & kinds[1]) == (near is None)  # the texts differ in a house number alone
-    assert 0.1 < len(held_out) / len(questions) < 0.4
-
-
-def test_the_split_depends_on_the_seed_alone():
-    rows = [problem(f"question {i}") for i in range(50)]
-    assert split_by_problem(rows, seed=1) == split_by_problem(rows, seed=1) != split_by_problem(rows, seed=2)
 
 
 # --- other numbers -----------------------------------------------------------------------------------
@@ -267,30 +219,30 @@ def numbers(text):
     return [int(number) for number in re.findall(r"\d+", text)]
 
 
-def test_redrawn_village_problems_are_new_and_true_and_keep_the_rules():
+def test_resampled_village_problems_are_new_and_true_and_keep_the_rules():
     rng, found = random.Random(0), []
     for row in miniworld.dataset("problems", n=300):
-        new = redrawn(row, rng)
+        new = resample_numbers(row, rng)
         if new is None:
             continue
         found.append(new)
-        assert village.verify(new) and set(new) == set(row)
+        assert calculations.verify(new) and set(new) == set(row)
         assert new["problem"] != row["problem"]
         assert re.sub(r"\d+", "#", new["problem"]) == re.sub(r"\d+", "#", row["problem"])
         for sum_ in new["steps"]:
             a, sign, b, _, _ = sum_.rstrip(".").split()
-            assert village.allowed(int(a), sign, int(b))
+            assert calculations.allowed(int(a), sign, int(b))
     assert len(found) > 150
 
 
-def test_redrawn_answers_follow_from_the_words():
+def test_resampled_answers_follow_from_the_words():
     """By the independent reading of tests/test_problems.py."""
-    from test_problems import solve
+    from tests.miniworld.test_problems import solve
 
     rng, n = random.Random(0), 0
     for row in miniworld.dataset("problems", n=400):
         told = re.search(r"have now\?", row["problem"]) and " than " not in row["problem"]
-        if told and (new := redrawn(row, rng)):
+        if told and (new := resample_numbers(row, rng)):
             assert solve(new["problem"]) == int(new["answer"])
             n += 1
     assert n > 80
@@ -304,10 +256,10 @@ CLIPS = {
 }
 
 
-def test_redrawn_gsm8k():
+def test_resampled_gsm8k():
     seen = set()
     for seed in range(20):
-        new = redrawn(CLIPS, random.Random(seed))
+        new = resample_numbers(CLIPS, random.Random(seed))
         (n,) = numbers(new["question"])
         assert n % 2 == 0 and 24 <= n <= 72  # half of it is whole
         assert new["answer"] == (
@@ -339,9 +291,10 @@ def test_redrawn_gsm8k():
         ("Ann has 7 apples and 8 pears. How many?", "7+8=15\n#### 15"),
     ],
 )
-def test_where_it_is_not_safe_nothing_is_redrawn(question, answer):
+def test_where_it_is_not_safe_nothing_is_resampled(question, answer):
     assert all(
-        redrawn({"question": question, "answer": answer}, random.Random(seed)) is None for seed in range(10)
+        resample_numbers({"question": question, "answer": answer}, random.Random(seed)) is None
+        for seed in range(10)
     )
 
 
@@ -385,7 +338,7 @@ def test_where_it_is_not_safe_nothing_is_redrawn(question, answer):
 )
 def test_numbers_that_mean_two_things_or_are_named_stay(question, answer, kept):
     row = {"question": question, "answer": answer}
-    found = [new for seed in range(20) if (new := redrawn(row, random.Random(seed)))]
+    found = [new for seed in range(20) if (new := resample_numbers(row, random.Random(seed)))]
     assert found and all(re.search(rf"\b{kept}\b", new["question"]) for new in found)
     assert len({new["question"] for new in found}) > 3
 
@@ -400,21 +353,23 @@ def test_shares_keep_their_numbers_and_nothing_becomes_negative():
         "answer": "10-8=<<10-8=2>>2\n#### 2",
     }
     for seed in range(20):
-        new = redrawn(share, random.Random(seed))
+        new = resample_numbers(share, random.Random(seed))
         assert "20%" in new["question"] and " 50 " not in new["question"]
-        have, eaten = numbers(redrawn(left, random.Random(seed))["question"])
+        have, eaten = numbers(resample_numbers(left, random.Random(seed))["question"])
         assert have > eaten
 
 
-def test_other_layouts_are_not_redrawn():
-    assert redrawn(GOOD, random.Random(0)) is None
+def test_other_layouts_are_not_resampled():
+    assert resample_numbers(GOOD, random.Random(0)) is None
     assert (
-        redrawn({"problem_text": "Find 3.", "answer_number": "3", "solution": "3 = 3"}, random.Random(0))
+        resample_numbers(
+            {"problem_text": "Find 3.", "answer_number": "3", "solution": "3 = 3"}, random.Random(0)
+        )
         is None
     )
 
 
-def test_redrawn_sums_are_true_in_a_longer_problem():
+def test_resampled_sums_are_true_in_a_longer_problem():
     row = {
         "question": "A farm has 300 hens, 212 ducks and 80 geese. Every day it loses 20 hens and 8 ducks. How many "
         "birds are left after a week?",
@@ -422,16 +377,17 @@ def test_redrawn_sums_are_true_in_a_longer_problem():
         "In 7 days, 28*7 = <<28*7=196>>196 are lost.\nSo 592-196 = <<592-196=396>>396 are left.\n#### 396",
     }
     for seed in range(10):
-        new = redrawn(row, random.Random(seed))
+        new = resample_numbers(row, random.Random(seed))
         sums = CALCULATION.findall(new["answer"])
         assert all(arithmetic(sum_) == read_answer(value).value for sum_, value in sums) and len(sums) == 4
         a, b, c, d, e = numbers(new["question"])
         assert int(new["answer"].rsplit(" ", 1)[1]) == a + b + c - 7 * (d + e) > 0
 
 
-def test_redrawn_problems_are_checked_and_counted(capsys):
+def test_augmented_problems_are_checked_and_counted(caplog):
+    caplog.set_level("INFO", "lmlab")
     rows = reasoning_rows([CLIPS, GOOD], "x")
     new = augment_problems(rows, 3)
     assert len(new) == 3 and {row["steps"] for row in new} == {2}
-    assert "redrew the numbers of 3 of 6 problems" in capsys.readouterr().out
+    assert "3 of 6 problems" in caplog.text
     assert augment_problems(rows, 0) == []

@@ -4,9 +4,10 @@ import json
 
 import pytest
 from datasets import Dataset, load_dataset_builder
+from pyarrow import ArrowInvalid
 
-from lmlab.data.loading import load_rows
 from lmlab.data.reasoning import reasoning_rows
+from lmlab.data.sources import load_rows
 from lmlab.data.streams import stream_texts
 from lmlab.data.usable import usable_pairs, usable_texts
 
@@ -336,12 +337,12 @@ BAD_LINES = {
 
 @pytest.mark.parametrize("line", BAD_LINES.values(), ids=BAD_LINES.keys())
 @pytest.mark.parametrize("first", [False, True])
-def test_a_line_that_is_no_row_is_counted_and_left_out(tmp_path, capsys, line, first):
+def test_a_line_that_is_no_row_is_counted_and_left_out(tmp_path, caplog, line, first):
     path = tmp_path / "rows.jsonl"
     good = [json.dumps(row).encode() for row in PAIRS]
     path.write_bytes(b"\n".join([line, *good] if first else [*good, line]))
     assert load_rows(str(path), "all").select_columns(["modern", "shakespearean"]).to_list() == PAIRS
-    shown = capsys.readouterr().out
+    shown = caplog.text
     assert "1 of 41" in shown and f"line {1 if first else 41}" in shown
     with pytest.raises(ValueError, match="max_invalid_fraction"):
         load_rows(str(path), "all", max_invalid_fraction=0.0)
@@ -428,7 +429,7 @@ def test_numbers_among_texts_are_answers_as_they_are_written(tmp_path):
     assert [float(answer) for answer in answers(problems)] == [36, 1.5, 7]
 
 
-def test_csv_is_text_and_what_is_empty_is_nothing(tmp_path, capsys):
+def test_csv_is_text_and_what_is_empty_is_nothing(tmp_path, caplog):
     path = tmp_path / "problems.csv"
     path.write_text(
         'problem_text,answer_number,unit\n"How far, and\nin what?",007.50,m\nWhat?,NA,\nWhere?,,m\n'
@@ -437,7 +438,7 @@ def test_csv_is_text_and_what_is_empty_is_nothing(tmp_path, capsys):
     )
     rows = load_rows(str(path), "all")
     assert rows[0] == {"problem_text": "How far, and\nin what?", "answer_number": "007.50", "unit": "m"}
-    assert "line 66" in capsys.readouterr().out
+    assert "line 66" in caplog.text
     problems = reasoning_rows(rows, "x")
     assert len(problems) == 61 and not {"NA", "None", "nan", ""} & set(answers(problems))
     assert list(stream_texts(write_csv(tmp_path / "texts.csv", ["a", "b, c", "nan"]))) == ["a", "b, c", "nan"]
@@ -500,8 +501,6 @@ FOLDERS = {
         "validation/b": "validation",
     },
     "words": {"my_train_1": "train", "my_train_2": "train", "my_dev": "validation"},
-    "capitals": {"Train": "train", "Valid": "validation"},
-    "one word": {"trainset": "train", "valset": "validation", "testset": "test"},
     "numbers": {"train1": "train", "train2": "train", "val1": "validation"},
     "inside": {"part.train.0": "train", "part.train.1": "train", "part.test.0": "validation"},
 }
@@ -531,7 +530,7 @@ def test_every_file_of_a_split_is_read(tmp_path, files, suffix):
     "files", [FOLDERS[name] for name in ("shards", "data/", "folders", "words", "inside")]
 )
 def test_splits_are_those_of_datasets(tmp_path, files):
-    from lmlab.data.readers import split_files
+    from lmlab.data.sources import split_files
 
     for name in (*files, *HIDDEN):
         write_texts(tmp_path / f"{name}.jsonl", ["a"])
@@ -594,13 +593,12 @@ def test_two_sets_in_one_folder_are_refused(tmp_path):
     assert texts_of(tmp_path / "main", "all") == ["main"]
 
 
-def test_missing_shards_and_files_of_no_split_are_said(tmp_path, capsys):
+def test_missing_shards_are_said(tmp_path, caplog):
     write_texts(tmp_path / "train-00001-of-00003.parquet", ["a", "b"])
     write_texts(tmp_path / "test-00000-of-00001.parquet", ["c"])
-    write_texts(tmp_path / "LICENSE.txt", ["free"])
+    write_texts(tmp_path / "LICENSE.txt", ["free"])  # its name says no split, so it is not read
     assert texts_of(tmp_path, "train") == ["a", "b"]
-    told = capsys.readouterr().out
-    assert "1 of 3 shards of train" in told and "LICENSE.txt" in told
+    assert "1 of 3 shards of train" in caplog.text
 
 
 def test_folders_that_cannot_be_read_are_refused_by_name(tmp_path):
@@ -611,7 +609,7 @@ def test_folders_that_cannot_be_read_are_refused_by_name(tmp_path):
         load_rows(str(tmp_path), "train")
     (tmp_path / "validation.jsonl").unlink()
     (tmp_path / "a.parquet").write_bytes(b"no parquet")
-    with pytest.raises(ValueError, match="a.parquet"):
+    with pytest.raises(ArrowInvalid, match="Parquet"):  # datasets logs the name of the file
         load_rows(str(tmp_path), "train")
 
 
@@ -626,7 +624,7 @@ def test_publishers_own_splits_are_not_thrown_together(tmp_path):
 # --- the sets of the lessons -------------------------------------------------------------------------
 
 
-def test_pairs_of_lesson_04_have_no_empty_side(tmp_path, capsys):
+def test_pairs_of_lesson_04_have_no_empty_side(tmp_path, caplog):
     from lmlab.data.pairs import pair_sets
     from lmlab.recipes import load_recipe
 
@@ -651,7 +649,7 @@ def test_pairs_of_lesson_04_have_no_empty_side(tmp_path, capsys):
         sets = pair_sets(cfg)
         found = {pair["modern"] for rows in sets.values() for pair in rows}
         assert len(found) > 320 and {"You know 3.", "You know 150."} < found and "You know 217." not in found
-        assert "row 217" in capsys.readouterr().out
+        assert "row 217" in caplog.text
 
 
 def test_problems_of_lesson_06_are_none_that_are_nothing(tmp_path):
@@ -674,7 +672,12 @@ def test_problems_of_lesson_06_are_none_that_are_nothing(tmp_path):
     rows[4]["answer"], rows[9]["question"], rows[14]["answer"] = "They say.\n#### nan", None, "None"
     source = write_rows(tmp_path / "problems.jsonl", rows)
     cfg = load_recipe(
-        "06_deepseek_qlora_think", "tiny", data=[source], max_invalid_fraction=0.2, n_validation=1, redrawn=1
+        "06_deepseek_qlora_think",
+        "tiny",
+        data=[source],
+        max_invalid_fraction=0.2,
+        n_validation=1,
+        augmented_copies=1,
     )
     sets = reasoning_sets(cfg, load_tokenizer("miniworld/qwen2"))
     found = [row for name in sets for row in sets[name]]

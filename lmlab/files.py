@@ -107,6 +107,29 @@ def replace_folder(target: str | Path, check: Callable[[Path], None] | None = No
     _remove_leftover(temporary, final)
 
 
+def require_disk_space(folder: str | Path, n_bytes: int) -> int:
+    """The free bytes of the disk of ``folder``, which need not exist yet.
+
+    Raises:
+        ValueError: They are fewer than ``n_bytes``.
+    """
+    existing = Path(folder)
+    while not existing.exists():
+        existing = existing.parent
+    free = shutil.disk_usage(existing).free
+    if n_bytes > free:
+        raise ValueError(
+            f"{folder} needs {n_bytes / 1e6:,.0f} MB, and its disk has {free / 1e6:,.0f} MB free; remove old runs "
+            "and merged models, or give an output_dir on another disk"
+        )
+    return free
+
+
+def folder_bytes(folder: Path) -> int:
+    """The bytes of all files in a folder."""
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
 def check_replaceable(target: Path, ours: Sequence[str] = MODEL_FILES) -> None:
     """Raises ValueError unless ``target`` is free, an empty folder, or one with a file named in ``ours``."""
     if not target.exists():

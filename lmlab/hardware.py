@@ -1,13 +1,17 @@
-"""What this machine is and which number formats follow. The one module that probes, and only when called."""
+"""What this machine is and which dtypes follow. The one module that probes, and only when called."""
 
 import html
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING
 
-# tera operations a second in dense bfloat16 or float16 products, from NVIDIA's data sheets (without sparsity)
+if TYPE_CHECKING:
+    import torch
+
+# peak TFLOPS of dense bfloat16 or float16 matrix products, from NVIDIA's data sheets (without sparsity)
 PEAK_TFLOPS = {
     "H200": 989,
     "H100 PCIe": 756,
@@ -34,7 +38,7 @@ GPUS = {
 }
 # 10^9 bytes a second between a GPU and its memory, by the data sheets (the A100's is that of 40 GB)
 BANDWIDTH = {"H200": 4800, "H100": 3350, "A100": 1555, "A10G": 600, "L4": 300, "T4": 320}
-SHORT_WINDOW = 256  # tokens; up to here attention's own products are few enough to be made whole on a CPU
+SHORT_WINDOW = 256  # tokens; up to here the attention scores are small enough to be computed whole on a CPU
 
 
 @dataclass(frozen=True)
@@ -44,23 +48,42 @@ class Machine:
     device: str  # "cuda", "mps" or "cpu"
     device_name: str
     dtype: str  # of weights and activations
-    bf16: bool  # train in bfloat16
-    fp16: bool  # train in float16 with a gradient scaler
-    use_cpu: bool  # what transformers' TrainingArguments calls it
     four_bit: bool  # bitsandbytes can load in 4 bits here
-    compute_dtype: str  # what 4-bit weights are unpacked to
     n_cpu: int
     memory_gb: float
     gpu_memory_gb: float | None
     reasons: tuple[str, ...]
 
+    # the next three are named as in transformers' TrainingArguments
     @property
-    def torch_dtype(self):
+    def bf16(self) -> bool:
+        """Train in bfloat16."""
+        return self.dtype == "bfloat16"
+
+    @property
+    def fp16(self) -> bool:
+        """Train in float16, with a gradient scaler."""
+        return self.dtype == "float16"
+
+    @property
+    def use_cpu(self) -> bool:
+        """Train on the CPU."""
+        return self.device == "cpu"
+
+    @property
+    def compute_dtype(self) -> str:
+        """What 4-bit weights are dequantized to."""
+        return self.dtype
+
+    @property
+    def torch_dtype(self) -> "torch.dtype":
+        """``dtype`` as torch's object."""
         import torch
 
         return getattr(torch, self.dtype)
 
     def rows(self) -> list[tuple[str, str]]:
+        """(name, value) to show."""
         shown = [(f.name, str(getattr(self, f.name))) for f in fields(self) if f.name != "reasons"]
         return [*shown, ("why", "; ".join(self.reasons))]
 
@@ -76,29 +99,19 @@ def describe_machine() -> Machine:
     """Looks at this machine. Never fails for want of a GPU or of bitsandbytes; says what is missing."""
     import torch
 
+    dtype, gpu_memory = "float32", None
     if torch.cuda.is_available():
-        device, name, dtype, reason = _cuda(torch)
+        device, name = "cuda", torch.cuda.get_device_name()
+        dtype, reason = _half_precision(*torch.cuda.get_device_capability())
+        gpu_memory = round(torch.cuda.get_device_properties(0).total_memory / 2**30, 1)
     elif torch.backends.mps.is_available():
-        device, name, dtype = "mps", "Apple GPU", "float32"
-        reason = "float32: training on mps is safest in it"
+        device, name, reason = "mps", "Apple GPU", "float32: training on mps is safest in it"
     else:
-        device, name, dtype, reason = "cpu", _cpu_name(), "float32", "float32: no GPU, and it is exact"
+        device, name, reason = "cpu", _cpu_name(), "float32: no GPU, and it is exact"
     four_bit, four_bit_reason = _four_bit(device)
-    gpu_memory = torch.cuda.get_device_properties(0).total_memory / 2**30 if device == "cuda" else None
-    return Machine(
-        device,
-        name,
-        dtype,
-        bf16=dtype == "bfloat16",
-        fp16=dtype == "float16",
-        use_cpu=device == "cpu",
-        four_bit=four_bit,
-        compute_dtype=dtype,
-        n_cpu=available_cores(),
-        memory_gb=round(_memory_bytes() / 2**30, 1),
-        gpu_memory_gb=gpu_memory and round(gpu_memory, 1),
-        reasons=(reason, four_bit_reason),
-    )
+    memory = round(_memory_bytes() / 2**30, 1)
+    reasons = (reason, four_bit_reason)
+    return Machine(device, name, dtype, four_bit, available_cores(), memory, gpu_memory, reasons)
 
 
 def gpu(name: str) -> Machine:
@@ -107,28 +120,12 @@ def gpu(name: str) -> Machine:
     if name not in GPUS:
         raise ValueError(f"gpu got {name!r}; give one of {', '.join(GPUS)}")
     memory, capability = GPUS[name]
-    dtype, reason = _half(*capability)
-    return Machine(
-        "cuda",
-        name,
-        dtype,
-        bf16=dtype == "bfloat16",
-        fp16=dtype == "float16",
-        use_cpu=False,
-        four_bit=True,
-        compute_dtype=dtype,
-        n_cpu=available_cores(),
-        memory_gb=0.0,
-        gpu_memory_gb=memory,
-        reasons=(reason, "from a table: no GPU was looked at"),
-    )
+    dtype, reason = _half_precision(*capability)
+    reasons = (reason, "from a table: no GPU was looked at")
+    return Machine("cuda", name, dtype, True, available_cores(), 0.0, memory, reasons)
 
 
-def _cuda(torch) -> tuple[str, str, str, str]:
-    return "cuda", torch.cuda.get_device_name(), *_half(*torch.cuda.get_device_capability())
-
-
-def _half(major: int, minor: int) -> tuple[str, str]:
+def _half_precision(major: int, minor: int) -> tuple[str, str]:
     # is_bf16_supported() says yes to emulation as well, so the capability decides
     if major >= 8:
         return "bfloat16", f"bfloat16: compute capability {major}.{minor} has it in hardware"
@@ -145,10 +142,10 @@ def _four_bit(device: str) -> tuple[bool, str]:
     return True, "4-bit by bitsandbytes"
 
 
-def peak_flops(device, dtype: str) -> float | None:
-    """Operations per second that a device is sold with in ``dtype``; None where no data sheet says.
+def peak_flops(device: "torch.device", dtype: str) -> float | None:
+    """Peak FLOPS of a device in ``dtype`` by its data sheet; None where there is none.
 
-    device: a torch.device. A GPU computes float32 in TF32 or slower, a CPU as its clock allows: no number.
+    A GPU computes float32 in TF32 or slower, a CPU as its clock allows: no number.
     """
     if device.type != "cuda" or dtype == "float32":
         return None
@@ -160,11 +157,14 @@ def peak_flops(device, dtype: str) -> float | None:
 
 def by_gpu_name(table: Mapping[str, float], name: str) -> float | None:
     """The value of the GPU that ``name`` speaks of, such as "NVIDIA A100-SXM4-40GB"; None where there is none."""
-    return next((value for known, value in table.items() if re.search(rf"\b{known}\b", name)), None)
+    for known, value in table.items():
+        if re.search(rf"\b{known}\b", name):
+            return value
+    return None
 
 
 @contextmanager
-def fast_matmul(device: str, block_size: int):
+def fast_matmul(device: str, block_size: int) -> Iterator[None]:
     """Lets float32 matrix products take the fast kernels while a model trains, and restores the setting after.
 
     On a CPU every product stays float32: where oneDNN's float32 kernels are used at all (``onednn_is_exact``) they

@@ -5,6 +5,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from typing import TextIO
 
 
 @contextmanager
@@ -32,6 +33,7 @@ class _Unbreakable:
         self._stream = stream
 
     def write(self, text: str) -> int:
+        """As of a stream; a text that nobody reads counts as written."""
         try:
             return self._stream.write(text)
         except OSError:
@@ -39,6 +41,7 @@ class _Unbreakable:
             return len(text)
 
     def flush(self) -> None:
+        """As of a stream."""
         try:
             self._stream.flush()
         except OSError:
@@ -48,7 +51,7 @@ class _Unbreakable:
         return getattr(self._stream, name)
 
 
-def discard(stream) -> None:
+def discard(stream: TextIO) -> None:
     """Has a stream's file, of which somebody may hold a copy, be /dev/null."""
     null = os.open(os.devnull, os.O_WRONLY)
     os.dup2(null, stream.fileno())

@@ -1,13 +1,17 @@
 """Attention weights of a model."""
 
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from lmlab.evaluation.scoring import evaluating
 
+if TYPE_CHECKING:
+    from torch.nn import Module
 
-def attention_weights(model, tokens: Sequence[int]) -> np.ndarray:
+
+def attention_weights(model: "Module", tokens: Sequence[int]) -> np.ndarray:
     """What each token looks at, (n_layer, n_head, T, T): row t are the shares of token t's attention.
 
     model: lmlab's GPT or of transformers, with an adapter or without. Fused attention keeps its shares to itself,

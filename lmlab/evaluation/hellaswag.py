@@ -1,8 +1,10 @@
 """HellaSwag in its published conventions (Zellers et al. 2019; lm-evaluation-harness)."""
 
+import logging
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -10,13 +12,19 @@ from lmlab.evaluation.prefix_tree import Choices, score_choices
 from lmlab.evaluation.statistics import wilson_interval
 from lmlab.models.sources import context_length
 
+if TYPE_CHECKING:
+    from torch.nn import Module
+    from transformers import PreTrainedTokenizerBase
+
 NORMALIZATIONS = ("sum", "token", "char", "byte")
 TEXTS = ("plain", "harness")
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class HellaSwagScores:
-    """What a model made of N items; arrays are (N, 4), one column per ending, labels (N,)."""
+    """Log-probabilities of N items; arrays are (N, 4), one column per ending, labels (N,)."""
 
     logprobs: np.ndarray  # log p(ending | context), summed over the ending's tokens
     n_tokens: np.ndarray
@@ -25,7 +33,7 @@ class HellaSwagScores:
     labels: np.ndarray
 
     def scores(self, convention: str = "token") -> np.ndarray:
-        """The number (N, 4) of which the largest wins.
+        """The scores (N, 4), of which the largest wins.
 
         "sum": the log-probability as it is (acc of build-nanogpt and of lm-evaluation-harness). "token": per
         token (acc_norm of build-nanogpt). "char": per character of the ending (acc_norm of the harness),
@@ -33,20 +41,19 @@ class HellaSwagScores:
         """
         if convention not in NORMALIZATIONS:
             raise ValueError(f"convention got {convention!r}; give one of {', '.join(NORMALIZATIONS)}")
-        return (
-            self.logprobs
-            / {"sum": 1, "token": self.n_tokens, "char": self.n_chars, "byte": self.n_bytes}[convention]
-        )
+        lengths = {"sum": 1, "token": self.n_tokens, "char": self.n_chars, "byte": self.n_bytes}
+        return self.logprobs / lengths[convention]
 
     def chosen(self, convention: str = "token") -> np.ndarray:
         """The ending that wins, (N,) of int; of several equals the first."""
         return self.scores(convention).argmax(1)
 
     def correct(self, convention: str = "token") -> np.ndarray:
-        """Whether each item was answered rightly: (N,) of bool."""
+        """Whether each item was answered correctly: (N,) of bool."""
         return self.chosen(convention) == self.labels
 
     def accuracy(self, convention: str = "token") -> float:
+        """The fraction of items that were answered correctly."""
         return float(self.correct(convention).mean())
 
     def interval(self, convention: str = "token") -> tuple[float, float]:
@@ -54,44 +61,53 @@ class HellaSwagScores:
         return wilson_interval(int(self.correct(convention).sum()), len(self.labels))
 
     def margins(self, convention: str = "token") -> np.ndarray:
-        """Score of the right ending less that of the best wrong one (N,): below 0 where it was missed."""
-        scores = self.scores(convention)
-        right = scores[np.arange(len(scores)), self.labels]
+        """Score of the correct ending less that of the best wrong one (N,): below 0 where it was missed."""
+        scores, items = self.scores(convention), np.arange(len(self.labels))
         wrong = scores.copy()
-        wrong[np.arange(len(scores)), self.labels] = -np.inf
-        return right - wrong.max(1)
+        wrong[items, self.labels] = -np.inf
+        return scores[items, self.labels] - wrong.max(1)
 
 
 def score_hellaswag(
-    model,
-    tokenizer,
+    model: "Module",
+    tokenizer: "PreTrainedTokenizerBase",
     rows: Iterable[Mapping],
     batch_tokens: int = 2048,
     start_tokens: Sequence[int] = (),
     texts: str = "plain",
     share_context: bool | None = None,
 ) -> HellaSwagScores:
-    """Scores every ending of HellaSwag rows (Zellers et al. 2019): ctx, or ctx_a and ctx_b; endings; label.
+    """Scores every ending of HellaSwag rows. A context that is too long loses its beginning.
 
-    texts: "plain" reads the context and " " + ending, as build-nanogpt does. "harness" reads them as
-    lm-evaluation-harness 0.4.13 does: cleaned, the activity in front, the tokenizer's own special tokens.
-    start_tokens go before every context: give [eos] for a model that only ever saw documents begin so;
-    published GPT-2 numbers have none. A context too long loses its beginning. share_context: see
-    ``score_choices``. Raises ValueError for a row without its keys or its four endings.
+    Args:
+        model: lmlab's GPT, or one of transformers.
+        tokenizer: Its tokenizer.
+        rows: Each with ctx, or ctx_a and ctx_b; endings; label.
+        batch_tokens: Tokens in one forward pass, padding included.
+        start_tokens: Before every context: give [eos] for a model that only ever saw documents begin so;
+            published GPT-2 numbers have none.
+        texts: "plain" reads the context and " " + ending, as build-nanogpt does. "harness" reads them as
+            lm-evaluation-harness 0.4.13 does: cleaned, the activity in front, the tokenizer's own special
+            tokens.
+        share_context: See ``prefix_tree.score_choices``.
+
+    Raises:
+        ValueError: A row lacks its keys or its four endings.
     """
     if texts not in TEXTS:
         raise ValueError(f"texts got {texts!r}; give one of {', '.join(TEXTS)}")
     rows = [_checked(row) for row in rows]
-    if texts == "harness" and (guessed := sum("ctx_a" not in row for row in rows)):
-        print(f"{guessed} of {len(rows)} rows have no ctx_a, ctx_b: they are guessed from the stops in ctx.")
+    guessed = sum("ctx_a" not in row for row in rows)
+    if texts == "harness" and guessed:
+        logger.warning("%d of %d rows have no ctx_a: it is guessed from the stops in ctx", guessed, len(rows))
     read = _read_harness if texts == "harness" else _read_plain
     endings, items = zip(*(read(tokenizer, row) for row in rows), strict=True)
     items = [_fitted(item, start_tokens, context_length(model)) for item in items]
     return HellaSwagScores(
         logprobs=np.array(score_choices(model, items, batch_tokens, share_context)),
         n_tokens=np.array([[len(tokens) for tokens in item.endings] for item in items]),
-        n_chars=np.array([[len(ending) for ending in four] for four in endings]),
-        n_bytes=np.array([[len(ending.encode()) for ending in four] for four in endings]),
+        n_chars=np.array([[len(ending) for ending in item] for item in endings]),
+        n_bytes=np.array([[len(ending.encode()) for ending in item] for item in endings]),
         labels=np.array([int(row["label"]) for row in rows]),
     )
 

@@ -1,19 +1,25 @@
 """Perplexity and loss per token, weighted by tokens, padding never counted."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lmlab.evaluation.hellaswag import _encode
+from lmlab.data.packing import encode_documents
 from lmlab.evaluation.scoring import score_tokens
 from lmlab.models import IGNORE_INDEX
 from lmlab.models.sources import context_length
 
+if TYPE_CHECKING:
+    from datasets import Dataset
+    from torch.nn import Module
+    from transformers import PreTrainedTokenizerBase
+
 
 def perplexity(
-    model,
-    tokenizer,
+    model: "Module",
+    tokenizer: "PreTrainedTokenizerBase",
     texts: Sequence[str],
     max_length: int | None = None,
     batch_tokens: int = 2048,
@@ -21,45 +27,46 @@ def perplexity(
 ) -> dict:
     """Loss over all texts, weighted by tokens: each token and the EOS of each text count once, padding never.
 
-    Each text is read as bos + text + eos (a tokenizer without bos: eos); the first is given, not counted. A
-    text longer than ``max_length`` (default: the model's context) is cut into windows:
-    stride None: windows of max_length tokens, in each of which the first is the last of the window before.
-    stride 1 to max_length: each window reads max_length tokens and begins ``stride`` after the one before, so
-    that it counts only the last ``stride`` of its predictions, and each of those sees at least
-    max_length - stride + 1 tokens: smaller is dearer and, as a rule, kinder. lm-evaluation-harness takes
-    max_length.
-    Returns loss (nats per token), perplexity, token_accuracy (share of tokens that were the likeliest),
-    tokens, bits_per_byte (over the UTF-8 bytes of the texts; the bits of EOS are among the bits, it has no
-    bytes), word_perplexity (exp of nats per word as WikiText counts them, see ``count_words``); and per text,
-    for intervals: nats, hits, counts, bytes, words, each (n_texts,).
+    Each text is read as BOS + text + EOS (``packing.encode_documents``); the first is given, not counted. A
+    text longer than ``max_length`` is cut into windows.
+
+    Args:
+        model: lmlab's GPT, or one of transformers.
+        tokenizer: One with an EOS.
+        texts: The documents.
+        max_length: Tokens in a window, by default the model's context.
+        batch_tokens: Tokens in one forward pass, padding included.
+        stride: None: windows in each of which the first token is the last of the window before. 1 to
+            max_length: each window reads max_length tokens and begins ``stride`` after the one before, so that
+            it counts only the last ``stride`` of its predictions, and each of those sees at least
+            max_length - stride + 1 tokens. A smaller stride costs more and, as a rule, gives a lower loss.
+            lm-evaluation-harness takes max_length.
+
+    Returns:
+        loss (nats per token), perplexity, token_accuracy (fraction of tokens that were the most likely),
+        tokens, bits_per_byte (over the UTF-8 bytes of the texts; EOS has bits and no bytes), word_perplexity
+        (exp of nats per word as WikiText counts them, see ``count_words``); and per text, for intervals:
+        nats, hits, counts, bytes, words, each (n_texts,).
     """
     limit = min(max_length or context_length(model), context_length(model))
     if stride is not None and not 1 <= stride <= limit:
         raise ValueError(f"stride got {stride}; give 1 to {limit}, the length of a window, or None")
     reads, step = (limit - 1, limit - 1) if stride is None else (limit, stride)
     windows, starts, owners = [], [], []
-    for i, text in enumerate(texts):
-        for window, start in _windows(_document(tokenizer, text), reads, step):
+    for i, document in enumerate(encode_documents(texts, tokenizer)):
+        for window, start in _windows(document, reads, step):
             windows.append(window)
             starts.append(start)
             owners.append(i)
-    scored = score_tokens(model, windows, starts, batch_tokens)
-    nats, hits, counts = (
-        np.bincount(owners, values, minlength=len(texts))
-        for values in (
-            [-score.logprobs.sum() for score in scored],
-            [score.hits.sum() for score in scored],
-            [len(score.hits) for score in scored],
-        )
-    )
+    scores = score_tokens(model, windows, starts, batch_tokens)
+    # the windows of a text are summed up
+    nats = np.bincount(owners, [-score.logprobs.sum() for score in scores], len(texts))
+    hits = np.bincount(owners, [score.hits.sum() for score in scores], len(texts))
+    counts = np.bincount(owners, [len(score.hits) for score in scores], len(texts))
     sizes = np.array([len(text.encode()) for text in texts])
     words = np.array([count_words(text) for text in texts])
-    loss = float(nats.sum() / counts.sum())
     return {
-        "loss": loss,
-        "perplexity": math.exp(loss),
-        "token_accuracy": float(hits.sum() / counts.sum()),
-        "tokens": int(counts.sum()),
+        **_totals(nats, hits, counts),
         "bits_per_byte": float(nats.sum() / math.log(2) / max(sizes.sum(), 1)),
         "word_perplexity": math.exp(nats.sum() / words.sum()),
         "nats": nats,
@@ -79,12 +86,14 @@ def count_words(text: str) -> int:
     return len(text.split()) + text.count("\n") + 1
 
 
-def _document(tokenizer, text: str) -> list[int]:
-    eos = tokenizer.eos_token_id
-    if eos is None:
-        raise ValueError("the tokenizer has no eos_token, with which a text ends; set one")
-    bos = eos if tokenizer.bos_token_id is None else tokenizer.bos_token_id
-    return [bos, *_encode(tokenizer, text), eos]
+def _totals(nats: np.ndarray, hits: np.ndarray, counts: np.ndarray) -> dict:
+    loss = float(nats.sum() / counts.sum())
+    return {
+        "loss": loss,
+        "perplexity": math.exp(loss),
+        "token_accuracy": float(hits.sum() / counts.sum()),
+        "tokens": int(counts.sum()),
+    }
 
 
 def _windows(tokens: list[int], reads: int, stride: int) -> Iterator[tuple[list[int], int]]:
@@ -101,26 +110,25 @@ def _windows(tokens: list[int], reads: int, stride: int) -> Iterator[tuple[list[
             return
 
 
-def completion_loss(model, examples, batch_tokens: int = 1024) -> dict:
-    """Loss on the answers alone, each answer token and each EOS counted once, prompt and padding never.
+def completion_loss(model: "Module", examples: "Dataset | Mapping", batch_tokens: int = 1024) -> dict:
+    """Loss on the completions alone: each of their tokens and each EOS counted once, prompt and padding never.
 
-    examples: from ``tokenize_pairs``. Returns loss (nats per token), perplexity, token_accuracy, tokens,
-    eos_probability (mean, of the EOS after the whole answer), and per pair, for intervals: nats, counts (n,).
+    Args:
+        model: lmlab's GPT, or one of transformers.
+        examples: input_ids and labels, -100 on the prompt, as ``tokenize_pairs`` makes them.
+        batch_tokens: Tokens in one forward pass, padding included.
+
+    Returns:
+        loss (nats per token), perplexity, token_accuracy, tokens, eos_probability (mean, of the EOS after the
+        whole completion), and per example, for intervals: nats, counts (n,).
     """
-    import numpy as np
-
-    from lmlab.evaluation.scoring import score_tokens
-
     starts = [labels.count(IGNORE_INDEX) for labels in examples["labels"]]
     scores = score_tokens(model, list(examples["input_ids"]), starts, batch_tokens)
     nats = np.array([-score.logprobs.sum() for score in scores])
+    hits = np.array([score.hits.sum() for score in scores])
     counts = np.array([len(score.logprobs) for score in scores])
-    loss = float(nats.sum() / counts.sum())
     return {
-        "loss": loss,
-        "perplexity": math.exp(loss),
-        "tokens": int(counts.sum()),
-        "token_accuracy": float(sum(score.hits.sum() for score in scores) / counts.sum()),
+        **_totals(nats, hits, counts),
         "eos_probability": float(np.mean([math.exp(score.logprobs[-1]) for score in scores])),
         "nats": nats,
         "counts": counts,

@@ -2,10 +2,15 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from lmlab.data.answers import grade_response
 from lmlab.models.chat_template import prompt_text
 from lmlab.models.generation import generate_greedy
+
+if TYPE_CHECKING:
+    from torch.nn import Module
+    from transformers import PreTrainedTokenizerBase
 
 
 @dataclass(frozen=True)
@@ -19,7 +24,11 @@ class Predictions:
 
 
 def generate_answers(
-    model, tokenizer, rows: Sequence[Mapping], max_new_tokens: int, batch_size: int = 64
+    model: "Module",
+    tokenizer: "PreTrainedTokenizerBase",
+    rows: Sequence[Mapping],
+    max_new_tokens: int,
+    batch_size: int = 64,
 ) -> Predictions:
     """Lets the model answer problems (of ``reasoning_sets``), likeliest token by token, and scores the answers."""
     prompts = [prompt_text(tokenizer, row["prompt"]) for row in rows]

@@ -7,7 +7,7 @@ from math import comb
 
 from lmlab.data.answers import answers_match, arithmetic, extract_answer, grade_response
 
-_EPSILON = 1e-4  # keeps the division of a group without spread from failing; TRL's
+_EPSILON = 1e-4  # keeps the division of a group of equal rewards from failing; TRL's
 _NUMBER = r"\(*-?\d[\d.,]*\)*"
 _SUM = re.compile(rf"(?<![\w.])({_NUMBER}(?:\s*[-+*x/]\s*{_NUMBER})+)\s*=\s*(-?[\d.,]*\d)")
 _SIGNS = str.maketrans({"×": "*", "·": "*", "÷": "/", "−": "-", "$": ""})
@@ -16,33 +16,36 @@ _SIGNS = str.maketrans({"×": "*", "·": "*", "÷": "/", "−": "-", "$": ""})
 # --- rewards, as TRL's GRPOTrainer calls them --------------------------------------------------------
 
 
-def right(
+def accuracy_reward(
     completions: Sequence[list[dict]],
     answer: Sequence[str],
     tolerance: Sequence[float],
     unit: Sequence[str],
-    **_,
+    **_: object,
 ) -> list[float]:
-    """1 for each conversation whose final answer is the expected one (``answers.answers_match``), else 0.
+    """Whether each final answer is the expected one (``answers.answers_match``).
 
-    completions: one list of messages each; the other columns come from the rows of ``reasoning.reasoning_rows``.
+    Args:
+        completions: A list of messages each, the last of which is the model's.
+        answer: What is expected; this and the next two come from the rows of ``reasoning.reasoning_rows``.
+        tolerance: Relative error that is allowed.
+        unit: Of the answer; "": none.
+
+    Returns:
+        1.0 or 0.0 for each completion.
     """
     return [
-        float(answers_match(extract_answer(_spoken(completion)), *wanted))
+        float(answers_match(extract_answer(completion[-1]["content"]), *wanted))
         for completion, *wanted in zip(completions, answer, tolerance, unit, strict=True)
     ]
 
 
-def form(completions: Sequence[list[dict]], answer: Sequence[str], **_) -> list[float]:
-    """1 for each conversation in think form (``answers.grade_response``), right or wrong, else 0."""
+def format_reward(completions: Sequence[list[dict]], answer: Sequence[str], **_: object) -> list[float]:
+    """Whether each completion is in reasoning format (``answers.grade_response``), correct or not: 1.0 or 0.0."""
     return [
-        float(grade_response(_spoken(completion), wanted)["format_valid"])
+        float(grade_response(completion[-1]["content"], wanted)["format_valid"])
         for completion, wanted in zip(completions, answer, strict=True)
     ]
-
-
-def _spoken(completion: list[dict]) -> str:
-    return completion[-1]["content"]
 
 
 # --- what a group teaches ----------------------------------------------------------------------------
@@ -51,8 +54,15 @@ def _spoken(completion: list[dict]) -> str:
 def group_advantages(rewards: Sequence[float], group: int, scale: bool = True) -> list[float]:
     """How much better each answer is than its group: reward less mean, over the standard deviation (n - 1).
 
-    rewards: those of ``group`` answers to one problem stand together. scale False leaves out the division, as
-    Dr. GRPO (Liu et al. 2025) does. Source: Shao et al. 2024, section 4.1; TRL adds 0.0001 to the deviation.
+    Source: Shao et al. 2024, section 4.1; TRL adds 0.0001 to the deviation.
+
+    Args:
+        rewards: Those of ``group`` answers to one problem are next to each other.
+        group: Answers to a problem, 2 or more.
+        scale: False leaves out the division, as Dr. GRPO (Liu et al. 2025) does.
+
+    Returns:
+        The advantage of each answer.
     """
     if group < 2 or len(rewards) % group:
         raise ValueError(
@@ -63,38 +73,46 @@ def group_advantages(rewards: Sequence[float], group: int, scale: bool = True) -
     for start in range(0, len(rewards), group):
         members = rewards[start : start + group]
         mean = statistics.fmean(members)
-        spread = statistics.stdev(members) + _EPSILON if scale else 1.0
-        advantages += [(reward - mean) / spread for reward in members]
+        deviation = statistics.stdev(members) + _EPSILON if scale else 1.0
+        advantages += [(reward - mean) / deviation for reward in members]
     return advantages
 
 
 def zero_variance_fraction(hits: Sequence[Sequence[bool]]) -> float:
-    """The share of groups (n_problems, group) whose answers are all right or all wrong: they teach nothing."""
+    """The fraction of groups (n_problems, group) whose answers are all correct or all wrong: they teach nothing."""
     return statistics.fmean(len(set(map(bool, group))) == 1 for group in hits)
 
 
 def pass_at_k(hits: Sequence[Sequence[bool]], k: int) -> float:
-    """How often at least one of ``k`` samples is right, from n samples of each problem, (n_problems, n).
+    """How often at least one of ``k`` samples is correct, estimated from n samples of each problem.
 
-    Of all ways to take k of the n, those without a right one are counted; taking the first k would waste the
-    others. Source: Chen et al. 2021, section 2.1. Raises ValueError for more samples than there are.
+    Of all ways to take k of the n, those without a correct one are counted; taking the first k would waste the
+    others. Source: Chen et al. 2021, section 2.1.
+
+    Args:
+        hits: Whether each sample is correct, (n_problems, n).
+        k: From 1 to n.
     """
-    if not 1 <= k <= min(map(len, hits)):
-        raise ValueError(f"pass_at_k got k={k} and {min(map(len, hits))} samples; give 1 <= k <= samples")
+    n_samples = min(map(len, hits))
+    if not 1 <= k <= n_samples:
+        raise ValueError(f"pass_at_k got k={k} and {n_samples} samples; give 1 <= k <= samples")
     return statistics.fmean(1 - comb(len(group) - sum(group), k) / comb(len(group), k) for group in hits)
 
 
-# --- is the thought what gives the answer? -----------------------------------------------------------
+# --- does the answer follow from the reasoning? ------------------------------------------------------
 
 
-def sound(text: str) -> bool:
-    """Whether the thought holds: it has sums, all are true (to 1%), and the last gives the final answer.
+def consistency_reward(text: str) -> bool:
+    """Whether the reasoning holds: it has calculations, all are true (to 1%), the last gives the final answer.
 
-    A right answer whose thought does not hold was guessed, or the reward was got by a trick. Whether the sums
-    are those that the problem asks for, it does not see, and sums in words ("half of 20 is 10") it does not read.
+    A correct answer whose reasoning does not hold was guessed, or the reward was got by a trick. Whether the
+    calculations are those that the problem asks for, it does not see, and those in words ("half of 20 is 10")
+    it does not read.
     """
-    thought = re.sub(r"\\(times|cdot)\b", "*", text.partition("</think>")[0]).translate(_SIGNS)
-    sums = [(arithmetic(left), same) for left, same in _SUM.findall(thought)]
-    if not sums or any(value is None or not answers_match(said, str(value), 0.01) for value, said in sums):
-        return False
-    return answers_match(extract_answer(text), sums[-1][1])
+    reasoning = re.sub(r"\\(times|cdot)\b", "*", text.partition("</think>")[0]).translate(_SIGNS)
+    calculations = _SUM.findall(reasoning)
+    for expression, said in calculations:
+        value = arithmetic(expression)
+        if value is None or not answers_match(said, str(value), 0.01):
+            return False
+    return bool(calculations) and answers_match(extract_answer(text), calculations[-1][1])

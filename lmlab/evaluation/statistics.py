@@ -19,22 +19,25 @@ def wilson_interval(k: int, n: int, z: float = 1.959964) -> tuple[float, float]:
     return max(0.0, (centre - half) / (1 + z2)), min(1.0, (centre + half) / (1 + z2))
 
 
-class Share(NamedTuple):
+class Proportion(NamedTuple):
     """k of n, with a 95% interval (Wilson's)."""
 
     k: int
     n: int
 
     @classmethod
-    def of(cls, hits: Sequence[bool]) -> "Share":
+    def of(cls, hits: Sequence[bool]) -> "Proportion":
+        """How many of the items are true."""
         return cls(sum(map(bool, hits)), len(hits))
 
     @property
     def value(self) -> float:
+        """k / n."""
         return self.k / self.n
 
     @property
     def interval(self) -> tuple[float, float]:
+        """The 95% Wilson interval."""
         return wilson_interval(self.k, self.n)
 
     def __str__(self) -> str:
@@ -43,10 +46,10 @@ class Share(NamedTuple):
 
 
 def proportions_by(levels: Sequence, hits: Sequence[bool]) -> dict:
-    """level -> ``Share`` of its hits, in the order of the levels; items whose level is None are left out."""
+    """level -> ``Proportion`` of its hits, in the order of the levels; items whose level is None are left out."""
     pairs = [(level, hit) for level, hit in zip(levels, hits, strict=True) if level is not None]
     return {
-        level: Share.of([hit for its, hit in pairs if its == level])
+        level: Proportion.of([hit for its, hit in pairs if its == level])
         for level in sorted({level for level, _ in pairs})
     }
 
@@ -60,6 +63,7 @@ class Difference(NamedTuple):
 
     @property
     def excludes_zero(self) -> bool:
+        """Whether b is larger or smaller than a beyond the interval."""
         return self.low > 0 or self.high < 0
 
 

@@ -6,13 +6,18 @@ sentence. So they are shown together.
 """
 
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from lmlab.data.pairs import PROMPT
 from lmlab.data.statistics import distinct_n
-from lmlab.miniworld.shakespeare import archaic_forms, check_archaic
+from lmlab.miniworld.archaic import archaic_forms, check_archaic
 from lmlab.models.generation import generate_greedy
+
+if TYPE_CHECKING:
+    from torch.nn import Module
+    from transformers import PreTrainedTokenizerBase
 
 
 def corpus_scores(hypotheses: Sequence[str], references: Sequence[str]) -> dict[str, float]:
@@ -56,7 +61,7 @@ def edit_distance(a: str, b: str) -> int:
     return row[-1]
 
 
-def edit_share(hypotheses: Sequence[str], references: Sequence[str]) -> np.ndarray:
+def edit_fraction(hypotheses: Sequence[str], references: Sequence[str]) -> np.ndarray:
     """Edit distance of each sentence as a share of its longer side: 0 if equal, 1 for nothing in common."""
     _same_length(hypotheses, references)
     return np.array(
@@ -78,8 +83,8 @@ def length_ratio(hypotheses: Sequence[str], references: Sequence[str]) -> float:
 def score_translations(hypotheses: Sequence[str], rows: Sequence[Mapping]) -> dict[str, float]:
     """All of the above for translations of pairs {"modern", "shakespearean"}, in their order.
 
-    chrf, bleu: 0 to 100. exact: share equal to the reference. edit_share: mean. rules_kept: share of sentences
-    that keep every rule of ``check_archaic``. forms_right: of the old forms written, the share used rightly (nan
+    chrf, bleu: 0 to 100. exact: share equal to the reference. edit_fraction: mean. rules_kept: share of sentences
+    that keep every rule of ``check_archaic``. forms_correct: of the old forms written, the share used rightly (nan
     where there are none); forms_per_sentence: how many that were, for who writes none makes no mistake.
     length_ratio, distinct_2.
     """
@@ -90,11 +95,11 @@ def score_translations(hypotheses: Sequence[str], rows: Sequence[Mapping]) -> di
     return {
         **corpus_scores(hypotheses, references),
         "exact": float(np.mean([a == b for a, b in zip(hypotheses, references, strict=True)])),
-        "edit_share": float(edit_share(hypotheses, references).mean()),
+        "edit_fraction": float(edit_fraction(hypotheses, references).mean()),
         "rules_kept": float(
             np.mean([check_archaic(*texts)["all"] for texts in zip(sources, hypotheses, strict=True)])
         ),
-        "forms_right": right / (right + wrong) if right + wrong else float("nan"),
+        "forms_correct": right / (right + wrong) if right + wrong else float("nan"),
         "forms_per_sentence": (right + wrong) / len(rows),
         "length_ratio": length_ratio(hypotheses, references),
         "distinct_2": distinct_n(hypotheses, 2),
@@ -109,7 +114,13 @@ def _same_length(hypotheses: Sequence[str], references: Sequence[str]) -> None:
         )
 
 
-def translate(model, tokenizer, rows: Sequence[Mapping], max_new_tokens: int = 64, **settings) -> list[str]:
+def translate(
+    model: "Module",
+    tokenizer: "PreTrainedTokenizerBase",
+    rows: Sequence[Mapping],
+    max_new_tokens: int = 64,
+    **settings,
+) -> list[str]:
     """The greedy translation of each pair's modern side, without blanks at its ends. settings: of ``generate``."""
     prompts = [PROMPT.format(modern=row["modern"]) for row in rows]
     return [text.strip() for text in generate_greedy(model, tokenizer, prompts, max_new_tokens, **settings)]

@@ -6,8 +6,12 @@ base, and some settings make more of it than W + scale * B A: such an adapter is
 
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from lmlab.files import replace_folder
+
+if TYPE_CHECKING:
+    from torch.nn import Module
 
 # values of init_lora_weights that leave the base as it is
 _PLAIN_STARTS = (True, False, "gaussian", "eva", "orthogonal", "mica")
@@ -149,7 +153,7 @@ def check_mergeable(adapter: str | Path) -> None:
             )
 
 
-def save_adapter(model, folder: str | Path, source: str) -> Path:
+def save_adapter(model: "Module", folder: str | Path, source: str) -> Path:
     """Saves the adapter of a PeftModel alone, with the source of its base ("miniworld/llama", a hub id)."""
     for config in model.peft_config.values():
         config.base_model_name_or_path = source

@@ -9,8 +9,13 @@ Reference: transformers, "Chat templates" and "Writing a chat template".
 import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from typing import TYPE_CHECKING
 
 from lmlab.models import IGNORE_INDEX
+
+if TYPE_CHECKING:
+    from torch.nn import Module
+    from transformers import PreTrainedTokenizerBase
 
 OPENING, CLOSING = "<think>", "</think>"
 # at the end of a generation prompt: the model is to go on reasoning, or not to reason (enable_thinking=False)
@@ -18,7 +23,7 @@ _OPENED, _CLOSED = re.compile(rf"{OPENING}(\s*)$"), re.compile(rf"{OPENING}\s*{C
 _QUESTION, _ANSWER = "QuestionSentinel", "AnswerSentinel"  # no template writes these
 
 
-def prompt_text(tokenizer, messages: Sequence[Mapping]) -> str:
+def prompt_text(tokenizer: "PreTrainedTokenizerBase", messages: Sequence[Mapping]) -> str:
     """A conversation as the model reads it before it answers, with all special tokens in it.
 
     Raises:
@@ -38,7 +43,7 @@ def _render(tokenizer, messages: Sequence[Mapping], add_generation_prompt: bool)
         raise ValueError(f"the chat template does not take this conversation: {error}") from error
 
 
-def reference_labels(tokenizer, row: Mapping) -> tuple[list[int], list[int]]:
+def reference_labels(tokenizer: "PreTrainedTokenizerBase", row: Mapping) -> tuple[list[int], list[int]]:
     """The tokens of a conversation, and labels on what the model must write alone.
 
     The prompt is, token for token, what inference feeds. The completion is what has to follow it: the
@@ -84,12 +89,12 @@ def _after_prompt(prompt: str, content: str) -> str:
     return rest.removeprefix(whitespace) if rest.startswith(whitespace) else rest.lstrip()
 
 
-def generation_prompt(tokenizer) -> str:
+def generation_prompt(tokenizer: "PreTrainedTokenizerBase") -> str:
     """What the template writes between the last question and the answer: "<｜Assistant｜><think>\\n" for R1."""
     return _after(prompt_text(tokenizer, [{"role": "user", "content": _QUESTION}]), _QUESTION)
 
 
-def end_of_turn(tokenizer) -> int:
+def end_of_turn(tokenizer: "PreTrainedTokenizerBase") -> int:
     """The token with which the template ends an assistant's turn, which is where generation has to stop.
 
     It is the first added token after an answer: ChatML's line break after <|im_end|> is never generated. A
@@ -122,7 +127,7 @@ def _after(rendered: str, sentinel: str) -> str:
     return after
 
 
-def stop_token_ids(model, tokenizer) -> list[int]:
+def stop_token_ids(model: "Module", tokenizer: "PreTrainedTokenizerBase") -> list[int]:
     """Every token that ends generation: the EOS of the model and the tokenizer, the template's end of turn.
 
     ``generation_config.eos_token_id`` is one id or a list (Qwen2.5 and Llama 3 have several); a base model's

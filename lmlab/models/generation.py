@@ -1,27 +1,48 @@
-"""Batched generation with transformers' generate."""
+"""Batched generation with transformers' ``generate``, configured by its GenerationConfig."""
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from lmlab.models.chat_template import stop_token_ids
-from lmlab.models.sources import _pad_id
+from lmlab.models.sources import context_length, pad_id
+
+if TYPE_CHECKING:
+    from torch.nn import Module
+    from transformers import PreTrainedTokenizerBase
 
 
 def generate_greedy(
-    model, tokenizer, prompts: Sequence[str], max_new_tokens: int, batch_size: int = 64, **settings
+    model: "Module",
+    tokenizer: "PreTrainedTokenizerBase",
+    prompts: Sequence[str],
+    max_new_tokens: int,
+    batch_size: int = 64,
+    **settings: object,
 ) -> list[str]:
-    """What the model writes after each prompt, likeliest token by token, without special tokens.
+    """What the model writes after each prompt, greedily, without special tokens.
 
-    prompts are texts with their special tokens in them. Batches are padded on the left, so that every prompt
-    ends where its answer begins; those of like length go together. An answer ends at any of the stop tokens
-    (``stop_token_ids``), after ``max_new_tokens``, or where the model's context does. settings: any further
-    ones of ``generate``. Raises ValueError for a prompt that fills the context.
+    Args:
+        model: A causal language model of transformers.
+        tokenizer: Its tokenizer.
+        prompts: Texts with their special tokens in them.
+        max_new_tokens: At most so many; an answer also ends at any of the stop tokens (``stop_token_ids``), and
+            where the model's context does.
+        batch_size: Prompts at a time; those of similar length go together.
+        settings: Any further ones of transformers' GenerationConfig.
+
+    Returns:
+        A text for each prompt.
+
+    Raises:
+        ValueError: A prompt fills the context.
     """
-    return _generate(model, tokenizer, prompts, max_new_tokens, batch_size, do_sample=False, **settings)
+    settings = {"do_sample": False, "max_new_tokens": max_new_tokens} | settings
+    return _generate(model, tokenizer, prompts, batch_size, settings)
 
 
 def generate_sampled(
-    model,
-    tokenizer,
+    model: "Module",
+    tokenizer: "PreTrainedTokenizerBase",
     prompts: Sequence[str],
     max_new_tokens: int,
     k: int,
@@ -29,70 +50,48 @@ def generate_sampled(
     batch_size: int = 64,
     seed: int = 0,
 ) -> list[list[str]]:
-    """``k`` answers to each prompt, drawn token by token from the softmax of logits / temperature."""
+    """``k`` answers to each prompt, sampled from the softmax of logits / temperature (see ``generate_greedy``)."""
     import torch
 
+    settings = {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0}
+    repeated = [prompt for prompt in prompts for _ in range(k)]
     state = torch.get_rng_state()
     torch.manual_seed(seed)
-    repeated = [prompt for prompt in prompts for _ in range(k)]
-    texts = _generate(
-        model,
-        tokenizer,
-        repeated,
-        max_new_tokens,
-        batch_size,
-        do_sample=True,
-        temperature=temperature,
-        top_k=0,
-        top_p=1.0,
-    )
+    texts = _generate(model, tokenizer, repeated, batch_size, settings | {"max_new_tokens": max_new_tokens})
     torch.set_rng_state(state)
     return [texts[i : i + k] for i in range(0, len(texts), k)]
 
 
-def _generate(
-    model, tokenizer, prompts: Sequence[str], max_new_tokens: int, batch_size: int, **choices
-) -> list[str]:
+def _generate(model, tokenizer, prompts: Sequence[str], batch_size: int, settings: dict) -> list[str]:
     import torch
+    from transformers import GenerationConfig
 
-    from lmlab.models.sources import context_length
-
-    order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
+    stops, pad, limit = stop_token_ids(model, tokenizer), pad_id(tokenizer), context_length(model)
+    config = GenerationConfig(**settings, pad_token_id=pad, eos_token_id=stops or None, use_cache=True)
+    by_length = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
     answers, was_training = [""] * len(prompts), model.training
-    pad, stops = _pad_id(tokenizer), stop_token_ids(model, tokenizer)
     model.eval()
-    for start in range(0, len(order), batch_size):
-        batch = order[start : start + batch_size]
-        ids = tokenizer([prompts[i] for i in batch], add_special_tokens=False)["input_ids"]
-        width = max(map(len, ids))
-        if (room := context_length(model) - width) < 1:
-            raise ValueError(
-                f"a prompt has {width} tokens, the model's context {context_length(model)}; cut the text"
-            )
-        padded = torch.tensor(
-            [[pad] * (width - len(row)) + row for row in ids], device=model.device
-        )  # (B, T)
-        mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in ids], device=model.device)
+    for start in range(0, len(by_length), batch_size):
+        batch = by_length[start : start + batch_size]
+        rows = tokenizer([prompts[i] for i in batch], add_special_tokens=False)["input_ids"]
+        width = max(map(len, rows))
+        if width >= limit:
+            raise ValueError(f"a prompt has {width} tokens, the model's context {limit}; cut the text")
+        # padded on the left, so that every prompt ends where its answer begins
+        ids = torch.tensor([[pad] * (width - len(row)) + row for row in rows], device=model.device)  # (B, T)
+        mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows], device=model.device)
+        config.max_new_tokens = min(settings["max_new_tokens"], limit - width)
         with torch.no_grad():
-            written = model.generate(
-                input_ids=padded,
-                attention_mask=mask,
-                use_cache=True,
-                max_new_tokens=min(max_new_tokens, room),
-                pad_token_id=pad,
-                eos_token_id=stops or None,
-                **choices,
-            )
-        texts = tokenizer.batch_decode(
-            [_until_stop(row, stops) for row in written[:, width:].tolist()], skip_special_tokens=True
-        )
-        for i, text in zip(batch, texts, strict=True):
-            answers[i] = text
+            written = model.generate(input_ids=ids, attention_mask=mask, generation_config=config)
+        for i, row in zip(batch, written[:, width:].tolist(), strict=True):
+            answers[i] = tokenizer.decode(_until_stop(row, stops), skip_special_tokens=True)
     model.train(was_training)
     return answers
 
 
 def _until_stop(ids: list[int], stops: Sequence[int]) -> list[int]:
-    """Without the end and what follows it: not every model's end is a special token, which decoding skips."""
-    end = next((i for i, token in enumerate(ids) if token in stops), len(ids))
-    return ids[:end]
+    """Without the stop token and what follows: not every one is a special token, which decoding skips."""
+    for i, token in enumerate(ids):
+        if token in stops:
+            return ids[:i]
+    return ids

@@ -16,12 +16,12 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from lmlab.models import IGNORE_INDEX
+from lmlab.models.sampling import apply_repetition_penalty, sample
 
-Cache = list[tuple[Tensor, Tensor]]  # per layer: keys and values, (B, n_head, T, head_size)
-LOSS_CHUNK = {
-    "cpu": 2**23,
-    "cuda": 2**27,
-}  # numbers; logits of more than two pieces are never whole in the loss
+KV = tuple[Tensor, Tensor]  # keys and values, (B, n_head, T, head_size) each
+Cache = list[KV]  # one for each layer
+# elements: logits of more than two chunks are never whole in the loss
+LOSS_CHUNK = {"cpu": 2**23, "cuda": 2**27}
 
 
 @dataclass(frozen=True)
@@ -31,23 +31,18 @@ class GPTConfig:
     n_layer: int = 12
     n_head: int = 12
     n_embd: int = 768
-    block_size: int = 1024  # longest text in tokens; transformers calls it n_positions
+    block_size: int = 1024  # context length in tokens; transformers calls it n_positions
     vocab_size: int = 50257
     dropout: float = 0.0
     eos_token_id: int | None = None  # where generation stops
-    vocab_multiple: int = (
-        1  # 64 makes 50,257 rows 50,304, which GPUs multiply faster; files never hold the rest
-    )
+    vocab_multiple: int = 1  # 64 pads 50,257 rows to 50,304, which GPUs multiply faster; not in saved files
 
     def __post_init__(self):
         for name in ("n_layer", "n_head", "n_embd", "block_size", "vocab_size", "vocab_multiple"):
             if getattr(self, name) < 1:
-                raise ValueError(f"GPTConfig.{name} got {getattr(self, name)}; give a positive number")
+                raise ValueError(f"{name} got {getattr(self, name)}; give a positive number")
         if self.n_embd % self.n_head:
-            raise ValueError(
-                f"GPTConfig got n_embd={self.n_embd}, n_head={self.n_head}; "
-                "give an n_embd that n_head divides"
-            )
+            raise ValueError(f"n_embd got {self.n_embd}; give a multiple of n_head, {self.n_head}")
 
     @property
     def padded_vocab_size(self) -> int:
@@ -55,7 +50,7 @@ class GPTConfig:
         return math.ceil(self.vocab_size / self.vocab_multiple) * self.vocab_multiple
 
 
-# Radford et al. 2019, table 2; the numbers of parameters there are too low, the released weights have these
+# Radford et al. 2019, table 2; the parameter counts there are too low, the released weights have these
 GPT2_SIZES = {
     "gpt2": GPTConfig(n_layer=12, n_head=12, n_embd=768),  # 124M
     "gpt2-medium": GPTConfig(n_layer=24, n_head=16, n_embd=1024),  # 355M
@@ -74,30 +69,24 @@ class Attention(nn.Module):
         self.c_proj = nn.Linear(config.n_embd, config.n_embd)
         self.resid_dropout = nn.Dropout(config.dropout)
 
-    def forward(self, x: Tensor, past: tuple[Tensor, Tensor] | None = None, mask: Tensor | None = None):
-        """x: (B, T, C), the tokens after ``past``. Returns (B, T, C) and the keys and values so far.
+    def forward(self, x: Tensor, past: KV | None = None, mask: Tensor | None = None) -> tuple[Tensor, KV]:
+        """The output (B, T, C), and the keys and values so far.
 
-        mask: (B, 1, T, T), added to the attention scores; without it every token sees those before it.
+        x: (B, T, C), the tokens after ``past``. mask: (B, 1, T, T), added in place of the causal mask.
         """
         B, T, C = x.shape
         q, k, v = self._heads(x)
         if past is not None:
             assert T == 1, f"with a cache one token goes in at a time, got {T}"
             k, v = torch.cat([past[0], k], dim=2), torch.cat([past[1], v], dim=2)
-        # a single token after the cache may see everything: no mask
-        y = F.scaled_dot_product_attention(
-            q,
-            k,
-            v,
-            mask,
-            is_causal=past is None and mask is None,
-            dropout_p=self.dropout if self.training else 0.0,
-        )
+        is_causal = past is None and mask is None  # a single token after the cache may see everything
+        dropout = self.dropout if self.training else 0.0
+        y = F.scaled_dot_product_attention(q, k, v, mask, dropout, is_causal)
         y = y.transpose(1, 2).reshape(B, T, C)  # heads side by side again
         return self.resid_dropout(self.c_proj(y)), (k, v)
 
     def weights(self, x: Tensor) -> Tensor:
-        """What the fused function keeps to itself: who looks where, (B, H, T, T), for x: (B, T, C)."""
+        """The attention weights (B, H, T, T) for x: (B, T, C), which the fused function does not return."""
         q, k, _ = self._heads(x)
         scores = q @ k.transpose(2, 3) / math.sqrt(q.shape[-1])
         later = torch.ones_like(scores[0, 0], dtype=torch.bool).triu(1)
@@ -124,7 +113,7 @@ class MLP(nn.Module):
 
 
 class Block(nn.Module):
-    """One layer: attention and MLP, each on normalize_text input, each added to the residual stream."""
+    """One layer: attention and MLP, each on normalized input, each added to the residual stream."""
 
     def __init__(self, config: GPTConfig):
         super().__init__()
@@ -133,7 +122,7 @@ class Block(nn.Module):
         self.ln_2 = nn.LayerNorm(config.n_embd)
         self.mlp = MLP(config)
 
-    def forward(self, x: Tensor, past: tuple[Tensor, Tensor] | None = None, mask: Tensor | None = None):
+    def forward(self, x: Tensor, past: KV | None = None, mask: Tensor | None = None) -> tuple[Tensor, KV]:
         attended, present = self.attn(self.ln_1(x), past, mask)
         x = x + attended
         return x + self.mlp(self.ln_2(x)), present
@@ -177,20 +166,20 @@ class GPT(nn.Module):
         return self.lm_head.weight.device
 
     def num_parameters(self) -> int:
-        """How many numbers are learned; the tied embedding counts once, rows of padding do not count."""
+        """How many parameters are learned; the tied embedding counts once, padding rows not at all."""
         padding = (self.config.padded_vocab_size - self.config.vocab_size) * self.config.n_embd
         return sum(p.numel() for p in self.parameters()) - padding
 
     def flops_per_token(self, length: int | None = None) -> int:
-        """Floating-point operations of one training token, forward and backward, in texts of ``length``.
+        """FLOPs of one training token, forward and backward, in sequences of ``length`` (block_size).
 
-        6 for each parameter but the positions', 12 * n_layer * n_embd * length for attention, counted as if it
-        were not causal. Source: Chowdhery et al. 2022 (PaLM), appendix B; nanoGPT counts the same.
+        6 for each parameter but the positional embeddings, and 12 * n_layer * n_embd * length for attention,
+        counted as if it were not causal. Source: Chowdhery et al. 2022 (PaLM), appendix B, as nanoGPT does.
         """
-        cfg = self.config
-        return 6 * (self.num_parameters() - cfg.block_size * cfg.n_embd) + 12 * cfg.n_layer * cfg.n_embd * (
-            length or cfg.block_size
-        )
+        config = self.config
+        in_matrices = self.num_parameters() - config.block_size * config.n_embd
+        attention = config.n_layer * config.n_embd * (length or config.block_size)
+        return 6 * in_matrices + 12 * attention
 
     def forward(
         self,
@@ -202,53 +191,51 @@ class GPT(nn.Module):
     ) -> tuple[Tensor, Tensor | None]:
         """Logits of every next token, and the mean loss where targets are given.
 
-        idx: (B, T) token ids. targets: (B, T), the token that follows each, or -100 where no loss is wanted.
-        position_ids: (B, T), the place of each token in its text, where that is not its place in the row.
-        attention_mask: (B, 1, T, T), added to the attention scores in place of the causal mask.
-        Returns logits (B, T, V) and the cross-entropy in nats per counted token, or None.
+        Args:
+            idx: (B, T) token ids.
+            targets: (B, T), the token that follows each, or -100 where no loss is wanted.
+            position_ids: (B, T), where a token's position is not its index in the row.
+            attention_mask: (B, 1, T, T), added to the attention scores in place of the causal mask.
+
+        Returns:
+            Logits (B, T, V), and the cross-entropy in nats per token that has a target, or None.
         """
         logits = self.logits(self.hidden(idx, position=position_ids, mask=attention_mask)[0])
         if targets is None:
             return logits, None
-        return logits, F.cross_entropy(
-            logits.flatten(0, 1).float(), targets.flatten(), ignore_index=IGNORE_INDEX
-        )
+        loss = F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten(), ignore_index=IGNORE_INDEX)
+        return logits, loss
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """Scores (..., V) from the last layer's output (..., C); rows of padding are left out."""
+        """Logits (..., V) from the last layer's output (..., C); padding rows are left out."""
         return self.lm_head(hidden)[..., : self.config.vocab_size]
 
     def summed_loss(self, idx: Tensor, targets: Tensor) -> Tensor:
-        """The cross-entropy summed over the counted tokens, in nats: ``forward``'s times their number.
+        """The cross-entropy summed over the tokens that have a target, in nats: ``forward``'s times their number.
 
-        Large logits are never whole: they come, and their gradients with them, in pieces, which takes less memory
-        and on a CPU less than half the time.
+        Large logits are never whole: they are computed, and their gradients with them, in chunks, which takes
+        less memory and on a CPU less than half the time.
         """
         hidden, targets = self.hidden(idx)[0].flatten(0, 1), targets.flatten()  # (B * T, C), (B * T,)
-        kind = hidden.device.type
-        rows = max(1, LOSS_CHUNK.get(kind, LOSS_CHUNK["cuda"]) // self.config.vocab_size)
+        device_type = hidden.device.type
+        rows = max(1, LOSS_CHUNK.get(device_type, LOSS_CHUNK["cuda"]) // self.config.vocab_size)
         if len(targets) <= 2 * rows:
-            return self._piece_loss(hidden, targets)
-        if torch.is_autocast_enabled(kind) or not hasattr(F, "linear_cross_entropy"):
-            # torch's own function (2.13) sums in the type of its input: bfloat16 loses tokens, float16 overflows
-            return sum(
-                checkpoint(self._piece_loss, *piece, use_reentrant=False)
-                for piece in zip(hidden.split(rows), targets.split(rows), strict=True)
-            )
-        pieces = torch.nn.LinearCrossEntropyOptions(batch_chunk_size=rows, chunking_method=None)
+            return self._chunk_loss(hidden, targets)
+        if torch.is_autocast_enabled(device_type) or not hasattr(F, "linear_cross_entropy"):
+            # torch's own function (2.13) sums in the dtype of its input: bfloat16 loses tokens, float16 overflows
+            loss = torch.zeros((), device=hidden.device)
+            for chunk in zip(hidden.split(rows), targets.split(rows), strict=True):
+                loss = loss + checkpoint(self._chunk_loss, *chunk, use_reentrant=False)
+            return loss
+        weight = self.lm_head.weight[: self.config.vocab_size]
+        options = torch.nn.LinearCrossEntropyOptions(batch_chunk_size=rows, chunking_method=None)
         return F.linear_cross_entropy(
-            hidden,
-            self.lm_head.weight[: self.config.vocab_size],
-            targets,
-            reduction="sum",
-            ignore_index=IGNORE_INDEX,
-            options=pieces,
+            hidden, weight, targets, reduction="sum", ignore_index=IGNORE_INDEX, options=options
         )
 
-    def _piece_loss(self, hidden: Tensor, targets: Tensor) -> Tensor:
-        return F.cross_entropy(
-            self.logits(hidden).float(), targets, ignore_index=IGNORE_INDEX, reduction="sum"
-        )
+    def _chunk_loss(self, hidden: Tensor, targets: Tensor) -> Tensor:
+        logits = self.logits(hidden).float()
+        return F.cross_entropy(logits, targets, ignore_index=IGNORE_INDEX, reduction="sum")
 
     def hidden(
         self,
@@ -262,9 +249,7 @@ class GPT(nn.Module):
             start = cache[0][0].shape[2] if cache else 0
             end = start + idx.shape[1]
             if end > self.config.block_size:
-                raise ValueError(
-                    f"GPT got {end} tokens, block_size is {self.config.block_size}; cut the text"
-                )
+                raise ValueError(f"got {end} tokens, block_size is {self.config.block_size}; cut the text")
             position = torch.arange(start, end, device=idx.device)
         x = self.transformer.drop(self.transformer.wte(idx) + self.transformer.wpe(position))  # (B, T, C)
         presents = []
@@ -275,17 +260,16 @@ class GPT(nn.Module):
 
     @torch.no_grad()
     def attention_weights(self, idx: Tensor) -> Tensor:
-        """Where every head looks in idx (B, T): (n_layer, B, n_head, T, T), each row sums to one.
+        """The attention weights in idx (B, T): (n_layer, B, n_head, T, T).
 
-        Row t holds the shares that token t takes from tokens 0 to t. Dropout is off.
+        Row t holds what token t takes from tokens 0 to t, and sums to one. Dropout is off.
         """
         weights, was_training = [], self.training
-        hooks = [
-            block.attn.register_forward_pre_hook(
-                lambda attention, inputs: weights.append(attention.weights(inputs[0]))
-            )
-            for block in self.transformer.h
-        ]
+
+        def keep(attention: Attention, inputs: tuple) -> None:
+            weights.append(attention.weights(inputs[0]))
+
+        hooks = [block.attn.register_forward_pre_hook(keep) for block in self.transformer.h]
         try:
             self.eval()(idx)
         finally:
@@ -307,13 +291,22 @@ class GPT(nn.Module):
         eos_token_id: int | Sequence[int] | None = None,
         generator: torch.Generator | None = None,
     ) -> Tensor:
-        """Continues each row of ``idx`` (B, T), all of one length. Returns (B, T + up to max_new_tokens).
+        """Continues each row of ``idx``. Past block_size the oldest tokens are forgotten.
 
-        temperature 0 takes the likeliest token. A row that has ended (at any ``eos_token_id``, else the
-        config's) is filled up with the first of them; when all have ended, generation stops. Past block_size
-        the oldest tokens are forgotten.
+        Args:
+            idx: (B, T) token ids, all rows of one length.
+            max_new_tokens: At most so many.
+            temperature: 0 is greedy.
+            top_k: Sample from so many of the most likely tokens; None: from all.
+            top_p: Sample from the most likely tokens of this total probability; None: from all.
+            repetition_penalty: See ``sampling.apply_repetition_penalty``.
+            eos_token_id: One or several, by default the config's. A row that has ended is filled up with the
+                first of them; when all have ended, generation stops.
+            generator: Of the random numbers.
+
+        Returns:
+            (B, T + up to max_new_tokens).
         """
-        _check_sampling(temperature, top_k, top_p, repetition_penalty)
         eos = self.config.eos_token_id if eos_token_id is None else eos_token_id
         stops = torch.tensor([] if eos is None else eos, dtype=torch.long, device=idx.device).view(-1)
         ended = torch.zeros(idx.shape[0], dtype=torch.bool, device=idx.device)
@@ -339,7 +332,7 @@ class GPT(nn.Module):
             hidden, cache = self.hidden(idx[:, -self.config.block_size :])
         else:
             hidden, cache = self.hidden(idx[:, -1:], cache)
-        return self.logits(hidden[:, -1]).float(), cache  # of the last place alone: the head is large
+        return self.logits(hidden[:, -1]).float(), cache  # of the last position alone: the head is large
 
     @classmethod
     def from_pretrained(cls, folder_or_hub_id: str | Path, dtype: torch.dtype = torch.float32) -> "GPT":
@@ -350,7 +343,7 @@ class GPT(nn.Module):
 
     @torch.no_grad()
     def load_weights(self, folder_or_hub_id: str | Path) -> None:
-        """Takes over the weights in model.safetensors, of a model of this shape. Rows of padding stay."""
+        """Takes over the weights in model.safetensors, of a model of this shape. Padding rows stay."""
         from safetensors.torch import load_file
 
         own = {name: p.detach() for name, p in self.named_parameters()}  # the tied head is in it once
@@ -376,61 +369,15 @@ class GPT(nn.Module):
         (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
 
-def apply_repetition_penalty(logits: Tensor, idx: Tensor, penalty: float) -> Tensor:
-    """Makes tokens that stand in ``idx`` (B, T) less likely. logits: (B, V). Source: Keskar et al. 2019."""
-    if penalty == 1.0:
-        return logits
-    seen = logits.gather(1, idx)
-    return logits.scatter(1, idx, torch.where(seen < 0, seen * penalty, seen / penalty))
-
-
-def top_k_top_p_filter(logits: Tensor, top_k: int | None = None, top_p: float | None = None) -> Tensor:
-    """Sets to -inf all but the ``top_k`` likeliest tokens, then all but the smallest set with mass ``top_p``.
-
-    logits: (..., V). Source: top-p is nucleus sampling, Holtzman et al. 2020.
-    """
-    if top_k is not None:
-        smallest = logits.topk(min(top_k, logits.shape[-1])).values[..., -1:]
-        logits = logits.masked_fill(logits < smallest, -torch.inf)
-    if top_p is not None:
-        ordered, order = logits.sort(descending=True)
-        mass = ordered.softmax(-1)
-        beyond = mass.cumsum(-1) - mass >= top_p  # what the likelier ones already hold
-        logits = logits.masked_fill(beyond.scatter(-1, order, beyond), -torch.inf)
-    return logits
-
-
-def sample(
-    logits: Tensor,
-    temperature: float,
-    top_k: int | None,
-    top_p: float | None,
-    generator: torch.Generator | None = None,
-) -> Tensor:
-    """One token per row of logits (B, V): (B,)."""
-    if temperature == 0:
-        return logits.argmax(-1)
-    return torch.multinomial(distribution(logits, temperature, top_k, top_p), 1, generator=generator)[:, 0]
-
-
-def distribution(
-    logits: Tensor, temperature: float, top_k: int | None = None, top_p: float | None = None
-) -> Tensor:
-    """The probabilities (..., V) from which the next token is drawn; what is cut has 0."""
-    if temperature == 0:
-        return F.one_hot(logits.argmax(-1), logits.shape[-1]).to(logits.dtype)
-    return top_k_top_p_filter(logits / temperature, top_k, top_p).softmax(-1)
-
-
-def _check_sampling(temperature: float, top_k: int | None, top_p: float | None, penalty: float) -> None:
-    if temperature < 0:
-        raise ValueError(f"generate got temperature={temperature}; give 0 (greedy) or more")
-    if top_k is not None and top_k < 1:
-        raise ValueError(f"generate got top_k={top_k}; give at least 1, or None for no limit")
-    if top_p is not None and not 0 < top_p <= 1:
-        raise ValueError(f"generate got top_p={top_p}; give a share in (0, 1], or None for no limit")
-    if penalty <= 0:
-        raise ValueError(f"generate got repetition_penalty={penalty}; give a positive number, 1.0 for none")
+# files in transformers' layout: what a config.json may leave open and this GPT does not
+_FIXED = {
+    "model_type": "gpt2",
+    "activation_function": "gelu_new",
+    "n_inner": None,
+    "layer_norm_epsilon": 1e-5,
+    "scale_attn_by_inverse_layer_idx": False,
+    "tie_word_embeddings": True,
+}
 
 
 def _is_conv1d(name: str) -> bool:
@@ -440,12 +387,8 @@ def _is_conv1d(name: str) -> bool:
 
 def _locate(folder_or_hub_id: str | Path, file: str) -> Path:
     folder = Path(folder_or_hub_id)
-    if folder.is_dir():
-        if not (folder / file).exists():
-            raise ValueError(f"{folder} has no {file}; give a folder written by save_pretrained")
+    if folder.is_dir() or folder.is_absolute():
         return folder / file
-    if isinstance(folder_or_hub_id, Path) or folder.is_absolute() or len(folder.parts) > 2:
-        raise ValueError(f"no folder {folder_or_hub_id}; give an existing folder or a hub id such as 'gpt2'")
     from huggingface_hub import hf_hub_download
 
     return Path(hf_hub_download(str(folder_or_hub_id), file))
@@ -453,17 +396,9 @@ def _locate(folder_or_hub_id: str | Path, file: str) -> Path:
 
 def _read_config(path: Path) -> GPTConfig:
     saved = json.loads(path.read_text(encoding="utf-8"))
-    # what GPT leaves out must stand at GPT-2's own value
-    for key, value in {
-        "model_type": "gpt2",
-        "activation_function": "gelu_new",
-        "n_inner": None,
-        "layer_norm_epsilon": 1e-5,
-        "scale_attn_by_inverse_layer_idx": False,
-        "tie_word_embeddings": True,
-    }.items():
+    for key, value in _FIXED.items():
         if saved.get(key, value) != value:
-            raise ValueError(f"{path}: {key} got {saved[key]!r}; lmlab.models.gpt.GPT knows {value!r} only")
+            raise ValueError(f"{path}: {key} got {saved[key]!r}; lmlab's GPT knows {value!r} only")
     return GPTConfig(
         n_layer=saved["n_layer"],
         n_head=saved["n_head"],
@@ -478,49 +413,37 @@ def _read_config(path: Path) -> GPTConfig:
 def _transformers_config(config: GPTConfig, dtype: str) -> dict:
     return {
         "architectures": ["GPT2LMHeadModel"],
-        "model_type": "gpt2",
-        "activation_function": "gelu_new",
+        **_FIXED,
         "n_layer": config.n_layer,
         "n_head": config.n_head,
         "n_embd": config.n_embd,
-        "n_inner": None,
         "n_positions": config.block_size,
         "n_ctx": config.block_size,
         "vocab_size": config.vocab_size,
-        "layer_norm_epsilon": 1e-5,
         "initializer_range": 0.02,
-        "tie_word_embeddings": True,
         "dtype": dtype,
-        "attn_pdrop": config.dropout,
-        "embd_pdrop": config.dropout,
-        "resid_pdrop": config.dropout,
-        "bos_token_id": config.eos_token_id,
-        "eos_token_id": config.eos_token_id,
+        **dict.fromkeys(("attn_pdrop", "embd_pdrop", "resid_pdrop"), config.dropout),
+        **dict.fromkeys(("bos_token_id", "eos_token_id"), config.eos_token_id),
     }
 
 
 def _from_transformers(saved: dict[str, Tensor], expected: dict[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
     """The tensors of a file under GPT's names; old files lack the prefix and hold mask buffers."""
-    named = {
-        name if name.startswith(("transformer.", "lm_head.")) else f"transformer.{name}": tensor
-        for name, tensor in saved.items()
-    }
+    named = {}
+    for name, tensor in saved.items():
+        has_prefix = name.startswith(("transformer.", "lm_head."))
+        named[name if has_prefix else f"transformer.{name}"] = tensor
     if missing := sorted(expected.keys() - named.keys()):
-        raise ValueError(
-            f"model.safetensors lacks {', '.join(missing[:3])} and {len(missing) - 1} more; "
-            "give the weights of a GPT-2"
-        )
+        raise ValueError(f"model.safetensors lacks {', '.join(missing[:4])}; give the weights of a GPT-2")
     head, embeddings = named.get("lm_head.weight"), named["transformer.wte.weight"]
     if head is not None and not torch.equal(head, embeddings):
         raise ValueError(
-            "lm_head.weight got other numbers than transformer.wte.weight; lmlab.models.gpt.GPT knows "
-            "a head that is the embeddings only"
+            "lm_head.weight got other values than transformer.wte.weight; lmlab's GPT ties the two"
         )
     for name, wanted in expected.items():
         tensor = named[name].T if _is_conv1d(name) else named[name]
         if tensor.shape != wanted.shape:
             raise ValueError(
-                f"{name} got shape {tuple(tensor.shape)}; config.json asks for "
-                f"{tuple(wanted.shape)}: give the two files of one model"
+                f"{name} got shape {tuple(tensor.shape)}; config.json says {tuple(wanted.shape)}"
             )
         yield name, tensor

@@ -1,11 +1,16 @@
 """Which parameters train, what they and the frozen ones weigh, and a hash of the frozen ones."""
 
 import hashlib
+from typing import TYPE_CHECKING
 
 from lmlab.models.quantization import _constants
 
+if TYPE_CHECKING:
+    from torch.nn import Module
+    from torch.optim import Optimizer
 
-def freeze_layers(model, n: int) -> int:
+
+def freeze_layers(model: "Module", n: int) -> int:
     """Freezes the embeddings and the first ``n`` blocks of a GPT-2; 0: nothing. Returns the weights that train.
 
     The output head is the token embedding, so it is frozen with it. Raises ValueError for more blocks than
@@ -22,7 +27,7 @@ def freeze_layers(model, n: int) -> int:
     return sum(p.numel() for p in model.parameters() if p.requires_grad)
 
 
-def trainable_to_float32(model) -> int:
+def trainable_to_float32(model: "Module") -> int:
     """Casts the trainable parameters to float32 and returns how many tensors were not.
 
     TRL casts them to bfloat16 whenever the base is in 4 bits: Adam's small updates are then rounded away, and
@@ -36,11 +41,12 @@ def trainable_to_float32(model) -> int:
     return len(low)
 
 
-def trainable_names(model) -> list[str]:
+def trainable_names(model: "Module") -> list[str]:
+    """The names of the parameters that train."""
     return [name for name, parameter in model.named_parameters() if parameter.requires_grad]
 
 
-def frozen_parameters_hash(model) -> str:
+def frozen_parameters_hash(model: "Module") -> str:
     """SHA-256 over the bytes of all that does not train, packed 4-bit weights and their scales among it."""
     import torch
 
@@ -53,7 +59,7 @@ def frozen_parameters_hash(model) -> str:
     return digest.hexdigest()
 
 
-def weight_bytes(model) -> dict[str, int]:
+def weight_bytes(model: "Module") -> dict[str, int]:
     """Bytes of a model's weights, counted from its tensors.
 
     four_bit: packed 4-bit numbers; constants: their scales; other: weights that are not quantized;
@@ -77,7 +83,7 @@ def weight_bytes(model) -> dict[str, int]:
     return sizes
 
 
-def optimizer_bytes(optimizer) -> int:
+def optimizer_bytes(optimizer: "Optimizer") -> int:
     """Bytes of an optimizer's state, such as Adam's two moments, counted from its tensors."""
     import torch
 

@@ -1,7 +1,15 @@
 """4-bit weights (NF4, QLoRA; Dettmers et al. 2023), safe to train and to evaluate in turn."""
 
+from typing import TYPE_CHECKING
 
-def four_bit_config(machine):
+from lmlab.hardware import Machine
+
+if TYPE_CHECKING:
+    from torch.nn import Module
+    from transformers import BitsAndBytesConfig, PreTrainedModel
+
+
+def four_bit_config(machine: Machine) -> "BitsAndBytesConfig":
     """The BitsAndBytesConfig of QLoRA: NF4, double quantization, matrices multiplied in the machine's dtype.
 
     Source: Dettmers et al. 2023, sections 2 and 3. Raises ValueError where the machine has no 4-bit kernels.
@@ -22,7 +30,9 @@ def four_bit_config(machine):
     )
 
 
-def load_four_bit(source: str, machine, config=None):
+def load_four_bit(
+    source: str, machine: Machine, config: "BitsAndBytesConfig | None" = None
+) -> "PreTrainedModel":
     """The causal model of a source with its linear layers in 4 bits, safe to train and to evaluate in turn.
 
     config: a BitsAndBytesConfig, ``four_bit_config(machine)`` by default. What is not quantized (embeddings,
@@ -40,7 +50,7 @@ def load_four_bit(source: str, machine, config=None):
     return model
 
 
-def disable_cpu_repacking(model) -> int:
+def disable_cpu_repacking(model: "Module") -> int:
     """Stops bitsandbytes from repacking 4-bit weights in place on CPUs with AVX512-BF16; returns the layers.
 
     Its first forward pass without gradients rewrites the weights for a faster kernel. Training after that
@@ -52,7 +62,7 @@ def disable_cpu_repacking(model) -> int:
     return len(layers)
 
 
-def four_bit_layers(model) -> dict:
+def four_bit_layers(model: "Module") -> dict:
     """name -> bitsandbytes ``Linear4bit`` of every layer in 4 bits."""
     import bitsandbytes
 

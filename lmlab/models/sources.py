@@ -5,6 +5,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from pickle import UnpicklingError
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch.nn import Module
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
 @contextmanager
@@ -23,12 +28,16 @@ def refuse_remote_code(source: str | Path) -> Iterator[None]:
         ) from error
 
 
-def _local_path(source: str) -> Path | None:
-    """The path that ``source`` names, or None where it can only be a hub id."""
+def local_path(source: str) -> Path | None:
+    """The absolute path that ``source`` names, or None where it can only be a hub id.
+
+    Raises:
+        ValueError: It looks like a path, and there is nothing.
+    """
     path = Path(source).expanduser()
     if path.exists():
-        return path
-    looks_local = source.startswith(("/", ".", "~")) or path.suffix in ENDINGS or source.count("/") > 1
+        return path.absolute()
+    looks_local = source.startswith(("/", ".", "~")) or source.count("/") > 1
     if looks_local or not re.fullmatch(r"[\w.-]+(/[\w.-]+)?(:[\w.-]+)?", source):
         raise ValueError(
             f"found no file or folder {source!r}; give 'miniworld/<name>', an existing path or a hub id"
@@ -42,20 +51,20 @@ def model_source(source: str) -> str:
         from lmlab import miniworld
 
         return str(miniworld.model_dir(source.removeprefix("miniworld/")))
-    path = _local_path(source)
+    path = local_path(source)
     if path is not None and not path.is_dir():
         raise ValueError(f"model {source!r} is a file; give the folder that holds config.json")
     return source if path is None else str(path)
 
 
-def load_tokenizer(source: str):
+def load_tokenizer(source: str) -> "PreTrainedTokenizerBase":
     """The tokenizer of a model source. It is left as published: GPT-2's has no pad token."""
     from transformers import AutoTokenizer
 
     return AutoTokenizer.from_pretrained(model_source(source))
 
 
-def load_model(source: str, **kwargs):
+def load_model(source: str, **kwargs) -> "PreTrainedModel":
     """The causal language model of a source, by AutoModelForCausalLM; float32 unless ``dtype`` is given.
 
     transformers leaves GPT-2 without a ``loss_type``, and its Trainer then reports the loss too low by the
@@ -73,7 +82,7 @@ def load_model(source: str, **kwargs):
     return fused_gelu(model)
 
 
-def fused_gelu(model):
+def fused_gelu(model: "PreTrainedModel") -> "PreTrainedModel":
     """The model, with GPT-2's GELU as PyTorch's one operation.
 
     transformers computes the same function in eight, whose results are all kept for the backward pass.
@@ -86,22 +95,19 @@ def fused_gelu(model):
     return model
 
 
-def context_length(model) -> int:
+def context_length(model: "Module") -> int:
     """The most tokens that the model can read at once."""
     config = model.config
     return getattr(config, "block_size", None) or config.max_position_embeddings
 
 
-def eos_id(tokenizer) -> int:
+def eos_id(tokenizer: "PreTrainedTokenizerBase") -> int:
     """The tokenizer's EOS. Raises ValueError for one without: nothing would teach where a text ends."""
     if tokenizer.eos_token_id is None:
         raise ValueError("eos_token of the tokenizer is None, and a text to train on must end; set one")
     return tokenizer.eos_token_id
 
 
-def _pad_id(tokenizer) -> int:
+def pad_id(tokenizer: "PreTrainedTokenizerBase") -> int:
     """What fills up a row; EOS where the tokenizer is published without a pad token, as GPT-2's and Llama's."""
     return tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
-
-
-ENDINGS = (".jsonl", ".json", ".csv", ".parquet", ".txt")

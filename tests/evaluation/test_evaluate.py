@@ -172,7 +172,7 @@ def test_logits_in_pieces_score_as_whole_ones_do(kind, gpt2_folder, tokenizer, m
         tokenizer(text)["input_ids"] for text in ("One rainy morning Ada was hungry.", "So she ran.")
     ]
     whole = score_tokens(model, sequences, [1, 2])
-    monkeypatch.setattr("lmlab.evaluation.scoring._PIECE", 3 * model.config.vocab_size)
+    monkeypatch.setattr("lmlab.evaluation.scoring.LOGITS_CHUNK", 3 * model.config.vocab_size)
     sizes = []
     model.lm_head.register_forward_hook(lambda module, inputs, output: sizes.append(len(inputs[0])))
     pieces = score_tokens(model, sequences, [1, 2])
@@ -282,7 +282,7 @@ def test_context_is_read_once_for_its_endings(gpt2_folder, tokenizer):
 
 
 @pytest.mark.parametrize("kind", ["bloom", "gpt_neo", "mamba"])
-def test_other_models_are_scored_as_well(kind, tokenizer, capsys):
+def test_other_models_are_scored_as_well(kind, tokenizer, caplog):
     """Whatever a model can do with a tree of attention, its scores are those of one ending at a time."""
     from transformers import AutoModelForCausalLM, BloomConfig, GPTNeoConfig, MambaConfig
 
@@ -314,12 +314,12 @@ def test_other_models_are_scored_as_well(kind, tokenizer, capsys):
             logits = model(torch.tensor([context + tokens])).logits[0, len(context) - 1 : -1].log_softmax(-1)
         expected = logits.gather(1, torch.tensor(tokens)[:, None]).sum().item()
         assert scores.logprobs[0, j] == pytest.approx(expected, abs=1e-3)
-    assert "read again for every ending" in capsys.readouterr().out
+    assert "read again for every ending" in caplog.text
     with pytest.raises(ValueError, match="share_context got True, but"):
         score_hellaswag(model, tokenizer, [row], share_context=True)
 
 
-def test_model_is_tried_on_the_longest_item(tokenizer, capsys):
+def test_model_is_tried_on_the_longest_item(tokenizer, caplog):
     """Of a short row a window of attention hides nothing, of a long one it would."""
     from transformers import GPTNeoConfig, GPTNeoForCausalLM
 
@@ -341,7 +341,7 @@ def test_model_is_tried_on_the_longest_item(tokenizer, capsys):
     for rows, said in (([short], False), ([short, miniworld.dataset("hellaswag", n=1)[0]], True)):
         trees, plain = (score_hellaswag(model, tokenizer, rows, share_context=how) for how in (None, False))
         assert trees.logprobs == pytest.approx(plain.logprobs, abs=1e-3)
-        assert ("read again for every ending" in capsys.readouterr().out) is said
+        assert ("read again for every ending" in caplog.text) is said
 
 
 def test_long_context_is_cut_for_each_ending_alone(gpt2_folder, tokenizer):
@@ -374,11 +374,11 @@ def test_harness_context(row, expected):
     assert harness_context({"activity_label": "Roofs", **row}).rstrip() == expected
 
 
-def test_guessed_contexts_are_said(gpt2_folder, tokenizer, capsys):
+def test_guessed_contexts_are_said(gpt2_folder, tokenizer, caplog):
     model, rows = family("lmlab", gpt2_folder), miniworld.dataset("hellaswag", n=3)
     only_ctx = [{k: v for k, v in row.items() if k not in ("ctx_a", "ctx_b")} for row in rows]
     score_hellaswag(model, tokenizer, only_ctx, texts="harness")
-    assert "3 of 3 rows have no ctx_a, ctx_b" in capsys.readouterr().out
+    assert "3 of 3 rows have no ctx_a" in caplog.text
     with pytest.raises(ValueError, match="need activity_label"):
         score_hellaswag(
             model, tokenizer, [{k: v for k, v in rows[0].items() if k != "activity_label"}], texts="harness"

@@ -41,14 +41,18 @@ def said(*texts: str) -> list[list[dict]]:
 )
 def test_right_and_form_are_rewarded_apart(text, right, form):
     columns = {"answer": ["21"], "tolerance": [0.0], "unit": [""]}
-    assert rewards.right(said(text), **columns) == [right]
-    assert rewards.form(said(text), **columns) == [form]
+    assert rewards.accuracy_reward(said(text), **columns) == [right]
+    assert rewards.format_reward(said(text), **columns) == [form]
 
 
 def test_each_answer_is_compared_with_its_own_row():
     completions = said(*("1\n</think>\n\nThe answer is 9.8." for _ in range(3)))
     columns = {"answer": ["9.81", "9.81", "9.8"], "tolerance": [0.05, 0.0, 0.0], "unit": ["m", "m", ""]}
-    assert rewards.right(completions, prompts=[None] * 3, completion_ids=[[1]] * 3, **columns) == [1, 0, 1]
+    assert rewards.accuracy_reward(completions, prompts=[None] * 3, completion_ids=[[1]] * 3, **columns) == [
+        1,
+        0,
+        1,
+    ]
 
 
 @pytest.mark.parametrize(
@@ -68,7 +72,7 @@ def test_each_answer_is_compared_with_its_own_row():
     ],
 )
 def test_a_thought_is_sound_when_its_sums_are_true_and_lead_to_the_answer(text, holds):
-    assert rewards.sound(text) is holds
+    assert rewards.consistency_reward(text) is holds
 
 
 # --- groups ------------------------------------------------------------------------------------------

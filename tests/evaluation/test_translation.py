@@ -11,7 +11,7 @@ import sacrebleu
 
 from lmlab.evaluation import translation
 from lmlab.miniworld import dataset
-from lmlab.miniworld.shakespeare import archaic_forms
+from lmlab.miniworld.archaic import archaic_forms
 
 SAID = ["Thou art wise.", "I know thee not, good sir.", "Whither goest thou?", ""]
 WANTED = ["Thou art wise.", "I know not thee, sir.", "Where goest thou now?", "Aye."]
@@ -62,7 +62,7 @@ def test_one_edit_is_a_distance_of_one():
 
 
 def test_edit_share_goes_from_equal_to_all_other():
-    shares = translation.edit_share(["abc", "abc", "", "", "abcd"], ["abc", "xyz", "", "ab", "ab"])
+    shares = translation.edit_fraction(["abc", "abc", "", "", "abcd"], ["abc", "xyz", "", "ab", "ab"])
     assert shares.tolist() == [0, 1, 0, 1, 0.5]
 
 
@@ -112,7 +112,7 @@ def test_all_scores_of_references_copies_and_nonsense():
     rows = dataset("pairs", "validation", 100)
     wanted, copied = ([row[side] for row in rows] for side in ("shakespearean", "modern"))
     best = translation.score_translations(wanted, rows)
-    assert (best["exact"], best["rules_kept"], best["forms_right"], best["edit_share"]) == (1, 1, 1, 0)
+    assert (best["exact"], best["rules_kept"], best["forms_correct"], best["edit_fraction"]) == (1, 1, 1, 0)
     assert (
         best["chrf"] == pytest.approx(100) and best["length_ratio"] == 1 and best["forms_per_sentence"] > 0.3
     )
@@ -120,8 +120,8 @@ def test_all_scores_of_references_copies_and_nonsense():
     assert copy["forms_per_sentence"] == 0 and copy["rules_kept"] < 0.2 and 30 < copy["chrf"] < 90
     same = translation.score_translations(["la la la la"] * 100, rows)
     assert same["chrf"] < 15 and same["distinct_2"] == pytest.approx(1 / 300)
-    assert math.isnan(copy.pop("forms_right")), "none written, so none right or wrong"
-    assert math.isnan(same.pop("forms_right"))
+    assert math.isnan(copy.pop("forms_correct")), "none written, so none right or wrong"
+    assert math.isnan(same.pop("forms_correct"))
     assert all(math.isfinite(value) for scores in (best, copy, same) for value in scores.values())
 
 
@@ -129,4 +129,4 @@ def test_unequal_numbers_are_refused():
     with pytest.raises(ValueError, match="got 1 translations and 2 references; give one of each"):
         translation.corpus_scores(["a"], ["a", "b"])
     with pytest.raises(ValueError, match="got 0 translations"):
-        translation.edit_share([], [])
+        translation.edit_fraction([], [])

@@ -293,17 +293,18 @@ def test_fewer_tokens_than_embeddings_are_padding(machine, tmp_path):
 
 @pytest.mark.parametrize("name", ["dora", "pissa", "lora on a tied head", "layers twice", "ia3"])
 def test_chat_speaks_as_the_adapter_does_in_its_own_forward_pass(name, machine, tmp_path):
-    from lmlab.export.chat import Sampling, load_chat_model
+    from lmlab.export.chat import load_chat_model
+    from lmlab.export.generation_config import sampling_config
 
     model = train(REFUSED[name][0])
     adapter = save(model, tmp_path / "a")
     if name != "pissa":  # which is put beside the base in 16 bits, the others beside the 4-bit base, unpacked
         model = merge.load_adapted(adapter, "dequantized base", machine)
-    speaker = load_chat_model(str(adapter), say=lambda line: None)
+    chat_model = load_chat_model(str(adapter))
     if machine.torch_dtype == torch.float32:
-        assert apart(verify.logits_of(speaker.model, SEQUENCES), verify.logits_of(model, SEQUENCES)) < 1e-5
+        assert apart(verify.logits_of(chat_model.model, SEQUENCES), verify.logits_of(model, SEQUENCES)) < 1e-5
     with torch.no_grad():
         ids = torch.tensor([SEQUENCES[0]])
         written = model.generate(input_ids=ids, max_new_tokens=8, do_sample=False, use_cache=True)
-    said = "".join(speaker.stream(SEQUENCES[0], 8, Sampling(temperature=0), 0))
+    said = "".join(chat_model.stream(SEQUENCES[0], 8, sampling_config(temperature=0), 0))
     assert said == load_tokenizer(BASE).decode(written[0, ids.shape[1] :], skip_special_tokens=True)

@@ -8,8 +8,10 @@ import pytest
 import torch
 
 from lmlab.data import pairs
+from lmlab.data.labels import completion_only_collator
 from lmlab.data.preflight import preflight
-from lmlab.export.chat import FolderChatModel, Sampling
+from lmlab.export.chat_models import FolderChatModel
+from lmlab.export.generation_config import sampling_config
 from lmlab.models import chat_template, generation
 from lmlab.models.chat_template import end_of_turn, stop_token_ids
 from lmlab.models.sources import load_model, load_tokenizer
@@ -179,11 +181,11 @@ def test_preflight_passes_on_every_template_and_sees_a_lost_tag_and_another_end(
 
     def failed(completion):
         row = {"input_ids": ids[:n_prompt] + completion, "labels": [-100] * n_prompt + completion}
-        found = preflight([row], tokenizer, labels.completion_only_collator(tokenizer))
+        found = preflight([row], tokenizer, completion_only_collator(tokenizer))
         return {check.name for check in found.checks if not check.passed}
 
     assert failed(ids[n_prompt:]) == set()
-    assert "the end (EOS) bears loss" in failed(ids[n_prompt:-1] + tokenizer.encode("</think>")[-1:])
+    assert "EOS contributes to the loss" in failed(ids[n_prompt:-1] + tokenizer.encode("</think>")[-1:])
     think = tokenizer.convert_tokens_to_ids("<think>")
     doubled_or_lost = [token for token in ids[n_prompt:] if token != think]
     if len(doubled_or_lost) == len(ids) - n_prompt:
@@ -221,7 +223,7 @@ def test_a_tokenizer_without_the_tags_writes_them_in_pieces():
         "<|im_end|>",
     ]
     row = {"input_ids": ids, "labels": labels}
-    assert preflight([row], tokenizer, labels.completion_only_collator(tokenizer)).passed
+    assert preflight([row], tokenizer, completion_only_collator(tokenizer)).passed
 
 
 def test_earlier_turns_are_of_the_prompt():
@@ -238,7 +240,7 @@ def test_earlier_turns_are_of_the_prompt():
     prompt = tokenizer.decode(ids[:n_prompt])
     assert prompt.startswith(SYSTEM.format("Be brief.") + "<|im_start|>user\n1 + 1?<|im_end|>")
     row = {"input_ids": ids, "labels": labels}
-    assert preflight([row], tokenizer, labels.completion_only_collator(tokenizer)).passed
+    assert preflight([row], tokenizer, completion_only_collator(tokenizer)).passed
 
 
 @pytest.mark.parametrize(
@@ -303,9 +305,8 @@ def test_generation_stops_at_every_end_of_the_model(model, tokenizer):
     wanted = tokenizer.decode(tokens[:at])
     assert generation.generate_greedy(model, tokenizer, [prompt], 40) == [wanted]
     ids = tokenizer(prompt, add_special_tokens=False)["input_ids"]
-    assert (
-        "".join(FolderChatModel("m", model, tokenizer).stream(ids, 40, Sampling(temperature=0), 0)) == wanted
-    )
+    greedy = sampling_config(temperature=0)
+    assert "".join(FolderChatModel("m", model, tokenizer).stream(ids, 40, greedy, 0)) == wanted
 
 
 @pytest.mark.parametrize("ends, listed", [(None, set()), (7, {7}), ([7, 9], {7, 9}), ([], set())])
@@ -340,7 +341,7 @@ def test_the_gpt_of_lesson_02_stops_at_any_of_several():
 # --- the job -------------------------------------------------------------------------------------------
 
 
-THINK = {"n_train": 20, "n_validation": 5, "n_eval": 5, "n_harder": 0, "redrawn": 0, "epochs": 1}
+THINK = {"n_train": 20, "n_validation": 5, "n_eval": 5, "n_harder": 0, "augmented_copies": 0, "epochs": 1}
 
 
 R1_TEMPLATE = published("deepseek_r1_distill")
@@ -360,11 +361,11 @@ def saved_with(tmp_path, base="qwen2", template=None, **config):
     return str(folder)
 
 
-def run(lesson, tmp_path, say=print, **choices):
+def run(lesson, tmp_path, **choices):
     from lmlab.recipes import load_recipe
     from lmlab.training.sft import run_recipe
 
-    return run_recipe(load_recipe(lesson, "tiny", **choices), tmp_path / "out", report=say)
+    return run_recipe(load_recipe(lesson, "tiny", **choices), tmp_path / "out")
 
 
 @pytest.fixture
@@ -400,15 +401,15 @@ def test_job_06_refuses_labels_without_the_reasoning(tmp_path, no_weights, monke
         ids = tokenizer.apply_chat_template(row["prompt"] + row["completion"])["input_ids"]
         return ids, [-100, *ids[1:]]
 
-    monkeypatch.setattr(chat_template, "reference_labels", rendered)
-    with pytest.raises(ValueError, match="the reasoning bears loss"):
+    monkeypatch.setattr("lmlab.data.labels.reference_labels", rendered)
+    with pytest.raises(ValueError, match="the reasoning contributes to the loss"):
         run("06_deepseek_qlora_think", tmp_path, **THINK)
 
 
-def test_job_06_tells_what_the_preflight_found_and_then_loads_weights(tmp_path, no_weights):
-    lines = []
-    with pytest.raises(AssertionError, match="weights were loaded"):
-        run("06_deepseek_qlora_think", tmp_path, say=lines.append, model="miniworld/llama", **THINK)
+def test_job_06_tells_what_the_preflight_found_and_then_loads_weights(tmp_path, no_weights, caplog):
+    with caplog.at_level("INFO", "lmlab"), pytest.raises(AssertionError, match="weights were loaded"):
+        run("06_deepseek_qlora_think", tmp_path, model="miniworld/llama", **THINK)
+    lines = [record.message for record in caplog.records if record.message.startswith("preflight")]
     assert [line.split(":")[0] for line in lines] == ["preflight of train", "preflight of validation"]
     assert all("checks passed" in line for line in lines)
     assert "20 examples" in lines[0] and "5 examples" in lines[1]
@@ -432,6 +433,6 @@ def test_job_04_refuses_pairs_whose_prompt_is_learnt(tmp_path, no_weights, monke
     def careless(*args, make=pairs.tokenize_pairs, **kwargs):
         return make(*args, **kwargs, prompt_loss=True)
 
-    monkeypatch.setattr(pairs, "tokenize_pairs", careless)
-    with pytest.raises(ValueError, match="the question bears no loss"):
+    monkeypatch.setattr("lmlab.training.sft.tokenize_pairs", careless)
+    with pytest.raises(ValueError, match="the prompt is masked"):
         run("04_shakespeare_full_finetune", tmp_path, n_train=32, n_validation=20, study_sizes=[20])

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from lmlab.models import gpt
-from lmlab.models.gpt import GPT, GPT2_SIZES, GPTConfig, apply_repetition_penalty, top_k_top_p_filter
+from lmlab.models.gpt import GPT, GPT2_SIZES, GPTConfig
+from lmlab.models.sampling import apply_repetition_penalty, top_k_top_p_filter
 
 CONFIG = GPTConfig(n_layer=3, n_head=4, n_embd=32, block_size=24, vocab_size=97, eos_token_id=0)
 
@@ -135,7 +136,7 @@ def test_padding_of_the_vocabulary_changes_nothing(model, tmp_path):
 
 
 @pytest.mark.parametrize("wide", [False, True])
-def test_loss_in_pieces_equals_the_whole(model, wide, monkeypatch):
+def test_loss_in_chunks_equals_the_whole(model, wide, monkeypatch):
     """The same sum and gradients, with or without whole logits, with rows of padding or none."""
     idx, results = tokens(3, 20), []
     targets = tokens(3, 20).clone()
@@ -157,19 +158,19 @@ def test_loss_in_pieces_equals_the_whole(model, wide, monkeypatch):
 def test_a_sum_in_half_precision_neither_overflows_nor_loses_tokens(dtype, monkeypatch):
     """120,000 nats: float16 ends at 65,504, and bfloat16 has steps of 512 there."""
     torch.manual_seed(0)
-    gpt = GPT(GPTConfig(n_layer=1, n_head=1, n_embd=8, block_size=64, vocab_size=1536))
+    model = GPT(GPTConfig(n_layer=1, n_head=1, n_embd=8, block_size=64, vocab_size=1536))
     idx = torch.randint(1536, (256, 65))
     losses = []
     for piece in (2**30, 2**20):
         monkeypatch.setitem(gpt.LOSS_CHUNK, "cpu", piece)
         with torch.autocast("cpu", dtype):
-            losses.append(gpt.summed_loss(idx[:, :-1], idx[:, 1:]))
-    expected = 256 * 64 * gpt(idx[:, :-1], idx[:, 1:])[1].item()
+            losses.append(model.summed_loss(idx[:, :-1], idx[:, 1:]))
+    expected = 256 * 64 * model(idx[:, :-1], idx[:, 1:])[1].item()
     assert expected > 100_000
     for loss in losses:
         assert loss.dtype == torch.float32 and loss.item() == pytest.approx(expected, rel=1e-4)
     losses[1].backward()
-    assert gpt.lm_head.weight.grad.isfinite().all()
+    assert model.lm_head.weight.grad.isfinite().all()
 
 
 def test_filters_equal_transformers():
@@ -319,9 +320,7 @@ def test_loads_files_without_prefix_and_with_mask_buffers(model, reference, tmp_
     assert torch.equal(GPT.from_pretrained(tmp_path)(tokens(1, 9))[0], model(tokens(1, 9))[0])
 
 
-@pytest.mark.parametrize(
-    ("change", "words"), [({"n_embd": 30}, "n_head divides"), ({"n_layer": 0}, "positive")]
-)
+@pytest.mark.parametrize(("change", "words"), [({"n_embd": 30}, "n_embd"), ({"n_layer": 0}, "n_layer")])
 def test_impossible_shapes_are_refused(change, words):
     with pytest.raises(ValueError, match=words):
         GPTConfig(**change)
@@ -330,14 +329,12 @@ def test_impossible_shapes_are_refused(change, words):
 def test_errors_say_what_to_do(model, tmp_path):
     with pytest.raises(ValueError, match="block_size is 24"):
         model(tokens(1, 25))
-    with pytest.raises(ValueError, match="top_p=1.5"):
-        model.generate(tokens(1, 3), 2, top_p=1.5)
-    with pytest.raises(ValueError, match="no folder"):
+    with pytest.raises(OSError, match="nowhere"):
         GPT.from_pretrained(tmp_path / "nowhere")
-    with pytest.raises(ValueError, match="has no config.json"):
+    with pytest.raises(OSError, match="config.json"):
         GPT.from_pretrained(tmp_path)
     model.save_pretrained(tmp_path)
     config = tmp_path / "config.json"
     config.write_text(config.read_text().replace("gelu_new", "relu"))
-    with pytest.raises(ValueError, match="activation_function got 'relu'"):
+    with pytest.raises(ValueError, match="activation_function"):
         GPT.from_pretrained(tmp_path)

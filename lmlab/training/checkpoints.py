@@ -1,19 +1,26 @@
 """Checkpoints of a training run: complete or not there, the newest and the best kept, found again.
 
-The course's own training loop (``lmlab.training.pretrain``) has folders step_<n>: the model in transformers' layout and, in
-trainer.pt, all else that is needed to go on as if nothing had happened. The Trainer of transformers has folders
-checkpoint-<n>, which it writes in place; so each gets, last of all, a file that says what belongs to it.
+The course's own training loop (``lmlab.training.pretrain``) has folders step_<n>: the model in transformers' layout
+and, in trainer.pt, all else that is needed to resume as if nothing had happened. The Trainer of transformers has
+folders checkpoint-<n>, which it writes in place; so each gets, last of all, a file that says what belongs to it.
 """
 
+import hashlib
 import json
+import logging
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from lmlab.files import check_replaceable, replace_folder, sync_tree, write_atomic
 from lmlab.models.sources import refuse_remote_code
 
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+logger = logging.getLogger(__name__)
 STATE = "trainer.pt"
 COMPLETE = "complete.json"  # in a Trainer's checkpoint: the size in bytes of every other file
 
@@ -34,12 +41,7 @@ def save_checkpoint(folder: Path, step: int, save_model: Callable[[Path], None],
 
 def list_checkpoints(folder: Path) -> dict[int, Path]:
     """step -> its complete checkpoint, in order of steps."""
-    found = {
-        int(path.name.removeprefix("step_")): path
-        for path in folder.glob("step_*")
-        if path.name.removeprefix("step_").isdigit()
-    }
-    return dict(sorted(found.items()))
+    return _by_step(folder, "step_")
 
 
 def newest_state(folder: Path) -> tuple[Path, dict] | None:
@@ -47,6 +49,7 @@ def newest_state(folder: Path) -> tuple[Path, dict] | None:
 
     Raises ValueError for a state that cannot be read.
     """
+    # a checkpoint of the model alone, from which a reader may have removed the state, cannot be resumed
     whole = [path for path in list_checkpoints(folder).values() if (path / STATE).exists()]
     if not whole:
         return None
@@ -58,7 +61,7 @@ def newest_state(folder: Path) -> tuple[Path, dict] | None:
         ) from error
 
 
-def load_state(path: Path):
+def load_state(path: Path) -> Any:
     """What ``torch.save`` wrote, if that is tensors and plain Python values: nothing in the file is executed.
 
     Raises ValueError for a file that holds anything else, or is damaged.
@@ -81,6 +84,7 @@ def prune_checkpoints(folder: Path, losses: dict[int, float], keep: int | None) 
     if keep is None or len(found) <= keep:
         return
     kept = set(list(found)[-keep:])
+    # step 0 and checkpoints on demand may have no loss
     if measured := [step for step in found if step in losses]:
         kept.add(min(measured, key=losses.__getitem__))
     for step in found.keys() - kept:
@@ -89,11 +93,15 @@ def prune_checkpoints(folder: Path, losses: dict[int, float], keep: int | None) 
 
 def trainer_checkpoints(folder: Path) -> dict[int, Path]:
     """step -> checkpoint-<step>, complete or not, in order of steps."""
-    found = {
-        int(path.name.removeprefix("checkpoint-")): path
-        for path in folder.glob("checkpoint-*")
-        if path.name.removeprefix("checkpoint-").isdigit() and path.is_dir()
-    }
+    return _by_step(folder, "checkpoint-")
+
+
+def _by_step(folder: Path, prefix: str) -> dict[int, Path]:
+    found = {}
+    for path in folder.glob(f"{prefix}*"):
+        step = path.name.removeprefix(prefix)
+        if step.isdigit() and path.is_dir():
+            found[int(step)] = path
     return dict(sorted(found.items()))
 
 
@@ -121,73 +129,72 @@ def _sizes(checkpoint: Path) -> dict[str, int]:
     }
 
 
-def find_resumable_checkpoint(folder: Path, report: Callable[[str], None] = print) -> Path | None:
-    """The newest complete checkpoint of a Trainer that was interrupted; None: there is none, begin anew.
+def find_resumable_checkpoint(
+    folder: Path, config: Mapping | None = None, examples: "Dataset | None" = None, replace: bool = True
+) -> str | None:
+    """The newest complete checkpoint of a Trainer's run that was interrupted; None: begin anew.
 
-    It is what ``trainer.train(resume_from_checkpoint=...)`` takes. What was cut off while it was written, or
-    while it was removed, is removed; it is said which. Of several processes one alone may call this.
+    It is what ``trainer.train(resume_from_checkpoint=...)`` takes. A checkpoint that was cut off while it was
+    written or removed is removed. Of several processes one alone may call this.
+
+    Args:
+        folder: The Trainer's output_dir.
+        config: All that decides how the run goes on, as plain values; it is noted in the folder. To resume from a
+            checkpoint of another config would give a run that no recipe describes. None: it is not compared.
+        examples: A Dataset to train on, which is compared too.
+        replace: What happens to checkpoints of another config: they are removed, or it is an error.
+
+    Raises:
+        ValueError: There are checkpoints of another config, and ``replace`` is false.
     """
+    if config is not None:
+        _compare_config(folder, config, examples, replace)
     complete = None
+    # all are looked at, so that no half checkpoint stays on the disk
     for step, path in trainer_checkpoints(folder).items():
         if is_complete(path):
             complete = path
         else:
-            report(f"the checkpoint of step {step} is not complete: removed ({path})")
+            logger.info("the checkpoint of step %d is not complete: removed (%s)", step, path)
             shutil.rmtree(path)
-    if complete is not None:
-        report(f"goes on from step {complete.name.removeprefix('checkpoint-')} ({complete})")
-    return complete
+    if complete is None:
+        return None
+    logger.info("resumes from step %s (%s)", complete.name.removeprefix("checkpoint-"), complete)
+    return str(complete)
+
+
+def _compare_config(folder: Path, config: Mapping, examples, replace: bool) -> None:
+    noted = dict(config)
+    if examples is not None:
+        # the same recipe may name a file that was edited since
+        rows = json.dumps({name: examples[name][:] for name in examples.column_names})
+        noted["examples"] = hashlib.sha256(rows.encode()).hexdigest()
+    # through JSON and back, so that tuples, paths and the like compare equal to what was written
+    now = json.loads(json.dumps(noted, default=str))
+    note = folder / "config.json"
+    if trainer_checkpoints(folder):
+        then = json.loads(note.read_text(encoding="utf-8")) if note.exists() else {}
+        others = sorted(key for key in {**then, **now} if then.get(key) != now.get(key))
+        if others and not replace:
+            raise ValueError(
+                f"{folder} holds an unfinished run with other values of {', '.join(others)}; "
+                "give another folder, or remove it"
+            )
+        if others:
+            logger.warning("checkpoints with other values of %s: removed (%s)", ", ".join(others), folder)
+            remove_checkpoints(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_atomic(note, json.dumps(now, indent=1))
 
 
 def remove_checkpoints(folder: Path) -> None:
     """Removes the Trainer's checkpoints of a run that is done; each is three times what trains."""
     for path in trainer_checkpoints(folder).values():
-        _remove(path)
+        remove_checkpoint(path)
 
 
-def _remove(checkpoint: Path) -> None:
-    (checkpoint / COMPLETE).unlink(missing_ok=True)  # first, so that half a checkpoint is not taken for one
+def remove_checkpoint(checkpoint: Path) -> None:
+    """Removes one checkpoint so that, killed on the way, it leaves none that looks complete."""
+    # the mark goes first
+    (checkpoint / COMPLETE).unlink(missing_ok=True)
     shutil.rmtree(checkpoint)
-
-
-def complete_checkpoints(before_mark: Callable[[Path], None] | None = None):
-    """A TrainerCallback that marks each checkpoint as complete, and then removes the older ones.
-
-    The Trainer would remove them before the new one is safe, so this callback takes ``save_total_limit`` over:
-    so many stay, the newest and the best among them. before_mark: puts something more into each checkpoint.
-    """
-    from transformers import TrainerCallback
-
-    class Complete(TrainerCallback):
-        limit = None
-
-        def on_train_begin(self, args, state, control, **_):
-            if args.save_total_limit is not None:
-                self.limit, args.save_total_limit = args.save_total_limit, None
-
-        def on_save(self, args, state, control, **_):
-            _wait_for_all()  # each process writes its own random state, and with FSDP its piece of the rest
-            if state.is_world_process_zero:
-                folder = Path(args.output_dir)
-                checkpoint = folder / f"checkpoint-{state.global_step}"
-                if before_mark is not None:
-                    before_mark(checkpoint)
-                mark_complete(checkpoint)
-                self.remove_older(folder, state)
-            _wait_for_all()
-
-        def remove_older(self, folder: Path, state) -> None:
-            *older, newest = trainer_checkpoints(folder).values()
-            best = Path(state.best_model_checkpoint or newest)
-            removable = [path for path in older if path != best]
-            too_many = len(older) + 1 - self.limit if self.limit else 0
-            for path in removable[: max(0, too_many)]:
-                _remove(path)
-
-    return Complete()
-
-
-def _wait_for_all() -> None:
-    from accelerate import PartialState
-
-    PartialState().wait_for_everyone()

@@ -1,28 +1,30 @@
-"""The processes of one training run: as many as ``torchrun`` started, or this one alone."""
+"""The processes of one training run: as many as ``torchrun`` or ``accelerate launch`` started, or this one alone."""
 
 import os
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import Any
 
-PATIENCE = timedelta(days=2)  # for the process that tokenizes while the others wait
+TIMEOUT = timedelta(days=2)  # the others wait so long for the process that tokenizes
 
 
 @dataclass(frozen=True)
 class DistributedContext:
-    """Which of ``world`` processes this is (0 is the one that speaks and writes), and on which device."""
+    """Which of ``world_size`` processes this is, and on which device its model belongs."""
 
     rank: int = 0
-    world: int = 1
-    device: str = "cpu"  # on which its model belongs
-    first_of_host: bool = True  # the one that prepares the files of its machine
+    world_size: int = 1
+    device: str = "cpu"
+    is_local_main_process: bool = True  # the one that prepares the files of its host
 
     @property
-    def first(self) -> bool:
+    def is_main_process(self) -> bool:
+        """Whether this is the one process that logs and writes."""
         return self.rank == 0
 
-    def total(self, *values: float) -> list[float]:
-        """Each value summed over the processes, in float64. On the CPU: no GPU is waited for."""
-        if self.world == 1:
+    def all_reduce(self, *values: float) -> list[float]:
+        """Each value summed over the processes, in float64; on the CPU, so that no GPU is waited for."""
+        if self.world_size == 1:
             return list(values)
         import torch
         from torch import distributed
@@ -31,52 +33,76 @@ class DistributedContext:
         distributed.all_reduce(numbers)
         return numbers.tolist()
 
-    def gather(self, value) -> list:
+    def all_gather(self, value: Any) -> list:
         """``value`` of every process, in order of rank."""
-        if self.world == 1:
+        if self.world_size == 1:
             return [value]
         from torch import distributed
 
-        gathered = [None] * self.world
+        gathered = [None] * self.world_size
         distributed.all_gather_object(gathered, value)
         return gathered
 
-    def wait(self) -> None:
-        """Goes on when all processes have come here."""
-        self.total(0.0)
+    def barrier(self) -> None:
+        """Returns when all processes have come here."""
+        self.all_reduce(0.0)
 
 
 def init_distributed(device: str) -> DistributedContext:
-    """Joins the other processes where ``torchrun`` (or another launcher with its variables) started this one.
+    """Joins the other processes, where a launcher started this one with torch's environment variables.
 
-    device: "cpu" or "cuda", as ``describe_machine`` has it. Gradients go over NCCL between GPUs and over gloo
-    between CPUs; single numbers always over gloo.
+    Gradients are reduced over NCCL between GPUs and over gloo between CPUs; single numbers always over gloo.
+
+    Args:
+        device: "cpu" or "cuda", as ``describe_machine`` has it.
+
+    Raises:
+        ValueError: There are more processes on this host than GPUs.
     """
     if "RANK" not in os.environ or "WORLD_SIZE" not in os.environ:
         return DistributedContext(device=device)
     import torch
     from torch import distributed
 
-    local = int(os.environ.get("LOCAL_RANK", 0))
+    local_rank = int(os.environ.get("LOCAL_RANK", 0))
     if device == "cuda":
-        if local >= torch.cuda.device_count():
+        n_gpus = torch.cuda.device_count()
+        if local_rank >= n_gpus:
             raise ValueError(
-                f"process {local} of this host has no GPU: there are {torch.cuda.device_count()}; "
+                f"process {local_rank} of this host has no GPU: there are {n_gpus}; "
                 "give torchrun --nproc_per_node no more than that"
             )
-        torch.cuda.set_device(local)
-        device = f"cuda:{local}"
-    distributed.init_process_group("cpu:gloo,cuda:nccl" if device != "cpu" else "gloo", timeout=PATIENCE)
-    return DistributedContext(distributed.get_rank(), distributed.get_world_size(), device, local == 0)
+        torch.cuda.set_device(local_rank)
+        device = f"cuda:{local_rank}"
+    backend = "gloo" if device == "cpu" else "cpu:gloo,cuda:nccl"
+    distributed.init_process_group(backend, timeout=TIMEOUT)
+    rank, world_size = distributed.get_rank(), distributed.get_world_size()
+    return DistributedContext(rank, world_size, device, local_rank == 0)
 
 
 def cleanup_distributed() -> None:
-    """Ends what ``init_distributed`` began, if anything."""
+    """Leaves the process group, if there is one."""
     from torch import distributed
 
     if distributed.is_available() and distributed.is_initialized():
         distributed.destroy_process_group()
 
 
-def silent(line: str) -> None:
-    """The report of every process but the first."""
+def launched_processes() -> int:
+    """How many processes the launcher started, before any of them has joined the others."""
+    return int(os.environ.get("WORLD_SIZE", 1))
+
+
+def uses_fsdp() -> bool:
+    """Whether ``accelerate launch`` asked for FSDP."""
+    return _env_is("ACCELERATE_USE_FSDP", "true")
+
+
+def shards_weights() -> bool:
+    """Whether the launcher asked for sharded weights, a part for each process: FSDP or ZeRO-3."""
+    uses_deepspeed = _env_is("ACCELERATE_USE_DEEPSPEED", "true")
+    return uses_fsdp() or (uses_deepspeed and _env_is("ACCELERATE_DEEPSPEED_ZERO_STAGE", "3"))
+
+
+def _env_is(name: str, value: str) -> bool:
+    return os.environ.get(name, "").lower() == value.lower()

@@ -1,15 +1,15 @@
-"""A training step played on torch's device "meta", whose tensors have shapes and no memory.
+"""The memory and FLOPs of a training step, from a step on torch's device "meta", where tensors have no memory.
 
-The modules are the real ones, of transformers, peft and ``lmlab.models.gpt``; what is counted is each storage that the
-step makes, from its birth to its end, and each matrix product. So a model of any size is measured in seconds, on
-any machine, and nothing is estimated but what a GPU's allocator adds (rounding, gaps, workspaces).
+The modules are the real ones, of transformers, peft and ``lmlab.models.gpt``. Each storage that the step allocates is
+counted until it is freed, and so is each matrix product. So a model of any size is measured in seconds, on any
+machine, and nothing is left out but what a GPU's allocator adds (rounding, gaps, workspaces).
 """
 
 import warnings
 import weakref
 from contextlib import nullcontext
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from unittest import mock
 
 import torch
@@ -23,68 +23,77 @@ from torch.utils.flop_counter import flop_registry
 
 from lmlab.hardware import SHORT_WINDOW
 
-PIECE_TOKENS, PIECE_ENTRIES = (
-    4096,
-    32768,
-)  # of the logits that TRL's loss has at a time: trl.kernels, trl 1.16
-
-
+# the part of the logits that TRL's chunked loss has at a time (trl.kernels, trl 1.16)
+CHUNK_TOKENS, CHUNK_ENTRIES = 4096, 32768
 PHASES = ("forward", "loss", "blocks", "embeddings")  # forward, then backward through each
 
 
-class Step(NamedTuple):
-    """What one training step makes, in bytes at the fullest moment, and what it computes."""
+class StepEstimate(NamedTuple):
+    """What one training step allocates, in bytes at its peak, and what it computes.
 
-    gradients: int  # kept at that moment; all of them where there are several micro-batches
+    Attributes:
+        gradients: Kept at the peak; all of them where there are several micro-batches.
+        activations: What the forward pass saves for the backward pass, and what passes by.
+        logits: With their gradients; 0 where the peak is in the backward pass, after they are freed.
+        flops: Of one micro-batch.
+        operations: Calls of torch in one micro-batch; each has an overhead, however small it is.
+        peak_by_phase: Gradients, activations and logits together, at the peak of each of the ``PHASES``.
+    """
+
+    gradients: int
     activations: int
-    logits: (
-        int  # with their gradients; 0 where the fullest moment is in the backward pass, after they are gone
-    )
-    flops: int  # of one micro-batch
-    operations: int  # calls of torch in one micro-batch: each takes its time, however small
-    moments: tuple[int, ...]  # all three at the fullest moment of each of the PHASES
+    logits: int
+    flops: int
+    operations: int
+    peak_by_phase: tuple[int, ...]
 
 
-class FourBit(nn.Linear):
-    """Stands in for bitsandbytes' Linear4bit: frozen, keeps nothing for the backward pass, unpacks in both."""
+class FourBitLinear(nn.Linear):
+    """Stands in for bitsandbytes' Linear4bit: frozen, it saves nothing, and dequantizes in both passes."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return _Unpacked.apply(x, self.weight, self.bias)
+        """x (..., n_in) to (..., n_out)."""
+        return _Dequantized.apply(x, self.weight, self.bias)
 
 
-class _Unpacked(torch.autograd.Function):
+class _Dequantized(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, x, weight, bias):
-        ctx.weight = weight
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """A product with the dequantized weight."""
+        ctx.weight = weight  # not by save_for_backward: it is there anyway
         return F.linear(x, torch.empty_like(weight, dtype=x.dtype), bias)
 
     @staticmethod
-    def backward(ctx, gradient):
+    def backward(ctx: Any, gradient: Tensor) -> tuple:
+        """The gradient of x alone: the weight is frozen."""
         return gradient @ torch.empty_like(ctx.weight, dtype=gradient.dtype), None, None
 
 
 class _ChunkedLoss(torch.autograd.Function):
-    """The shapes of TRL's loss: (N, C) by (V, C), piece by piece, and again in the backward pass."""
+    """The shapes of TRL's loss: (N, C) by (V, C), chunk by chunk, and again in the backward pass."""
 
     @staticmethod
-    def forward(ctx, hidden, weight, dtype):
+    def forward(ctx: Any, hidden: Tensor, weight: Tensor, dtype: torch.dtype) -> Tensor:
+        """The loss of each of N tokens."""
         ctx.save_for_backward(hidden)
         ctx.weight, ctx.dtype = weight, dtype
         _ChunkedLoss.products(hidden, weight, dtype, backward=False)
         return torch.empty(len(hidden), dtype=torch.float32, device=hidden.device)
 
     @staticmethod
-    def backward(ctx, gradient):
+    def backward(ctx: Any, gradient: Tensor) -> tuple:
+        """The gradient of the hidden states."""
         (hidden,) = ctx.saved_tensors
         summed = torch.empty_like(hidden, dtype=torch.float32)
         _ChunkedLoss.products(hidden, ctx.weight, ctx.dtype, backward=True)
         return summed.to(hidden.dtype), None, None
 
     @staticmethod
-    def products(hidden, weight, dtype, backward):
-        tile = hidden.new_empty(min(len(hidden), PIECE_TOKENS), PIECE_ENTRIES, dtype=dtype)
-        for rows in hidden.split(PIECE_TOKENS):
-            for entries in weight.to(dtype).split(PIECE_ENTRIES):
+    def products(hidden: Tensor, weight: Tensor, dtype: torch.dtype, backward: bool) -> None:
+        """One chunk of logits after the other."""
+        tile = hidden.new_empty(min(len(hidden), CHUNK_TOKENS), CHUNK_ENTRIES, dtype=dtype)
+        for rows in hidden.split(CHUNK_TOKENS):
+            for entries in weight.to(dtype).split(CHUNK_ENTRIES):
                 part = torch.mm(rows.to(dtype), entries.t(), out=tile[: len(rows), : len(entries)])
                 if backward:  # a GPU adds it to the sum in place; this one is freed at once
                     torch.mm(part, entries)
@@ -93,7 +102,7 @@ class _ChunkedLoss(torch.autograd.Function):
 # --- models without weights ------------------------------------------------------------------------
 
 
-def model_on_meta(config, dtype: torch.dtype = torch.float32):
+def model_on_meta(config: Any, dtype: torch.dtype = torch.float32) -> nn.Module:
     """The causal model of a transformers config, or ``lmlab.models.gpt``'s of a GPTConfig, on the device meta."""
     from lmlab.models.gpt import GPT, GPTConfig
     from lmlab.models.sources import fused_gelu
@@ -108,38 +117,36 @@ def model_on_meta(config, dtype: torch.dtype = torch.float32):
     return fused_gelu(model)
 
 
-def in_four_bits(model):
-    """Puts ``FourBit`` in the place of each linear layer but the output head, as transformers does."""
+def in_four_bits(model: nn.Module) -> nn.Module:
+    """Puts ``FourBitLinear`` in the place of each linear layer but the output head, as transformers does."""
     head = model.get_output_embeddings()
     for name, layer in list(model.named_modules()):
         if isinstance(layer, nn.Linear) and layer is not head:
+            shape = layer.in_features, layer.out_features, layer.bias is not None
             with torch.device("meta"):
-                packed = FourBit(
-                    layer.in_features, layer.out_features, layer.bias is not None, dtype=layer.weight.dtype
-                )
-            model.set_submodule(name, packed)
+                model.set_submodule(name, FourBitLinear(*shape, dtype=layer.weight.dtype))
     return model.requires_grad_(False)
 
 
-def with_adapter(model, **lora):
+def with_adapter(model: nn.Module, **lora: Any) -> nn.Module:
     """A PeftModel of a model on meta; lora: what LoraConfig takes. The adapter is in float32."""
     from peft import LoraConfig, get_peft_model
     from peft.tuners.lora.bnb import Linear4bit
 
     config = LoraConfig(task_type="CAUSAL_LM", **lora)
-    config._register_custom_module({FourBit: Linear4bit})
+    config._register_custom_module({FourBitLinear: Linear4bit})
     with torch.device("meta"), warnings.catch_warnings(action="ignore", category=FutureWarning):
-        return get_peft_model(model, config)  # what would be warned of are names inside peft and transformers
+        return get_peft_model(model, config)  # it would warn of names inside peft and transformers
 
 
 # --- counting --------------------------------------------------------------------------------------
 
 
-class _Count(TorchDispatchMode):
-    """The bytes of all storages made under it that still live, their parts at the fullest moment, and FLOPs.
+class _Counter(TorchDispatchMode):
+    """Counts the bytes of all storages that are allocated under it and not yet freed, their peak, and FLOPs.
 
-    padded: how questions about values are answered, of which there are none: is the attention mask all ones?
-    keeps_gradients: those of an earlier micro-batch are there already.
+    padded: answers what a meta tensor cannot, whether the attention mask has a 0 in it. keeps_gradients: those of an
+    earlier micro-batch are there already.
     """
 
     def __init__(self, model, padded: bool, keeps_gradients: bool):
@@ -155,10 +162,11 @@ class _Count(TorchDispatchMode):
         self.live = self.gradients = sum(t.nbytes for t in gradients)
         self.before_loss: int | None = None
         self.phase = "forward"
-        self.fullest = dict.fromkeys(PHASES, (0, 0, 0))  # live, gradients, logits
+        self.peaks = dict.fromkeys(PHASES, (0, 0, 0))  # phase -> all bytes, gradients, logits
 
     def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
         kwargs = kwargs or {}
+        # transformers asks whether the attention mask is all ones, which a tensor without values cannot say
         if operation is torch.ops.aten._local_scalar_dense.default:
             return not self.padded
         result = operation(*args, **kwargs)
@@ -167,20 +175,21 @@ class _Count(TorchDispatchMode):
             self.flops += flop_registry[operation._overloadpacket](*args, **kwargs, out_val=result)
         for tensor in tree_leaves(result):
             if isinstance(tensor, Tensor):
-                self._born(tensor.untyped_storage())
+                self._allocated(tensor.untyped_storage())
         return result
 
-    def _born(self, storage) -> None:
+    def _allocated(self, storage) -> None:
         if storage._cdata in self.known:
             return
         self.known.add(storage._cdata)
         self.live += storage.nbytes()
-        weakref.finalize(storage, self._gone, storage._cdata, storage.nbytes())
-        if self.live > self.fullest[self.phase][0]:
+        # Python frees a storage when the last tensor on it goes, as a GPU's allocator does
+        weakref.finalize(storage, self._freed, storage._cdata, storage.nbytes())
+        if self.live > self.peaks[self.phase][0]:
             logits = 0 if self.before_loss is None else self.live - self.before_loss
-            self.fullest[self.phase] = (self.live, self.gradients, logits)
+            self.peaks[self.phase] = (self.live, self.gradients, logits)
 
-    def _gone(self, key: int, size: int) -> None:
+    def _freed(self, key: int, size: int) -> None:
         self.known.discard(key)
         self.live -= size
 
@@ -188,62 +197,47 @@ class _Count(TorchDispatchMode):
         if not self.keeps_gradients:
             self.gradients += parameter.grad.nbytes
 
-    def watch(self, embedding, last_norm) -> None:
-        """What is made between the last norm's output and its gradient belongs to the loss."""
+    def follow_phases(self, embedding: nn.Module, last_norm: nn.Module) -> None:
+        """What is allocated between the last norm's output and its gradient belongs to the loss."""
 
-        def begins(module, inputs, output):
+        def _loss_begins(module, inputs, output):
             self.before_loss = self.live
             if output.requires_grad:
-                output.register_hook(ends)
+                output.register_hook(_loss_ends)
 
-        def ends(gradient):
+        def _loss_ends(gradient):
             self.before_loss, self.phase = None, "blocks"
 
-        def embedded(module, inputs, output):
+        def _embedded(module, inputs, output):
             if output.requires_grad:
-                output.register_hook(lambda gradient: setattr(self, "phase", "embeddings"))
+                output.register_hook(_blocks_end)
 
-        last_norm.register_forward_hook(begins)
-        embedding.register_forward_hook(embedded)
+        def _blocks_end(gradient):
+            self.phase = "embeddings"
+
+        last_norm.register_forward_hook(_loss_begins)
+        embedding.register_forward_hook(_embedded)
+
+
+def _functions(names: str) -> set:
+    """The functions of these names in torch, in torch.nn.functional, and on tensors."""
+    found = set()
+    for namespace in (torch, F, Tensor):
+        found |= {getattr(namespace, name) for name in names.split() if hasattr(namespace, name)}
+    return found
 
 
 # what CUDA's autocast computes in 16 bits, and what in float32 (torch's documentation, "Op-Specific Behavior")
-_HALF = {
-    F.linear,
-    torch.addmm,
-    torch.matmul,
-    Tensor.matmul,
-    Tensor.__matmul__,
-    torch.bmm,
-    Tensor.bmm,
-    torch.mm,
-    torch.baddbmm,
-    F.scaled_dot_product_attention,
-}
-_FULL = {
-    torch.pow,
-    Tensor.pow,
-    Tensor.__pow__,
-    torch.rsqrt,
-    F.softmax,
-    torch.softmax,
-    Tensor.softmax,
-    F.log_softmax,
-    F.layer_norm,
-    torch.layer_norm,
-    F.cross_entropy,
-    torch.exp,
-    Tensor.exp,
-    torch.sum,
-    Tensor.sum,
-}
+_HALF = _functions("linear addmm matmul __matmul__ bmm mm baddbmm scaled_dot_product_attention")
+_FULL = _functions("pow __pow__ rsqrt softmax log_softmax layer_norm cross_entropy exp sum")
 
 
 class _Autocast(TorchFunctionMode):
-    """CUDA's autocast and CUDA's attention, which meta tensors would not get. dtype None: no autocast.
+    """CUDA's autocast and CUDA's attention, which meta tensors would not get.
 
-    flash: whether the GPU has flash attention, which takes grouped heads (8.0 and above). A CPU with short
-    windows computes attention whole (``hardware.fast_matmul``).
+    dtype: Of the products; None for no autocast. flash: whether the GPU has flash attention, which takes grouped heads
+    (compute capability 8.0 and above). whole_attention: all attention weights at once, as a CPU computes them for short
+    windows (``hardware.fast_matmul``). keeps_copies: one copy of a weight serves the whole forward pass.
     """
 
     def __init__(self, dtype: torch.dtype | None, flash: bool, whole_attention: bool, keeps_copies: bool):
@@ -264,6 +258,7 @@ class _Autocast(TorchFunctionMode):
     def _half(self, value):
         if not (isinstance(value, Tensor) and value.dtype == torch.float32):
             return value
+        # autocast keeps the 16-bit copy of a weight that trains until the forward pass ends
         keep = self.copies is not None and value.is_leaf and value.requires_grad
         if not keep:
             return value.to(self.dtype)
@@ -275,6 +270,7 @@ class _Autocast(TorchFunctionMode):
         self, q, k, v, attn_mask=None, dropout_p=0.0, is_causal=False, scale=None, enable_gqa=False
     ):
         flash = self.flash and attn_mask is None
+        # without flash, grouped heads have no fused kernel: all attention weights are computed
         if enable_gqa and not flash:
             return F.scaled_dot_product_attention(
                 q, k, v, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=True
@@ -299,7 +295,7 @@ def _full(value):
 
 
 def estimate_step(
-    model,
+    model: nn.Module,
     batch_size: int,
     length: int,
     *,
@@ -310,55 +306,68 @@ def estimate_step(
     padded: bool = False,
     flash: bool = True,
     cpu: bool = False,
-) -> Step:
-    """One micro-batch of a model from ``model_on_meta``, as Trainer, SFTTrainer or ``lmlab.training.pretrain`` has it trained.
+) -> StepEstimate:
+    """One micro-batch of a model, as Trainer, SFTTrainer or ``lmlab.training.pretrain`` trains it.
 
-    dtype: of the products; with "float32" there is no autocast. accumulation: micro-batches in a step; where there
-    are several, it is the second that is played, beside the gradients of the first. chunked: TRL's loss, which
-    never has all logits. padded: rows have padding, so attention needs a mask. flash: see ``_Autocast``.
+    Args:
+        model: From ``model_on_meta``.
+        batch_size: Sequences in the micro-batch.
+        length: Tokens in a sequence.
+        dtype: Of the products; with "float32" there is no autocast.
+        accumulation: Micro-batches in a step. Where there are several, the second one is estimated, beside the
+            gradients of the first.
+        checkpointing: Whether activations are recomputed in the backward pass.
+        chunked: TRL's loss, which never has all logits.
+        padded: Whether sequences have padding, so that attention needs a mask.
+        flash: See ``_Autocast``.
+        cpu: Whether the step is one of a CPU.
     """
     half = None if dtype == "float32" else getattr(torch, dtype)
     ids = torch.zeros(batch_size, length, dtype=torch.long, device=next(model.parameters()).device)
 
-    def autocast(keeps_copies=False):
+    def autocast(keeps_copies: bool = False) -> _Autocast:
+        """For the forward pass, or for what is recomputed in the backward pass."""
         return _Autocast(half, flash, cpu and length <= SHORT_WINDOW, keeps_copies)
 
-    again = {
-        "use_reentrant": False,
-        "context_fn": lambda: (nullcontext(), autocast()),
-    }  # modes rest in backward
+    # torch's modes are off in the backward pass, so what is recomputed there needs its own
+    recompute = {"use_reentrant": False, "context_fn": lambda: (nullcontext(), autocast())}
     model.train()
     if checkpointing:
         with warnings.catch_warnings(action="ignore", category=FutureWarning):
+            # else a checkpointed block behind frozen embeddings has no input to differentiate
             model.enable_input_require_grads()
-            older = not hasattr(model, "activation_checkpointing_enable")  # transformers before 5.23
-            (model.gradient_checkpointing_enable if older else model.activation_checkpointing_enable)(again)
-    count = _Count(model, padded, keeps_gradients=accumulation > 1)
-    named = {name.rsplit(".", 1)[-1]: module for name, module in model.named_modules()}
-    count.watch(named.get("wte", named.get("embed_tokens")), named.get("ln_f", named.get("norm")))
-    asked = mock.patch.object(torch, "is_autocast_enabled", lambda *device: half is not None)
-    pieces = mock.patch("lmlab.models.gpt.checkpoint", partial(checkpoint, context_fn=again["context_fn"]))
-    with count, asked, pieces:
+            model.activation_checkpointing_enable(recompute)
+    counter = _Counter(model, padded, keeps_gradients=accumulation > 1)
+    modules = {name.rsplit(".", 1)[-1]: module for name, module in model.named_modules()}
+    embedding = modules.get("wte", modules.get("embed_tokens"))
+    counter.follow_phases(embedding, modules.get("ln_f", modules.get("norm")))
+    says_autocast = mock.patch.object(torch, "is_autocast_enabled", lambda *device: half is not None)
+    of_gpt = mock.patch(
+        "lmlab.models.gpt.checkpoint", partial(checkpoint, context_fn=recompute["context_fn"])
+    )
+    with counter, says_autocast, of_gpt:
         with autocast(keeps_copies=True):
             loss = _loss(model, ids, half, chunked)
-        count.phase = "loss"
+        counter.phase = "loss"
         loss.backward()
-    live, gradients, logits = max(count.fullest.values())
-    return Step(
-        gradients,
-        live - gradients - logits,
-        logits,
-        _flops(model, count, ids),
-        count.operations,
-        tuple(count.fullest[phase][0] for phase in PHASES),
+    total, gradients, logits = max(counter.peaks.values())
+    return StepEstimate(
+        gradients=gradients,
+        activations=total - gradients - logits,
+        logits=logits,
+        flops=_flops(model, counter, ids),
+        operations=counter.operations,
+        peak_by_phase=tuple(counter.peaks[phase][0] for phase in PHASES),
     )
 
 
-def _flops(model, count: _Count, ids: Tensor) -> int:
-    """As counted; for ``lmlab.models.gpt`` by its own formula, to which its utilisation refers."""
+def _flops(model, counter: _Counter, ids: Tensor) -> int:
+    """As counted; for ``lmlab.models.gpt`` by its own formula, to which its MFU refers."""
     from lmlab.models.gpt import GPT
 
-    return ids.numel() * model.flops_per_token(ids.shape[1]) if isinstance(model, GPT) else count.flops
+    if isinstance(model, GPT):
+        return ids.numel() * model.flops_per_token(ids.shape[1])
+    return counter.flops
 
 
 def _loss(model, ids: Tensor, half: torch.dtype | None, chunked: bool) -> Tensor:
@@ -374,13 +383,13 @@ def _loss(model, ids: Tensor, half: torch.dtype | None, chunked: bool) -> Tensor
         return _ChunkedLoss.apply(hidden[:, :-1].flatten(0, 1), head, half or hidden.dtype).sum()
     output = model(input_ids=ids, attention_mask=mask, labels=ids, use_cache=False)
     if half is not None:
-        output.logits = output.logits.float()  # accelerate hands on float32; nobody reads it, but it is made
+        output.logits = output.logits.float()  # accelerate makes this copy, though nobody reads it
     return output.loss
 
 
-def many_logits(n_tokens: int, n_entries: int) -> bool:
-    """Whether the logits of a batch are better made in pieces: from 128 MiB in float32 on.
+def prefer_chunked_loss(n_tokens: int, vocab_size: int) -> bool:
+    """Whether the loss of a batch is better computed in chunks: if all logits take over 128 MiB in float32.
 
-    Below, whole ones are faster: on a CPU with 1,024 tokens and 1,536 entries a step takes two thirds of the time.
+    Below, all at once is faster: on a CPU with 1,024 tokens and 1,536 entries a step takes two thirds of the time.
     """
-    return 4 * n_tokens * n_entries > 2**27
+    return 4 * n_tokens * vocab_size > 2**27

@@ -1,42 +1,43 @@
 """Pretraining from scratch: the loop of notebook 02 and of ``lmlab pretrain``.
 
-Sources: Brown et al. 2020 (GPT-3) for AdamW's numbers, warm-up, cosine and clipping; nanoGPT for the loop.
+Sources: Brown et al. 2020 (GPT-3) for AdamW's betas, warm-up, cosine and clipping; nanoGPT for the loop.
 """
 
-import hashlib
+import logging
 import math
-import shutil
 import signal
 import threading
-import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
-from dataclasses import asdict, dataclass, field, fields
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from lmlab.data.packing import Rows
-from lmlab.files import replace_folder
-from lmlab.hardware import fast_matmul, peak_flops
+from lmlab.hardware import fast_matmul
 from lmlab.models import IGNORE_INDEX
 from lmlab.models.gpt import GPT
+from lmlab.recipes import Recipe
 from lmlab.signals import handle_signals
-from lmlab.training.checkpoints import newest_state, prune_checkpoints, save_checkpoint
-from lmlab.training.distributed import DistributedContext, silent
-from lmlab.training.progress import report_progress
-from lmlab.training.tensorboard import CURVES, FOLDER, Watch, as_it_stands, open_curves
+from lmlab.training.distributed import DistributedContext
+from lmlab.training.pretrain_state import History, Recorder, TrainState, find_earlier_run
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class PretrainConfig:
-    """Choices of one pretraining run. Rates are per step, lengths in tokens, counts in optimizer steps."""
+    """The hyperparameters of one pretraining run. Lengths are in tokens, counts in optimizer steps."""
 
     max_steps: int
-    batch_size: int  # windows in one forward pass
-    block_size: int  # tokens in one window
+    batch_size: int  # blocks in one forward pass
+    block_size: int  # tokens in one block
     learning_rate: float
     grad_accumulation: int = 1  # forward passes in one step, over all processes
     min_learning_rate: float = 0.0
@@ -49,24 +50,16 @@ class PretrainConfig:
     eval_every: int = 100
     checkpoint_every: int = 500
     keep_checkpoints: int | None = None  # the newest so many, and the best; None: all
-    compile: bool = False  # torch.compile: quicker steps after a slow first one
+    compile: bool = False  # torch.compile: faster steps after a slow first one
     dtype: str = "float32"  # of the forward pass; the weights stay float32
     seed: int = 0
 
     def __post_init__(self):
-        for name in (
-            "max_steps",
-            "batch_size",
-            "block_size",
-            "grad_accumulation",
-            "log_every",
-            "eval_every",
-            "checkpoint_every",
-            "learning_rate",
-            "grad_clip",
-        ):
-            if getattr(self, name) <= 0:
-                raise ValueError(f"PretrainConfig.{name} got {getattr(self, name)}; give a positive number")
+        may_be_zero = {"min_learning_rate", "warmup_steps", "weight_decay", "beta1", "beta2", "seed"}
+        for name, value in vars(self).items():
+            is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+            if is_number and value <= 0 and name not in may_be_zero:
+                raise ValueError(f"PretrainConfig.{name} got {value}; give a positive number")
         if not 0 <= self.warmup_steps < self.max_steps:
             raise ValueError(
                 f"PretrainConfig.warmup_steps got {self.warmup_steps}; "
@@ -76,60 +69,46 @@ class PretrainConfig:
             raise ValueError(f"PretrainConfig.dtype got {self.dtype!r}; give float32, bfloat16 or float16")
 
     @classmethod
-    def from_recipe(cls, cfg, dtype: str = "float32") -> "PretrainConfig":
-        """The choices of a recipe of lesson 02, with the machine's dtype."""
-        named = {f.name: getattr(cfg, f.name) for f in fields(cls) if hasattr(cfg, f.name)}
-        return cls(**named, dtype=dtype)
+    def from_recipe(cls, cfg: Recipe, dtype: str = "float32") -> "PretrainConfig":
+        """The values of a recipe of lesson 02, with the machine's dtype."""
+        values = {field.name: getattr(cfg, field.name) for field in fields(cls) if hasattr(cfg, field.name)}
+        return cls(**values, dtype=dtype)
 
     @property
     def tokens_per_step(self) -> int:
+        """Tokens that one optimizer step reads."""
         return self.batch_size * self.block_size * self.grad_accumulation
 
 
-@dataclass
-class History:
-    """What a run left behind, ready to plot. Losses are in nats per token."""
-
-    floor: float | None = None
-    steps: list[dict] = field(
-        default_factory=list
-    )  # step, loss, learning_rate, grad_norm, tokens_per_second, mfu
-    evaluations: list[dict] = field(default_factory=list)  # step, loss, and what ``measure`` gave
-    samples: list[dict] = field(default_factory=list)  # step, text
-    seconds: float = 0.0
-
-    def column(self, name: str, of: str = "steps") -> list:
-        """One quantity over time: ``history.column("loss", of="evaluations")``."""
-        return [row[name] for row in getattr(self, of)]
-
-    @property
-    def tokens_per_second(self) -> float:
-        """Median over the run: loss-bearing tokens in a second of training, without evaluations."""
-        rates = sorted(self.column("tokens_per_second"))
-        return rates[len(rates) // 2]
-
-
 class Batches(Protocol):
-    """Where training batches come from: ``lmlab.data.shards.WindowLoader`` is one."""
+    """Where training batches come from: ``lmlab.data.loader.WindowLoader`` is one."""
 
     def batch(self, k: int) -> tuple[Tensor, Tensor]:
-        """Batch k of an endless row, always the same for one k: (inputs, targets), both (B, T)."""
+        """Batch k of an endless sequence, always the same for one k: (inputs, targets), both (B, T)."""
 
     def __len__(self) -> int:
-        """Windows in one epoch."""
+        """Blocks in one epoch."""
 
 
 def entropy_floor(logprobs: Sequence[float], token_counts: Sequence[int]) -> float:
-    """The loss, in nats per token, that no model can beat on average over texts with these probabilities.
+    """The loss that no model can beat on average over texts with known probabilities.
 
-    logprobs: natural log of the probability of each whole text. token_counts: of each, its EOS included.
+    Args:
+        logprobs: The natural log of the probability of each text.
+        token_counts: The tokens of each text, its EOS included.
+
+    Returns:
+        Nats per token.
     """
     if len(logprobs) != len(token_counts) or not logprobs:
         raise ValueError(
-            f"entropy_floor got {len(logprobs)} logprobs and {len(token_counts)} token counts; "
+            f"entropy_floor got {len(logprobs)} logprobs and {len(token_counts)} token_counts; "
             "give one of each per text"
         )
     return -sum(logprobs) / sum(token_counts)
+
+
+# --- one optimizer step -----------------------------------------------------------------------------
 
 
 def learning_rate_at(step: int, cfg: PretrainConfig) -> float:
@@ -142,18 +121,20 @@ def learning_rate_at(step: int, cfg: PretrainConfig) -> float:
 
 
 def build_optimizer(model: nn.Module, cfg: PretrainConfig) -> torch.optim.AdamW:
-    """AdamW that decays matrices, and leaves biases and norms (one dimension) alone."""
-    trained = [p for p in model.parameters() if p.requires_grad]
+    """AdamW with weight decay on matrices, and none on biases and norms (which have one dimension)."""
+    trainable = [p for p in model.parameters() if p.requires_grad]
     groups = [
-        {"params": [p for p in trained if p.ndim >= 2], "weight_decay": cfg.weight_decay},
-        {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
+        {"params": [p for p in trainable if p.ndim >= 2], "weight_decay": cfg.weight_decay},
+        {"params": [p for p in trainable if p.ndim < 2], "weight_decay": 0.0},
     ]
     return torch.optim.AdamW(groups, lr=cfg.learning_rate, betas=(cfg.beta1, cfg.beta2), fused=True)
 
 
-def forward_context(device: torch.device, dtype: str):
+def forward_context(device: torch.device, dtype: str) -> AbstractContextManager:
     """Autocast to ``dtype``, or nothing for float32."""
-    return nullcontext() if dtype == "float32" else torch.autocast(device.type, getattr(torch, dtype))
+    if dtype == "float32":
+        return nullcontext()
+    return torch.autocast(device.type, getattr(torch, dtype))
 
 
 class SummedLoss(nn.Module):
@@ -164,31 +145,33 @@ class SummedLoss(nn.Module):
         self.model = model
 
     def forward(self, inputs: Tensor, targets: Tensor) -> Tensor:
+        """The sum of -log p over all targets (B, T) that are not masked, in nats."""
         return self.model.summed_loss(inputs, targets)
 
 
-def prepare_model(model: GPT, cfg: PretrainConfig, ranks: DistributedContext) -> nn.Module:
+def prepare_model(model: GPT, cfg: PretrainConfig, context: DistributedContext) -> nn.Module:
     """``SummedLoss`` of the model, compiled where ``cfg`` asks for it, its gradients averaged over processes."""
     summed: nn.Module = SummedLoss(model)
     if cfg.compile:
         summed = torch.compile(summed)
-    if ranks.world > 1:
-        summed = nn.parallel.DistributedDataParallel(
-            summed, device_ids=None if model.device.type == "cpu" else [model.device.index]
-        )
+    if context.world_size > 1:
+        device_ids = None if model.device.type == "cpu" else [model.device.index]
+        summed = nn.parallel.DistributedDataParallel(summed, device_ids=device_ids)
     return summed
 
 
 def micro_batches(
-    data: Batches, step: int, cfg: PretrainConfig, ranks: DistributedContext
+    data: Batches, step: int, cfg: PretrainConfig, context: DistributedContext
 ) -> list[tuple[Tensor, Tensor]]:
-    """This process's share of the batches of one step (from 0): every ``world``-th, beginning at its rank."""
+    """This process's part of the batches of one step (from 0): every ``world_size``-th, beginning at its rank."""
+    # the batches of a step are numbered, so that it has the same ones for any number of processes
     first = step * cfg.grad_accumulation
-    return [data.batch(k) for k in range(first + ranks.rank, first + cfg.grad_accumulation, ranks.world)]
+    own = range(first + context.rank, first + cfg.grad_accumulation, context.world_size)
+    return [data.batch(k) for k in own]
 
 
 def count_targets(batches: Sequence[tuple[Tensor, Tensor]]) -> int:
-    """Tokens that bear loss."""
+    """The number of tokens that contribute to the loss."""
     return sum(int((targets != IGNORE_INDEX).sum()) for _, targets in batches)
 
 
@@ -199,22 +182,35 @@ def training_step(
     optimizer: torch.optim.Optimizer,
     scaler: torch.amp.GradScaler,
     cfg: PretrainConfig,
-    ranks: DistributedContext = DistributedContext(),
+    context: DistributedContext = DistributedContext(),
 ) -> tuple[Tensor, Tensor]:
-    """One update from this process's batches: the gradient of the mean over all n_tokens of all processes.
+    """One optimizer step from this process's batches.
 
-    Each batch gives a sum, and n_tokens divides: so batches with unequal counts weigh by their tokens.
-    Returns (this process's part of the mean loss, gradient norm before clipping).
+    Each batch gives a sum, which is divided by the tokens of all batches of all processes. So every token has the
+    same weight in the gradient, though batches differ in how many of their tokens are masked.
+
+    Args:
+        summed: From ``prepare_model``.
+        batches: (inputs, targets), both (B, T).
+        n_tokens: The tokens that contribute to the loss, in all batches of all processes.
+        optimizer: From ``build_optimizer``.
+        scaler: Enabled for float16.
+        cfg: The hyperparameters.
+        context: The processes.
+
+    Returns:
+        (this process's part of the mean loss in nats per token, gradient norm before clipping), both ().
     """
     total = torch.zeros((), device=next(summed.parameters()).device)
     for i, (inputs, targets) in enumerate(batches, 1):
-        # gradients travel once a step, after the last batch
-        alone = summed.no_sync() if ranks.world > 1 and i < len(batches) else nullcontext()
-        with alone:
+        # gradients are reduced once a step, after the last batch
+        skip_reduction = context.world_size > 1 and i < len(batches)
+        with summed.no_sync() if skip_reduction else nullcontext():
             with forward_context(total.device, cfg.dtype):
-                loss = summed(*_on(total.device, inputs, targets)) / n_tokens
-            scaler.scale(loss * ranks.world).backward()  # times world: DDP takes the mean over processes
+                loss = summed(*_to_device(total.device, inputs, targets)) / n_tokens
+            scaler.scale(loss * context.world_size).backward()  # DDP takes the mean over processes
         total += loss.detach()
+    # the norm is that of true gradients, so float16's scale must be taken out before clipping
     scaler.unscale_(optimizer)
     norm = nn.utils.clip_grad_norm_(summed.parameters(), cfg.grad_clip)
     scaler.step(optimizer)
@@ -223,12 +219,11 @@ def training_step(
     return total, norm
 
 
-def _on(device: torch.device, *parts: Tensor) -> Iterator[Tensor]:
-    for part in parts:
-        part = (
-            part.pin_memory() if device.type == "cuda" else part
-        )  # only then does it travel beside the work
-        yield part.to(device, non_blocking=True)
+def _to_device(device: torch.device, *tensors: Tensor) -> Iterator[Tensor]:
+    for tensor in tensors:
+        if device.type == "cuda":
+            tensor = tensor.pin_memory()  # only then is it copied while the GPU computes
+        yield tensor.to(device, non_blocking=True)
 
 
 @torch.no_grad()
@@ -237,24 +232,29 @@ def mean_loss(
     rows: Rows,
     batch_size: int = 32,
     dtype: str = "float32",
-    ranks: DistributedContext = DistributedContext(),
+    context: DistributedContext = DistributedContext(),
 ) -> float:
-    """Token-weighted loss over all rows: the sum over counted tokens by their number. Nats per token."""
+    """The loss over all rows in nats per token: the sum over all tokens that count, divided by their number."""
+    # dropout off, for the loss of the model and not of a sample of its subnetworks
     was_training = model.training
     model.eval()
-    nats, counted = 0.0, 0
-    own = (part[ranks.rank :: ranks.world].split(batch_size) for part in rows)
-    for inputs, targets in zip(*own, strict=True):
-        wanted = targets != IGNORE_INDEX
-        if not wanted.any():
+    nats, n_tokens = 0.0, 0
+    inputs, targets = (part[context.rank :: context.world_size].split(batch_size) for part in rows)
+    for batch, labels in zip(inputs, targets, strict=True):
+        counted = labels != IGNORE_INDEX
+        if not counted.any():
             continue
-        kept = int(wanted.any(0).nonzero().max()) + 1  # columns with something to count
+        width = int(counted.any(0).nonzero().max()) + 1  # beyond it there is only padding
         with forward_context(model.device, dtype):
-            nats += model.summed_loss(*_on(model.device, inputs[:, :kept], targets[:, :kept])).item()
-        counted += int(wanted.sum())
+            on_device = _to_device(model.device, batch[:, :width], labels[:, :width])
+            nats += model.summed_loss(*on_device).item()
+        n_tokens += int(counted.sum())
     model.train(was_training)
-    nats, counted = ranks.total(nats, counted)
-    return nats / counted
+    nats, n_tokens = context.all_reduce(nats, n_tokens)
+    return nats / n_tokens
+
+
+# --- the run ----------------------------------------------------------------------------------------
 
 
 def pretrain(
@@ -267,355 +267,112 @@ def pretrain(
     sample: Callable[[GPT], str] | None = None,
     measure: Callable[[GPT], dict] | None = None,
     out: Path | None = None,
-    tokenizer=None,
+    tokenizer: "PreTrainedTokenizerBase | None" = None,
     metric: str = "val_loss",
     replace: bool = True,
-    watch: Watch | None = None,
-    ranks: DistributedContext = DistributedContext(),
-    report: Callable[[str], None] = print,
+    on_log: Callable | None = None,
+    context: DistributedContext = DistributedContext(),
 ) -> History:
-    """Trains ``model`` in place on ``data`` and returns what happened.
+    """Trains ``model`` in place.
 
-    validation: rows for the loss that is compared with ``floor`` (nats per token, None if not known).
-    sample: writes a text, at start, middle and end. measure: other numbers by name, at each evaluation.
-    out: where TensorBoard logs (tensorboard/), checkpoints (checkpoints/step_N/) and the result (model/) go,
-    with the tokenizer, in transformers' layout; nothing is written without it. An unfinished run of the same
-    choices that is found there goes on, with the losses that it would have had; any other makes room in
-    out/previous/ where ``replace`` is true, else it is a ValueError. metric: the validation loss's name in
-    the lesson's metrics.json; a search follows it by that name, in out/progress.jsonl. watch: is told of every
-    row of the history as it is made, as ``live.LiveLoss`` wants it.
-    With ``out``, SIGTERM, SIGINT (Ctrl-C, a stopped cell) or SIGHUP saves a checkpoint after the step and
-    raises KeyboardInterrupt. Several processes need an ``out`` that all of them see.
+    With ``out``, SIGTERM, SIGINT (Ctrl-C, a stopped cell) or SIGHUP saves a checkpoint after the step and raises
+    KeyboardInterrupt. An unfinished run with the same config in ``out`` is resumed, with the losses that it would
+    have had. Several processes need an ``out`` that all of them see.
+
+    Args:
+        model: An untrained or pretrained GPT.
+        data: Batches to train on.
+        cfg: The hyperparameters.
+        validation: Rows for the validation loss.
+        floor: The entropy floor of the validation texts in nats per token, if it is known.
+        sample: Writes a text, at start, middle and end.
+        measure: Other metrics by name, at each evaluation.
+        out: The folder for TensorBoard (tensorboard/), checkpoints (checkpoints/step_N/) and the result (model/),
+            with the tokenizer, in transformers' layout. None: nothing is written.
+        tokenizer: Is saved with the model.
+        metric: The validation loss's name in metrics.json, by which a search follows it in progress.jsonl.
+        replace: What happens to a finished run in ``out``, or one with another config: it is moved to
+            out/previous/, or it is an error.
+        on_log: Is given "train" or "validation", a row and the number of steps, as ``live.LiveLoss`` wants it.
+        context: The processes.
+
+    Returns:
+        What happened.
+
+    Raises:
+        ValueError: The processes cannot share a step, or ``out`` holds another run and ``replace`` is false.
+        KeyboardInterrupt: The run was stopped by a signal, and saved.
     """
-    if cfg.grad_accumulation % ranks.world:
+    if cfg.grad_accumulation % context.world_size:
         raise ValueError(
-            f"grad_accumulation {cfg.grad_accumulation} cannot be shared by {ranks.world} processes; "
+            f"grad_accumulation got {cfg.grad_accumulation} for {context.world_size} processes; "
             "give a multiple of their number"
         )
-    report = report if ranks.first else silent
-    torch.manual_seed(cfg.seed + ranks.rank)  # for dropout; the data have a seed of their own
-    run = _Run(model, data, cfg, ranks, out, tokenizer)
-    found = run.earlier(replace, report)
-    record = _Record(run, History(floor), validation, sample, measure, metric, watch, report)
-    if found is not None:
-        run.restore(*found)
-        record.restore(found[1])
+    # each process another seed, or all would drop the same units
+    torch.manual_seed(cfg.seed + context.rank)  # for dropout; the data have a seed of their own
+    state = TrainState(model, build_optimizer(model, cfg), data, cfg, context, tokenizer)
+
+    def evaluate() -> dict:
+        """The validation loss, and the other metrics, which the main process alone computes."""
+        metrics = {"loss": mean_loss(model, validation, 4 * cfg.batch_size, cfg.dtype, context)}
+        if floor is not None:
+            metrics |= {"floor": floor, "above_floor": metrics["loss"] - floor}
+        if measure is not None and context.is_main_process:
+            metrics |= measure(model)
+        context.barrier()
+        return metrics
+
+    recorder = Recorder(state, History(floor), evaluate, sample, out, metric, on_log)
+    checkpoint = find_earlier_run(out, state, replace)
+    if checkpoint is not None:
+        state.restore(*checkpoint)
+        recorder.restore(checkpoint[1])
     with fast_matmul(model.device.type, cfg.block_size), _stop_signals(out is not None) as stop:
-        if found is None:
-            record.visit(0)
-        _train(run, record, stop)
-    return record.close()
+        if checkpoint is None:
+            recorder.after_step(0)
+        _train(state, recorder, stop)
+    return recorder.close()
 
 
-def _train(run: "_Run", record: "_Record", stop: threading.Event) -> None:
-    cfg, ranks = run.cfg, run.ranks
-    summed = prepare_model(run.model, cfg, ranks)
+def _train(state: TrainState, recorder: Recorder, stop: threading.Event) -> None:
+    cfg, context = state.cfg, state.context
+    summed = prepare_model(state.model, cfg, context)
     summed.train()
-    run.optimizer.zero_grad(set_to_none=True)  # the caller may have left gradients
-    record.start_clock()
-    while run.step < cfg.max_steps:
-        rate = learning_rate_at(run.step, cfg)
-        for group in run.optimizer.param_groups:
-            group["lr"] = rate
-        batches = micro_batches(run.data, run.step, cfg, ranks)
-        n_tokens, stopping = ranks.total(count_targets(batches), stop.is_set())
-        loss, norm = training_step(summed, batches, n_tokens, run.optimizer, run.scaler, cfg, ranks)
-        run.step += 1
-        record.step(loss, norm, rate, n_tokens)
-        if stopping and run.step < cfg.max_steps:
-            record.save()  # and nothing else: who asks may not wait long
+    state.optimizer.zero_grad(set_to_none=True)  # the caller may have left gradients
+    recorder.start_clock()
+    while state.step < cfg.max_steps:
+        learning_rate = learning_rate_at(state.step, cfg)
+        for group in state.optimizer.param_groups:
+            group["lr"] = learning_rate
+        batches = micro_batches(state.data, state.step, cfg, context)
+        # one exchange for both: the processes must agree on the step after which they stop
+        n_tokens, stopping = context.all_reduce(count_targets(batches), stop.is_set())
+        loss, norm = training_step(summed, batches, n_tokens, state.optimizer, state.scaler, cfg, context)
+        state.step += 1
+        recorder.log_step(loss, norm, learning_rate, n_tokens)
+        if stopping and state.step < cfg.max_steps:
+            recorder.save()  # and nothing else: who asks may not wait long
             raise KeyboardInterrupt(
-                f"stopped and saved at step {run.step}; the same command goes on from there"
+                f"stopped and saved at step {state.step}; the same command resumes from there"
             )
-        record.visit(run.step)
+        recorder.after_step(state.step)
 
 
 @contextmanager
-def _stop_signals(wanted: bool):
-    """An event that signals to stop set, so that a step is never cut in two; a second SIGINT interrupts."""
+def _stop_signals(wanted: bool) -> Iterator[threading.Event]:
+    """An event that signals to stop set, so that a step is never interrupted; a second SIGINT interrupts."""
     stop = threading.Event()
     if not wanted or threading.current_thread() is not threading.main_thread():
         yield stop
         return
 
-    def request(number, frame):
+    def _request(number, frame):
         if stop.is_set() and number == signal.SIGINT:
             raise KeyboardInterrupt
         stop.set()
 
-    numbers = {
-        signal.SIGTERM,
-        signal.SIGINT,
-        getattr(signal, "SIGHUP", signal.SIGTERM),
-    }  # Windows has no third
-    with handle_signals(numbers, request):
+    numbers = {signal.SIGTERM, signal.SIGINT}
+    if hasattr(signal, "SIGHUP"):  # Windows has none
+        numbers.add(signal.SIGHUP)
+    with handle_signals(numbers, _request):
         yield stop
-
-
-class _Run:
-    """What a checkpoint holds: the model, and all else that decides how training goes on."""
-
-    FREE = ("log_every", "eval_every", "checkpoint_every", "keep_checkpoints")  # may change on the way
-
-    def __init__(
-        self,
-        model: GPT,
-        data: Batches,
-        cfg: PretrainConfig,
-        ranks: DistributedContext,
-        out: Path | None,
-        tokenizer,
-    ):
-        self.model, self.data, self.cfg, self.ranks = model, data, cfg, ranks
-        self.out, self.tokenizer, self.step = out, tokenizer, 0
-        self.optimizer = build_optimizer(model, cfg)
-        self.scaler = torch.amp.GradScaler(model.device.type, enabled=cfg.dtype == "float16")
-
-    def choices(self) -> dict:
-        """All that must be equal for a run to go on."""
-        plan = {name: value for name, value in asdict(self.cfg).items() if name not in self.FREE}
-        first = hashlib.sha256(self.data.batch(0)[0].numpy().tobytes()).hexdigest()[:12]
-        return {**plan, **asdict(self.model.config), "windows of data": len(self.data), "first batch": first}
-
-    def state(self) -> dict:
-        return {
-            "step": self.step,
-            "choices": self.choices(),
-            "optimizer": self.optimizer.state_dict(),
-            "scaler": self.scaler.state_dict(),
-            "rng": self.ranks.gather(_random_state()),
-        }
-
-    def restore(self, path: Path, state: dict) -> None:
-        self.model.load_weights(path)
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.scaler.load_state_dict(state["scaler"])
-        self.step = state["step"]
-        if len(state["rng"]) == self.ranks.world:  # else other processes, which draw other dropout
-            _set_random_state(state["rng"][self.ranks.rank])
-
-    def earlier(self, replace: bool, report: Callable[[str], None]) -> tuple[Path, dict] | None:
-        """The checkpoint to go on from, if ``out`` holds an unfinished run of the same choices."""
-        found = None if self.out is None else newest_state(self.out / "checkpoints")
-        seen = self.ranks.gather(found and found[1]["step"])  # and all have looked
-        if len(set(seen)) > 1:
-            raise ValueError(
-                f"the processes see checkpoints of steps {seen} in {self.out}; give a folder that all "
-                "hosts share"
-            )
-        if found is None:
-            return None
-        path, state = found
-        choices = self.choices()
-        other = [
-            f"{name} {state['choices'].get(name)} there, {value} now"
-            for name, value in choices.items()
-            if state["choices"].get(name) != value
-        ]
-        if not other and state["step"] < self.cfg.max_steps:
-            report(f"goes on from step {state['step']} ({path})")
-            return found
-        what = f"an unfinished run of other choices ({'; '.join(other)})" if other else "a finished run"
-        if not replace:
-            raise ValueError(
-                f"{self.out} holds {what}; give another folder, or let it be replaced (--replace)"
-            )
-        if self.ranks.first:
-            _move_aside(self.out)
-        report(f"{self.out} held {what}; it is now in {self.out / 'previous'}")
-        self.ranks.wait()
-        return None
-
-    def save(self, record_state: dict) -> None:
-        state = {**self.state(), **record_state}  # all processes give their part
-        if self.ranks.first:
-            save_checkpoint(self.out / "checkpoints", self.step, self.save_model, state)
-
-    def save_model(self, folder: Path) -> None:
-        self.model.save_pretrained(folder)
-        if self.tokenizer is not None:
-            self.tokenizer.save_pretrained(folder)
-
-
-def _move_aside(out: Path) -> None:
-    """What a run left in ``out`` goes to out/previous/, in place of what an earlier call has put there."""
-    previous = out / "previous"
-    strangers = {path.name for path in previous.glob("*")} - {"checkpoints", "model", FOLDER}
-    if strangers or previous.is_file():
-        raise ValueError(
-            f"{previous} holds {', '.join(sorted(strangers)) or 'something else'}, which no run has put "
-            "there; move it, or give another folder"
-        )
-    shutil.rmtree(previous, ignore_errors=True)
-    previous.mkdir()
-    for name in ("checkpoints", "model"):
-        if (out / name).exists():
-            shutil.move(out / name, previous / name)
-    (previous / FOLDER).mkdir()
-    for path in (out / FOLDER).glob(f"*{CURVES}"):  # the lesson has begun anew, and the rest is its own
-        shutil.move(path, previous / FOLDER)
-
-
-def _random_state() -> dict:
-    cuda = torch.cuda.get_rng_state() if torch.cuda.is_initialized() else None
-    return {"cpu": torch.get_rng_state(), "cuda": cuda}
-
-
-def _set_random_state(state: dict) -> None:
-    torch.set_rng_state(state["cpu"])
-    if state["cuda"] is not None and torch.cuda.is_available():
-        torch.cuda.set_rng_state(state["cuda"])
-
-
-class _Record:
-    """Keeps the history of a run, and writes logs and checkpoints where a folder is given."""
-
-    def __init__(
-        self,
-        run: _Run,
-        history: History,
-        validation: Rows,
-        sample,
-        measure,
-        metric: str,
-        watch: Watch | None,
-        report,
-    ):
-        self.run, self.cfg, self.ranks = run, run.cfg, run.ranks
-        self.history, self.validation, self.sample, self.measure = history, validation, sample, measure
-        self.metric, self.watch, self.report, self.writer = metric, watch, report, None
-        self.loss, self.updates, self.tokens = (
-            torch.zeros((), device=run.model.device),
-            0,
-            0.0,
-        )  # since the last row
-        self.resumed, self.earlier_seconds, self.earlier_lap = 0, 0.0, 0.0
-        self.began = self.lap = time.perf_counter()
-        self.peak = peak_flops(run.model.device, run.cfg.dtype)
-
-    def restore(self, state: dict) -> None:
-        """Takes over where a checkpoint left off: the history, and what came since its last row."""
-        kept, self.resumed = state["history"], state["step"]
-        self.history.steps, self.history.evaluations = kept["steps"], kept["evaluations"]
-        self.history.samples, self.earlier_seconds = kept["samples"], kept["seconds"]
-        self.updates, self.tokens, self.earlier_lap = state["updates"], state["tokens"], state["lap"]
-        if self.ranks.first:  # the others' parts are in it
-            self.loss += state["loss"]
-
-    def start_clock(self) -> None:
-        """Training begins: what was prepared until now is not counted."""
-        self.lap = time.perf_counter() - self.earlier_lap
-
-    def step(self, loss: Tensor, norm: Tensor, rate: float, n_tokens: float) -> None:
-        """Notes one update; a row of the history is the mean since the last row."""
-        step = self.run.step
-        self.loss += loss
-        self.updates, self.tokens = self.updates + 1, self.tokens + n_tokens
-        if step % self.cfg.log_every and step != self.cfg.max_steps:
-            return
-        (total,) = self.ranks.total(self.loss.item())  # the device is waited for here, not at every step
-        speed = self.tokens / (time.perf_counter() - self.lap)
-        row = {
-            "step": step,
-            "loss": total / self.updates,
-            "learning_rate": rate,
-            "grad_norm": norm.item(),
-            "tokens_per_second": speed,
-        }
-        if self.peak:
-            row["mfu"] = (
-                speed * self.run.model.flops_per_token(self.cfg.block_size) / (self.peak * self.ranks.world)
-            )
-        self.history.steps.append(row)
-        self._scalars("train", row)
-        self.loss.zero_()
-        self.updates, self.tokens, self.lap = 0, 0.0, time.perf_counter()
-
-    def visit(self, step: int) -> None:
-        """Evaluates, samples and saves, where it is time. What that takes is not counted as training."""
-        arrived, cfg = time.perf_counter(), self.cfg
-        ends = step in (0, cfg.max_steps)
-        saves = self.run.out and (ends or step % cfg.checkpoint_every == 0)
-        if ends or saves or step % cfg.eval_every == 0:
-            self._evaluate(step)
-        if self.sample and step in (0, cfg.max_steps // 2, cfg.max_steps):
-            self._sample(step)
-        if saves:
-            self.save()
-        self.lap += time.perf_counter() - arrived
-
-    def close(self) -> History:
-        self.history.seconds = self._seconds()
-        if self.writer:
-            self.writer.close()
-        return self.history
-
-    def _seconds(self) -> float:
-        return self.earlier_seconds + time.perf_counter() - self.began
-
-    def _evaluate(self, step: int) -> None:
-        model, cfg = self.run.model, self.cfg
-        loss = mean_loss(model, self.validation, 4 * cfg.batch_size, cfg.dtype, self.ranks)
-        measured = self.measure(model) if self.measure and self.ranks.first else {}
-        self.ranks.wait()
-        self.history.evaluations.append({"step": step, "loss": loss, **measured})
-        floor = self.history.floor
-        bounds = {} if floor is None else {"floor": floor, "above_floor": loss - floor}
-        if self.run.out and self.ranks.first:
-            gap = {} if floor is None else {"floor_gap": loss - floor}
-            report_progress(self.run.out, step, **{self.metric: loss}, **gap)
-        self._scalars("validation", {"step": step, "loss": loss, **bounds, **measured})
-        above = "" if floor is None else f", {bounds['above_floor']:.3f} above the floor"
-        others = "".join(f", {name} {value:.3f}" for name, value in measured.items())
-        self.report(
-            f"step {step:>{len(str(cfg.max_steps))}}: validation {loss:.3f} nats/token{above}{others}"
-            f"{self._pace(step)}"
-        )
-
-    def _pace(self, step: int) -> str:
-        if not self.history.steps or step == self.cfg.max_steps:
-            return ""
-        speed = self.history.steps[-1]["tokens_per_second"]
-        seconds = (self.cfg.max_steps - step) * self.cfg.tokens_per_step / speed
-        left = f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} min"
-        return f"; {speed:,.0f} tokens/s, {left} left"
-
-    def _sample(self, step: int) -> None:
-        text = self.sample(self.run.model) if self.ranks.first else ""
-        self.history.samples.append({"step": step, "text": text})
-        if writer := self._writer():
-            writer.add_text("samples/training", as_it_stands(text), step)
-
-    def save(self) -> None:
-        """A checkpoint of this step; of the last one the result before it, so that no finished run lacks it."""
-        if self.ranks.first and self.run.step == self.cfg.max_steps:
-            with replace_folder(self.run.out / "model") as new:
-                self.run.save_model(new)
-        (loss,) = self.ranks.total(self.loss.item())
-        self.run.save(
-            {
-                "history": {**asdict(self.history), "seconds": self._seconds()},
-                "loss": loss,
-                "updates": self.updates,
-                "tokens": self.tokens,
-                "lap": time.perf_counter() - self.lap,
-            }
-        )
-        if self.ranks.first:
-            losses = {row["step"]: row["loss"] for row in self.history.evaluations}
-            prune_checkpoints(self.run.out / "checkpoints", losses, self.cfg.keep_checkpoints)
-        self.ranks.wait()
-
-    def _scalars(self, prefix: str, row: dict) -> None:
-        if writer := self._writer():
-            for name, value in row.items():
-                if name != "step":
-                    writer.add_scalar(f"{prefix}/{name}", value, row["step"])
-        if self.watch and self.ranks.first:
-            self.watch(prefix, row, self.cfg.max_steps)
-
-    def _writer(self):
-        """TensorBoard's, made at the first use; a run that goes on hides what came after its checkpoint."""
-        if self.writer is None and self.run.out and self.ranks.first:
-            self.writer = open_curves(self.run.out / FOLDER, self.resumed)
-        return self.writer

@@ -4,30 +4,39 @@ Notebook 02 takes these steps one by one; ``lmlab pretrain`` takes them all.
 """
 
 import hashlib
+import logging
 import math
 import re
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING, TypeAlias
 
 import torch
 
 from lmlab.data.loader import WindowLoader
-from lmlab.data.loading import load_rows
 from lmlab.data.packing import Rows, document_rows, text_rows
 from lmlab.data.shards import open_shards, prepare_shards
+from lmlab.data.sources import load_rows
 from lmlab.data.streams import stream_texts
 from lmlab.evaluation.hellaswag import score_hellaswag
 from lmlab.hardware import describe_machine, peak_flops
 from lmlab.models.gpt import GPT, GPTConfig
 from lmlab.models.sources import load_tokenizer
 from lmlab.recipes import FromScratch
-from lmlab.training.distributed import DistributedContext, cleanup_distributed, init_distributed, silent
-from lmlab.training.pretrain import History, PretrainConfig, entropy_floor, pretrain
+from lmlab.training.distributed import DistributedContext, cleanup_distributed, init_distributed
+from lmlab.training.pretrain import PretrainConfig, entropy_floor, pretrain
+from lmlab.training.pretrain_state import History
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+Tokenizer: TypeAlias = "PreTrainedTokenizerBase"
+logger = logging.getLogger(__name__)
 
 
 def knows_probabilities(source: str) -> bool:
-    """Whether the texts of a source come with the probability with which they were drawn."""
+    """Whether the texts of a source come with the probability with which they were sampled."""
     return source.startswith("miniworld/")
 
 
@@ -48,10 +57,13 @@ def shards_folder(cfg: FromScratch, out: Path) -> Path:
     return Path(cfg.shards_dir or out / "shards").expanduser() / name
 
 
-def make_shards(cfg: FromScratch, tokenizer, out: Path, report: Callable[[str], None] = print) -> Path:
-    """Tokenizes the recipe's texts into shards, or finishes or finds what an earlier call made; the folder.
+def make_shards(cfg: FromScratch, tokenizer: Tokenizer, out: Path) -> Path:
+    """Tokenizes the recipe's texts into shards, or finishes or finds what an earlier call made.
 
     The first shard is held out for validation, except in a miniworld, which has texts of their own for it.
+
+    Returns:
+        The folder of the shards.
     """
     folder = shards_folder(cfg, out)
     prepare_shards(
@@ -63,37 +75,38 @@ def make_shards(cfg: FromScratch, tokenizer, out: Path, report: Callable[[str], 
         n_docs=cfg.n_docs,
         expected_tokens=cfg.data_tokens,
         validation=not knows_probabilities(cfg.data),
-        report=report,
     )
     return folder
 
 
-def training_batches(cfg: FromScratch, tokenizer, folder: Path) -> WindowLoader:
-    """Batches of the training shards. In a miniworld a window begins where a text does, as in validation."""
+def training_batches(cfg: FromScratch, tokenizer: Tokenizer, folder: Path) -> WindowLoader:
+    """Batches of the training shards. In a miniworld a block begins where a text does, as in validation."""
     eos = tokenizer.eos_token_id if knows_probabilities(cfg.data) else None
     return WindowLoader(
         open_shards(folder, "train", tokenizer), cfg.block_size, cfg.batch_size, cfg.seed, eos
     )
 
 
-def validation_rows(cfg: FromScratch, tokenizer, folder: Path) -> tuple[Rows, float | None]:
-    """What the loss is measured on, and its entropy floor (nats per token) where it is known.
+def validation_rows(cfg: FromScratch, tokenizer: Tokenizer, folder: Path) -> tuple[Rows, float | None]:
+    """What the validation loss is measured on.
 
     In a miniworld: ``eval_docs`` texts of its validation split, one in a row. Elsewhere: the first
-    ``validation_tokens`` of the validation shard, in consecutive windows.
+    ``validation_tokens`` of the validation shard, in consecutive blocks.
+
+    Returns:
+        (rows, their entropy floor in nats per token where it is known).
     """
     if not knows_probabilities(cfg.data):
         shard = open_shards(folder, "validation", tokenizer)[0]
-        return text_rows(
-            torch.from_numpy(shard[: cfg.validation_tokens + 1].astype("int64")), cfg.block_size
-        ), None
+        tokens = torch.from_numpy(shard[: cfg.validation_tokens + 1].astype("int64"))
+        return text_rows(tokens, cfg.block_size), None
     texts = load_rows(cfg.data, "validation", limit=cfg.eval_docs)
     documents = tokenizer(list(texts["text"]))["input_ids"]
     floor = entropy_floor(list(texts["logprob"]), [len(document) + 1 for document in documents])
     return document_rows(documents, tokenizer.eos_token_id, cfg.block_size), floor
 
 
-def build_model(cfg: FromScratch, tokenizer) -> GPT:
+def build_model(cfg: FromScratch, tokenizer: Tokenizer) -> GPT:
     """An untrained GPT of the recipe's shape; the same for the same seed."""
     torch.manual_seed(cfg.seed)
     return GPT(
@@ -110,20 +123,20 @@ def build_model(cfg: FromScratch, tokenizer) -> GPT:
     )
 
 
-def text_writer(cfg: FromScratch, tokenizer) -> Callable[[GPT], str]:
-    """A function that has a model write a text from nothing; always by the same dice."""
+def text_writer(cfg: FromScratch, tokenizer: Tokenizer) -> Callable[[GPT], str]:
+    """A function that samples a text from a model, from the EOS alone and always with the same seed."""
 
     def write(model: GPT) -> str:
+        """A text of at most 100 tokens."""
         start = torch.tensor([[tokenizer.eos_token_id]], device=model.device)
-        made = model.generate(
-            start, min(100, cfg.block_size - 1), generator=torch.Generator(model.device).manual_seed(cfg.seed)
-        )
-        return tokenizer.decode(made[0], skip_special_tokens=True)
+        generator = torch.Generator(model.device).manual_seed(cfg.seed)
+        ids = model.generate(start, min(100, cfg.block_size - 1), generator=generator)
+        return tokenizer.decode(ids[0], skip_special_tokens=True)
 
     return write
 
 
-def hellaswag_meter(cfg: FromScratch, tokenizer) -> Callable[[GPT], dict] | None:
+def hellaswag_meter(cfg: FromScratch, tokenizer: Tokenizer) -> Callable[[GPT], dict] | None:
     """A function that gives {"hellaswag": accuracy per token} on the recipe's items; None without items."""
     if cfg.hellaswag is None:
         return None
@@ -133,79 +146,95 @@ def hellaswag_meter(cfg: FromScratch, tokenizer) -> Callable[[GPT], dict] | None
 
 
 def predicted_hours(model: GPT, tokens: int, peak: float, mfu: float = 0.4) -> float:
-    """Hours of training on a device that is sold with ``peak`` operations a second and reaches the share mfu."""
+    """Hours of training on a device of ``peak`` FLOPS (per second), of which a fraction ``mfu`` is reached."""
     return tokens * model.flops_per_token() / (peak * mfu) / 3600
 
 
-def run_recipe(
-    cfg: FromScratch,
-    out: Path,
-    replace: bool = False,
-    data_only: bool = False,
-    report: Callable[[str], None] = print,
-) -> History | None:
-    """Carries out a recipe of lesson 02 in folder ``out``; the history, or None where only data were wanted.
+def run_recipe(cfg: FromScratch, out: Path, replace: bool = False, data_only: bool = False) -> History | None:
+    """Carries out a recipe of lesson 02 in folder ``out``.
 
-    Under ``torchrun`` every process takes its share. Killed, it goes on when it is called again.
-    Raises ValueError when ``out`` holds another or a finished run, unless ``replace`` is true.
+    Under ``torchrun`` every process takes its part. Killed, the run is resumed when it is called again.
+
+    Args:
+        cfg: The recipe.
+        out: The folder.
+        replace: Moves a finished run in ``out``, or one of another recipe, to out/previous/.
+        data_only: Only makes the shards, and verifies them.
+
+    Returns:
+        The history, or None where only data were wanted.
+
+    Raises:
+        ValueError: ``out`` holds a finished run, or one of another recipe, and ``replace`` is false.
     """
     machine = describe_machine()
-    ranks = init_distributed(machine.device)
-    say = report if ranks.first else silent
+    context = init_distributed(machine.device)
+    if not context.is_main_process:
+        logging.getLogger("lmlab").setLevel(logging.ERROR)
     try:
         tokenizer = load_tokenizer(cfg.tokenizer)
-        if ranks.first:
-            make_shards(cfg, tokenizer, out, say)
-        ranks.wait()
-        if ranks.first_of_host:  # finds them where the hosts share a disk
-            make_shards(cfg, tokenizer, out, silent)
-        ranks.wait()
+        if context.is_main_process:
+            make_shards(cfg, tokenizer, out)
+        context.barrier()
+        if context.is_local_main_process:  # finds them where the hosts share a disk
+            make_shards(cfg, tokenizer, out)
+        context.barrier()
         if not data_only:
-            return _run(cfg, out, tokenizer, machine.dtype, replace, ranks, say)
+            return _run(cfg, out, tokenizer, machine.dtype, replace, context)
         for split in ("train",) if knows_probabilities(cfg.data) else ("train", "validation"):
             open_shards(shards_folder(cfg, out), split, tokenizer, verify=True)
-        say("every shard has its checksum")
+        logger.info("every shard has its checksum")
         return None
     finally:
         cleanup_distributed()
 
 
 def _run(
-    cfg: FromScratch, out: Path, tokenizer, dtype: str, replace: bool, ranks: DistributedContext, say
+    cfg: FromScratch, out: Path, tokenizer, dtype: str, replace: bool, context: DistributedContext
 ) -> History:
     folder = shards_folder(cfg, out)
-    model = build_model(cfg, tokenizer).to(ranks.device)
-    plan = PretrainConfig.from_recipe(cfg, dtype)
+    model = build_model(cfg, tokenizer).to(context.device)
+    config = PretrainConfig.from_recipe(cfg, dtype)
     validation, floor = validation_rows(cfg, tokenizer, folder)
     data = training_batches(cfg, tokenizer, folder)
-    tokens = plan.max_steps * plan.tokens_per_step
-    say(
-        f"{model.num_parameters():,} parameters, {tokens:,} tokens in {plan.max_steps:,} steps "
-        f"({tokens / (len(data) * cfg.block_size):.2f} times the data), {dtype}, {ranks.world} processes"
-    )
-    if peak := peak_flops(model.device, dtype):
-        say(
-            f"predicted, at 40% of what the device is sold with: "
-            f"{predicted_hours(model, tokens, peak * ranks.world):.1f} hours"
-        )
-    meter = hellaswag_meter(cfg, tokenizer) if ranks.first else None
+    _log_size(model, config, data, context)
     history = pretrain(
         model,
         data,
-        plan,
+        config,
         validation=validation,
         floor=floor,
         sample=text_writer(cfg, tokenizer),
-        measure=meter,
+        measure=hellaswag_meter(cfg, tokenizer) if context.is_main_process else None,
         out=out,
         tokenizer=tokenizer,
         replace=replace,
-        ranks=ranks,
-        report=say,
+        context=context,
     )
     loss = history.evaluations[-1]["loss"]
-    say(
-        f"done: validation {loss:.3f} nats/token (perplexity {math.exp(loss):.2f}), {history.seconds:.0f} s, "
-        f"{history.tokens_per_second:,.0f} tokens/s; the model is in {out / 'model'}"
+    logger.info(
+        "done: validation loss %.3f nats/token (perplexity %.2f), %.0f s, %s tokens/s; the model is in %s",
+        loss,
+        math.exp(loss),
+        history.seconds,
+        f"{history.tokens_per_second:,.0f}",
+        out / "model",
     )
     return history
+
+
+def _log_size(model: GPT, config: PretrainConfig, data: WindowLoader, context: DistributedContext) -> None:
+    """Says how large the run is, and how long it will take on a device whose peak FLOPS are known."""
+    n_tokens = config.max_steps * config.tokens_per_step
+    logger.info(
+        "%s parameters, %s tokens in %s steps (%.2f epochs), %s, %d processes",
+        f"{model.num_parameters():,}",
+        f"{n_tokens:,}",
+        f"{config.max_steps:,}",
+        n_tokens / (len(data) * config.block_size),
+        config.dtype,
+        context.world_size,
+    )
+    if peak := peak_flops(model.device, config.dtype):
+        hours = predicted_hours(model, n_tokens, peak * context.world_size)
+        logger.info("predicted, at 40%% of the device's peak FLOPS: %.1f hours", hours)

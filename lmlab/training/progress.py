@@ -1,4 +1,4 @@
-"""Progress of a metric while a lesson runs, for a search that watches it."""
+"""progress.jsonl: how a metric develops while a lesson runs, for a search that watches it."""
 
 from pathlib import Path
 
@@ -6,10 +6,15 @@ from lmlab.files import read_jsonl, write_jsonl
 
 
 def report_progress(out: Path, step: int, **metrics: float) -> None:
-    """Notes in out/progress.jsonl what metrics, by their names in metrics.json, are at an optimizer step.
+    """Adds a row to out/progress.jsonl.
 
-    A search reads it while the notebook runs, and ends a trial that falls behind the others. Where a run was
-    interrupted and goes on, or begins anew, what was noted of these metrics from this step on is replaced.
+    A search reads the file while the notebook runs, and stops a trial that falls behind the others. What was
+    noted of these metrics from this step on is replaced: the run was resumed, or began anew.
+
+    Args:
+        out: The lesson's folder.
+        step: The optimizer step.
+        **metrics: Values by the names that they have in metrics.json.
     """
     row = {"step": step, **{name: float(value) for name, value in metrics.items()}}
     out.mkdir(parents=True, exist_ok=True)
@@ -18,5 +23,5 @@ def report_progress(out: Path, step: int, **metrics: float) -> None:
 
 
 def read_progress(out: Path) -> list[dict]:
-    """What was noted so far."""
+    """The rows of out/progress.jsonl so far."""
     return read_jsonl(out / "progress.jsonl")

@@ -1,12 +1,11 @@
 """Recipes of lessons 04 to 06 carried out as a job: examples, model and training, on any number of GPUs.
 
-The notebooks take these steps one by one and look at each; ``lmlab finetune`` takes them all. Several processes
-are started by ``accelerate launch`` or ``torchrun``. Which of DDP, FSDP and DeepSpeed it is, the Trainer reads
-from what the launcher has set.
+The notebooks make these calls one by one and look at each; ``lmlab finetune`` makes them all, and a test holds the
+two together. Several processes are started by ``accelerate launch`` or ``torchrun``. Which of DDP, FSDP and
+DeepSpeed it is, the Trainer reads from what the launcher has set.
 """
 
-import dataclasses
-import json
+import logging
 import math
 import os
 import sys
@@ -14,57 +13,102 @@ from collections.abc import Callable, Mapping
 from contextlib import redirect_stdout
 from pathlib import Path
 
+import torch
+from accelerate import PartialState
+from accelerate.utils import broadcast_object_list
+from datasets import Dataset
+from peft import LoraConfig, PeftModel, get_peft_model
+from torch import nn
+from transformers import (
+    EarlyStoppingCallback,
+    PreTrainedTokenizerBase,
+    PrinterCallback,
+    Trainer,
+    TrainingArguments,
+    set_seed,
+)
+from trl import SFTConfig, SFTTrainer
+from trl.trainer.utils import add_fused_lm_head
+
 from lmlab.data.labels import completion_only_collator, tokenize_conversations
-from lmlab.data.loading import load_rows
-from lmlab.data.packing import document_windows
+from lmlab.data.packing import document_windows, packed_windows
 from lmlab.data.pairs import PROMPT, pair_sets, tokenize_pairs
 from lmlab.data.preflight import preflight
 from lmlab.data.problem_sets import reasoning_sets
+from lmlab.data.reasoning import curriculum_order
+from lmlab.data.sources import load_rows
 from lmlab.data.usable import usable_texts
-from lmlab.files import is_write_failure, replace_folder, write_atomic
-from lmlab.hardware import describe_machine, fast_matmul
-from lmlab.models import IGNORE_INDEX
+from lmlab.files import is_write_failure, replace_folder
+from lmlab.hardware import Machine, describe_machine, fast_matmul
 from lmlab.models.parameters import freeze_layers, trainable_to_float32
 from lmlab.models.quantization import load_four_bit
-from lmlab.models.sources import eos_id, load_model, load_tokenizer, refuse_remote_code
+from lmlab.models.sources import load_model, load_tokenizer, refuse_remote_code
 from lmlab.recipes import FullFinetune, LoraFinetune, ReasoningFinetune, Recipe
-from lmlab.training.checkpoints import find_resumable_checkpoint, remove_checkpoints, trainer_checkpoints
-from lmlab.training.distributed import cleanup_distributed, silent
-from lmlab.training.memory import many_logits
-from lmlab.training.tensorboard import TensorBoardLogger
-from lmlab.training.trainers import History, training_arguments
+from lmlab.training.callbacks import CompleteCheckpoints, EvalProgress, TensorBoardCurves
+from lmlab.training.checkpoints import find_resumable_checkpoint, remove_checkpoints
+from lmlab.training.distributed import cleanup_distributed, launched_processes, shards_weights, uses_fsdp
+from lmlab.training.memory import prefer_chunked_loss
+from lmlab.training.optimizers import qlora_optimizer
+from lmlab.training.tensorboard import FOLDER, TensorBoardLogger
+from lmlab.training.token_weighted import TokenWeightedEvalMixin
 
-EVALUATIONS = 4  # of lesson 04's recipes, which name none
+logger = logging.getLogger(__name__)
+METRICS = {
+    "04": "val_loss_large",
+    "05": "loss_after",
+    "06": "eval_loss",
+}  # eval_loss, as metrics.json calls it
 
 
-def run_recipe(
-    cfg: Recipe, out: Path, bits: int | None = None, report: Callable[[str], None] = print
-) -> list[tuple[int, float]]:
-    """Carries out a recipe of lesson 04, 05 or 06 in folder ``out``; (step, validation loss), first to last.
+class TokenWeightedTrainer(TokenWeightedEvalMixin, Trainer):
+    """transformers' Trainer, whose ``eval_loss`` counts every token the same."""
 
-    bits: 4 (the default) or 16, of the frozen weights beside an adapter. ``grad_accumulation`` of the recipe
-    counts the batches of one step over all processes, so a step is the same for any number of them. Killed, it
-    goes on from its last complete checkpoint when it is called again, with the losses that it would have had:
-    it has one every ``checkpoint_every`` steps of the recipe, or at each evaluation (06). What is kept in the
-    end are the last weights: "model" or "adapter" in ``out``; a run is finished when that folder is there.
-    Raises ValueError for another lesson, a number of processes that does not divide a step, 4 bits in pieces, a
-    finished run in ``out`` or one of other choices; OSError when the disk gets full.
+
+class TokenWeightedSFTTrainer(TokenWeightedEvalMixin, SFTTrainer):
+    """TRL's SFTTrainer, whose ``eval_loss`` counts every token the same."""
+
+
+def run_recipe(cfg: Recipe, out: Path, bits: int | None = None) -> list[tuple[int, float]]:
+    """Carries out a recipe of lesson 04, 05 or 06 in folder ``out``.
+
+    A step of ``grad_accumulation`` batches is shared by all processes, so it is the same for any number of them.
+    Killed, the run resumes from its last complete checkpoint when it is called again, with the losses that it
+    would have had. The best weights are kept, in ``out``/model or ``out``/adapter; a run is finished when that
+    folder is there.
+
+    Args:
+        cfg: The recipe.
+        out: The folder.
+        bits: 4 (the default) or 16, of the frozen weights beside an adapter.
+
+    Returns:
+        (step, eval_loss in nats per token), from before the first step to the last evaluation.
+
+    Raises:
+        ValueError: A request that cannot be carried out (``check_request``), or ``out`` holds a finished run, or an
+            unfinished one of another recipe.
+        OSError: The disk is full.
     """
-    from accelerate import PartialState
-
     check_request(cfg, bits)
     machine = describe_machine()
     try:
-        args = _arguments(cfg, out, machine)  # first: loading a model asks it where to put the weights
-        first = PartialState().is_main_process
-        with open(os.devnull, "w", encoding="utf-8") as null, redirect_stdout(sys.stdout if first else null):
-            return _run(cfg, out, args, machine, bits or 4, report if first else silent)
+        # before any model is loaded, for this chooses the device of this process
+        args = training_arguments(cfg, out / "trainer", machine)
+        is_main = PartialState().is_main_process
+        # one process speaks; the others' libraries may still print
+        if not is_main:
+            logging.getLogger("lmlab").setLevel(logging.ERROR)
+        with (
+            open(os.devnull, "w", encoding="utf-8") as null,
+            redirect_stdout(sys.stdout if is_main else null),
+        ):
+            return _run(cfg, out, args, machine, bits or 4)
     except Exception as error:
         if not is_write_failure(error):
             raise
         raise OSError(
-            f"the disk of {out} is full ({error}); nothing complete is lost: free some room, and the same "
-            "command goes on from the last checkpoint"
+            f"the disk of {out} is full ({error}); nothing complete is lost: free some space, and the same "
+            "command resumes from the last checkpoint"
         ) from error
     finally:
         cleanup_distributed()
@@ -78,118 +122,61 @@ def check_request(cfg: Recipe, bits: int | None) -> None:
         )
     if isinstance(cfg, FullFinetune) and bits is not None:
         raise ValueError(f"--bits got {bits}, and lesson 04 trains all weights, in 32; leave it out")
-    if not isinstance(cfg, FullFinetune) and bits != 16 and in_pieces():
+    if not isinstance(cfg, FullFinetune) and bits != 16 and shards_weights():
         raise ValueError(
-            "the launcher cuts the weights into pieces (FSDP or ZeRO-3), which packed 4-bit weights "
-            "do not bear; give --bits 16, or launch with ddp.yaml or deepspeed_zero2.yaml"
+            "the launcher shards the weights (FSDP or ZeRO-3), which packed 4-bit weights do not allow; "
+            "give --bits 16, or launch with ddp.yaml or deepspeed_zero2.yaml"
         )
-    if _env_is("ACCELERATE_USE_FSDP", "true") and _env_is("FSDP_STATE_DICT_TYPE", "FULL_STATE_DICT"):
+    if uses_fsdp() and os.environ.get("FSDP_STATE_DICT_TYPE", "").upper() == "FULL_STATE_DICT":
         raise ValueError(
             "fsdp_state_dict_type got FULL_STATE_DICT, with which the Trainer cannot write a checkpoint "
             "(transformers 5.23, accelerate 1.15); give SHARDED_STATE_DICT, as fsdp.yaml has it"
         )
-    if cfg.grad_accumulation % world():
-        more = world() * math.ceil(cfg.grad_accumulation / world())
+    n_processes = launched_processes()
+    if cfg.grad_accumulation % n_processes:
+        multiple = n_processes * math.ceil(cfg.grad_accumulation / n_processes)
         raise ValueError(
-            f"grad_accumulation got {cfg.grad_accumulation} batches for {world()} processes; "
-            f"give a multiple: --set grad_accumulation={more}"
+            f"grad_accumulation got {cfg.grad_accumulation} batches for {n_processes} processes; "
+            f"give a multiple: --set grad_accumulation={multiple}"
         )
-    if getattr(cfg, "packing", False):
-        raise ValueError("packing got true, which notebook 06 alone can; give --set packing=false")
 
 
-def world() -> int:
-    """How many processes the launcher started."""
-    return int(os.environ.get("WORLD_SIZE", 1))
-
-
-def in_pieces() -> bool:
-    """Whether the launcher has weights cut into pieces, one for each process."""
-    zero_3 = _env_is("ACCELERATE_USE_DEEPSPEED", "true") and _env_is("ACCELERATE_DEEPSPEED_ZERO_STAGE", "3")
-    return _env_is("ACCELERATE_USE_FSDP", "true") or zero_3
-
-
-def _env_is(name: str, value: str) -> bool:
-    return os.environ.get(name, "").lower() == value.lower()
-
-
-def _arguments(cfg, out: Path, machine):
-    """The Trainer's. Lesson 06 names no ``checkpoint_every``: as in its notebook, each evaluation leaves one."""
-    order = "sequential" if getattr(cfg, "order", "") == "easy_first" else "random"
-    # FSDP recomputes by itself, where its config says so
-    by_fsdp = _env_is("ACCELERATE_USE_FSDP", "true")
-    recompute = getattr(cfg, "activation_checkpointing", False) and not by_fsdp
-    return training_arguments(
-        out / "trainer",
-        machine,
-        epochs=cfg.epochs,
-        batch_size=cfg.batch_size,
-        seed=cfg.seed,
-        learning_rate=cfg.learning_rate,
-        grad_accumulation=cfg.grad_accumulation // world(),
-        checkpoint_every=getattr(cfg, "checkpoint_every", 1 / _evaluations(cfg)),
-        activation_checkpointing=recompute,
-        ddp_find_unused_parameters=False,
-        lr_scheduler_type="linear" if isinstance(cfg, FullFinetune) else "cosine",
-        train_sampling_strategy=order,
-    )
-
-
-def _evaluations(cfg) -> int:
-    return getattr(cfg, "evaluations", EVALUATIONS)
-
-
-def _run(cfg, out: Path, args, machine, bits: int, report) -> list[tuple[int, float]]:
-    from transformers import PrinterCallback, Trainer, set_seed
-
-    checkpoint = _prepare_folder(cfg, bits, out, Path(args.output_dir), report)
+def _run(cfg, out: Path, args: TrainingArguments, machine, bits: int) -> list[tuple[int, float]]:
     tokenizer = load_tokenizer(cfg.model)
     train, validation = examples(cfg, tokenizer)
-    check_examples(cfg, tokenizer, {"train": train, "validation": validation}, report)
-    set_seed(cfg.seed)
+    checkpoint = _prepare_folder(cfg, bits, out, train)
+    check_examples(cfg, tokenizer, {"train": train, "validation": validation})
     model = build_model(cfg, machine, bits)
-    longest = max(map(len, train["input_ids"]))
-    fused = (
-        not in_pieces()
-        and not isinstance(cfg, FullFinetune)
-        and many_logits(cfg.batch_size * longest, model.config.vocab_size)
-    )
-    n_steps = math.ceil(len(train) / (cfg.batch_size * cfg.grad_accumulation)) * cfg.epochs
-    every = math.ceil(n_steps / _evaluations(cfg))
-    history = History(
-        {"validation": validation},
-        every,
-        report=report,
-        log=out / "losses.jsonl" if args.process_index == 0 else None,
-    )
-    trainer = Trainer(
-        model,
-        args,
-        train_dataset=train,
-        processing_class=tokenizer,
-        data_collator=_collator(model, tokenizer, fused),
-        callbacks=[history.callback()],
-    )
+    # loading may have drawn random numbers; the order of the data and dropout must not depend on it
+    set_seed(cfg.seed)
+    trainer = build_trainer(cfg, model, args, tokenizer, train, validation)
+    trainer.add_callback(EvalProgress(out, METRICS[cfg.lesson[:2]]))
+    trainer.add_callback(TensorBoardCurves(out / FOLDER))
     if trainer.is_world_process_zero():
-        trainer.add_callback(TensorBoardLogger(out, cfg).callback(history))
-    trainer.remove_callback(PrinterCallback)
-    n_trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    report(
-        f"{n_trained:,} weights train on {len(train):,} examples, {n_steps:,} steps of {cfg.batch_size} x "
-        f"{cfg.grad_accumulation}, {args.world_size} processes, {trainer.accelerator.distributed_type.value}"
+        TensorBoardLogger(out, cfg)  # shows the recipe
+    logger.info(
+        "%s parameters train on %s examples, %d processes, %s",
+        f"{sum(p.numel() for p in trainer.model.parameters() if p.requires_grad):,}",
+        f"{len(train):,}",
+        args.world_size,
+        trainer.accelerator.distributed_type.value,
     )
-    with fast_matmul(machine.device, longest), refuse_remote_code(checkpoint or cfg.model):
+    length = cfg.block_size if isinstance(cfg, LoraFinetune) else cfg.max_length
+    with fast_matmul(machine.device, length), refuse_remote_code(checkpoint or cfg.model):
         trainer.train(resume_from_checkpoint=checkpoint)
-    losses = history.losses["validation"]
-    report(
-        f"done: {losses[0]:.4f} to {losses[-1]:.4f} nats/token on {len(validation):,} examples; "
-        f"saved in {_save(trainer, out, cfg)}"
-    )
-    return list(zip(history.steps, losses, strict=True))
+    losses = [(row["step"], row["eval_loss"]) for row in trainer.state.log_history if "eval_loss" in row]
+    # with load_best_model_at_end these are the best weights, not the last
+    folder = _save(trainer, out, cfg)
+    first, best = losses[0][1], min(loss for _, loss in losses)
+    logger.info("done: eval_loss %.4f before, %.4f at best; saved in %s", first, best, folder)
+    return losses
 
 
-def examples(cfg, tokenizer) -> tuple:
-    """(to train on, to measure): Datasets of input_ids and labels, as the lesson makes them."""
+# --- the calls that the notebooks make --------------------------------------------------------------
+
+
+def examples(cfg: Recipe, tokenizer: PreTrainedTokenizerBase) -> tuple[Dataset, Dataset]:
+    """(to train on, to evaluate on): Datasets of input_ids and labels, as the lesson makes them."""
     if isinstance(cfg, FullFinetune):
         pairs = pair_sets(cfg)
         return tuple(
@@ -203,39 +190,21 @@ def examples(cfg, tokenizer) -> tuple:
             for name in ("train", "validation")
         )
     if isinstance(cfg, LoraFinetune):
-        return _blocks(cfg, tokenizer)
-    from lmlab.data.reasoning import easy_first
-
+        tokenizer.model_max_length = int(1e9)  # texts are cut into blocks here
+        texts = usable_texts(load_rows(cfg.data, "train", limit=cfg.n_train), cfg.data)
+        held_out = usable_texts(load_rows(cfg.data, "validation", limit=cfg.n_validation), cfg.data)
+        # a heading, say, may stand in both splits, and would be evaluated after it was trained on
+        seen = {text.strip() for text in texts}
+        held_out = [text for text in held_out if text.strip() not in seen]
+        train = packed_windows(texts, tokenizer, cfg.block_size)
+        return train, document_windows(held_out, tokenizer, cfg.block_size)
     sets = reasoning_sets(cfg, tokenizer)
-    train = easy_first(sets["train"]) if cfg.order == "easy_first" else sets["train"]
+    train = curriculum_order(sets["train"]) if cfg.order == "curriculum" else sets["train"]
     return tuple(tokenize_conversations(rows, tokenizer) for rows in (train, sets["validation"]))
 
 
-def _blocks(cfg: LoraFinetune, tokenizer) -> tuple:
-    from datasets import Dataset
-
-    from lmlab.data.packing import pack
-
-    tokenizer.model_max_length = int(1e9)  # texts are cut into blocks here
-    texts = usable_texts(load_rows(cfg.data, "train", limit=cfg.n_train), cfg.data)
-    seen = {text.strip() for text in texts}
-    held_out = [
-        text
-        for text in usable_texts(load_rows(cfg.data, "validation", limit=cfg.n_validation), cfg.data)
-        if text.strip() not in seen
-    ]
-    ids = tokenizer(texts, add_special_tokens=False)["input_ids"]
-    tokens = pack(ids, eos_id(tokenizer)).tolist()
-    T = cfg.block_size
-    blocks = [tokens[i : i + T] for i in range(0, len(tokens) - T + 1, T)]
-    labels = [[IGNORE_INDEX, *row[1:]] for row in blocks]
-    return Dataset.from_dict({"input_ids": blocks, "labels": labels}), document_windows(
-        held_out, tokenizer, T
-    )
-
-
-def check_examples(cfg, tokenizer, sets: Mapping, say: Callable[[str], None]) -> None:
-    """The preflight of what would be trained on and measured, as in notebook 06, before weights are loaded.
+def check_examples(cfg: Recipe, tokenizer: PreTrainedTokenizerBase, sets: Mapping[str, Dataset]) -> None:
+    """The preflight of what is trained on and evaluated on, as in notebook 06, before weights are loaded.
 
     Lesson 05's blocks of plain text have no prompt, no answer and no padding that could be wrong.
 
@@ -243,7 +212,6 @@ def check_examples(cfg, tokenizer, sets: Mapping, say: Callable[[str], None]) ->
         cfg: The recipe.
         tokenizer: What made the examples.
         sets: name -> Dataset of input_ids and labels.
-        say: Is told the result for each set.
 
     Raises:
         ValueError: A check failed; the error names each that did.
@@ -253,101 +221,174 @@ def check_examples(cfg, tokenizer, sets: Mapping, say: Callable[[str], None]) ->
     before_answer = PROMPT.rpartition("}")[2] if isinstance(cfg, FullFinetune) else None
     collate = completion_only_collator(tokenizer)
     for name, rows in sets.items():
-        found = preflight(rows, tokenizer, collate, max_length=cfg.max_length, opening=before_answer)
-        say(f"preflight of {name}: {found.summary()}")
-        found.require()
+        report = preflight(rows, tokenizer, collate, max_length=cfg.max_length, opening=before_answer)
+        logger.info("preflight of %s: %s", name, report.summary())
+        report.require()
 
 
-def build_model(cfg, machine, bits: int = 4):
-    """All of the model to train (04), or an adapter beside frozen weights of 4 or 16 bits (05, 06).
+def training_arguments(cfg: Recipe, folder: Path, machine: Machine) -> TrainingArguments:
+    """The arguments of the lesson's trainer, as its notebook has them."""
+    common = {
+        "output_dir": str(folder),
+        "seed": cfg.seed,
+        "num_train_epochs": cfg.epochs,
+        "per_device_train_batch_size": cfg.batch_size,
+        "per_device_eval_batch_size": cfg.batch_size,
+        "gradient_accumulation_steps": cfg.grad_accumulation // launched_processes(),
+        "learning_rate": cfg.learning_rate,
+        "warmup_steps": 0.05,  # below 1: a fraction of all steps
+        "bf16": machine.bf16,
+        "fp16": machine.fp16,
+        "use_cpu": machine.use_cpu,
+        "disable_tqdm": True,
+        # each evaluation leaves a checkpoint, and the best of them is loaded at the end
+        "eval_strategy": "steps",
+        "eval_steps": 1 / cfg.evaluations,
+        "eval_on_start": True,
+        "save_strategy": "steps",
+        "save_steps": 1 / cfg.evaluations,
+        "load_best_model_at_end": True,
+        "metric_for_best_model": "eval_loss",
+    }
+    # DDP would search for unused parameters at each step; there are none
+    if launched_processes() > 1:
+        common["ddp_find_unused_parameters"] = False
+    if isinstance(cfg, FullFinetune):
+        return TrainingArguments(
+            **common | {"load_best_model_at_end": cfg.load_best_model},
+            lr_scheduler_type="linear",
+            weight_decay=0.01,
+            logging_steps=1,
+            save_total_limit=2,
+            restore_callback_states_from_checkpoint=True,  # the patience that is used up
+        )
+    # two passes of recomputing would cost twice: FSDP recomputes activations by itself, where its config says so
+    recompute = cfg.activation_checkpointing and not uses_fsdp()
+    if isinstance(cfg, LoraFinetune):
+        return TrainingArguments(
+            **common,
+            lr_scheduler_type="cosine",
+            activation_checkpointing=recompute,
+            logging_steps=5,
+            save_total_limit=2,
+        )
+    return SFTConfig(
+        **common,
+        optim=qlora_optimizer(machine),
+        lr_scheduler_type="cosine",
+        max_length=cfg.max_length,
+        packing=cfg.packing,
+        eval_packing=False,
+        train_sampling_strategy="sequential" if cfg.order == "curriculum" else "random",
+        activation_checkpointing=recompute,
+        logging_steps=5,
+        save_total_limit=3,
+    )
 
-    Weights in pieces are float32, whatever bits says: FSDP wants one dtype, and computes in the machine's.
+
+def build_model(cfg: Recipe, machine: Machine, bits: int = 4) -> nn.Module:
+    """All of the model to train (04), an adapter beside frozen weights (05), or the base that SFTTrainer adapts (06).
+
+    Sharded weights are float32, whatever ``bits`` says: FSDP wants one dtype, and computes in the machine's.
     """
     if isinstance(cfg, FullFinetune):
         model = load_model(cfg.model)
         freeze_layers(model, cfg.frozen_layers)
         return model
-    import torch
-
-    base = (
-        load_four_bit(cfg.model, machine)
-        if bits == 4
-        else load_model(cfg.model, dtype=torch.float32 if in_pieces() else machine.torch_dtype)
-    )
-    return with_lora(base, cfg)
+    if bits == 4:
+        base = load_four_bit(cfg.model, machine)
+    else:
+        base = load_model(cfg.model, dtype=torch.float32 if shards_weights() else machine.torch_dtype)
+    return with_lora(base, cfg) if isinstance(cfg, LoraFinetune) else base
 
 
-def with_lora(base, cfg):
-    """A PeftModel of a loaded base: the recipe's adapter in float32, all else frozen, TRL's chunked head."""
-    from peft import LoraConfig, get_peft_model
-    from trl.trainer.utils import add_fused_lm_head
-
-    base.requires_grad_(False)
-    add_fused_lm_head(base)
-    lora = LoraConfig(
+def lora_config(cfg: Recipe) -> LoraConfig:
+    """The adapter that a recipe of lesson 05 or 06 asks for."""
+    return LoraConfig(
         r=cfg.lora_r,
         lora_alpha=cfg.lora_alpha,
         lora_dropout=cfg.lora_dropout,
         target_modules=cfg.target_modules,
         task_type="CAUSAL_LM",
     )
-    model = get_peft_model(base, lora)
+
+
+def with_lora(base: nn.Module, cfg: Recipe) -> PeftModel:
+    """A PeftModel of a loaded base: the recipe's adapter in float32, all else frozen, TRL's chunked head."""
+    base.requires_grad_(False)
+    add_fused_lm_head(base)
+    set_seed(cfg.seed)  # the adapter's A is random
+    model = get_peft_model(base, lora_config(cfg))
     trainable_to_float32(model)
     return model
 
 
-def _collator(model, tokenizer, fused: bool):
-    collate = completion_only_collator(tokenizer)
-    return (lambda rows: collate(rows) | {"fused_lm_head": True}) if fused else collate  # logits in pieces
+def build_trainer(
+    cfg: Recipe,
+    model: nn.Module,
+    args: TrainingArguments,
+    tokenizer: PreTrainedTokenizerBase,
+    train: Dataset,
+    validation: Dataset,
+) -> Trainer:
+    """The lesson's trainer, with the callbacks for checkpoints and early stopping."""
+    sets = {"train_dataset": train, "eval_dataset": validation, "processing_class": tokenizer}
+    if isinstance(cfg, ReasoningFinetune):
+        trainer = TokenWeightedSFTTrainer(model, args=args, peft_config=lora_config(cfg), **sets)
+        trainable_to_float32(trainer.model)  # TRL casts the adapter to bfloat16 where the base is in 4 bits
+    else:
+        collate = completion_only_collator(tokenizer)
+        # the chunked head reads the head's whole weight, of which a process has a shard alone
+        if isinstance(cfg, LoraFinetune) and not shards_weights():
+            chunked = prefer_chunked_loss(cfg.batch_size * cfg.block_size, model.config.vocab_size)
+            collate = chunked_loss_collator(collate, chunked)
+        trainer = TokenWeightedTrainer(model, args, data_collator=collate, **sets)
+    trainer.add_callback(CompleteCheckpoints())
+    if getattr(cfg, "early_stopping_patience", None):
+        trainer.add_callback(EarlyStoppingCallback(cfg.early_stopping_patience))
+    trainer.remove_callback(PrinterCallback)
+    return trainer
 
 
-def _prepare_folder(cfg, bits: int, out: Path, trainer_folder: Path, report) -> str | None:
-    """The checkpoint to go on from, None to begin anew; notes the choices. One process does it for all.
+def chunked_loss_collator(collate: Callable, chunked: bool) -> Callable:
+    """A collator that tells a model with TRL's fused head whether to compute the logits in chunks."""
+    return lambda rows: collate(rows) | {"fused_lm_head": chunked}
 
-    Raises ValueError, in each process, where a finished run, or one of other choices, lies in ``out``.
-    """
-    from accelerate import PartialState
-    from accelerate.utils import broadcast_object_list
 
+# --- the folder of a run ----------------------------------------------------------------------------
+
+
+def _prepare_folder(cfg, bits: int, out: Path, train) -> str | None:
+    """The checkpoint to resume from, None to begin anew. One process looks, and all learn or raise the same."""
     found: list = [None, None]  # (the checkpoint, what is wrong)
     if PartialState().is_main_process:
+        config = {**dict(cfg.rows()), "bits": bits}
         try:
-            found[0] = _find_earlier(cfg, bits, out, trainer_folder, report)
+            if any((out / name).exists() for name in ("adapter", "model")):
+                remove_checkpoints(out / "trainer")  # killed, it may not have come so far itself
+                raise ValueError(f"{out} holds a finished run; give another --out, or remove it")
+            found[0] = find_resumable_checkpoint(out / "trainer", config, train, replace=False)
         except ValueError as error:
             found[1] = str(error)
+    # an error that one process alone raised would leave the others waiting for it
     broadcast_object_list(found)
     if found[1]:
         raise ValueError(found[1])
     return found[0]
 
 
-def _find_earlier(cfg, bits: int, out: Path, trainer_folder: Path, report) -> str | None:
-    now = json.dumps({**dataclasses.asdict(cfg), "bits": bits}, default=str, indent=1)
-    note = out / "choices.json"
-    same_choices = note.exists() and note.read_text(encoding="utf-8") == now
-    if any((out / name).exists() for name in ("adapter", "model")):
-        if same_choices:
-            remove_checkpoints(trainer_folder)  # it was killed before it had done this itself
-        raise ValueError(f"{out} holds a finished run; give another --out, or remove it")
-    if trainer_checkpoints(trainer_folder) and note.exists() and not same_choices:
-        raise ValueError(f"{out} holds an unfinished run of other choices; give another --out, or remove it")
-    out.mkdir(parents=True, exist_ok=True)
-    write_atomic(note, now)
-    checkpoint = find_resumable_checkpoint(trainer_folder, report)
-    return None if checkpoint is None else str(checkpoint)
+def _save(trainer: Trainer, out: Path, cfg) -> Path:
+    """Saves all that was trained, gathered from every process, with the tokenizer.
 
-
-def _save(trainer, out: Path, cfg) -> Path:
-    """The whole of what trained, from every process's piece, and the tokenizer.
-
-    Not by the Trainer (transformers 5.23, peft 0.21): with tied weights in pieces it fails, and of an
-    adapter whose layers FSDP has wrapped the file is empty.
+    Not by the Trainer (transformers 5.23, peft 0.21): with sharded tied weights it fails, and of an adapter
+    whose layers FSDP has wrapped the file is empty.
     """
     folder = out / ("model" if isinstance(cfg, FullFinetune) else "adapter")
-    state = _whole_state(trainer)
+    state = _full_state(trainer)
     if trainer.args.should_save:
         with replace_folder(folder) as new:
             if isinstance(cfg, FullFinetune):
+                # a fresh model knows which weights are tied; the gathered state has a copy of each
                 model = load_model(cfg.model)
                 model.load_state_dict(state)
                 model.save_pretrained(str(new))
@@ -360,25 +401,23 @@ def _save(trainer, out: Path, cfg) -> Path:
     return folder
 
 
-def _save_adapter(config, state: dict, folder: Path, cfg) -> None:
+def _save_adapter(config: LoraConfig, state: dict, folder: Path, cfg) -> None:
     from safetensors.torch import save_file
 
     config.base_model_name_or_path, config.inference_mode = cfg.model, True
     config.save_pretrained(str(folder))
-    adapter = {
-        name.replace(".default.", "."): tensor.contiguous()
-        for name, tensor in state.items()
-        if "lora_" in name
-    }
+    adapter = {}
+    for name, tensor in state.items():
+        if "lora_" in name and ".default." in name:  # TRL may add a second adapter, of reference
+            adapter[name.replace(".default.", ".")] = tensor.contiguous()
     save_file(adapter, folder / "adapter_model.safetensors", metadata={"format": "pt"})
 
 
-def _whole_state(trainer) -> dict:
-    """All weights, in the first process at least. Every process must ask: each has its pieces."""
+def _full_state(trainer: Trainer) -> dict:
+    """All weights, in the first process at least. Every process must ask, since each may have a shard."""
     if not trainer.is_fsdp_enabled:
         return trainer.accelerator.get_state_dict(trainer.model_wrapped)
-    # accelerate 1.15 gives FSDP2's pieces as they are
-    return {
-        name: value.full_tensor().cpu() if hasattr(value, "full_tensor") else value
-        for name, value in trainer.model.state_dict().items()
-    }
+    state = {}
+    for name, value in trainer.model.state_dict().items():  # accelerate 1.15 would give FSDP2's shards
+        state[name] = value.full_tensor().cpu() if hasattr(value, "full_tensor") else value
+    return state

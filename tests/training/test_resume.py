@@ -1,6 +1,5 @@
 """Fine-tuning jobs that are killed, or find the disk full, and go on: to the losses of one that never stopped."""
 
-import json
 import shutil
 import signal
 import time
@@ -10,6 +9,7 @@ import pytest
 from kills import FULL, KILLED, Job
 
 from lmlab.training.checkpoints import find_resumable_checkpoint, is_complete, mark_complete
+from lmlab.training.progress import read_progress
 
 SMALL = {
     "04_shakespeare_full_finetune": {
@@ -17,21 +17,15 @@ SMALL = {
         "n_validation": 20,
         "study_sizes": [20],
         "epochs": 1,
-        "checkpoint_every": 2,
+        "evaluations": 3,
     },
-    "05_llama_lora_4bit": {
-        "n_train": 120,
-        "n_validation": 5,
-        "evaluations": 2,
-        "lora_dropout": 0.1,
-        "checkpoint_every": 3,
-    },
+    "05_llama_lora_4bit": {"n_train": 120, "n_validation": 5, "evaluations": 2, "lora_dropout": 0.1},
     "06_deepseek_qlora_think": {
         "n_train": 48,
         "n_validation": 5,
         "n_eval": 5,
         "n_harder": 0,
-        "redrawn": 0,
+        "augmented_copies": 0,
         "lora_dropout": 0.1,
         "evaluations": 3,
     },
@@ -56,7 +50,7 @@ def whole(tmp_path_factory, machine):
     return of
 
 
-def go_on_and_compare(lesson: str, out: Path, whole: tuple[Path, dict]) -> None:
+def resume_and_compare(lesson: str, out: Path, whole: tuple[Path, dict]) -> None:
     """Gives the same command again, and holds all that it leaves to what a job that never stopped has left."""
     job = Job(lesson, SMALL[lesson], out)
     assert job.wait() == 0
@@ -66,8 +60,13 @@ def go_on_and_compare(lesson: str, out: Path, whole: tuple[Path, dict]) -> None:
         assert answer["error"][0] == "ValueError" and "finished run" in answer["error"][1]
     else:
         assert answer["losses"] == expected["losses"]
-    assert (out / "losses.jsonl").read_bytes() == (folder / "losses.jsonl").read_bytes()
-    assert curves(out) == curves(folder)
+    assert (out / "progress.jsonl").read_bytes() == (folder / "progress.jsonl").read_bytes()
+    ours, theirs = curves(out), curves(folder)
+    if not lesson.startswith(
+        "04"
+    ):  # they log means of 5 steps, which transformers begins anew when it resumes
+        ours.pop("train/loss", None), theirs.pop("train/loss", None)
+    assert ours == theirs != {}
     result = "model" if lesson.startswith("04") else "adapter"
     assert contents(out / result) == contents(folder / result)
     assert not list((out / "trainer").glob("checkpoint-*")) and not list(out.rglob("*.lmlab"))
@@ -84,7 +83,7 @@ def curves(out: Path) -> dict[str, list[tuple]]:
     shown = EventAccumulator(str(out / "tensorboard")).Reload()
     return {
         tag: [(row.step, row.value) for row in shown.Scalars(tag)]
-        for tag in ("train/loss", "validation/loss", "train/learning_rate")
+        for tag in ("train/loss", "eval/loss", "train/learning_rate")
         if tag in shown.Tags()["scalars"]
     }
 
@@ -92,7 +91,7 @@ def curves(out: Path) -> dict[str, list[tuple]]:
 def kill_at_write(lesson: str, out: Path, whole, at: int) -> None:
     job = Job(lesson, SMALL[lesson], out, stop_at=at)
     assert job.wait() == KILLED
-    go_on_and_compare(lesson, out, whole)
+    resume_and_compare(lesson, out, whole)
 
 
 def writes_of(whole: tuple[Path, dict], word: str) -> list[int]:
@@ -106,11 +105,10 @@ def test_killed_in_the_second_checkpoint_it_goes_on_from_the_first(whole, tmp_pa
     job = Job(lesson, SMALL[lesson], tmp_path / "out", stop_at=at)
     assert job.wait() == KILLED
     assert (tmp_path / "out" / "trainer" / "checkpoint-4").exists()
-    said: list[str] = []
     copy = shutil.copytree(tmp_path / "out" / "trainer", tmp_path / "copy")
-    assert find_resumable_checkpoint(copy, said.append) == copy / "checkpoint-2"
-    assert "step 4" in said[0] and "step 2" in said[1]
-    go_on_and_compare(lesson, tmp_path / "out", whole)
+    assert find_resumable_checkpoint(copy) == str(copy / "checkpoint-2")
+    assert not (copy / "checkpoint-4").exists()
+    resume_and_compare(lesson, tmp_path / "out", whole)
 
 
 def test_killed_in_the_final_save_it_is_not_finished(whole, tmp_path):
@@ -120,7 +118,7 @@ def test_killed_in_the_final_save_it_is_not_finished(whole, tmp_path):
     job = Job(lesson, SMALL[lesson], tmp_path / "out", stop_at=at)
     assert job.wait() == KILLED
     assert not (tmp_path / "out" / "adapter").exists()
-    go_on_and_compare(lesson, tmp_path / "out", whole)
+    resume_and_compare(lesson, tmp_path / "out", whole)
 
 
 def test_killed_before_it_has_removed_its_checkpoints_it_is_finished(whole, tmp_path):
@@ -130,7 +128,7 @@ def test_killed_before_it_has_removed_its_checkpoints_it_is_finished(whole, tmp_
     job = Job(lesson, SMALL[lesson], tmp_path / "out", stop_at=at)
     assert job.wait() == KILLED
     assert list((tmp_path / "out" / "trainer").glob("checkpoint-*"))
-    go_on_and_compare(lesson, tmp_path / "out", whole)
+    resume_and_compare(lesson, tmp_path / "out", whole)
 
 
 @pytest.mark.parametrize("word", ["torch.save trainer/checkpoint-6/optimizer.pt", "/model.safetensors"])
@@ -141,7 +139,7 @@ def test_a_full_disk_is_told_and_nothing_is_lost(whole, tmp_path, word):
     assert job.wait() == FULL
     kind, text = job.read()["error"]
     assert kind == "OSError" and str(tmp_path / "out") in text and "full" in text
-    go_on_and_compare(lesson, tmp_path / "out", whole)
+    resume_and_compare(lesson, tmp_path / "out", whole)
 
 
 @pytest.mark.drill
@@ -174,7 +172,7 @@ def test_killed_by_a_signal_while_it_saves(whole, tmp_path, lesson, step, delay)
     time.sleep(delay)
     job.process.kill()
     assert job.wait() in (-signal.SIGKILL, 0)
-    go_on_and_compare(lesson, out, whole)
+    resume_and_compare(lesson, out, whole)
 
 
 def test_a_checkpoint_is_complete_when_all_that_was_marked_is_there(tmp_path):
@@ -189,10 +187,10 @@ def test_a_checkpoint_is_complete_when_all_that_was_marked_is_there(tmp_path):
     assert not is_complete(checkpoint)
     (checkpoint / "complete.json").write_text('{"optimizer.pt": 5, "kept')
     assert not is_complete(checkpoint)
-    assert find_resumable_checkpoint(tmp_path, lambda line: None) is None and not checkpoint.exists()
+    assert find_resumable_checkpoint(tmp_path) is None and not checkpoint.exists()
 
 
 def test_losses_are_those_of_the_file(whole):
     folder, answer = whole(LESSONS[0])
-    rows = [json.loads(line) for line in (folder / "losses.jsonl").read_text().splitlines()]
-    assert [[row["step"], row["loss"]] for row in rows] == answer["losses"]
+    rows = [[row["step"], row["val_loss_large"]] for row in read_progress(folder)]
+    assert rows == answer["losses"]

@@ -1,10 +1,8 @@
 """Think-form fine-tuning with TRL: mask, template, number formats, packing, logits, best model, going on."""
 
-import dataclasses
 import itertools
 import json
 from importlib.resources import files
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,22 +11,22 @@ from datasets import Dataset
 from peft import LoraConfig
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import TrainerCallback
-from transformers.training_args import OptimizerNames
 from trl import SFTConfig, SFTTrainer
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
 from lmlab.data import labels, problem_sets
-from lmlab.data.loading import load_rows
 from lmlab.data.preflight import preflight
 from lmlab.data.reasoning import question_of, to_reasoning_format
+from lmlab.data.sources import load_rows
 from lmlab.evaluation import reasoning
 from lmlab.evaluation.attention import attention_by_part, attention_weights
-from lmlab.export import folders
+from lmlab.files import folder_bytes
 from lmlab.models import chat_template, generation, parameters, quantization
 from lmlab.models.sources import load_model, load_tokenizer
 from lmlab.recipes import load_recipe
-from lmlab.training import trainers
-from lmlab.training.checkpoints import complete_checkpoints
+from lmlab.training.callbacks import CompleteCheckpoints
+from lmlab.training.checkpoints import find_resumable_checkpoint
+from lmlab.training.sft import TokenWeightedSFTTrainer
 
 LORA = LoraConfig(r=4, lora_alpha=8, target_modules="all-linear", task_type="CAUSAL_LM")
 
@@ -184,7 +182,7 @@ def test_sets_share_no_problem_and_the_harder_ones_are_harder(cfg, tokenizer):
         "test": 20,
         "harder": 8,
     }
-    assert 40 < len(sets["train"]) <= 80  # some could be redrawn
+    assert 40 < len(sets["train"]) <= 80  # some could be augmented
     questions = {name: {question_of(row) for row in rows} for name, rows in sets.items()}
     assert (
         sum(map(len, questions.values())) == len(set().union(*questions.values())) >= len(sets["train"]) + 38
@@ -193,22 +191,22 @@ def test_sets_share_no_problem_and_the_harder_ones_are_harder(cfg, tokenizer):
     assert all(row["steps"] <= 2 for name in ("train", "validation", "test") for row in sets[name])
 
 
-def test_a_redrawn_problem_that_is_a_test_problem_is_left_out(cfg, tokenizer, monkeypatch):
+def test_an_augmented_problem_that_is_a_test_problem_is_left_out(cfg, tokenizer, monkeypatch):
     plain = problem_sets.reasoning_sets(cfg, tokenizer)
     monkeypatch.setattr(
-        arguments.augmentation, "augment_problems", lambda *_: plain["test"] + plain["harder"]
+        problem_sets.augmentation, "augment_problems", lambda *_: plain["test"] + plain["harder"]
     )
     assert len(problem_sets.reasoning_sets(cfg, tokenizer)["train"]) == 40
 
 
 def test_long_conversations_are_left_out_and_none_left_is_an_error(cfg, tokenizer):
-    short = problem_sets.reasoning_sets(dataclasses.replace(cfg, max_length=64), tokenizer)
+    short = problem_sets.reasoning_sets(cfg.model_copy(update={"max_length": 64}), tokenizer)
     assert all(
         len(chat_template.reference_labels(tokenizer, row)[0]) <= 64
         for row in short["train"] + short["validation"]
     )
     with pytest.raises(ValueError, match="train, validation got no problem"):
-        problem_sets.reasoning_sets(dataclasses.replace(cfg, max_length=8), tokenizer)
+        problem_sets.reasoning_sets(cfg.model_copy(update={"max_length": 8}), tokenizer)
 
 
 def test_a_file_is_divided_by_problem(cfg, tokenizer, tmp_path):
@@ -219,8 +217,15 @@ def test_a_file_is_divided_by_problem(cfg, tokenizer, tmp_path):
     path = tmp_path / "rows.jsonl"
     path.write_text("\n".join(json.dumps(row) for row in rows + rows), encoding="utf-8")
     sets = problem_sets.reasoning_sets(
-        dataclasses.replace(
-            cfg, data=[str(path)], n_train=None, n_eval=4, n_validation=4, trained_steps=None, redrawn=0
+        cfg.model_copy(
+            update={
+                "data": [str(path)],
+                "n_train": None,
+                "n_eval": 4,
+                "n_validation": 4,
+                "trained_steps": None,
+                "augmented_copies": 0,
+            }
         ),
         tokenizer,
     )
@@ -243,8 +248,15 @@ def test_of_few_problems_half_of_those_held_out_are_left_to_test(cfg, tokenizer,
         encoding="utf-8",
     )
     sets = problem_sets.reasoning_sets(
-        dataclasses.replace(
-            cfg, data=[str(path)], n_train=None, n_eval=40, n_validation=80, trained_steps=None, redrawn=0
+        cfg.model_copy(
+            update={
+                "data": [str(path)],
+                "n_train": None,
+                "n_eval": 40,
+                "n_validation": 80,
+                "trained_steps": None,
+                "augmented_copies": 0,
+            }
         ),
         tokenizer,
     )
@@ -263,14 +275,14 @@ def trained(machine, tokenizer, rows, folder, resume=None, stop_at=None, **choic
     torch.manual_seed(0)
     choices = {"max_steps": 6, "per_device_train_batch_size": 4, "assistant_only_loss": True} | choices
     model = quantization.load_four_bit("miniworld/qwen2", machine)
-    trainer = SFTTrainer(
+    trainer = TokenWeightedSFTTrainer(
         model,
         args=arguments(folder, machine, **choices),
         train_dataset=pairs(rows[:8]),
         eval_dataset=pairs(rows[8:12]),
         processing_class=tokenizer,
         peft_config=LORA,
-        callbacks=[complete_checkpoints()],
+        callbacks=[CompleteCheckpoints()],
     )
     parameters.trainable_to_float32(trainer.model)
     if stop_at:
@@ -336,17 +348,17 @@ def test_the_best_model_is_loaded_and_few_checkpoints_stay(machine, tokenizer, r
     kept = {int(path.name.split("-")[1]) for path in tmp_path.glob("checkpoint-*")}
     assert len(kept) == 3 and best in kept
     assert not list(tmp_path.rglob("model*.safetensors"))  # the base is not among them
-    assert folders.folder_bytes(tmp_path) < 10e6
+    assert folder_bytes(tmp_path) < 10e6
 
 
 def test_an_interrupted_run_goes_on_as_if_nothing_had_been(machine, tokenizer, rows, tmp_path):
     whole = trained(machine, tokenizer, rows, tmp_path / "whole", **arguments_with_evals())
     choices = {"rate": 4e-3}
-    assert trainers.unfinished(tmp_path / "cut", choices, Dataset.from_list(rows)) is None
+    assert find_resumable_checkpoint(tmp_path / "cut", choices, Dataset.from_list(rows)) is None
     with pytest.raises(KeyboardInterrupt):
         trained(machine, tokenizer, rows, tmp_path / "cut", stop_at=2, **arguments_with_evals())
     (tmp_path / "cut" / "checkpoint-4").mkdir()  # a checkpoint that was being written
-    left = trainers.unfinished(tmp_path / "cut", choices, Dataset.from_list(rows))
+    left = find_resumable_checkpoint(tmp_path / "cut", choices, Dataset.from_list(rows))
     assert left.endswith("checkpoint-2")
     again = trained(machine, tokenizer, rows, tmp_path / "cut", resume=left, **arguments_with_evals())
     assert again.state.global_step == 6
@@ -355,7 +367,7 @@ def test_an_interrupted_run_goes_on_as_if_nothing_had_been(machine, tokenizer, r
         assert torch.equal(a, b)
 
 
-def test_easy_first_is_the_order_of_training(machine, tokenizer, rows, tmp_path):
+def test_curriculum_order_is_the_order_of_training(machine, tokenizer, rows, tmp_path):
     trainer = trained(machine, tokenizer, rows, tmp_path, max_steps=1, train_sampling_strategy="sequential")
     batch = next(iter(trainer.get_train_dataloader()))["input_ids"]
     assert [row.tolist()[:20] for row in batch] == [
@@ -486,13 +498,6 @@ def test_adapter_of_r1_distill_and_its_checkpoints_by_the_numbers():
     assert 4 * (adapter_and_moments + tokenizer_and_state) < 500e6  # three, and the one that is being written
 
 
-@pytest.mark.parametrize("device, name", [("cuda", "paged_adamw_8bit"), ("cpu", "adamw_torch_fused")])
-def test_optimizer(device, name, capsys):
-    assert trainers.best_optimizer(SimpleNamespace(device=device)) == name
-    assert name in capsys.readouterr().out
-    assert OptimizerNames(name)
-
-
 # --- what is written, and looked at ------------------------------------------------------------------
 
 
@@ -519,7 +524,7 @@ def test_samples_are_the_seeds_and_cold_ones_are_greedy(base, tokenizer, rows):
 def test_problems_are_tried_and_scored(base, tokenizer, cfg, monkeypatch):
     rows = problem_sets.reasoning_sets(cfg, tokenizer)["test"][:3]
     monkeypatch.setattr(
-        generation,
+        reasoning,
         "generate_greedy",
         lambda *_: [
             f"1 + 1 = 2.\n</think>\n\nThe answer is {rows[0]['answer']}.",

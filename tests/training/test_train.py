@@ -54,7 +54,7 @@ def test_document_rows_count_the_document_and_its_end():
     rows = packing.document_rows([[5, 6], [7, 8, 9]], EOS, block_size=8)
     assert rows.inputs.tolist() == [[0, 5, 6, 0], [0, 7, 8, 9]]
     assert rows.targets.tolist() == [[5, 6, 0, IGNORE_INDEX], [7, 8, 9, 0]]
-    with pytest.raises(ValueError, match="raise block_size"):
+    with pytest.raises(ValueError, match="block_size"):
         packing.document_rows([[1] * 8], EOS, block_size=8)
 
 
@@ -159,10 +159,9 @@ def run(model, out=None, named=(), **changes):
         replace(CONFIG, **changes),
         out=out,
         floor=FLOOR,
-        measure=lambda m: {"spread": m.lm_head.weight.std().item()},
+        measure=lambda m: {"std": m.lm_head.weight.std().item()},
         sample=lambda m: f"step {m.training}",
         validation=packing.document_rows(held_out, EOS, 16),
-        report=lambda line: None,
         **dict(named),
     )
 
@@ -223,13 +222,13 @@ def test_writes_checkpoints_and_logs_that_others_read(model, tmp_path):
         "train/learning_rate",
         "train/grad_norm",
         "train/tokens_per_second",
-        "validation/loss",
-        "validation/floor",
-        "validation/spread",
+        "eval/loss",
+        "eval/floor",
+        "eval/std",
     } <= set(events.Tags()["scalars"])
     noted = [(row["step"], row["val_loss"], row["floor_gap"]) for row in read_progress(tmp_path)]
     assert noted == [(row["step"], row["loss"], row["loss"] - history.floor) for row in history.evaluations]
-    assert events.Scalars("validation/loss")[-1].value == pytest.approx(history.evaluations[-1]["loss"])
+    assert events.Scalars("eval/loss")[-1].value == pytest.approx(history.evaluations[-1]["loss"])
 
 
 def test_progress_is_noted_by_the_name_that_the_lesson_gives(model, tmp_path):
@@ -243,7 +242,6 @@ def test_floor_may_be_unknown(model):
         model,
         WindowLoader([tokens.numpy()], 16, 8),
         replace(CONFIG, max_steps=6),
-        report=lambda line: None,
         validation=packing.text_rows(tokens[:100], 16),
     )
     assert history.floor is None and history.samples == []
@@ -253,8 +251,8 @@ def test_floor_may_be_unknown(model):
     ("change", "words"),
     [
         ({"max_steps": 0}, "max_steps got 0"),
-        ({"warmup_steps": 60}, "fewer than max_steps"),
-        ({"dtype": "int8"}, "float32, bfloat16 or float16"),
+        ({"warmup_steps": 60}, "warmup_steps"),
+        ({"dtype": "int8"}, "dtype got"),
     ],
 )
 def test_impossible_configs_are_refused(change, words):
@@ -263,5 +261,5 @@ def test_impossible_configs_are_refused(change, words):
 
 
 def test_floor_needs_a_count_per_text():
-    with pytest.raises(ValueError, match="one of each per text"):
+    with pytest.raises(ValueError, match="token_counts"):
         pretrain.entropy_floor([-1.0, -2.0], [3])

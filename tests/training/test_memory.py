@@ -44,14 +44,14 @@ def test_a_step_on_meta_makes_what_a_real_step_makes(config, accumulation):
     wanted = real_step(config, accumulation=accumulation)
     got = estimate_step(model_on_meta(config), 2, 32, accumulation=accumulation, cpu=True)
     assert got.flops == wanted.flops > 0
-    assert got.moments == pytest.approx(wanted.moments, rel=0.01)
+    assert got.peak_by_phase == pytest.approx(wanted.peak_by_phase, rel=0.01)
     assert (got.gradients, got.logits) == pytest.approx((wanted.gradients, wanted.logits), rel=0.01)
 
 
 def test_checkpointing_on_meta_is_that_of_a_real_step():
     wanted = real_step(LLAMA, accumulation=2, checkpointing=True)
     got = estimate_step(model_on_meta(LLAMA), 2, 32, accumulation=2, checkpointing=True, cpu=True)
-    assert got.moments == pytest.approx(wanted.moments, rel=0.01)
+    assert got.peak_by_phase == pytest.approx(wanted.peak_by_phase, rel=0.01)
     plain = estimate_step(model_on_meta(LLAMA), 2, 32, accumulation=2, cpu=True)
     assert sum(got[:3]) < 0.7 * sum(plain[:3]) and got.flops > 1.2 * plain.flops
 
@@ -66,7 +66,7 @@ def test_saved_tensors_are_in_the_count():
     sizes = {t.untyped_storage()._cdata: t.untyped_storage().nbytes() for t in kept}
     saved = sum(size for key, size in sizes.items() if key not in weights)
     step = estimate_step(model, 2, 32)
-    assert saved <= step.moments[0] <= 1.5 * saved + step.logits
+    assert saved <= step.peak_by_phase[0] <= 1.5 * saved + step.logits
 
 
 def test_autocast_chooses_the_types_that_cuda_does():
@@ -91,11 +91,11 @@ def test_half_precision_needs_less_for_products_and_more_for_copies():
     full, half = steps(8, 64)
     assert half.activations < full.activations
     full, half = steps(1, 1)
-    assert half.moments[0] > full.moments[0]
+    assert half.peak_by_phase[0] > full.peak_by_phase[0]
 
 
 def test_a_four_bit_layer_keeps_nothing_for_the_backward_pass():
-    layer = memory.FourBit(8, 16, device="meta").requires_grad_(False)
+    layer = memory.FourBitLinear(8, 16, device="meta").requires_grad_(False)
     kept = []
     with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t):
         x = torch.ones(4, 8, device="meta", requires_grad=True)
@@ -105,7 +105,7 @@ def test_a_four_bit_layer_keeps_nothing_for_the_backward_pass():
 
 def test_only_the_head_stays_out_of_four_bits_and_only_adapters_train():
     model = with_adapter(in_four_bits(model_on_meta(LLAMA, torch.bfloat16)), **LORA)
-    packed = [name for name, module in model.named_modules() if isinstance(module, memory.FourBit)]
+    packed = [name for name, module in model.named_modules() if isinstance(module, memory.FourBitLinear)]
     assert len(packed) == 7 * LLAMA.num_hidden_layers
     trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
     assert trained and all("lora_" in name and p.dtype == torch.float32 for name, p in trained.items())
@@ -115,8 +115,8 @@ def test_pieces_of_the_logits_are_those_of_trl():
     from trl.kernels import chunked_logprob
     from trl.trainer import utils
 
-    assert chunked_logprob.TOKEN_CHUNK_SIZE == memory.PIECE_TOKENS
-    assert utils._CHUNKED_LOGPROB_CHUNK_SIZE == memory.PIECE_ENTRIES
+    assert chunked_logprob.TOKEN_CHUNK_SIZE == memory.CHUNK_TOKENS
+    assert utils._CHUNKED_LOGPROB_CHUNK_SIZE == memory.CHUNK_ENTRIES
 
 
 def test_logits_in_pieces_cost_little_where_whole_ones_cost_most():

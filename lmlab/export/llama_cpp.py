@@ -1,196 +1,166 @@
 """A GGUF file in real llama.cpp, inside this process, through the xllamacpp wheel (a development extra).
 
-It shows whether an exported file does what the folder did, and what fewer bits cost.
+It shows whether an exported file does what the model folder did. All that is known of the file is what llama.cpp
+says of it: its own reader is quick, where the gguf package's takes many seconds and half a gigabyte for a
+vocabulary of 150,000 tokens.
 """
 
+from __future__ import annotations
+
 import json
-import math
 from collections.abc import Iterator, Mapping, Sequence
-from http.client import HTTPConnection
 from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.error import HTTPError
+from urllib.request import ProxyHandler, Request, build_opener
 
-import numpy as np
+from lmlab.export.generation_config import sampling_config
 
-from lmlab.export.gguf import damaged, read_metadata
+if TYPE_CHECKING:
+    from transformers import GenerationConfig
 
 INSTALL = "pip install xllamacpp"
 _ONE_THREAD = 50_000_000  # bytes; below, two threads wait for each other longer than they compute (measured)
-_FORCED = 1000.0  # added to a logit, it leaves no other token a chance
+_LONGEST_HEADER = 2**26  # bytes; the vocabulary and merges of 150,000 tokens take about 10 MB
 
 
 def is_installed() -> bool:
+    """Whether the xllamacpp wheel is installed."""
     return find_spec("xllamacpp") is not None
 
 
 class LlamaCpp:
-    """One GGUF file, loaded. llama.cpp's server answers on a free port of this machine alone (127.0.0.1)."""
+    """One GGUF file, loaded. llama.cpp's server answers on a free port of this machine alone (127.0.0.1).
 
-    def __init__(self, path: str | Path, context: int = 4096, exact: bool = False):
-        """context: tokens at most, prompt and answer together; never more than the model was trained for.
+    Attributes:
+        name: Of the file.
+        chat_template: The file's Jinja template; None where it has none, and only continues texts.
+        context_length: Tokens at most, prompt and answer together.
+        bos_id: The token that stands before a text: BOS, or EOS where there is none.
+        eos_id: The token that ends a text.
+        generation_config: How the file asks to be sampled; what it does not say, llama.cpp's defaults do.
+    """
 
-        exact: keys and values in float32 instead of float16, attention step by step: for comparisons.
-        Raises ValueError where xllamacpp or the file is missing, and for a damaged file.
+    def __init__(self, path: str | Path, context_length: int = 4096, exact: bool = False):
+        """Loads the file.
+
+        Args:
+            path: A GGUF file.
+            context_length: Tokens at most; never more than the model was trained for.
+            exact: Keys and values in float32 instead of float16, attention step by step: for comparisons.
+
+        Raises:
+            ValueError: xllamacpp or the file is missing, or the file is damaged.
         """
+        path = Path(path)
         if not is_installed():
             raise ValueError(f"{path} runs in llama.cpp, and the xllamacpp wheel is not installed: {INSTALL}")
+        if not path.is_file():
+            raise ValueError(f"there is no file {path}")
         import xllamacpp
 
-        self.metadata = read_metadata(path)
-        architecture = self.metadata["general.architecture"]
-        self.context = min(context, int(self.metadata[f"{architecture}.context_length"]))
         params = xllamacpp.CommonParams()
         params.model.path = str(path)
-        params.n_ctx, params.n_parallel, params.warmup, params.verbosity = self.context, 1, False, -1
+        params.n_ctx = context_length  # llama.cpp lowers it to what the model was trained for
+        params.n_parallel = 1
+        params.warmup = False
+        params.verbosity = -1
         if exact:
             params.cache_type_k = params.cache_type_v = xllamacpp.ggml_type.GGML_TYPE_F32
             params.flash_attn_type = xllamacpp.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_DISABLED
-        if Path(path).stat().st_size < _ONE_THREAD:
+        if path.stat().st_size < _ONE_THREAD:
             params.cpuparams.n_threads = params.cpuparams_batch.n_threads = 1
         try:
             self._server = xllamacpp.Server(params)
         except RuntimeError as error:
-            raise damaged(path) from error
-        self._address = self._server.listening_address.removeprefix("http://")
+            raise ValueError(f"{path} is no GGUF file, is cut short or damaged; export it again") from error
+        self._opener = build_opener(ProxyHandler({}))  # no proxy: it is this process
+        self.name = path.name
+        self._read_properties(path)
+
+    def _read_properties(self, path: Path) -> None:
+        properties = self._ask("/props")
+        # with what the file says of sampling, completed by llama.cpp's defaults
+        settings = properties["default_generation_settings"]
+        self.context_length = settings["n_ctx"]
+        self._bos = properties["bos_token"] or properties["eos_token"]
+        self.bos_id = self.tokenize(self._bos)[0]
+        self.eos_id = self.tokenize(properties["eos_token"])[0]
+        sampling = {name: settings["params"][name] for name in ("temperature", "top_p", "top_k")}
+        penalty = settings["params"]["repeat_penalty"]
+        self.generation_config = sampling_config(**sampling, repetition_penalty=penalty)
+        # for a file without a template llama.cpp names ChatML's, so the file itself is asked
+        with path.open("rb") as file:
+            has_template = b"tokenizer.chat_template" in file.read(_LONGEST_HEADER)
+        self.chat_template = properties["chat_template"] if has_template else None
 
     # --- text and tokens
 
-    @property
-    def chat_template(self) -> str | None:
-        return self.metadata.get("tokenizer.chat_template")
-
-    @property
-    def eos_id(self) -> int:
-        return int(self.metadata["tokenizer.ggml.eos_token_id"])
-
-    @property
-    def start_id(self) -> int:
-        """What stands before a text: BOS, or EOS where there is none."""
-        return int(self.metadata.get("tokenizer.ggml.bos_token_id", self.eos_id))
-
-    def tokenize(self, text: str, begin: bool = False) -> list[int]:
-        """Token ids; special tokens in the text are read as such. begin: with BOS where the file says so."""
-        return self._post("/tokenize", {"content": text, "add_special": begin, "parse_special": True})[
-            "tokens"
-        ]
+    def tokenize(self, text: str, add_special_tokens: bool = False) -> list[int]:
+        """Token ids; special tokens in the text are read as such. BOS is added only if the file asks for it."""
+        body = {"content": text, "add_special": add_special_tokens, "parse_special": True}
+        return self._ask("/tokenize", body)["tokens"]
 
     def render(self, messages: Sequence[Mapping]) -> str:
-        """A conversation as the model reads it before it answers, by the file's own template, BOS and all."""
-        prompt = self._post("/apply-template", {"messages": list(messages)})["prompt"]
-        bos = self.metadata["tokenizer.ggml.tokens"][self.start_id]
+        """The prompt for a conversation, by the file's own template, BOS and all."""
+        prompt = self._ask("/apply-template", {"messages": list(messages)})["prompt"]
         # where it adds BOS to texts, llama.cpp takes away the one that the template has written
-        taken = self.metadata.get("tokenizer.ggml.add_bos_token") and any(
-            written in (self.chat_template or "") for written in ("bos_token", bos)
-        )
-        return bos + prompt.removeprefix(bos) if taken else prompt
+        adds_bos = self.bos_id in self.tokenize("", add_special_tokens=True)
+        template = self.chat_template or ""
+        if adds_bos and ("bos_token" in template or self._bos in template):
+            return self._bos + prompt.removeprefix(self._bos)
+        return prompt
 
     # --- answers
 
-    def stream(self, ids: Sequence[int], max_new_tokens: int, **sampling) -> Iterator[str]:
-        """What the model writes after the tokens, piece by piece as it comes, up to its end mark.
+    def stream(
+        self, ids: Sequence[int], max_new_tokens: int, config: GenerationConfig, seed: int
+    ) -> Iterator[str]:
+        """The answer in chunks of text. Closing the iterator ends the generation.
 
-        sampling: temperature (0: the likeliest), top_k, top_p, seed, ... of llama.cpp's ``/completion``; what is
-        not given is the file's choice, else llama.cpp's. A caller that stops early stops the model.
+        Args:
+            ids: The prompt's tokens, (T,).
+            max_new_tokens: The longest answer.
+            config: A ``sampling_config``; where it is greedy, its sampling parameters are None.
+            seed: The same one samples the same answer.
         """
-        connection = self._send(
-            "/completion",
-            {
-                "prompt": list(ids),
-                "n_predict": max_new_tokens,
-                "stream": True,
-                "cache_prompt": True,
-                **sampling,
-            },
-        )
-        try:
-            for line in self._answer(connection):
-                if line.startswith(b"data: {") and (piece := json.loads(line[6:]).get("content")):
-                    yield piece
-        finally:
-            connection.close()
+        body = {
+            "prompt": list(ids) or [self.bos_id],  # a model cannot start from nothing
+            "n_predict": max_new_tokens,
+            "stream": True,
+            "cache_prompt": True,
+            "seed": seed,
+            "temperature": config.temperature or 0,
+            "top_p": config.top_p or 1,
+            "top_k": config.top_k or 0,
+            "repeat_penalty": config.repetition_penalty,
+            "repeat_last_n": self.context_length,
+            # transformers' steps in their order; by default llama.cpp takes more, and temperature last
+            "samplers": ["penalties", "temperature", "top_k", "top_p"],
+        }
+        with self._open("/completion", body) as response:
+            # server-sent events: a line "data: {...}" for each token
+            for line in response:
+                if line.startswith(b"data: {"):
+                    yield json.loads(line.removeprefix(b"data: ")).get("content", "")
 
     def greedy(self, ids: Sequence[int], max_new_tokens: int) -> list[int]:
-        """The likeliest token, and the next one, ...: ids up to and with the end mark."""
-        return self._post(
-            "/completion",
-            {
-                "prompt": list(ids),
-                "n_predict": max_new_tokens,
-                "temperature": 0,
-                "return_tokens": True,
-                "cache_prompt": False,
-            },
-        )["tokens"]
-
-    def logprobs(self, ids: Sequence[int]) -> np.ndarray:
-        """ln p of each token given those before it, (T - 1,); the first is given.
-
-        The server tells the probability of what it draws alone, so each token is asked for by itself, made
-        certain by a bias that comes after the probabilities. The tokens before are in the cache.
-        """
-        if len(ids) > self.context:
-            raise ValueError(f"got {len(ids)} tokens, the context is {self.context}; cut the text")
-        return np.array([self._logprob(ids[:i], ids[i]) for i in range(1, len(ids))])
-
-    def _logprob(self, before: Sequence[int], token: int) -> float:
-        if (told := self._told(before, token, 1)) is not None:
-            return told["logprob"]
-        # a part of a character: the server waits for the rest. So the end is drawn, and all others are told
-        told = self._told(before, self.eos_id, len(self.metadata["tokenizer.ggml.tokens"]))
-        return next(other["logprob"] for other in told["top_logprobs"] if other["id"] == token)
-
-    def _told(self, before: Sequence[int], token: int, n_probs: int) -> dict | None:
-        """What the server says of a token that it is made to draw."""
-        # not over HTTP: that would take longer than a step of a small model
-        answer = self._server.handle_completions(
-            {
-                "prompt": list(before),
-                "n_predict": 1,
-                "temperature": 0,
-                "n_probs": n_probs,
-                "cache_prompt": True,
-                "logit_bias": [[token, _FORCED]],
-            }
-        )
-        if "error" in answer:
-            raise ValueError(f"llama.cpp: {answer['error']['message']}")
-        told = answer["choices"][0]["logprobs"]
-        assert told is None or told["content"][0]["id"] == token, (told, token)
-        return told and told["content"][0]
-
-    def perplexity(self, texts: Sequence[str]) -> dict:
-        """Like ``perplexity.perplexity``, for texts that fit the context; each is read as BOS + text + EOS.
-
-        Returns loss (nats per token), perplexity, tokens; nats and counts per text, (n_texts,).
-        """
-        scores = [self.logprobs([self.start_id, *self.tokenize(text), self.eos_id]) for text in texts]
-        nats, counts = np.array([-row.sum() for row in scores]), np.array([len(row) for row in scores])
-        loss = float(nats.sum() / counts.sum())
-        return {
-            "loss": loss,
-            "perplexity": math.exp(loss),
-            "tokens": int(counts.sum()),
-            "nats": nats,
-            "counts": counts,
-        }
+        """The greedy continuation: token ids up to and with the EOS."""
+        body = {"prompt": list(ids), "n_predict": max_new_tokens, "temperature": 0}
+        return self._ask("/completion", body | {"return_tokens": True, "cache_prompt": False})["tokens"]
 
     # --- the server
 
-    def _send(self, path: str, request: Mapping) -> HTTPConnection:
-        connection = HTTPConnection(self._address)  # no proxy: it is this process
-        connection.request("POST", path, json.dumps(request), {"Content-Type": "application/json"})
-        return connection
-
-    def _answer(self, connection: HTTPConnection):
-        response = connection.getresponse()
-        if response.status != 200:
-            message = json.loads(response.read()).get("error", {}).get("message", response.reason)
-            raise ValueError(f"llama.cpp: {message}")
-        return response
-
-    def _post(self, path: str, request: Mapping) -> dict:
-        connection = self._send(path, request)
+    def _open(self, path: str, body: Mapping | None = None):
+        """The response to a GET, or with a body to a POST. Raises ValueError with the server's message."""
+        data = None if body is None else json.dumps(body).encode()
+        address = self._server.listening_address + path
         try:
-            return json.loads(self._answer(connection).read())
-        finally:
-            connection.close()
+            return self._opener.open(Request(address, data, {"Content-Type": "application/json"}))
+        except HTTPError as error:
+            raise ValueError(f"llama.cpp: {error.read().decode()}") from error
+
+    def _ask(self, path: str, body: Mapping | None = None) -> dict:
+        with self._open(path, body) as response:
+            return json.load(response)

@@ -9,7 +9,7 @@ import pytest
 
 from lmlab import miniworld
 from lmlab.export.gguf import export_gguf
-from lmlab.export.ollama import chat_form, write_modelfile
+from lmlab.export.ollama import chat_format, write_modelfile
 from lmlab.models.sources import load_tokenizer
 
 CHATML = (
@@ -179,7 +179,7 @@ def test_the_go_template_renders_what_the_chat_template_renders(name, conversati
         add_generation_prompt=True,
         tokenize=False,
     )
-    assert render_go(chat_form(tokenizer).go(), as_ollama_gives(conversation)) == truth
+    assert render_go(chat_format(tokenizer).to_go(), as_ollama_gives(conversation)) == truth
 
 
 def test_an_old_thought_is_dropped_as_r1_drops_it():
@@ -194,7 +194,7 @@ def test_an_old_thought_is_dropped_as_r1_drops_it():
     truth = tokenizer.apply_chat_template(
         [{"role": role, "content": text} for role, text in whole], add_generation_prompt=True, tokenize=False
     )
-    go = chat_form(tokenizer).go()
+    go = chat_format(tokenizer).to_go()
     assert render_go(go, as_ollama_gives(apart)) == truth
     assert truth.endswith("<think>\n") and "2 + 3 = 5" not in truth
     silent = render_go(go, as_ollama_gives(apart, IsThinkSet=True, Think=False))
@@ -217,7 +217,7 @@ def test_a_template_that_is_no_plain_form_is_refused(template):
     tokenizer = load_tokenizer("miniworld/qwen2")
     tokenizer.chat_template = template
     with pytest.raises(ValueError, match="by hand"):
-        chat_form(tokenizer)
+        chat_format(tokenizer)
 
 
 # --- the file --------------------------------------------------------------------------------------
@@ -240,7 +240,7 @@ def test_the_modelfile_of_a_base(tmp_path):
     path = write_modelfile(folder, export_gguf(folder, tmp_path / "out" / "tiny.gguf"))
     text = path.read_text(encoding="utf-8")
     assert path == tmp_path / "out" / "Modelfile" and text.startswith("FROM ./tiny.gguf\n")
-    assert template_in(text) == chat_form(load_tokenizer("miniworld/qwen2")).go()
+    assert template_in(text) == chat_format(load_tokenizer("miniworld/qwen2")).to_go()
     assert [
         line.removeprefix("PARAMETER ") for line in text.splitlines() if line.startswith("PARAMETER")
     ] == [

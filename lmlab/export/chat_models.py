@@ -1,0 +1,99 @@
+"""A transformers model that can be asked, and streams its answers from ``generate``."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from copy import copy
+from typing import TYPE_CHECKING
+
+from lmlab.export.generation_config import sampling_config
+from lmlab.models.chat_template import prompt_text, stop_token_ids
+
+if TYPE_CHECKING:
+    from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+
+class FolderChatModel:
+    """A transformers model with what a chat needs of it, as ``LlamaCpp`` has it for a GGUF file."""
+
+    def __init__(self, name: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase):
+        from lmlab.models.sources import context_length
+
+        self.name = name
+        self.model = model.eval()
+        self.tokenizer = tokenizer
+        self.chat_template = tokenizer.chat_template
+        self.context_length = context_length(model)
+        self.generation_config = sampling_config(model.generation_config)
+        self._stops = stop_token_ids(model, tokenizer)
+
+    def render(self, messages: Sequence[Mapping]) -> str:
+        """The prompt for a conversation. Raises ValueError where the chat template refuses it."""
+        return prompt_text(self.tokenizer, messages)
+
+    def tokenize(self, text: str, add_special_tokens: bool = False) -> list[int]:
+        """Token ids; BOS is added only if asked for, and if the tokenizer does so."""
+        return self.tokenizer(text, add_special_tokens=add_special_tokens, verbose=False)["input_ids"]
+
+    def stream(
+        self, ids: Sequence[int], max_new_tokens: int, config: GenerationConfig, seed: int
+    ) -> Iterator[str]:
+        """The answer in chunks of text. Closing the iterator ends the generation, which runs in a thread.
+
+        Args:
+            ids: The prompt's tokens, (T,).
+            max_new_tokens: The longest answer.
+            config: A ``sampling_config``.
+            seed: The same one samples the same answer.
+        """
+        import torch
+
+        bos = self.tokenizer.bos_token_id
+        start = self.tokenizer.eos_token_id if bos is None else bos
+        prompt = torch.tensor([list(ids) or [start]], device=self.model.device)  # (1, T), never empty
+        config = copy(config)
+        config.max_new_tokens = max_new_tokens
+        config.eos_token_id = self._stops or None
+        config.pad_token_id = start  # never used, for there is one sequence, but generate asks for it
+        streamer = _answer_streamer(self.tokenizer, self._stops)
+        stop_requested = threading.Event()
+
+        def stop(input_ids, scores, **kwargs):  # a StoppingCriteria: a bool for each sequence
+            return torch.full((len(input_ids),), stop_requested.is_set(), device=input_ids.device)
+
+        def generate() -> None:
+            devices = [self.model.device] if self.model.device.type == "cuda" else []
+            try:
+                with torch.random.fork_rng(devices):  # the seed is this answer's, not the process's
+                    torch.manual_seed(seed)
+                    self.model.generate(
+                        input_ids=prompt,
+                        attention_mask=torch.ones_like(prompt),
+                        generation_config=config,
+                        streamer=streamer,
+                        stopping_criteria=[stop],
+                    )
+            finally:
+                streamer.end()  # after an error too: else whoever reads would wait for ever
+
+        with ThreadPoolExecutor(1) as executor:
+            generation = executor.submit(generate)
+            try:
+                yield from streamer
+            finally:
+                stop_requested.set()
+            generation.result()  # raises the error of generate, if any
+
+
+def _answer_streamer(tokenizer: PreTrainedTokenizerBase, stops: Sequence[int]):
+    """A ``TextIteratorStreamer`` that leaves out the token that ends the answer, special or not."""
+    from transformers import TextIteratorStreamer
+
+    class AnswerStreamer(TextIteratorStreamer):
+        def put(self, value) -> None:
+            if self.next_tokens_are_prompt or int(value[0]) not in stops:
+                super().put(value)
+
+    return AnswerStreamer(tokenizer, skip_prompt=True, skip_special_tokens=True)

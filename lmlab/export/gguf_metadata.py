@@ -1,0 +1,204 @@
+"""What a GGUF file says beside the weights: the model's sizes, its tokenizer, and how it asks to be sampled.
+
+What must be there per architecture is what llama.cpp's own converter, convert_hf_to_gguf.py, writes.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+from gguf import TokenType
+
+from lmlab.export.generation_config import eos_token_ids, sampling_parameters
+
+if TYPE_CHECKING:
+    from gguf import GGUFWriter
+    from transformers import GenerationConfig, PretrainedConfig, PreTrainedTokenizerBase
+
+# settings that llama.cpp computes in one way alone
+_COMPUTED = {
+    "gpt2": {
+        "activation_function": ("gelu_new", "gelu_pytorch_tanh"),
+        "scale_attn_weights": (True,),
+        "scale_attn_by_inverse_layer_idx": (False,),
+    },
+    "llama": {"hidden_act": ("silu",)},
+    "qwen2": {"hidden_act": ("silu",), "use_sliding_window": (False,)},
+}
+
+# --- the model -------------------------------------------------------------------------------------
+
+
+def check_config(config: PretrainedConfig) -> None:
+    """Raises ValueError for a model that llama.cpp would compute in another way than transformers does."""
+    architecture = config.model_type
+    if architecture not in _COMPUTED:
+        raise ValueError(f"model_type got {architecture}; give one of {', '.join(_COMPUTED)}")
+    for key, allowed in _COMPUTED[architecture].items():
+        value = getattr(config, key)
+        if value not in allowed:
+            raise ValueError(f"{key} got {value!r}, llama.cpp computes a {architecture} with {allowed[0]!r}")
+    rope = getattr(config, "rope_parameters", None)
+    known = ("default", "llama3") if architecture == "llama" else ("default",)
+    if rope and rope["rope_type"] not in known:
+        raise ValueError(
+            f"rope_type got {rope['rope_type']!r}; a {architecture} may have {' or '.join(known)}"
+        )
+
+
+def add_config(writer: GGUFWriter, config: PretrainedConfig) -> None:
+    """Adds the sizes and constants that llama.cpp builds the model from."""
+    writer.add_block_count(config.num_hidden_layers)
+    writer.add_context_length(config.max_position_embeddings)
+    writer.add_embedding_length(config.hidden_size)
+    writer.add_head_count(config.num_attention_heads)
+    if config.model_type == "gpt2":
+        writer.add_feed_forward_length(config.n_inner or 4 * config.n_embd)
+        writer.add_layer_norm_eps(config.layer_norm_epsilon)
+        return
+    if config.model_type == "llama":  # of the others llama.cpp counts the tokens
+        writer.add_vocab_size(config.vocab_size)
+    head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    writer.add_feed_forward_length(config.intermediate_size)
+    writer.add_head_count_kv(config.num_key_value_heads)
+    writer.add_key_length(head_dim)
+    writer.add_value_length(head_dim)
+    writer.add_rope_dimension_count(head_dim)
+    writer.add_rope_freq_base(config.rope_parameters["rope_theta"])
+    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
+
+
+# --- the tokenizer ---------------------------------------------------------------------------------
+
+
+def _split(pattern: str) -> dict:
+    return {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": False}
+
+
+# how a tokenizer's file splits text before it merges bytes -> the name that llama.cpp has for it
+_GPT2_WORDS = {"type": "ByteLevel", "add_prefix_space": False, "use_regex": True}
+_BYTES = {"type": "ByteLevel", "add_prefix_space": False, "use_regex": False}
+_ENGLISH = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}"
+_REST = r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+_PRE_TOKENIZERS = {
+    "gpt-2": [_GPT2_WORDS],
+    "smollm": [{"type": "Digits", "individual_digits": True}, _GPT2_WORDS],
+    "qwen2": [_split(_ENGLISH + _REST), _BYTES],
+    "llama-bpe": [_split(_ENGLISH + "{1,3}" + _REST), _BYTES],
+}
+
+
+def pre_tokenizer_name(tokenizer: PreTrainedTokenizerBase) -> str:
+    """llama.cpp's name for how a fast tokenizer splits text before it merges.
+
+    NFC, which Qwen2's files ask for, is let pass though llama.cpp does not compose: an accent that is a
+    character of its own (rare) gives other ids.
+
+    Raises:
+        ValueError: llama.cpp would split text in another way, and token ids would differ without a word.
+    """
+    data = json.loads(tokenizer.backend_tokenizer.to_str())
+    model, normalizer = data["model"], data["normalizer"]
+    if model["type"] != "BPE" or model.get("byte_fallback"):
+        raise ValueError(f"the tokenizer is {model['type']}; give a model with byte-level BPE")
+    if normalizer not in (None, {"type": "NFC"}):
+        raise ValueError(f"the tokenizer normalizes text by {normalizer['type']}, and llama.cpp does not")
+    pre_tokenizer = data["pre_tokenizer"] or {}
+    steps = pre_tokenizer.get("pretokenizers", [pre_tokenizer])
+    for step in steps:
+        step.pop("trim_offsets", None)  # changes no token
+    ignores_merges = bool(model.get("ignore_merges"))  # Llama 3: a word in the vocabulary is taken whole
+    for name, known in _PRE_TOKENIZERS.items():
+        if steps == known and ignores_merges == (name == "llama-bpe"):
+            is_r1 = name == "qwen2" and tokenizer.bos_token == "<｜begin▁of▁sentence｜>"
+            return "deepseek-r1-qwen" if is_r1 else name
+    raise ValueError(
+        f"the tokenizer splits text by {steps}, ignore_merges {ignores_merges}; llama.cpp's names are known here "
+        f"for {', '.join(_PRE_TOKENIZERS)}"
+    )
+
+
+def add_tokenizer(writer: GGUFWriter, tokenizer: PreTrainedTokenizerBase, n_vocab: int) -> int:
+    """Adds vocabulary, merges, special tokens and chat template.
+
+    Args:
+        writer: A gguf.GGUFWriter.
+        tokenizer: A fast tokenizer of transformers.
+        n_vocab: Rows of the embeddings; those beyond the tokenizer are filled with unused tokens.
+
+    Returns:
+        About how many bytes this takes.
+
+    Raises:
+        ValueError: llama.cpp does not know such a tokenizer, or it has more tokens than the embeddings.
+    """
+    if len(tokenizer) > n_vocab:
+        raise ValueError(f"the tokenizer has {len(tokenizer):,} tokens, the embeddings have {n_vocab:,} rows")
+    writer.add_tokenizer_model("gpt2")  # ggml's word for byte-level BPE
+    writer.add_tokenizer_pre(pre_tokenizer_name(tokenizer))
+    texts = {token: text for text, token in tokenizer.get_vocab().items()}
+    tokens = [texts.get(token, f"[PAD{token}]") for token in range(n_vocab)]
+    writer.add_token_list(tokens)
+    writer.add_token_types([_token_type(tokenizer, token, token in texts) for token in range(n_vocab)])
+    merges = []
+    for merge in json.loads(tokenizer.backend_tokenizer.to_str())["model"]["merges"]:
+        merges.append(merge if isinstance(merge, str) else " ".join(merge))
+    writer.add_token_merges(merges)
+    for name in ("bos", "eos", "pad"):
+        token = getattr(tokenizer, f"{name}_token_id")
+        if token is not None:
+            getattr(writer, f"add_{name}_token_id")(token)
+    writer.add_add_bos_token(adds_bos(tokenizer))
+    if tokenizer.chat_template:
+        writer.add_chat_template(tokenizer.chat_template)
+    return sum(8 + len(text.encode()) for text in [*tokens, *merges]) + 4 * n_vocab + 20_000
+
+
+def _token_type(tokenizer: PreTrainedTokenizerBase, token: int, is_known: bool) -> TokenType:
+    if not is_known:
+        return TokenType.UNUSED
+    added = tokenizer.added_tokens_decoder.get(token)
+    if added is None:
+        return TokenType.NORMAL
+    # a control token is read only where special tokens are asked for, and not shown; one that the user has
+    # added ("<think>") is always read whole
+    return TokenType.CONTROL if added.special else TokenType.USER_DEFINED
+
+
+def adds_bos(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Whether the tokenizer begins each text with BOS by itself, as Llama's does."""
+    bos = tokenizer.bos_token_id
+    return bos is not None and tokenizer("a")["input_ids"][0] == bos
+
+
+# --- how the model asks to be sampled --------------------------------------------------------------
+
+# llama.cpp ends an answer at these by itself
+_KNOWN_ENDS = "<|eot_id|> <|eom_id|> <|end_of_text|> <|endoftext|> <|im_end|> <|end|> <end_of_turn>"
+KNOWN_ENDS = tuple(_KNOWN_ENDS.split())
+
+
+def add_generation_config(
+    writer: GGUFWriter, config: GenerationConfig, tokenizer: PreTrainedTokenizerBase
+) -> None:
+    """Adds sampling parameters, and the tokens that end an answer. Raises ValueError for too many of these."""
+    # one that llama.cpp knows must not take a place from one that it would not stop at: beside EOS it has two
+    others = []
+    for token in eos_token_ids(config):
+        is_known = tokenizer.convert_ids_to_tokens(token) in KNOWN_ENDS
+        if token != tokenizer.eos_token_id and not is_known and token not in others:
+            others.append(token)
+    if len(others) > 2:
+        names = tokenizer.convert_ids_to_tokens(others)
+        raise ValueError(f"eos_token_id of generation_config.json got {names}; a GGUF file takes two more")
+    for token, add in zip(others, (writer.add_eot_token_id, writer.add_eom_token_id), strict=False):
+        add(token)
+    add = {
+        "temperature": writer.add_sampling_temp,
+        "top_p": writer.add_sampling_top_p,
+        "top_k": writer.add_sampling_top_k,
+        "repetition_penalty": writer.add_sampling_penalty_repeat,
+    }
+    for name, value in sampling_parameters(config).items():
+        add[name](value)

@@ -1,21 +1,33 @@
-"""How answers are judged: an exercise, its verdict, and comparing what a reader wrote with a reference."""
+"""How answers are judged: an exercise, its verdict, and the comparison of an answer with a reference."""
 
 import copy
+import functools
 import html
 import math
 import re
 import reprlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from importlib import resources
 from numbers import Number
 from typing import Any
 
+import yaml
+
 TOLERANCE = 1e-4  # relative: answers may be computed in float32
-_LONGEST = 200  # letters of a value in a message
+_MAX_SHOWN = 200  # characters of a value in a message
 
 
 class Wrong(Exception):
-    """What is off with an answer, in a sentence for the reader."""
+    """What is wrong with an answer, as a sentence for the reader."""
+
+
+class Mistake(Exception):
+    """The answer makes a known mistake; its message stands in the lesson's YAML file under ``key``."""
+
+    def __init__(self, key: str, **values: object):
+        super().__init__(key)
+        self.key, self.values = key, values
 
 
 class NotYet(Exception):
@@ -24,22 +36,37 @@ class NotYet(Exception):
 
 @dataclass(frozen=True)
 class Exercise:
-    """``judge`` takes the answer, raises Wrong or NotYet, or returns a remark on the right answer."""
+    """An exercise: its texts, from the lesson's YAML file, and the judge of its answers.
+
+    ``judge`` takes the answer and raises Wrong, Mistake or NotYet, or returns if the answer is right.
+    """
 
     name: str
     title: str
     hints: tuple[str, ...]
-    judge: Callable[[Any], str]
+    correct: str  # what a right answer is told
+    mistakes: dict[str, str]  # key -> message; {placeholders} take the values of the Mistake
+    judge: Callable[[Any], None]
 
 
 EXERCISES: dict[str, Exercise] = {}
 
 
-def exercise(name: str, title: str, *hints: str):
-    """Registers the function below it as the judge of an exercise."""
+@functools.cache
+def _lesson_texts(lesson: str) -> dict[str, dict]:
+    file = resources.files(__package__) / f"lesson_{lesson}.yaml"
+    return yaml.safe_load(file.read_text(encoding="utf-8"))
 
-    def register(judge):
-        EXERCISES[name] = Exercise(name, title, hints, judge)
+
+def exercise(name: str) -> Callable:
+    """Registers the function below it as the judge of an exercise, such as "05.2"."""
+
+    def register(judge: Callable[[Any], None]) -> Callable[[Any], None]:
+        """Joins the judge with the texts of its exercise."""
+        texts = _lesson_texts(name[:2])[name]
+        EXERCISES[name] = Exercise(
+            name, texts["title"], tuple(texts["hints"]), texts["correct"], texts["mistakes"], judge
+        )
         return judge
 
     return register
@@ -47,7 +74,7 @@ def exercise(name: str, title: str, *hints: str):
 
 @dataclass(frozen=True)
 class Verdict:
-    """What ``check`` says. status: "right", "wrong", "not yet", or "unknown" for a name that there is not."""
+    """What ``check`` says. status: "right", "wrong", "not yet", or "unknown" for a name that does not exist."""
 
     name: str
     status: str
@@ -66,228 +93,250 @@ class Verdict:
         return "\n".join([f"{self._head} {self.message}", *(f"  Hint: {hint}" for hint in self.hints)])
 
     def _repr_html_(self) -> str:
-        colour = {"right": "#2e8b57", "wrong": "#c0392b"}.get(self.status, "#888888")
-        lines = [
-            f"<b>{html.escape(self._head)}</b> {_marked(self.message)}",
-            *(f"<i>Hint:</i> {_marked(hint)}" for hint in self.hints),
-        ]
-        return (
-            f'<div style="border-left: 4px solid {colour}; padding: 0.2em 0.8em">'
-            + "<br>".join(lines)
-            + "</div>"
-        )
+        color = {"right": "#2e8b57", "wrong": "#c0392b"}.get(self.status, "#888888")
+        lines = [f"<b>{html.escape(self._head)}</b> {_marked_up(self.message)}"]
+        lines += [f"<i>Hint:</i> {_marked_up(hint)}" for hint in self.hints]
+        style = f"border-left: 4px solid {color}; padding: 0.2em 0.8em"
+        return f'<div style="{style}">{"<br>".join(lines)}</div>'
 
 
-def _marked(text: str) -> str:
+def _marked_up(text: str) -> str:
     """`code` and *stress* in HTML."""
+    # escaped first, so that only these two become tags
     text = re.sub(r"`([^`]+)`", r"<code>\1</code>", html.escape(text, quote=False))
     return re.sub(r"(?<!\*)\*(\w+)\*(?!\*)", r"<em>\1</em>", text)
+
+
+def fixed_cases(name: str) -> list:
+    """The cases of an exercise that stand in its YAML file; those with several arguments are lists."""
+    return list(_lesson_texts(name[:2])[name]["cases"])
+
+
+def random_tensors(*shapes: tuple[int, ...], seed: int = 0) -> tuple:
+    """Normally distributed tensors, the same in every run."""
+    import torch
+
+    rng = torch.Generator().manual_seed(seed)
+    return tuple(torch.randn(shape, generator=rng) for shape in shapes)
 
 
 # --- running what the reader wrote -------------------------------------------------------------------
 
 
-def is_stub(answer) -> bool:
-    """Whether nothing was written yet, or some part is left open: {"q8_0": ...}."""
-    if type(answer) in (dict, list, tuple):
-        return any(part is ... for part in (answer.values() if isinstance(answer, dict) else answer))
+def is_stub(answer: Any) -> bool:
+    """Whether nothing was written yet, or a part is left open: {"q8_0": ...}."""
+    # exact types: an object of another class may raise at every touch
+    if type(answer) is dict:
+        return any(value is ... for value in answer.values())
+    if type(answer) in (list, tuple):
+        return any(part is ... for part in answer)
     return answer is None or answer is ... or answer is NotImplemented
 
 
-def call(function, *arguments):
-    """What the reader's function returns. It gets copies, so that it cannot change the checker's own."""
+def call_each(function: Any, cases: Sequence[tuple], if_none: str | None = None) -> list:
+    """What the reader's function returns for each case.
+
+    Args:
+        if_none: key of the mistake of a function that returns nothing for some cases.
+
+    Raises:
+        NotYet: it returns nothing for any case.
+    """
+    # all cases first: only a function that returns nothing for any of them is the stub
+    results = [_call(function, case) for case in cases]
+    if all(map(is_stub, results)):
+        raise NotYet
+    for case, result in zip(cases, results, strict=True):
+        if is_stub(result):
+            if if_none:
+                raise Mistake(if_none)
+            nothing = "nothing (None)" if result is None else show(result)
+            raise Wrong(f"For ({_show_all(case)}) your function returns {nothing}.")
+    return results
+
+
+def _call(function: Any, arguments: tuple) -> Any:
+    """The function gets copies, so that it cannot change the checker's own values."""
     if not callable(function):
         raise Wrong(
-            f"A function is wanted, got {show(function)}: hand over the function itself, without calling it."
+            f"Expected a function, got {show(function)}: pass the function itself, without calling it."
         )
-    shown = ", ".join(map(show, arguments))
+    shown = _show_all(arguments)
     try:
         return function(*copy.deepcopy(arguments))
     except NotImplementedError:
-        raise NotYet from None
+        raise NotYet from None  # a stub may raise this, too
     except Exception as error:
-        raise Wrong(
-            f"Your function raised {type(error).__name__}{_line(function, error)}: "
-            f"{str(error).partition(chr(10))[0]}. It was given {shown}."
-        ) from None
+        what = f"{type(error).__name__}{_line_of(error, function)}"
+        first_line = str(error).partition("\n")[0]
+        raise Wrong(f"Your function raised {what}: {first_line}. It was given {shown}.") from None
 
 
-def calls(function, cases: Sequence[tuple], of_none: str = "") -> list:
-    """What the reader's function returns for each case; the stub gives nothing for any.
-
-    of_none: what is off with a function that gives nothing for some.
-    """
-    given = [call(function, *case) for case in cases]
-    if all(map(is_stub, given)):
-        raise NotYet
-    for case, one in zip(cases, given, strict=True):
-        if is_stub(one):
-            nothing = "nothing (None)" if one is None else show(one)
-            raise Wrong(of_none or f"For ({', '.join(map(show, case))}) your function gives {nothing}.")
-    return given
-
-
-def _line(function, error: Exception) -> str:
-    """Where in the reader's own function an error began; it has no lines if it is not Python."""
+def _line_of(error: Exception, function: Any) -> str:
+    """Where in the reader's own function an error began; a function that is not Python has no lines."""
     frame = error.__traceback__.tb_next
-    own = frame is not None and frame.tb_frame.f_code is getattr(function, "__code__", None)
-    return f" in line {frame.tb_lineno} of its cell" if own else ""
+    if frame is None or frame.tb_frame.f_code is not getattr(function, "__code__", None):
+        return ""
+    return f" in line {frame.tb_lineno} of its cell"
 
 
-def _is_array(value) -> bool:
-    """A tensor or array with places, not one number."""
-    return hasattr(value, "tolist") and getattr(value, "shape", ()) != ()
-
-
-def show(value) -> str:
+def show(value: Any) -> str:
     """A value in a few characters."""
     if hasattr(value, "shape") and hasattr(value, "tolist"):
         if math.prod(value.shape) > 8:
             return f"a {type(value).__name__.lower()} of shape {tuple(value.shape)}"
         value = value.tolist()
-    if isinstance(value, float):
-        return f"{value:.0f}" if value.is_integer() and abs(value) < 1e15 else f"{value:.6g}"
-    if (
-        isinstance(value, list | tuple)
-        and len(value) <= 20
-        and all(isinstance(part, Number) for part in value)
-    ):
-        shown = (f"{part:.5g}" if isinstance(part, float) else str(part) for part in value)
-        return f"[{', '.join(shown)}]"
-    text = repr(value) if isinstance(value, str) else _Short().repr(value)
-    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]} ..."
+    text = repr(value) if isinstance(value, str) else _ShortRepr().repr(value)
+    return text if len(text) <= _MAX_SHOWN else f"{text[:_MAX_SHOWN]} ..."
 
 
-class _Short(reprlib.Repr):
+def _show_all(values: tuple) -> str:
+    return ", ".join(map(show, values))
+
+
+class _ShortRepr(reprlib.Repr):
     def __init__(self):
         super().__init__()
+        self.maxlist = self.maxtuple = 20
         self.maxother = self.maxstring = 80
 
-    def repr_float(self, value: float, level: int) -> str:
-        return f"{value:.5g}"
+    def repr_float(self, value: float, level: int) -> str:  # called by reprlib for every float
+        """A whole number without a fraction, any other number with six digits."""
+        if value.is_integer() and abs(value) < 1e15:
+            return f"{value:.0f}"
+        return f"{value:.6g}"
 
 
 # --- comparing ---------------------------------------------------------------------------------------
 
 
-def alike(given, wanted, what: str = "your function's result"):
-    """The given value in the kind of the wanted one; Wrong where it is of another kind, shape or length."""
-    if isinstance(wanted, Mapping):
-        if not isinstance(given, Mapping) or set(given) != set(wanted):
-            keys = ", ".join(map(repr, wanted))
-            raise Wrong(f"A dict with the keys {keys} is wanted; {what} is {show(given)}.")
-        return {key: alike(given[key], value, f"{what}[{key!r}]") for key, value in wanted.items()}
-    if _is_array(wanted):
-        return _tensor(given, wanted, what)
-    if isinstance(wanted, list | tuple):
-        return _list(given, wanted, what)
-    if isinstance(wanted, str):
-        if not isinstance(given, str):
-            raise Wrong(f"A text is wanted; {what} is {show(given)}.")
-        return given
-    return _number(given, what, "True or False" if isinstance(wanted, bool) else "A number")
-
-
-def _number(given, what: str, kind: str) -> Number:
-    if hasattr(given, "item") and getattr(given, "shape", None) in ((), (1,)):
-        given = given.item()
-    if not isinstance(given, Number) or isinstance(given, complex):
-        raise Wrong(f"{kind} is wanted; {what} is {show(given)}.")
-    return given
-
-
-def _list(given, wanted, what: str) -> list:
-    given = given.tolist() if hasattr(given, "tolist") else given
-    if not isinstance(given, Sequence) or isinstance(given, str):
-        raise Wrong(f"A list of {len(wanted)} is wanted; {what} is {show(given)}.")
-    if len(given) != len(wanted):
-        raise Wrong(f"A list of {len(wanted)} is wanted; {what} has {len(given)}: {show(given)}.")
-    return [alike(given[i], value, f"{what}[{i}]") for i, value in enumerate(wanted)]
-
-
-def _tensor(given, wanted, what: str):
-    import torch
-
-    try:
-        given = torch.as_tensor(given).detach().cpu()
-    except (TypeError, ValueError, RuntimeError):
-        raise Wrong(f"A tensor is wanted; {what} is {show(given)}.") from None
-    if given.shape != wanted.shape:
-        raise Wrong(
-            f"A tensor of shape {tuple(wanted.shape)} is wanted; {what} has shape {tuple(given.shape)}."
-        )
-    return given.double()
-
-
-def equal(given, wanted, tolerance: float = TOLERANCE) -> bool:
-    """Whether two values of one kind are the same; NaN is the same as NaN."""
-    if isinstance(wanted, Mapping):
-        return all(equal(given[key], value, tolerance) for key, value in wanted.items())
-    if _is_array(wanted):
-        import torch
-
-        return torch.allclose(given.double(), wanted.double(), rtol=tolerance, atol=tolerance, equal_nan=True)
-    if isinstance(wanted, list | tuple):
-        return len(given) == len(wanted) and all(map(lambda a, b: equal(a, b, tolerance), given, wanted))
-    if isinstance(wanted, str):
-        return given == wanted
-    both_nan = math.isnan(given) and math.isnan(wanted)
-    return both_nan or math.isclose(given, wanted, rel_tol=tolerance, abs_tol=1e-9)
-
-
 def compare(
-    function,
+    function: Any,
     reference: Callable,
     cases: Sequence[tuple],
     mistakes: Mapping[str, Callable],
     tolerance: float = TOLERANCE,
 ) -> None:
-    """Holds the reader's function to a reference on some cases; Wrong, with a known mistake's message or without.
+    """Holds the reader's function to a reference on some cases.
 
-    mistakes: message -> the function that one has written who made it.
+    Args:
+        cases: the arguments of each call.
+        mistakes: key of a known mistake -> the function that someone writes who makes it.
+        tolerance: relative.
+
+    Raises:
+        Mistake: the function does what one of ``mistakes`` does.
+        Wrong: it is wrong in another way.
     """
-
-    def matches(i, value) -> bool:
-        try:
-            return equal(alike(given[i], value), value, tolerance)
-        except Wrong:  # of another kind or shape
-            return False
-
-    given = calls(function, cases)
+    results = call_each(function, cases)
     wanted = [reference(*case) for case in cases]
-    failed = [i for i, value in enumerate(wanted) if not matches(i, value)]
+    # a mistake must explain all cases, those that it gets right by luck, too
+    failed = [i for i in range(len(cases)) if not _matches(results[i], wanted[i], tolerance)]
     if not failed:
         return
-    for message, mistake in mistakes.items():
-        if all(matches(i, mistake(*case)) for i, case in enumerate(cases)):
-            raise Wrong(message)
-    i = failed[0]
-    got, at = alike(given[i], wanted[i]), ", ".join(map(show, cases[i]))
-    raise Wrong(f"For ({at}) {_off(got, wanted[i], tolerance)} is right.")
+    for key, mistake in mistakes.items():
+        if all(_matches(results[i], mistake(*case), tolerance) for i, case in enumerate(cases)):
+            raise Mistake(key)
+    i = failed[0]  # an unknown mistake: show its first case
+    difference = _difference(convert(results[i], wanted[i]), wanted[i], tolerance)
+    raise Wrong(f"For ({_show_all(cases[i])}) {difference} is right.")
 
 
-def _off(got, wanted, tolerance: float) -> str:
+def compare_value(value: Any, wanted: Any, mistakes: Mapping[str, Any], tolerance: float = TOLERANCE) -> None:
+    """Holds a value to the right one, which is not told. mistakes: key -> the value of who makes it."""
+    # unlike a function's result, the wanted value would be the whole solution
+    value = convert(value, wanted, "your answer")
+    if equal(value, wanted, tolerance):
+        return
+    for key, mistake in mistakes.items():
+        if equal(value, mistake, tolerance):
+            raise Mistake(key)
+    raise Wrong(f"{show(value)} is not right.")
+
+
+def _matches(result: Any, wanted: Any, tolerance: float) -> bool:
+    try:
+        return equal(convert(result, wanted), wanted, tolerance)
+    except Wrong:  # of another kind or shape
+        return False
+
+
+def convert(value: Any, wanted: Any, what: str = "your function's result") -> Any:
+    """The value in the kind of the wanted one; Wrong where it is of another kind, shape or length."""
+    if isinstance(wanted, Mapping):
+        if not isinstance(value, Mapping) or set(value) != set(wanted):
+            keys = ", ".join(map(repr, wanted))
+            raise Wrong(f"Expected a dict with the keys {keys}; {what} is {show(value)}.")
+        return {key: convert(value[key], part, f"{what}[{key!r}]") for key, part in wanted.items()}
+    if _is_array(wanted):
+        return _to_tensor(value, wanted.shape, what)
+    if isinstance(wanted, list | tuple):
+        value = value.tolist() if hasattr(value, "tolist") else value
+        if not isinstance(value, Sequence) or isinstance(value, str) or len(value) != len(wanted):
+            raise Wrong(f"Expected a list of {len(wanted)}; {what} is {show(value)}.")
+        return [convert(value[i], part, f"{what}[{i}]") for i, part in enumerate(wanted)]
+    if isinstance(wanted, str):
+        if not isinstance(value, str):
+            raise Wrong(f"Expected a text; {what} is {show(value)}.")
+        return value
+    # a tensor with one element counts as a number, and so does True
+    if hasattr(value, "item") and getattr(value, "shape", None) in ((), (1,)):
+        value = value.item()
+    if not isinstance(value, Number) or isinstance(value, complex):
+        kind = "True or False" if isinstance(wanted, bool) else "a number"
+        raise Wrong(f"Expected {kind}; {what} is {show(value)}.")
+    return value
+
+
+def _is_array(value: Any) -> bool:
+    """A tensor or array with dimensions, not a single number."""
+    return hasattr(value, "tolist") and getattr(value, "shape", ()) != ()
+
+
+def _to_tensor(value: Any, shape: tuple, what: str) -> Any:
+    import torch
+
+    # a list of lists is as good as a tensor
+    try:
+        value = torch.as_tensor(value).detach().cpu()
+    except (TypeError, ValueError, RuntimeError):
+        raise Wrong(f"Expected a tensor; {what} is {show(value)}.") from None
+    if value.shape != shape:
+        raise Wrong(f"Expected a tensor of shape {tuple(shape)}; {what} has shape {tuple(value.shape)}.")
+    return value.double()
+
+
+def equal(value: Any, wanted: Any, tolerance: float = TOLERANCE) -> bool:
+    """Whether two values of one kind are the same; NaN is the same as NaN."""
+    if isinstance(wanted, Mapping):
+        return all(equal(value[key], part, tolerance) for key, part in wanted.items())
+    if _is_array(wanted):
+        return bool(_is_close(value, wanted, tolerance).all())
+    if isinstance(wanted, list | tuple):
+        return len(value) == len(wanted) and all(
+            map(functools.partial(equal, tolerance=tolerance), value, wanted)
+        )
+    if isinstance(wanted, str):
+        return value == wanted
+    both_nan = math.isnan(value) and math.isnan(wanted)
+    return both_nan or math.isclose(value, wanted, rel_tol=tolerance, abs_tol=1e-9)
+
+
+def _is_close(value: Any, wanted: Any, tolerance: float) -> Any:
+    return value.double().isclose(wanted.double(), rtol=tolerance, atol=tolerance, equal_nan=True)
+
+
+def _difference(value: Any, wanted: Any, tolerance: float) -> str:
     """Where two values of one kind differ first."""
     if isinstance(wanted, Mapping | tuple):  # a tuple: several results
         parts = wanted.items() if isinstance(wanted, Mapping) else enumerate(wanted)
-        key = next(key for key, part in parts if not equal(got[key], part, tolerance))
-        return f"at [{key!r}] {_off(got[key], wanted[key], tolerance)}"
+        key = next(key for key, part in parts if not equal(value[key], part, tolerance))
+        return f"at [{key!r}] {_difference(value[key], wanted[key], tolerance)}"
     if not _is_array(wanted):
-        return f"your function gives {show(got)}, and {show(wanted)}"
-    close = got.double().isclose(wanted.double(), rtol=tolerance, atol=tolerance, equal_nan=True)
-    first = tuple((~close).nonzero()[0].tolist())
+        return f"your function returns {show(value)}, and {show(wanted)}"
+    off = ~_is_close(value, wanted, tolerance)
+    first = tuple(off.nonzero()[0].tolist())
     return (
-        f"{int((~close).sum())} of {close.numel()} numbers are off, the first at {list(first)}: "
-        f"your function gives {show(got[first])}, and {show(wanted[first])}"
+        f"{int(off.sum())} of {off.numel()} elements are off, the first at {list(first)}: "
+        f"your function returns {show(value[first])}, and {show(wanted[first])}"
     )
-
-
-def compare_value(given, wanted, mistakes: Mapping[str, Any], tolerance: float = TOLERANCE) -> None:
-    """Holds a value to the right one; the right one is not told."""
-    given = alike(given, wanted, "your answer")
-    if equal(given, wanted, tolerance):
-        return
-    for message, mistake in mistakes.items():
-        if equal(given, mistake, tolerance):
-            raise Wrong(message)
-    raise Wrong(f"{show(given)} is not right.")

@@ -1,228 +1,168 @@
-"""Lesson 01: lengths, repetitions, leaks, padding."""
+"""Lesson 01: lengths, duplicates, leakage, padding."""
 
+import operator
 import random
+from collections.abc import Callable, Sequence
+from functools import partial
+from statistics import fmean
+from typing import Any
 
-from lmlab.exercises.judging import Wrong, calls, compare, exercise, is_stub, show
-
-
-def _lengths(dice: random.Random, n: int) -> list[int]:
-    return [dice.randint(1, 40) for _ in range(n)]
-
-
-def _least(lengths, fits) -> int:
-    return next(limit for limit in range(max(lengths) + 2) if fits(limit))
+from lmlab.exercises.judging import Mistake, call_each, compare, exercise, fixed_cases, is_stub, show
 
 
-@exercise(
-    "01.1",
-    "Right-size it",
-    "Only a length that occurs can be the answer: sort them.",
-    "For one limit: `sum(n > limit for n in lengths) / len(lengths)`. Take the first that is at most "
-    "`share`.",
-)
-def right_size(answer):
-    def reference(lengths, share):
-        return _least(lengths, lambda limit: sum(n > limit for n in lengths) / len(lengths) <= share)
+def _random_lengths(rng: random.Random, n: int) -> list[int]:
+    return [rng.randint(1, 40) for _ in range(n)]
 
-    dice = random.Random(0)
+
+@exercise("01.1")
+def right_size(answer: Any) -> None:
+    """The smallest max_length that truncates at most a fraction of the texts."""
+    rng = random.Random(0)
     cases = [([2, 4, 10], 1 / 3), ([2, 4, 10], 0)]
-    cases += [(_lengths(dice, n), (k + 0.5) / n) for n, k in ((7, 1), (12, 3), (30, 7))]
-    compare(
-        answer,
-        reference,
-        cases,
-        {
-            "A text of exactly `max_length` tokens is not cut: it fits.": lambda lengths, share: _least(
-                lengths, lambda limit: sum(n >= limit for n in lengths) / len(lengths) <= share
-            ),
-            "`share` is what may be cut; you keep that share whole and cut the rest.": lambda lengths, share: (
-                _least(lengths, lambda limit: sum(n <= limit for n in lengths) / len(lengths) >= share)
-            ),
-            "You count tokens that are lost; asked is the share of texts that lose any.": lambda lengths, share: (
-                _least(lengths, lambda limit: sum(max(0, n - limit) for n in lengths) / sum(lengths) <= share)
-            ),
-        },
-    )
-    return "Run it on `lengths` of a dataset: how much does one text in a hundred cost you?"
+    # k and a half texts: no answer depends on how a fraction is rounded
+    for n, k in ((7, 1), (12, 3), (30, 7)):
+        cases.append((_random_lengths(rng, n), (k + 0.5) / n))
+    mistakes = {
+        "exact_fit_counted": partial(_right_size, lost=operator.ge),
+        "fraction_kept": lambda lengths, fraction: _right_size(lengths, 1 - fraction),
+        "tokens_counted": lambda lengths, fraction: _right_size(
+            lengths, fraction * fmean(lengths), lost=lambda n, limit: max(0, n - limit)
+        ),
+    }
+    compare(answer, _right_size, cases, mistakes)
+
+
+def _right_size(lengths: Sequence[int], fraction: float, lost: Callable = operator.gt) -> int:
+    """lost: what a text of n tokens loses under a limit, (n, limit) -> number or bool."""
+    limit = 0
+    while fmean(lost(n, limit) for n in lengths) > fraction:
+        limit += 1
+    return limit
 
 
 def _flawed_pairs(seed: int) -> list[dict]:
-    """Forty sentences; eight come again with other capitals, eight with another translation."""
-    dice = random.Random(seed)
-    rows = [{"modern": f"You have {i} cats.", "shakespearean": f"Thou hast {i} cats."} for i in range(40)]
-    rows += [{**row, "modern": row["modern"].upper()} for row in dice.sample(rows[:40], 8)]
-    rows += [{**row, "shakespearean": "Aye, cats."} for row in dice.sample(rows[:40], 8)]
-    dice.shuffle(rows)
+    """Forty sentences; eight come again in capitals, eight with another translation."""
+    rng = random.Random(seed)
+    pairs = [{"modern": f"You have {i} cats.", "shakespearean": f"Thou hast {i} cats."} for i in range(40)]
+    in_capitals = [{**row, "modern": row["modern"].upper()} for row in rng.sample(pairs, 8)]
+    retranslated = [{**row, "shakespearean": "Aye, cats."} for row in rng.sample(pairs, 8)]
+    rows = pairs + in_capitals + retranslated
+    rng.shuffle(rows)
     return rows
 
 
-@exercise(
-    "01.2",
-    "Mend the small set",
-    "First remove, then divide: what is no longer there cannot leak.",
-    "Keep a row if `normalize_text(row['modern'])` is not in the set of those already kept.",
-    "`split_indices(len(kept), 'validation', seed)` gives the places of the validation rows in `kept`.",
-)
-def mend(answer):
-    from lmlab.data.dedup import normalize_text
-
+@exercise("01.2")
+def clean_small_set(answer: Any) -> None:
+    """Deduplicate, then split: no validation sentence is in train, and none is lost."""
+    # the first two cases differ in the seed alone
     cases = [(_flawed_pairs(0), 0), (_flawed_pairs(0), 1), (_flawed_pairs(2), 2)]
-    given = calls(answer, cases)
-    for (rows, _), parts in zip(cases, given, strict=True):
-        first = {}
-        for row in rows:
-            first.setdefault(normalize_text(row["modern"]), row)
-        _judge_split(parts, first, normalize_text)
-    one, other = ({row["modern"] for row in validation} for _, validation in given[:2])
-    if one == other:
-        raise Wrong("Another `seed` gives the same split: hand it on to `split_indices`.")
-    return (
-        "Pairs of which both sides repeat are not enough: the model is asked `modern`, and has read that "
-        "sentence with its other translation. No cleaning makes a set larger, though."
-    )
+    splits = call_each(answer, cases)
+    for (rows, _), split in zip(cases, splits, strict=True):
+        _judge_split(rows, split)
+    (_, validation), (_, validation_of_other_seed) = splits[:2]
+    if {row["modern"] for row in validation} == {row["modern"] for row in validation_of_other_seed}:
+        raise Mistake("seed_ignored")
 
 
-def _judge_split(parts, first: dict, normalize_text) -> None:
-    if not isinstance(parts, list | tuple) or len(parts) != 2 or any(map(is_stub, parts)):
-        raise Wrong(f"Two lists of rows are wanted, train and validation; your function gives {show(parts)}.")
+def _judge_split(rows: list[dict], split: Any) -> None:
+    if not isinstance(split, list | tuple) or len(split) != 2 or any(map(is_stub, split)):
+        raise Mistake("not_two_lists", shown=show(split))
     try:
-        train, validation = ([(normalize_text(row["modern"]), row) for row in part] for part in parts)
+        train, validation = [[(_normalized(row), row) for row in part] for part in split]
     except (TypeError, KeyError, IndexError):
-        raise Wrong("Both parts must be lists of rows with the keys `modern` and `shakespearean`.") from None
-    leaks = {modern for modern, _ in train} & {modern for modern, _ in validation}
-    kept = [modern for modern, _ in train + validation]
+        raise Mistake("not_rows") from None
+    kept = train + validation
+    sentences = [sentence for sentence, _ in kept]
+    # the checks go from the gravest fault to the least: the reader is told one at a time
+    leaks = {sentence for sentence, _ in train} & {sentence for sentence, _ in validation}
     if leaks:
-        texts = {row["shakespearean"] for modern, row in train + validation if modern == min(leaks)}
-        raise Wrong(
-            f"{len(leaks)} validation sentences also stand in train, {min(leaks)!r} is one"
-            + (
-                ", with another translation: compare `modern` alone."
-                if len(texts) > 1
-                else ": you divided before you removed the repetitions, or compared the texts as they stand (compare "
-                "`normalize_text`)."
-            )
-        )
-    if len(kept) != len(set(kept)):
-        raise Wrong("Within one part a `modern` still comes twice (compare `normalize_text`).")
-    if set(kept) != set(first):
-        raise Wrong(
-            f"Of {len(first)} different sentences {len(set(first) - set(kept))} are lost: one of each "
-            "must stay."
-        )
-    if any(row != first[modern] for modern, row in train + validation):
-        raise Wrong("Of the rows with one `modern` the first was to be kept, unchanged.")
+        example = min(leaks)
+        translations = {row["shakespearean"] for sentence, row in kept if sentence == example}
+        key = "leak_with_other_translation" if len(translations) > 1 else "leak"
+        raise Mistake(key, n=len(leaks), example=example)
+    if len(sentences) != len(set(sentences)):
+        raise Mistake("duplicates_left")
+    first = {}  # sentence -> the row to keep
+    for row in rows:
+        first.setdefault(_normalized(row), row)
+    if set(sentences) != set(first):
+        raise Mistake("rows_lost", total=len(first), lost=len(set(first) - set(sentences)))
+    if any(row != first[sentence] for sentence, row in kept):
+        raise Mistake("not_the_first")
+    # how a tenth is rounded is left open
     if abs(len(validation) - len(first) / 10) > 1:
-        raise Wrong(f"Nine to one: validation has {len(validation)} of {len(first)} rows.")
+        raise Mistake("not_nine_to_one", n=len(validation), total=len(first))
 
 
-def _words(text: str) -> set[str]:
+def _normalized(row: dict) -> str:
     from lmlab.data.dedup import normalize_text
 
-    return set(normalize_text(text).split())
+    return normalize_text(row["modern"])
 
 
-@exercise(
-    "01.3",
-    "Words for characters",
-    "Sets of words: `set(normalize_text(text).split())`.",
-    "`&` gives what both have, `|` what either has.",
-)
-def word_jaccard(answer):
-    texts = [
-        "Anton feeds the grey cat.",
-        "the grey cat feeds Anton",
-        "Agnes feeds the grey dog, and the cat!",
-        "The THE the cat",
-        "a baker sings",
-    ]
+@exercise("01.3")
+def word_jaccard(answer: Any) -> None:
+    """The Jaccard similarity of two texts' sets of words."""
+    # every text with every other, both ways and with itself
+    texts = fixed_cases("01.3")
     cases = [(a, b) for a in texts for b in texts]
-    compare(
-        answer,
-        lambda a, b: len(_words(a) & _words(b)) / len(_words(a) | _words(b)),
-        cases,
-        {
-            "Capitals and punctuation make two words of one: compare `normalize_text` texts.": lambda a, b: (
-                len({*a.split()} & {*b.split()}) / len({*a.split()} | {*b.split()})
-            ),
-            "What both have is counted twice below the line: divide by the size of the union.": lambda a, b: (
-                len(_words(a) & _words(b)) / (len(_words(a)) + len(_words(b)))
-            ),
-            "This is Dice's measure; Jaccard's divides by the union.": lambda a, b: (
-                2 * len(_words(a) & _words(b)) / (len(_words(a)) + len(_words(b)))
-            ),
-            "Divide by all that either has, not by the first text's words alone.": lambda a, b: (
-                len(_words(a) & _words(b)) / len(_words(a))
-            ),
-        },
-    )
-    return "Who feeds whom is lost: the first two sentences are the same to it. Shingles still see the order."
+    mistakes = {
+        "raw_texts": lambda a, b: _jaccard(set(a.split()), set(b.split())),
+        "intersection_counted_twice": _of_words(lambda a, b: len(a & b) / (len(a) + len(b))),
+        "dice": _of_words(lambda a, b: 2 * len(a & b) / (len(a) + len(b))),
+        "first_text_alone": _of_words(lambda a, b: len(a & b) / len(a)),
+    }
+    compare(answer, _of_words(_jaccard), cases, mistakes)
 
 
-@exercise(
-    "01.4",
-    "The price of a cut",
-    "The EOS stands behind the text: a text of n tokens takes n + 1 places.",
-    "The EOS is lost when n + 1 is more than `max_length`.",
-)
-def lost_ends(answer):
-    dice = random.Random(1)
-    cases = [([2, 4, 10], 4), ([5, 5, 5], 5)] + [(_lengths(dice, 30), limit) for limit in (8, 16, 32)]
-    compare(
-        answer,
-        lambda lengths, limit: sum(n + 1 > limit for n in lengths),
-        cases,
-        {
-            "A text of exactly `max_length` tokens fits, but its EOS does not.": lambda lengths, limit: sum(
-                n > limit for n in lengths
-            ),
-            "The number of texts is asked, not their share.": lambda lengths, limit: (
-                sum(n + 1 > limit for n in lengths) / len(lengths)
-            ),
-            "You count those that keep their EOS.": lambda lengths, limit: sum(
-                n + 1 <= limit for n in lengths
-            ),
-        },
-    )
-    return "Every text that is cut loses its EOS, and so do those that just fitted: nothing there says stop."
+def _jaccard(a: set, b: set) -> float:
+    return len(a & b) / len(a | b)
 
 
-def _batches(lengths, size):
+def _of_words(similarity: Callable[[set, set], float]) -> Callable[[str, str], float]:
+    """A similarity of two sets, taken of two texts' words."""
+    from lmlab.data.dedup import normalize_text
+
+    return lambda a, b: similarity(set(normalize_text(a).split()), set(normalize_text(b).split()))
+
+
+@exercise("01.4")
+def lost_ends(answer: Any) -> None:
+    """How many texts lose their EOS when they are truncated to max_length."""
+    rng = random.Random(1)
+    # texts that just fit, and random ones
+    cases = [([2, 4, 10], 4), ([5, 5, 5], 5)] + [(_random_lengths(rng, 30), limit) for limit in (8, 16, 32)]
+    mistakes = {
+        "eos_forgotten": lambda lengths, limit: sum(n > limit for n in lengths),
+        "fraction_returned": lambda lengths, limit: fmean(n + 1 > limit for n in lengths),
+        "kept_counted": lambda lengths, limit: sum(n + 1 <= limit for n in lengths),
+    }
+    compare(answer, lambda lengths, limit: sum(n + 1 > limit for n in lengths), cases, mistakes)
+
+
+@exercise("01.5")
+def padding_fraction(answer: Any) -> None:
+    """The fraction of padding when each batch is padded to its longest text."""
+    rng = random.Random(2)
+    cases = [([3, 5, 8, 4], 2), ([6, 6, 6], 2)]
+    # the last batch of nine and of twenty-one is smaller than the others
+    cases += [(_random_lengths(rng, n), size) for n, size in ((9, 4), (16, 4), (21, 8))]
+    mistakes = {
+        "padded_to_longest_of_all": lambda lengths, size: 1 - sum(lengths) / (len(lengths) * max(lengths)),
+        "divided_by_real_tokens": lambda lengths, size: sum(_slots(lengths, size)) / sum(lengths) - 1,
+        "fraction_of_real_tokens": lambda lengths, size: sum(lengths) / sum(_slots(lengths, size)),
+        "mean_over_batches": _mean_padding_of_batches,
+    }
+    compare(answer, lambda lengths, size: 1 - sum(lengths) / sum(_slots(lengths, size)), cases, mistakes)
+
+
+def _batches(lengths: Sequence[int], size: int) -> list[Sequence[int]]:
     return [lengths[i : i + size] for i in range(0, len(lengths), size)]
 
 
-@exercise(
-    "01.5",
-    "What padding costs",
-    "A batch has `len(batch) * max(batch)` slots; the last may be smaller.",
-    "Add up the slots of all batches first, and divide once.",
-)
-def padding_share(answer):
-    def slots(lengths, size):
-        return sum(len(batch) * max(batch) for batch in _batches(lengths, size))
+def _slots(lengths: Sequence[int], size: int) -> list[int]:
+    return [len(batch) * max(batch) for batch in _batches(lengths, size)]
 
-    dice = random.Random(2)
-    cases = [([3, 5, 8, 4], 2), ([6, 6, 6], 2)]
-    cases += [(_lengths(dice, n), size) for n, size in ((9, 4), (16, 4), (21, 8))]
-    compare(
-        answer,
-        lambda lengths, size: 1 - sum(lengths) / slots(lengths, size),
-        cases,
-        {
-            "You pad all to the longest text of the set; each batch needs only its own longest.": lambda lengths, size: (
-                1 - sum(lengths) / (len(lengths) * max(lengths))
-            ),
-            "You divide by the real tokens; the share of all slots is asked.": lambda lengths, size: (
-                slots(lengths, size) / sum(lengths) - 1
-            ),
-            "This is the share of real tokens; padding is the rest.": lambda lengths, size: (
-                sum(lengths) / slots(lengths, size)
-            ),
-            "A mean over batches lets a small last batch count as much as a full one.": lambda lengths, size: (
-                sum(1 - sum(batch) / (len(batch) * max(batch)) for batch in _batches(lengths, size))
-                / len(_batches(lengths, size))
-            ),
-        },
-    )
-    return (
-        "Sort the lengths and try again: batches of like texts need far less padding. What does sorting cost?"
-    )
+
+def _mean_padding_of_batches(lengths: Sequence[int], size: int) -> float:
+    return fmean(1 - sum(batch) / (len(batch) * max(batch)) for batch in _batches(lengths, size))

@@ -1,163 +1,119 @@
-"""Lesson 03: scoring endings, and how sure a share is."""
+"""Lesson 03: scoring endings, and how certain an accuracy is."""
 
 import math
 import random
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
 
 from lmlab.exercises.judging import compare, exercise
 
 
-def _first_n(p, low):
-    return next(n for n in range(10, 100_000, 10) if low(round(p * n), n) > 0.25)
-
-
-@exercise(
-    "03.1",
-    "How many items?",
-    "Try n = 10, 20, 30 and so on, and stop at the first that will do.",
-    "`wilson_interval(round(p * n), n)[0]` is the lower end. It must be above 0.25.",
-)
-def items_needed(answer):
+@exercise("03.1")
+def items_needed(answer: Any) -> None:
+    """The number of items that tells an accuracy of p from chance, 25%."""
     from lmlab.evaluation.statistics import wilson_interval
 
-    cases = [(0.3,), (0.35,), (0.5,), (0.28,)]
-    compare(
-        answer,
-        lambda p: _first_n(p, lambda k, n: wilson_interval(k, n)[0]),
-        cases,
-        {
-            "This is the normal interval, p ± 1.96 √(p (1 − p) / n); with few items it is too narrow. Take "
-            "Wilson's.": lambda p: _first_n(
-                p, lambda k, n: k / n - 1.959964 * math.sqrt(k / n * (1 - k / n) / n)
-            ),
-            "You stop when the share is above 0.25; the lower end of its interval must be.": lambda p: (
-                _first_n(p, lambda k, n: k / n)
-            ),
-        },
-        tolerance=1e-9,
-    )
-    return "Half the distance to 25% takes about four times the items."
+    cases = [(0.3,), (0.35,), (0.5,), (0.28,)]  # the nearer to 0.25, the more items
+    mistakes = {
+        "normal_interval": lambda p: _first_above_chance(p, _normal_lower_end),
+        "point_estimate": lambda p: _first_above_chance(p, lambda k, n: k / n),
+    }
+    reference = partial(_first_above_chance, lower_end=lambda k, n: wilson_interval(k, n)[0])
+    compare(answer, reference, cases, mistakes, tolerance=1e-9)
 
 
-def _ending(logits, ids, first, shift=1, start=None, normalize=True, mean=False):
-    scores = logits.log_softmax(-1) if normalize else logits
-    places = range(first if start is None else start, len(ids))
-    found = [scores[min(i - shift, len(ids) - 1), ids[i]].item() for i in places]
-    return sum(found) / (len(found) if mean else 1)
+def _first_above_chance(p: float, lower_end: Callable[[int, int], float]) -> int:
+    n = 10
+    while lower_end(round(p * n), n) <= 0.25:
+        n += 10
+    return n
 
 
-@exercise(
-    "03.2",
-    "Score an ending",
-    "The token at place i is foretold by the logits at place i - 1.",
-    "`logits.log_softmax(-1)` first; then the entries [i - 1, ids[i]] for i from `first` on, added up.",
-)
-def ending_logprob(answer):
+def _normal_lower_end(k: int, n: int) -> float:
+    p = k / n
+    return p - 1.959964 * math.sqrt(p * (1 - p) / n)
+
+
+@exercise("03.2")
+def ending_logprob(answer: Any) -> None:
+    """The log-probability of an ending."""
     import torch
 
-    dice = torch.Generator().manual_seed(0)
-    cases = [
-        (2 * torch.randn(T, 9, generator=dice), torch.randint(9, (T,), generator=dice), first)
-        for T, first in ((6, 3), (9, 4), (5, 4))
-    ]
-    compare(
-        answer,
-        _ending,
-        cases,
-        {
-            "Off by one: you read the probability of a token where the model has already seen it.": lambda *case: (
-                _ending(*case, shift=0)
-            ),
-            "You score the context too; only the ending counts, from `first` on.": lambda *case: _ending(
-                *case, start=1
-            ),
-            "The first token of the ending is missing.": lambda *case: _ending(*case, start=case[2] + 1),
-            "Logits are no log-probabilities: take `log_softmax` first.": lambda *case: _ending(
-                *case, normalize=False
-            ),
-            "The sum is wanted; this is the mean per token.": lambda *case: (
-                _ending(*case, mean=True) if case[2] + 1 < len(case[1]) else _ending(*case)
-            ),
-        },
-    )
-    return (
-        "Off by one nothing crashes: the model is scored on what it was just told, and the accuracy "
-        "falls to chance."
-    )
+    rng = torch.Generator().manual_seed(0)
+    cases = []
+    for T, first in ((6, 3), (9, 4), (5, 4)):
+        cases.append((2 * torch.randn(T, 9, generator=rng), torch.randint(9, (T,), generator=rng), first))
+    mistakes = {
+        "off_by_one": partial(_ending, shift=0),
+        "context_scored": lambda logits, ids, first: _ending(logits, ids, 1),
+        "first_token_missing": lambda logits, ids, first: _ending(logits, ids, first + 1),
+        "not_normalized": partial(_ending, normalized=False),
+        "mean": lambda logits, ids, first: _ending(logits, ids, first) / (len(ids) - first),
+    }
+    compare(answer, _ending, cases, mistakes)
 
 
-@exercise(
-    "03.3",
-    "Choose",
-    "Divide each sum of log-probabilities by its number of tokens.",
-    "Log-probabilities are negative: the best is the largest, the one nearest to 0.",
-)
-def chosen(answer):
-    dice = random.Random(0)
-    counts = [[dice.randint(2, 9) for _ in range(4)] for _ in range(12)]
-    sums = [[-n * (1 + dice.random()) for n in row] for row in counts]
-
-    def best(score, take=max):
-        return lambda sums, counts: [
-            take(range(4), key=lambda j: score(sums[i][j], counts[i][j])) for i in range(len(sums))
-        ]
-
-    compare(
-        answer,
-        best(lambda s, n: s / n),
-        [(sums[:3], counts[:3]), (sums, counts)],
-        {
-            "You choose by the sum, which prefers short endings.": best(lambda s, n: s),
-            "You choose the least likely: log-probabilities are negative, the best is the largest.": best(
-                lambda s, n: s / n, min
-            ),
-            "Multiplied by the number of tokens, length counts twice; divide.": best(lambda s, n: s * n),
-        },
-    )
-    return "One line of code lies between the conventions; section 6 shows what it is worth."
+def _ending(logits: Any, ids: Any, first: int, shift: int = 1, normalized: bool = True) -> float:
+    if normalized:
+        logits = logits.log_softmax(-1)
+    return sum(logits[i - shift, ids[i]].item() for i in range(first, len(ids)))
 
 
-def _counts(a, b):
-    return (
-        sum(x and not y for x, y in zip(a, b, strict=True)),
-        sum(y and not x for x, y in zip(a, b, strict=True)),
-    )
+@exercise("03.3")
+def choose_endings(answer: Any) -> None:
+    """The ending with the highest mean log-probability per token, of each item."""
+    rng = random.Random(0)
+    # long endings have low sums, so that the conventions choose differently
+    n_tokens = [[rng.randint(2, 9) for _ in range(4)] for _ in range(12)]
+    logprobs = [[-n * (1 + rng.random()) for n in row] for row in n_tokens]
+    mistakes = {
+        "by_sum": _best_by(lambda logprob, n: logprob),
+        "least_likely": _best_by(lambda logprob, n: -logprob / n),
+        "multiplied": _best_by(lambda logprob, n: logprob * n),
+    }
+    cases = [(logprobs[:3], n_tokens[:3]), (logprobs, n_tokens)]
+    compare(answer, _best_by(lambda logprob, n: logprob / n), cases, mistakes)
 
 
-@exercise(
-    "03.4",
-    "Chance, or better?",
-    "Count the items on which exactly one of the two is right; call them n.",
-    "If both were equally good, the fewer k of these would follow a coin: add `comb(n, i)` for i from "
-    "0 to k.",
-    "Divide by 2**n, and double it, for either might have won. It is never above 1.",
-)
-def p_value(answer):
+def _best_by(score: Callable[[float, int], float]) -> Callable[[list, list], list[int]]:
+    """A function that chooses the ending of the highest score in each item."""
+
+    def _choose(logprobs: list[list[float]], n_tokens: list[list[int]]) -> list[int]:
+        chosen = []
+        for row, counts in zip(logprobs, n_tokens, strict=True):
+            scores = [score(logprob, n) for logprob, n in zip(row, counts, strict=True)]
+            chosen.append(scores.index(max(scores)))
+        return chosen
+
+    return _choose
+
+
+@exercise("03.4")
+def p_value(answer: Any) -> None:
+    """McNemar's exact test, two-sided."""
     from lmlab.evaluation.statistics import mcnemar
 
-    dice = random.Random(0)
+    rng = random.Random(0)
     yes, no = [True], [False]
+    # 28 against 12 items with nine ties, then no disagreement at all, then random answers
     cases = [(no * 28 + yes * 12 + yes * 9, yes * 28 + no * 12 + yes * 9), (yes * 2 + no, yes * 2 + no)]
-    cases += [
-        tuple([dice.random() < p for _ in range(40)] for p in shares) for shares in ((0.3, 0.6), (0.5, 0.5))
-    ]
+    for accuracies in ((0.3, 0.6), (0.5, 0.5)):
+        cases.append(tuple([rng.random() < p for _ in range(40)] for p in accuracies))
+    mistakes = {
+        "one_sided": lambda a, b: _tail(sum(_disagreements(a, b)), min(_disagreements(a, b))),
+        "above_one": lambda a, b: 2 * _tail(sum(_disagreements(a, b)), min(_disagreements(a, b))),
+        "ties_counted": lambda a, b: min(1, 2 * _tail(len(a), min(_disagreements(a, b)))),
+    }
+    compare(answer, lambda a, b: mcnemar(a, b).p_value, cases, mistakes)
 
-    def tail(n, k):
-        return sum(math.comb(n, i) for i in range(k + 1)) / 2**n
 
-    compare(
-        answer,
-        lambda a, b: mcnemar(a, b).p_value,
-        cases,
-        {
-            "This is one-sided: either model might have won, so double it (but never above 1).": lambda a, b: (
-                tail(sum(_counts(a, b)), min(_counts(a, b)))
-            ),
-            "A probability is never above 1: with equal counts the middle is counted twice.": lambda a, b: (
-                2 * tail(sum(_counts(a, b)), min(_counts(a, b)))
-            ),
-            "Items on which both are right or both wrong tell nothing: leave them out.": lambda a, b: min(
-                1, 2 * tail(len(a), min(_counts(a, b)))
-            ),
-        },
-    )
-    return "The items on which the models agree do not enter at all, however many there are."
+def _disagreements(a: Sequence[bool], b: Sequence[bool]) -> tuple[int, int]:
+    """On how many items a alone is correct, and b alone."""
+    pairs = list(zip(a, b, strict=True))
+    return pairs.count((True, False)), pairs.count((False, True))
+
+
+def _tail(n: int, k: int) -> float:
+    """The probability of at most k heads in n tosses of a fair coin."""
+    return sum(math.comb(n, i) for i in range(k + 1)) / 2**n

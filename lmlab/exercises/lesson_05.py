@@ -1,182 +1,116 @@
-"""Lesson 05: four bits, and two thin matrices."""
+"""Lesson 05: quantization to four bits, and low-rank adapters."""
 
-from lmlab.exercises.judging import compare, compare_value, exercise
+from collections.abc import Iterable
+from functools import partial
+from typing import Any
+
+from lmlab.exercises.judging import compare, compare_value, exercise, random_tensors
 
 # Llama-3.2-1B: name -> (n_in, n_out) of one layer's matrices
-_LLAMA = {
-    "q": (2048, 2048),
-    "k": (2048, 512),
-    "v": (2048, 512),
-    "o": (2048, 2048),
-    "gate": (2048, 8192),
-    "up": (2048, 8192),
-    "down": (8192, 2048),
-}
+_ATTENTION = {"q": (2048, 2048), "k": (2048, 512), "v": (2048, 512), "o": (2048, 2048)}
+_MLP = {"gate": (2048, 8192), "up": (2048, 8192), "down": (8192, 2048)}
 _LAYERS, _RANK = 16, 16
 
 
-@exercise(
-    "05.1",
-    "Count",
-    "A matrix (n_out, n_in) gets A with r · n_in numbers and B with n_out · r.",
-    "q, o: 2048 to 2048. k, v: 2048 to 512, for eight heads of 64 serve all 32. gate, up: 2048 to "
-    "8192; down "
-    "back.",
-    "Add n_in + n_out of the seven, times r, times the number of layers.",
-)
-def count(answer):
-    def trained(shapes):
-        return _LAYERS * _RANK * sum(n_in + n_out for n_in, n_out in shapes)
-
-    attention = [_LLAMA[name] for name in "qkvo"]
-    full_heads = [(2048, 2048) if name in "kv" else shape for name, shape in _LLAMA.items()]
-    compare_value(
-        answer,
-        trained(_LLAMA.values()),
-        {
-            "That is attention alone; all linear layers are asked, the MLP's three too.": trained(attention),
-            "k and v are narrower: their eight heads of 64 give 512.": trained(full_heads),
-            "That is for one layer, or for rank 1: there are 16 layers, and r is 16.": trained(
-                _LLAMA.values()
-            )
-            // _RANK,
-            "That is for one layer at rank 1: there are 16 layers, and r is 16.": trained(_LLAMA.values())
-            // (_LAYERS * _RANK),
-            "That is the number of weights in the matrices themselves; an adapter has two thin ones beside each.": _LAYERS
-            * sum(n_in * n_out for n_in, n_out in _LLAMA.values()),
-            "That is A alone; B trains too.": _LAYERS * _RANK * sum(n_in for n_in, _ in _LLAMA.values()),
-            "That is B alone; A trains too.": _LAYERS * _RANK * sum(n_out for _, n_out in _LLAMA.values()),
-        },
-        tolerance=1e-9,
-    )
-    return "About one percent of the model. The head and the embeddings stay as they are."
+@exercise("05.1")
+def count(answer: Any) -> None:
+    """The trainable parameters of rank 16 on all linear layers of Llama-3.2-1B."""
+    shapes = {**_ATTENTION, **_MLP}
+    wanted = _trainable(shapes.values())
+    mistakes = {
+        "attention_alone": _trainable(_ATTENTION.values()),
+        "full_heads": _trainable({**shapes, "k": (2048, 2048), "v": (2048, 2048)}.values()),
+        "one_layer_or_rank": wanted // _RANK,
+        "one_layer_and_rank": wanted // (_LAYERS * _RANK),
+        "weights_counted": _LAYERS * sum(n_in * n_out for n_in, n_out in shapes.values()),
+        "a_alone": _LAYERS * _RANK * sum(n_in for n_in, _ in shapes.values()),
+        "b_alone": _LAYERS * _RANK * sum(n_out for _, n_out in shapes.values()),
+    }
+    compare_value(answer, wanted, mistakes, tolerance=1e-9)
 
 
-def _quantized(blocks, values, absolute=True, rescale=True, down=False):
+def _trainable(shapes: Iterable[tuple[int, int]]) -> int:
+    return _LAYERS * _RANK * sum(n_in + n_out for n_in, n_out in shapes)
+
+
+@exercise("05.2")
+def quantize(answer: Any) -> None:
+    """Blocks of weights that went through quantization and back."""
     import torch
 
-    scales = (blocks.abs() if absolute else blocks).amax(1, keepdim=True)
-    scaled = blocks / scales
-    if down:
-        codes = (torch.bucketize(scaled, values, right=True) - 1).clamp(0, len(values) - 1)
-    else:
-        codes = (scaled[..., None] - values).abs().argmin(-1)
-    return values[codes] * (scales if rescale else 1)
-
-
-@exercise(
-    "05.2",
-    "Quantize",
-    "The scale of a block is its largest *absolute* weight: then all lie between -1 and 1.",
-    "`(scaled[..., None] - values).abs().argmin(-1)` is the number of the nearest value.",
-    "What comes back is the value times the scale of its block.",
-)
-def quantize(answer):
-    import torch
-
-    dice = torch.Generator().manual_seed(0)
+    rng = torch.Generator().manual_seed(0)
     nf4_like = torch.tensor(
         [-1.0, -0.7, -0.53, -0.39, -0.28, -0.18, -0.09, 0, 0.08, 0.16, 0.25, 0.34, 0.44, 0.56, 0.72, 1.0]
     )
-    cases = [(0.1 * torch.randn(n, 64, generator=dice) - 0.02, nf4_like) for n in (2, 5)]
-    cases.append((torch.randn(3, 64, generator=dice), torch.linspace(-1, 1, 5)))
-    compare(
-        answer,
-        _quantized,
-        cases,
-        {
-            "The scale must be of the largest absolute weight: in some blocks that is a negative one.": lambda *case: (
-                _quantized(*case, absolute=False)
-            ),
-            "Multiplied by the scale of its block it would be a weight again.": lambda *case: _quantized(
-                *case, rescale=False
-            ),
-            "You take the value below; the nearest may be the one above. Compare with the middles between "
-            "values.": lambda *case: _quantized(*case, down=True),
-        },
-    )
-    return "Give it the 16 values of NF4 and the `blocks` of section 1: it is `by_hand`."
+    # shifted a little, so that the largest absolute weight of some blocks is negative
+    cases = [(0.1 * torch.randn(n, 64, generator=rng) - 0.02, nf4_like) for n in (2, 5)]
+    cases.append((torch.randn(3, 64, generator=rng), torch.linspace(-1, 1, 5)))
+    mistakes = {
+        "scale_without_absolute": lambda blocks, values: _quantized(
+            blocks, values, blocks.amax(1, keepdim=True)
+        ),
+        "not_rescaled": partial(_quantized, rescaled=False),
+        "rounded_down": partial(_quantized, down=True),
+    }
+    compare(answer, _quantized, cases, mistakes)
 
 
-@exercise(
-    "05.3",
-    "Bits per weight",
-    "A block has one scale: what does it cost per weight?",
-    "With double quantization a scale takes 8 bits, and `group` of them share 32 more.",
-)
-def bits_per_weight(answer):
-    cases = [(64, 256), (32, 256), (128, 128), (64, 64)]
-    compare(
-        answer,
-        lambda block, group: 4 + 8 / block + 32 / (block * group),
-        cases,
-        {
-            "That is without double quantization: a scale of 32 bits for each block.": lambda block, group: (
-                4 + 32 / block
-            ),
-            "The bytes need a scale of their own, 32 bits for each `group` of them.": lambda block, group: (
-                4 + 8 / block
-            ),
-            "A `group` is so many scales, that is `block` times as many weights.": lambda block, group: (
-                4 + 8 / block + 32 / group
-            ),
-            "You counted bytes for the scales, not bits.": lambda block, group: (
-                4 + 1 / block + 4 / (block * group)
-            ),
-            "These are the scales alone; a weight takes four bits more.": lambda block, group: (
-                8 / block + 32 / (block * group)
-            ),
-        },
-        tolerance=1e-6,
-    )
-    return (
-        "Blocks of 32 cost an eighth of a bit more than those of 64. Section 1 shows what they save in error."
-    )
-
-
-def _gradients(x, A, B, scale, g):
-    return scale * B.T @ g.T @ x, scale * g.T @ x @ A.T
-
-
-@exercise(
-    "05.4",
-    "Gradients by hand",
-    "Call h = x Aᵀ, of shape (batch, r): then y = scale · h Bᵀ is one linear layer.",
-    "For y = h Wᵀ: the gradient of W is gᵀ h, and that of h is g W.",
-    "So: dB = scale · gᵀ h, and dA = (scale · g B)ᵀ x. Return (dA, dB).",
-)
-def lora_gradients(answer):
+def _quantized(
+    blocks: Any, values: Any, scales: Any = None, rescaled: bool = True, down: bool = False
+) -> Any:
+    """Dequantized weights (n, 64). scales: (n, 1), the largest absolute weights where they are not given."""
     import torch
 
-    def reference(x, A, B, scale, g):
-        A, B = A.clone().requires_grad_(), B.clone().requires_grad_()
-        with torch.enable_grad():
-            return torch.autograd.grad(scale * (x @ A.T) @ B.T, (A, B), g)
+    if scales is None:
+        scales = blocks.abs().amax(1, keepdim=True)
+    scaled = blocks / scales
+    # the nearest value, or the one below
+    if down:
+        codes = (torch.bucketize(scaled, values, right=True) - 1).clamp(0, len(values) - 1)
+    else:
+        codes = (scaled[..., None] - values).abs().argmin(-1)  # (n, 64)
+    return values[codes] * scales if rescaled else values[codes]
 
-    dice = torch.Generator().manual_seed(0)
 
-    def case(batch, n_in, n_out, r, zero):
-        shapes = ((batch, n_in), (r, n_in), (n_out, r), (batch, n_out))
-        x, A, B, g = (torch.randn(shape, generator=dice) for shape in shapes)
-        return x, A, B * (not zero), 2.0, g
-
-    cases = [case(3, 10, 8, 2, False), case(5, 6, 7, 3, True)]
+@exercise("05.3")
+def bits_per_weight(answer: Any) -> None:
+    """The storage of a weight under double quantization, in bits."""
+    cases = [(64, 256), (32, 256), (128, 128), (64, 64)]
+    mistakes = {
+        "without_double_quantization": lambda block, group: 4 + 32 / block,
+        "scale_of_scales_forgotten": lambda block, group: 4 + 8 / block,
+        "group_of_weights": lambda block, group: 4 + 8 / block + 32 / group,
+        "bytes_for_bits": lambda block, group: 4 + 1 / block + 4 / (block * group),
+        "scales_alone": lambda block, group: 8 / block + 32 / (block * group),
+    }
     compare(
-        answer,
-        reference,
-        cases,
-        {
-            "The scale, alpha / r, is missing.": lambda x, A, B, scale, g: _gradients(x, A, B, 1, g),
-            "The scale enters the gradient of A once, not twice.": lambda x, A, B, scale, g: (
-                scale * _gradients(x, A, B, scale, g)[0],
-                _gradients(x, A, B, scale, g)[1],
-            ),
-            "These are means over the batch; g already holds what each row adds.": lambda x, A, B, scale, g: (
-                tuple(grad / len(x) for grad in _gradients(x, A, B, scale, g))
-            ),
-        },
+        answer, lambda block, group: 4 + 8 / block + 32 / (block * group), cases, mistakes, tolerance=1e-6
     )
-    return (
-        "With B = 0, dA is zero and dB is not: the first step moves B alone. With A = 0 as well both are "
-        "zero, for ever."
-    )
+
+
+@exercise("05.4")
+def lora_gradients(answer: Any) -> None:
+    """The gradients of A and B, held to autograd's."""
+    cases = []
+    for batch, n_in, n_out, r, scale_of_B in ((3, 10, 8, 2, 1), (5, 6, 7, 3, 0)):  # B = 0: as training begins
+        x, A, B, g = random_tensors((batch, n_in), (r, n_in), (n_out, r), (batch, n_out))
+        cases.append((x, A, scale_of_B * B, 2.0, g))
+    mistakes = {
+        "scale_missing": lambda x, A, B, scale, g: _gradients(x, A, B, 1, 1, g),
+        "scale_twice": lambda x, A, B, scale, g: _gradients(x, A, B, scale**2, scale, g),
+        "batch_mean": lambda x, A, B, scale, g: _gradients(x, A, B, scale / len(x), scale / len(x), g),
+    }
+    compare(answer, _autograd, cases, mistakes)
+
+
+def _autograd(x: Any, A: Any, B: Any, scale: float, g: Any) -> tuple:
+    import torch
+
+    # clones, for the cases are leaves without gradients; grad mode may be off where the reader calls
+    A, B = A.clone().requires_grad_(), B.clone().requires_grad_()
+    with torch.enable_grad():
+        return torch.autograd.grad(scale * (x @ A.T) @ B.T, (A, B), g)
+
+
+def _gradients(x: Any, A: Any, B: Any, scale_of_dA: float, scale_of_dB: float, g: Any) -> tuple:
+    return scale_of_dA * (g @ B).T @ x, scale_of_dB * g.T @ x @ A.T

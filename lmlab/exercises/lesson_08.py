@@ -1,190 +1,138 @@
-"""Lesson 08: windows, copying, variety, temperature."""
+"""Lesson 08: packing, copying, diversity, temperature."""
 
 import random
+from collections.abc import Sequence
+from functools import partial
+from statistics import fmean
+from typing import Any
 
-from lmlab.exercises.judging import compare, exercise
-
-
-def _packed(documents, eos):
-    return [eos] + [token for document in documents for token in (*document, eos)]
-
-
-@exercise(
-    "08.1",
-    "Windows that begin at a beginning",
-    "Pack first: [eos], then each document and an eos behind it.",
-    "A window begins at each eos of the row, if `length` tokens are left from there on.",
-)
-def windows(answer):
-    def begun(documents, eos, length, starts, short=False):
-        row = _packed(documents, eos)
-        return [row[i : i + length] for i in starts(row) if short or i + length <= len(row)]
-
-    def at_eos(row, behind=0):
-        return [i + behind for i, token in enumerate(row) if token == 0]
-
-    dice = random.Random(0)
-    cases = [
-        ([[dice.randrange(1, 50) for _ in range(dice.randint(2, 7))] for _ in range(n)], 0, length)
-        for n, length in ((5, 6), (8, 4), (3, 9))
-    ]
-    compare(
-        answer,
-        lambda *case: begun(*case, at_eos),
-        cases,
-        {
-            "Your windows begin behind the EOS: the model then never sees how a text begins.": lambda *case: (
-                begun(*case, lambda row: at_eos(row, 1))
-            ),
-            "Your windows begin anywhere; those that begin in mid-text are not wanted.": lambda *case: begun(
-                *case, lambda row: range(len(row))
-            ),
-            "Your windows follow each other without overlap, and begin anywhere.": lambda *case: begun(
-                *case, lambda row: range(0, len(row), case[2])
-            ),
-            "The last windows have fewer than `length` tokens: leave them out.": lambda *case: begun(
-                *case, at_eos, short=True
-            ),
-        },
-    )
-    return "Place 0 always holds the EOS, as it will when the model writes from nothing."
+from lmlab.exercises.judging import compare, exercise, fixed_cases, random_tensors
 
 
-def _runs(text: str, n: int) -> list[tuple[str, ...]]:
+@exercise("08.1")
+def blocks(answer: Any) -> None:
+    """All complete blocks of a packed sequence that begin at an EOS."""
+    rng = random.Random(0)
+    cases = []
+    # documents of two to seven tokens; token 0 is the EOS
+    for n, length in ((5, 6), (8, 4), (3, 9)):
+        documents = [[rng.randrange(1, 50) for _ in range(rng.randint(2, 7))] for _ in range(n)]
+        cases.append((documents, 0, length))
+    mistakes = {
+        "after_eos": lambda *case: [block[1:] for block in _blocks(*case[:2], case[2] + 1)],
+        "anywhere": partial(_blocks, stride=1),
+        "consecutive": lambda documents, eos, length: _blocks(documents, eos, length, stride=length),
+        "short_blocks": partial(_blocks, complete=False),
+    }
+    compare(answer, _blocks, cases, mistakes)
+
+
+def _blocks(
+    documents: Sequence[Sequence[int]],
+    eos: int,
+    length: int,
+    stride: int | None = None,
+    complete: bool = True,
+) -> list[list[int]]:
+    """Blocks of the packed sequence that begin at each EOS, or every ``stride`` tokens."""
+    sequence = [eos]
+    for document in documents:
+        sequence += [*document, eos]
+    starts = [i for i, token in enumerate(sequence) if token == eos]
+    if stride:
+        starts = range(0, len(sequence), stride)
+    found = [sequence[i : i + length] for i in starts]
+    return [block for block in found if len(block) == length or not complete]
+
+
+def _ngrams(text: str, n: int) -> list[tuple[str, ...]]:
     words = text.split()
     return [tuple(words[i : i + n]) for i in range(len(words) - n + 1)]
 
 
-def _text(dice: random.Random, n: int) -> str:
-    return " ".join(dice.choice("the red old witch fox sings here and there".split()) for _ in range(n))
+def _random_text(rng: random.Random, n: int) -> str:
+    return " ".join(rng.choice("the red old witch fox sings here and there".split()) for _ in range(n))
 
 
-@exercise(
-    "08.2",
-    "Does it copy?",
-    "The runs of a text: `words[i:i + n]` for i from 0 to len(words) − n.",
-    "Make one set of all runs of all training texts, text by text, and count how many of the text's "
-    "are in it.",
-)
-def copied_share(answer):
+@exercise("08.2")
+def copied_fraction(answer: Any) -> None:
+    """The fraction of a text's n-grams that occur in a training text."""
+    rng = random.Random(0)
+    # the fixed texts copy an n-gram twice, or seem to copy one that reaches across two training texts
+    cases = fixed_cases("08.2")
+    cases += [(_random_text(rng, 14), [_random_text(rng, 12) for _ in range(3)], n) for n in (1, 2, 3)]
+    mistakes = {
+        "distinct_counted": lambda text, training, n: _fraction_in(list(set(_ngrams(text, n))), training, n),
+        "training_texts_joined": lambda text, training, n: _copied(text, [" ".join(training)], n),
+        "words_counted": lambda text, training, n: _copied(text, training, 1),
+        "divided_by_words": lambda text, training, n: (
+            _copied(text, training, n) * len(_ngrams(text, n)) / len(text.split())
+        ),
+        "new_counted": lambda text, training, n: 1 - _copied(text, training, n),
+    }
+    compare(answer, _reference_copied, cases, mistakes)
+
+
+def _reference_copied(text: str, training: Sequence[str], n: int) -> float:
     from lmlab.data.dedup import copied_ngrams
 
-    def reference(text, training, n):
-        copied, there = copied_ngrams([text], training, n)
-        return copied[0] / there[0]
-
-    def share(runs, known):
-        return sum(run in known for run in runs) / max(1, len(runs))
-
-    dice = random.Random(0)
-    cases = [
-        ("the red witch sings", ["a red witch sings here", "the red fox"], 2),
-        ("the fox the fox the fox sings old", ["the fox", "here sings"], 2),
-        ("here the red witch", ["the old fox sings here", "the red witch"], 2),
-    ]
-    cases += [(_text(dice, 14), [_text(dice, 12) for _ in range(3)], n) for n in (1, 2, 3)]
-
-    def known_runs(training, n):
-        return {run for text in training for run in _runs(text, n)}
-
-    compare(
-        answer,
-        reference,
-        cases,
-        {
-            "A run that is copied five times counts five times: do not make a set of the text's own runs.": lambda text, training, n: (
-                share(list(set(_runs(text, n))), known_runs(training, n))
-            ),
-            "Joined to one text, two training texts make runs that stand in neither: go text by text.": lambda text, training, n: (
-                share(_runs(text, n), known_runs([" ".join(training)], n))
-            ),
-            "That is the share of words; runs of `n` are asked.": lambda text, training, n: share(
-                _runs(text, 1), known_runs(training, 1)
-            ),
-            "You divide by the number of words; a text of m words has m − n + 1 runs.": lambda text, training, n: (
-                sum(run in known_runs(training, n) for run in _runs(text, n)) / len(text.split())
-            ),
-            "That is what is new; asked is what is copied.": lambda text, training, n: (
-                1 - share(_runs(text, n), known_runs(training, n))
-            ),
-        },
-    )
-    return "By itself the number says nothing: compare it with texts that were held out."
+    copied, total = copied_ngrams([text], training, n)
+    return copied[0] / total[0]
 
 
-@exercise(
-    "08.3",
-    "Variety",
-    "Collect the runs of all texts in one list, then count the different ones.",
-    "`len(set(runs)) / len(runs)`, over all texts together.",
-)
-def distinct(answer):
+def _copied(text: str, training: Sequence[str], n: int) -> float:
+    return _fraction_in(_ngrams(text, n), training, n)
+
+
+def _fraction_in(ngrams: Sequence[tuple], training: Sequence[str], n: int) -> float:
+    known = {ngram for text in training for ngram in _ngrams(text, n)}
+    return fmean(ngram in known for ngram in ngrams)
+
+
+@exercise("08.3")
+def distinct(answer: Any) -> None:
+    """The fraction of different n-grams over all texts."""
     from lmlab.data.statistics import distinct_n
 
-    dice = random.Random(1)
+    rng = random.Random(1)
+    # two equal texts, which a mean over texts takes for diverse
     cases = [(["the fox sings", "the fox sings"], 2)]
-    cases += [([_text(dice, 9) for _ in range(4)], n) for n in (1, 2, 3)]
-
-    def single(text, n):
-        return len(set(_runs(text, n))) / len(_runs(text, n))
-
-    compare(
-        answer,
-        distinct_n,
-        cases,
-        {
-            "A mean over texts does not see that two texts say the same: put all runs together.": lambda texts, n: (
-                sum(single(text, n) for text in texts) / len(texts)
-            ),
-            "Where one text ends and the next begins there is no run.": lambda texts, n: single(
-                " ".join(texts), n
-            ),
-            "That is how many different runs there are; divide by all.": lambda texts, n: len(
-                {run for text in texts for run in _runs(text, n)}
-            ),
-            "These are words; runs of `n` are asked.": lambda texts, n: single(" ".join(texts), 1),
-        },
-    )
-    return "It falls the more text there is: compare only equal amounts."
+    cases += [([_random_text(rng, 9) for _ in range(4)], n) for n in (1, 2, 3)]
+    mistakes = {
+        "mean_over_texts": lambda texts, n: fmean(_distinct_in(text, n) for text in texts),
+        "texts_joined": lambda texts, n: _distinct_in(" ".join(texts), n),
+        "not_divided": lambda texts, n: len({ngram for text in texts for ngram in _ngrams(text, n)}),
+        "words_counted": lambda texts, n: _distinct_in(" ".join(texts), 1),
+    }
+    compare(answer, distinct_n, cases, mistakes)
 
 
-@exercise(
-    "08.4",
-    "Hot and cold",
-    "Set all but the k largest logits to -inf: a softmax then gives these nothing.",
-    "Divide the logits by the temperature before the softmax.",
-)
-def draw_probabilities(answer):
-    import torch
+def _distinct_in(text: str, n: int) -> float:
+    return len(set(_ngrams(text, n))) / len(_ngrams(text, n))
 
-    def kept(logits, k):
-        return logits.masked_fill(logits < logits.topk(k).values[-1], -torch.inf)
 
-    dice = torch.Generator().manual_seed(0)
-    cases = [
-        (2 * torch.randn(V, generator=dice), t, k) for V, t, k in ((8, 0.5, 3), (12, 1.5, 12), (10, 0.9, 4))
-    ]
-    compare(
-        answer,
-        lambda logits, t, k: (kept(logits, k) / t).softmax(0),
-        cases,
-        {
-            "You multiply by the temperature: a low one must sharpen, so divide.": lambda logits, t, k: (
-                kept(logits, k) * t
-            ).softmax(0),
-            "What is left after the cut no longer adds up to one: cut before the softmax.": lambda logits, t, k: (
-                (logits / t).softmax(0) * (kept(logits, k) > -torch.inf)
-            ),
-            "A cut token has the logit 0 here, which is not unlikely; set it to -inf.": lambda logits, t, k: (
-                logits * (kept(logits, k) > -torch.inf) / t
-            ).softmax(0),
-            "The temperature is not used.": lambda logits, t, k: kept(logits, k).softmax(0),
-            "All tokens still take part: only the `k` likeliest may.": lambda logits, t, k: (
-                logits / t
-            ).softmax(0),
-            "Probabilities divided by the temperature do not add up to one: divide the logits.": lambda logits, t, k: (
-                kept(logits, k).softmax(0) / t
-            ),
-        },
-    )
-    return "At a temperature near 0 this is the likeliest token, at a high one a draw among the k."
+@exercise("08.4")
+def sampling_probabilities(answer: Any) -> None:
+    """The probabilities of sampling with a temperature among the k most likely tokens."""
+    # a cold one, a hot one without a cut, and one between
+    cases = []
+    for vocab_size, temperature, k in ((8, 0.5, 3), (12, 1.5, 12), (10, 0.9, 4)):
+        [logits] = random_tensors((vocab_size,))
+        cases.append((2 * logits, temperature, k))
+    mistakes = {
+        "multiplied": lambda logits, t, k: (_cut(logits, k) * t).softmax(0),
+        "cut_after_softmax": lambda logits, t, k: (logits / t).softmax(0) * _is_kept(logits, k),
+        "cut_with_zero": lambda logits, t, k: (logits * _is_kept(logits, k) / t).softmax(0),
+        "temperature_unused": lambda logits, t, k: _cut(logits, k).softmax(0),
+        "nothing_cut": lambda logits, t, k: (logits / t).softmax(0),
+        "probabilities_divided": lambda logits, t, k: _cut(logits, k).softmax(0) / t,
+    }
+    compare(answer, lambda logits, t, k: (_cut(logits, k) / t).softmax(0), cases, mistakes)
+
+
+def _is_kept(logits: Any, k: int) -> Any:
+    return logits >= logits.topk(k).values[-1]
+
+
+def _cut(logits: Any, k: int) -> Any:
+    return logits.masked_fill(~_is_kept(logits, k), float("-inf"))

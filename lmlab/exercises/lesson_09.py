@@ -1,198 +1,143 @@
-"""Lesson 09: what a group teaches, and rewards that cannot be had for nothing."""
+"""Lesson 09: advantages within a group, pass@k, the clipped loss, and rewards without loopholes."""
 
 import itertools
 import math
 import re
 import statistics
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
 
-from lmlab.exercises.judging import compare, exercise
+from lmlab.exercises.judging import compare, exercise, fixed_cases
 
 
-@exercise(
-    "09.1",
-    "Better than its group",
-    "Reward less the group's mean, over its standard deviation (n − 1).",
-    "A group in which all rewards are equal has the deviation 0. What should it teach?",
-    "Nothing: all advantages 0. TRL adds 0.0001 to the deviation, which gives just that.",
-)
-def advantages(answer):
-    from lmlab.evaluation.rewards import group_advantages
-
-    def over(spread):
-        return lambda rewards: [
-            (r - statistics.fmean(rewards)) / (spread(rewards) or math.nan) for r in rewards
-        ]
-
+@exercise("09.1")
+def advantages(answer: Any) -> None:
+    """The advantages of the answers to one problem."""
+    # binary rewards, graded ones, the smallest group, and two groups of zero variance
     cases = [([1.0] * 2 + [0.0] * 6,), ([0.2, 0.9, 0.4],), ([1.0, 0.0],), ([1.0] * 4,), ([0.0] * 2,)]
-    compare(
-        answer,
-        lambda rewards: group_advantages(rewards, len(rewards)),
-        cases,
-        {
-            "Where all rewards are equal you divide 0 by 0: such a group must give zeros.": over(
-                statistics.stdev
-            ),
-            "The deviation is that of a sample, divided by n − 1.": lambda rewards: [
-                a if a == a else 0 for a in over(statistics.pstdev)(rewards)
-            ],
-            "The deviation is that of a sample, divided by n − 1, and where it is 0 the advantages are 0.": over(
-                statistics.pstdev
-            ),
-            "The division by the standard deviation is missing.": lambda rewards: [
-                r - statistics.fmean(rewards) for r in rewards
-            ],
-            "Subtract the mean: what is no better than its group should teach nothing.": lambda rewards: [
-                r / (statistics.stdev(rewards) + 1e-4) for r in rewards
-            ],
-        },
-        tolerance=2e-3,
-    )
-    return "Of eight answers the two right ones get 1.62 each, the six wrong ones -0.54: the sum is 0."
+    mistakes = {
+        "zero_by_zero": partial(_advantages, of_equal=math.nan),
+        "population_deviation": partial(_advantages, deviation=statistics.pstdev),
+        "population_deviation_and_zero_by_zero": partial(
+            _advantages, deviation=statistics.pstdev, of_equal=math.nan
+        ),
+        "not_divided": partial(_advantages, deviation=lambda rewards: 1.0),
+        "mean_not_subtracted": lambda rewards: [r / (statistics.stdev(rewards) + 1e-4) for r in rewards],
+    }
+    compare(answer, _advantages, cases, mistakes, tolerance=2e-3)  # room for TRL's 0.0001
 
 
-@exercise(
-    "09.2",
-    "pass@k without luck",
-    "Of all ways to take k of the n samples, how many have no right one in them?",
-    "`comb(n - c, k)` of `comb(n, k)`. What is left has at least one.",
-)
-def pass_at_k(answer):
-    def reference(n, c, k):
-        ways = list(itertools.combinations([True] * c + [False] * (n - c), k))
-        return sum(map(any, ways)) / len(ways)
+def _advantages(
+    rewards: Sequence[float], deviation: Callable = statistics.stdev, of_equal: float = 0.0
+) -> list[float]:
+    """of_equal: the advantages where all rewards are equal."""
+    mean, std = statistics.fmean(rewards), deviation(rewards)
+    if std == 0:
+        return [of_equal] * len(rewards)
+    return [(reward - mean) / std for reward in rewards]
 
+
+@exercise("09.2")
+def pass_at_k(answer: Any) -> None:
+    """The probability that k of n samples, c of them correct, contain a correct one."""
+    # no correct sample, fewer wrong ones than k, and nothing but correct ones are among them
     cases = [(8, 2, 1), (8, 2, 4), (10, 3, 5), (6, 0, 3), (6, 5, 2), (5, 5, 5)]
-    compare(
-        answer,
-        reference,
-        cases,
-        {
-            "1 − (1 − c/n)^k draws with replacement, and is too low: the k samples are different ones of the n.": lambda n, c, k: (
-                1 - (1 - c / n) ** k
-            ),
-            "That is pass@1, whatever k is.": lambda n, c, k: c / n,
-            "Chances do not add up like that: two right ones among the k count once.": lambda n, c, k: min(
-                1, k * c / n
-            ),
-            "That is the chance that none is right.": lambda n, c, k: 1 - reference(n, c, k),
-            "That is the chance that all k are right.": lambda n, c, k: math.comb(c, k) / math.comb(n, k),
-        },
-    )
-    return "Taking the first k samples would be right on average as well, but with far more luck in it."
+    mistakes = {
+        "with_replacement": lambda n, c, k: 1 - (1 - c / n) ** k,
+        "pass_at_1": lambda n, c, k: c / n,
+        "probabilities_added": lambda n, c, k: min(1, k * c / n),
+        "none_correct": lambda n, c, k: 1 - _pass_at_k(n, c, k),
+        "all_correct": lambda n, c, k: math.comb(c, k) / math.comb(n, k),
+    }
+    compare(answer, _pass_at_k, cases, mistakes)
 
 
-def _least_group(silent, share) -> int:
-    return next(group for group in itertools.count(2) if silent(group) <= share)
+def _pass_at_k(n: int, c: int, k: int) -> float:
+    """By enumeration of all ways to take k samples."""
+    ways = list(itertools.combinations([True] * c + [False] * (n - c), k))
+    return statistics.fmean(map(any, ways))
 
 
-@exercise(
-    "09.3",
-    "How large a group?",
-    "A group is silent when all are right (p to the power of its size) or all wrong.",
-    "Try 2, 3, 4 and so on, until p**group + (1 - p)**group is at most `share`.",
-)
-def group_needed(answer):
+@exercise("09.3")
+def group_needed(answer: Any) -> None:
+    """The smallest group that has zero variance in at most a fraction of cases."""
+    # the last is met exactly: 0.5**4 + 0.5**4 = 0.125
     cases = [(0.5, 0.05), (0.9, 0.5), (0.2, 0.2), (0.8, 0.2), (0.5, 0.125)]
-    compare(
-        answer,
-        lambda p, share: _least_group(lambda g: p**g + (1 - p) ** g, share),
-        cases,
-        {
-            "Those that are all wrong are silent, too.": lambda p, share: _least_group(lambda g: p**g, share),
-            "Those that are all right are silent, too.": lambda p, share: _least_group(
-                lambda g: (1 - p) ** g, share
-            ),
-            "At most `share`: a group of which just that share is silent will do.": lambda p, share: next(
-                g for g in itertools.count(2) if p**g + (1 - p) ** g < share
-            ),
-            "`share` is of those that are silent, not of those that teach.": lambda p, share: _least_group(
-                lambda g: 1 - p**g - (1 - p) ** g if g < 99 else 0, share
-            ),
-        },
-        tolerance=1e-9,
-    )
-    return "What is nearly learned wants large groups, and large groups cost as much as they hold."
+    mistakes = {
+        "all_wrong_forgotten": lambda p, fraction: _smallest(lambda n: p**n <= fraction),
+        "all_correct_forgotten": lambda p, fraction: _smallest(lambda n: (1 - p) ** n <= fraction),
+        "strictly_below": lambda p, fraction: _smallest(lambda n: _zero_variance(p, n) < fraction),
+        "fraction_that_teaches": lambda p, fraction: _smallest(
+            lambda n: 1 - _zero_variance(p, n) <= fraction
+        ),
+    }
+    compare(answer, _group_needed, cases, mistakes, tolerance=1e-9)
 
 
-@exercise(
-    "09.4",
-    "The clip",
-    "Two candidates: ratio · advantage, and the same with the ratio held between 1 ± ε.",
-    "The smaller of the two is taken, so the clip can only make the objective worse. The loss is its "
-    "negative.",
-)
-def clipped_loss(answer):
-    def clip(ratio, epsilon):
-        return min(max(ratio, 1 - epsilon), 1 + epsilon)
-
-    cases = [(ratio, advantage, 0.2) for ratio in (0.5, 0.9, 1.0, 1.1, 1.5) for advantage in (1.6, -0.5)]
-    compare(
-        answer,
-        lambda r, a, e: -min(r * a, clip(r, e) * a),
-        cases,
-        {
-            "You always clip; what has gone the wrong way must still be called back: take the smaller of the "
-            "two.": lambda r, a, e: -clip(r, e) * a,
-            "Nothing is clipped.": lambda r, a, e: -r * a,
-            "The smaller of the two is taken, not the larger.": lambda r, a, e: -max(r * a, clip(r, e) * a),
-            "This is the objective; a loss is its negative.": lambda r, a, e: min(r * a, clip(r, e) * a),
-        },
-    )
-    return (
-        "A good token that is already likelier by ε is not pushed on, and a bad one that became likelier is."
-    )
+def _group_needed(p: float, fraction: float) -> int:
+    return _smallest(lambda n: _zero_variance(p, n) <= fraction)
 
 
-_ANSWERS = [
-    ("3 + 4 = 7.\n</think>\n\nThe answer is 7.", "7"),
-    ("3 + 4 = 8.\n</think>\n\nThe answer is 8.", "7"),
-    ("It is 7, or not.\n</think>\n\nThe answer is 9.", "7"),
-    ("9 + 8 = 17.\n</think>\n\nThe answer is 17.", "7"),
-    ("I do not know.\n</think>\n\nPerhaps 7, 12 or 8.", "7"),
-    ("3.5 + 3.5\n</think>\n\nThe answer is 7.0.", "7"),
-    ("7", "7"),
-    ("Hm.\n</think>\n\nI cannot say.", "7"),
-    ("1 + 2\n</think>\n\nThe answer is -7.", "7"),
-]
+def _zero_variance(p: float, n: int) -> float:
+    """The probability that all n answers are correct, or all wrong."""
+    return p**n + (1 - p) ** n
 
 
-def _found(text: str) -> list[float]:
-    return [float(number) for number in re.findall(r"-?\d+(?:\.\d+)?", text)]
+def _smallest(is_enough: Callable[[int], bool]) -> int:
+    for group in range(2, 99):
+        if is_enough(group):
+            return group
+    return 99  # some mistakes never reach their goal
 
 
-@exercise(
-    "09.5",
-    "A checker without a hole",
-    "Look only behind `</think>`; a text without it is all answer.",
-    "One number is the answer: the last one. And compare numbers, not texts: 17 has a 7 in it, and 7.0 is 7.",
-)
-def reward(answer):
-    from lmlab.evaluation.rewards import right
+@exercise("09.4")
+def clipped_loss(answer: Any) -> None:
+    """The clipped loss of one token."""
+    # both signs of the advantage, and ratios within and beyond the clip
+    ratios, advantages = (0.5, 0.9, 1.0, 1.1, 1.5), (1.6, -0.5)
+    cases = [(ratio, advantage, 0.2) for ratio in ratios for advantage in advantages]
+    mistakes = {
+        "always_clipped": lambda ratio, advantage, epsilon: -_clip(ratio, epsilon) * advantage,
+        "not_clipped": lambda ratio, advantage, epsilon: -ratio * advantage,
+        "larger_taken": partial(_clipped_loss, taken=max),
+        "objective_returned": lambda *case: -_clipped_loss(*case),
+    }
+    compare(answer, _clipped_loss, cases, mistakes)
 
-    def reference(text, wanted):
-        return right([[{"content": text}]], [wanted], [0.0], [""])[0]
 
-    def spoken(text):
-        return text.rsplit("</think>", 1)[-1]
+def _clipped_loss(ratio: float, advantage: float, epsilon: float, taken: Callable = min) -> float:
+    return -taken(ratio * advantage, _clip(ratio, epsilon) * advantage)
 
-    compare(
-        answer,
-        reference,
-        _ANSWERS,
-        {
-            "A hole: the number may stand in the thought, and the answer be another.": lambda text, wanted: (
-                float(float(wanted) in _found(text))
-            ),
-            "A hole: 17 has a 7 in it. Compare numbers, and only the one that is the answer.": lambda text, wanted: (
-                float(wanted in text)
-            ),
-            "A hole: 17 has a 7 in it. Compare numbers.": lambda text, wanted: float(wanted in spoken(text)),
-            "A hole: who names many numbers behind the thought names the right one too.": lambda text, wanted: (
-                float(float(wanted) in _found(spoken(text)))
-            ),
-            "Compare numbers, not texts: 7.0 is 7.": lambda text, wanted: float(
-                re.findall(r"-?\d+(?:\.\d+)?", spoken(text))[-1:] == [wanted]
-            ),
-        },
-    )
-    return "Whatever the reward pays for is what you get. `rewards.right` reads units and fractions as well."
+
+def _clip(ratio: float, epsilon: float) -> float:
+    return min(max(ratio, 1 - epsilon), 1 + epsilon)
+
+
+@exercise("09.5")
+def reward(answer: Any) -> None:
+    """1 if the final answer of a response is the wanted number, else 0."""
+    mistakes = {
+        "number_in_reasoning": lambda text, wanted: float(float(wanted) in map(float, _numbers(text))),
+        "substring_of_all": lambda text, wanted: float(wanted in text),
+        "substring_of_answer": lambda text, wanted: float(wanted in _spoken(text)),
+        "any_number_of_answer": lambda text, wanted: float(
+            float(wanted) in map(float, _numbers(_spoken(text)))
+        ),
+        "texts_compared": lambda text, wanted: float(_numbers(_spoken(text))[-1:] == [wanted]),
+    }
+    compare(answer, _reward, fixed_cases("09.5"), mistakes)
+
+
+def _reward(text: str, wanted: str) -> float:
+    numbers = _numbers(_spoken(text))
+    return float(bool(numbers) and float(numbers[-1]) == float(wanted))
+
+
+def _spoken(text: str) -> str:
+    """The answer after the reasoning."""
+    return text.rsplit("</think>", 1)[-1]
+
+
+def _numbers(text: str) -> list[str]:
+    return re.findall(r"-?\d+(?:\.\d+)?", text)

@@ -1,70 +1,70 @@
 """A loss curve that grows under the cell that trains."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
-from lmlab.viz import plots
-from lmlab.viz.blind import is_interactive
+from lmlab.viz import display, plots
 
-SECONDS = 1.0  # between two pictures, at least
-SHARE = 0.03  # of the time goes into drawing, at most
-POINTS = 500  # of a line; more cannot be seen
+MIN_INTERVAL = 1.0  # seconds between two figures
+MAX_TIME_FRACTION = 0.03  # of the training time may go into drawing
+MAX_POINTS = 500  # of a line; the eye cannot tell apart more
 
 
 class LiveLoss:
-    """Draws the losses of a training while it runs, where a reader sits; in a batch run it does nothing.
+    """Draws the losses of a training run while it runs, where a reader sits; in a batch run it does nothing.
 
-    It is what ``pretrain.pretrain`` and ``tensorboard.TensorBoardLogger.callback`` take as ``watch``. The cell keeps one picture,
-    the last. floor, title: as in ``plots.loss_curve``.
+    Training calls it with every logged row. The cell keeps one figure, the latest.
+
+    Args:
+        title, floor: as in ``plots.loss_curve``.
     """
 
     def __init__(self, title: str = "", floor: float | None = None):
         self.title, self.floor = title, floor
-        self.losses = {"train": {}, "validation": {}}  # step -> loss
-        self.watched, self.shown, self.due = is_interactive(), None, 0.0
+        self.losses = {"train": {}, "validation": {}}  # part -> optimizer step -> loss
+        self.active = display.is_interactive()
+        self._handle, self._due = None, 0.0
 
     def __call__(self, part: str, row: Mapping, n_steps: int) -> None:
-        """part: "train" or "validation". row: with "step", and with "loss" if that was measured."""
-        if not self.watched:
+        """Takes a row of "train" or "validation": its "step", and its "loss" if that was measured."""
+        if not self.active:
             return
         if "loss" in row:
             self.losses[part][row["step"]] = row["loss"]
-        begun = time.perf_counter()
-        if begun >= self.due or row["step"] >= n_steps:
-            self._show(self._picture(n_steps))
-            now = time.perf_counter()
-            self.due = now + max(SECONDS, (now - begun) / SHARE)
+        start = time.perf_counter()
+        if start >= self._due or row["step"] >= n_steps:
+            self._show(self._draw(n_steps))
+            end = time.perf_counter()
+            self._due = end + max(MIN_INTERVAL, (end - start) / MAX_TIME_FRACTION)
 
-    def _picture(self, n_steps: int) -> bytes:
+    def _draw(self, n_steps: int) -> bytes:
         from matplotlib.figure import Figure  # not pyplot's, or the cell would show it a second time
 
         figure = Figure(figsize=(8, 3.5))
-        # given, for to find them doubles the time
-        figure.subplots_adjust(left=0.08, right=0.98, top=0.9, bottom=0.15)
+        figure.subplots_adjust(
+            left=0.08, right=0.98, top=0.9, bottom=0.15
+        )  # a layout engine takes as long again
         ax = figure.subplots()
-        train, validation = (_thinned(list(losses.items())) for losses in self.losses.values())
-        plots.loss_curve(
-            [step for step, _ in train],
-            [loss for _, loss in train],
-            [loss for _, loss in validation] or None,
-            self.floor,
-            val_steps=[step for step, _ in validation],
-            title=self.title,
-            ax=ax,
-        )
-        ax.set_xlim(0, max(1, n_steps))  # so that one sees how far it is
-        return plots.png_bytes(figure, dpi=80)
+        steps, train = _thin_out(self.losses["train"])
+        val_steps, val = _thin_out(self.losses["validation"])
+        plots.loss_curve(steps, train, val or None, self.floor, val_steps=val_steps, title=self.title, ax=ax)
+        ax.set_xlim(0, max(1, n_steps))  # shows how far training has come
+        return display.png_bytes(figure, dpi=80)
 
     def _show(self, png: bytes) -> None:
-        from IPython.display import Image, display
+        from IPython.display import Image
+        from IPython.display import display as show
 
-        image = Image(png, alt="training and validation loss so far")
-        if self.shown is None:
-            self.shown = display(image, display_id=True)
+        # in the metadata, for Colab's IPython has no argument for it
+        image = Image(png, metadata={"alt": "training and validation loss so far"})
+        if self._handle is None:
+            self._handle = show(image, display_id=True)
         else:
-            self.shown.update(image)
+            self._handle.update(image)
 
 
-def _thinned(points: list) -> list:
-    """So many that all can be seen, the last among them."""
-    return points[: -1 : 1 + len(points) // POINTS] + points[-1:]
+def _thin_out(losses: Mapping[int, float]) -> tuple[Sequence[int], Sequence[float]]:
+    """Steps and losses of at most ``MAX_POINTS`` points, the last among them."""
+    steps = list(losses)
+    steps = steps[: -1 : 1 + len(steps) // MAX_POINTS] + steps[-1:]
+    return steps, [losses[step] for step in steps]

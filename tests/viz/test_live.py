@@ -7,11 +7,11 @@ from types import SimpleNamespace
 
 import pytest
 
-from lmlab.viz import blind, live
+from lmlab.viz import display, live
 
 
 class Clock:
-    """Time that passes only as it is told; a picture takes ``cost``."""
+    """Time that passes only as it is told; a figure takes ``cost``."""
 
     def __init__(self):
         self.now = 100.0
@@ -29,8 +29,8 @@ def clock(monkeypatch):
 
 @pytest.fixture
 def shown(monkeypatch):
-    """What the notebook's cell is told: ("new" or "update", picture)."""
-    from IPython import display
+    """What the notebook's cell is told: ("new" or "update", image)."""
+    from IPython import display as ipython_display
 
     told = []
 
@@ -38,7 +38,7 @@ def shown(monkeypatch):
         told.append(("new", image))
         return SimpleNamespace(update=lambda image: told.append(("update", image)))
 
-    monkeypatch.setattr(display, "display", fake)
+    monkeypatch.setattr(ipython_display, "display", fake)
     return told
 
 
@@ -53,29 +53,29 @@ def losses(watch, n: int, clock, seconds: float) -> None:
 def test_a_batch_run_sees_nothing(clock, shown):
     curve = live.LiveLoss()
     losses(curve, 30, clock, 5.0)
-    assert shown == [] and not curve.watched
+    assert shown == [] and not curve.active
 
 
-def test_where_someone_sits_one_picture_grows(clock, shown, monkeypatch):
+def test_where_someone_sits_one_figure_grows(clock, shown, monkeypatch):
     from matplotlib import image
 
-    monkeypatch.setattr(blind, "is_interactive", lambda: True)
+    monkeypatch.setattr(display, "is_interactive", lambda: True)
     losses(live.LiveLoss("a run", floor=0.01), 100, clock, 0.1)  # 10 seconds
     kinds = [kind for kind, _ in shown]
-    assert kinds == ["new"] + ["update"] * (len(kinds) - 1), "a cell that trains keeps one picture"
+    assert kinds == ["new"] + ["update"] * (len(kinds) - 1), "a cell that trains keeps one figure"
     assert 10 <= len(kinds) <= 13
-    first, last = (image.imread(BytesIO(picture.data)) for _, picture in (shown[0], shown[-1]))
+    first, last = (image.imread(BytesIO(png.data)) for _, png in (shown[0], shown[-1]))
     assert first.shape[0] > 200 and (first.shape != last.shape or (first != last).any())
 
 
 def test_drawing_takes_a_small_share_of_the_time(clock, shown, monkeypatch):
-    monkeypatch.setattr(blind, "is_interactive", lambda: True)
+    monkeypatch.setattr(display, "is_interactive", lambda: True)
 
     def slow(self, n_steps):
         clock.now += 0.3
         return b""
 
-    monkeypatch.setattr(live.LiveLoss, "_picture", slow)
+    monkeypatch.setattr(live.LiveLoss, "_draw", slow)
     monkeypatch.setattr(live.LiveLoss, "_show", lambda self, png: shown.append(png))
     began = clock.now
     losses(live.LiveLoss(), 1000, clock, 0.1)
@@ -83,12 +83,12 @@ def test_drawing_takes_a_small_share_of_the_time(clock, shown, monkeypatch):
 
 
 def test_what_came_last_is_drawn(clock, monkeypatch):
-    monkeypatch.setattr(blind, "is_interactive", lambda: True)
+    monkeypatch.setattr(display, "is_interactive", lambda: True)
     monkeypatch.setattr(live.LiveLoss, "_show", lambda self, png: None)
     drawn = []
     monkeypatch.setattr(
         live.LiveLoss,
-        "_picture",
+        "_draw",
         lambda self, n_steps: drawn.append({part: dict(some) for part, some in self.losses.items()}),
     )
     losses(live.LiveLoss(), 10, clock, 0.001)
@@ -98,16 +98,16 @@ def test_what_came_last_is_drawn(clock, monkeypatch):
 def test_a_long_training_draws_a_few_hundred_points(monkeypatch):
     drawn = []
     monkeypatch.setattr(live.plots, "loss_curve", lambda steps, *_, **__: drawn.append(list(steps)))
-    monkeypatch.setattr(blind, "is_interactive", lambda: True)
+    monkeypatch.setattr(display, "is_interactive", lambda: True)
     curve = live.LiveLoss()
     curve.losses["train"] = dict.fromkeys(range(100000), 1.0)
-    curve._picture(100_000)
-    assert len(drawn[0]) <= live.POINTS + 1
+    curve._draw(100_000)
+    assert len(drawn[0]) <= live.MAX_POINTS + 1
     assert drawn[0][0] == 0 and drawn[0][-1] == 99_999
 
 
 def test_a_training_of_no_steps_is_drawn_without_a_warning(monkeypatch, recwarn):
-    monkeypatch.setattr(blind, "is_interactive", lambda: True)
+    monkeypatch.setattr(display, "is_interactive", lambda: True)
     monkeypatch.setattr(live.LiveLoss, "_show", lambda self, png: None)
     live.LiveLoss()("validation", {"step": 0, "loss": 1.0}, 0)
     assert not recwarn.list
@@ -120,10 +120,9 @@ from jupyter_client.manager import start_new_kernel
 manager, client = start_new_kernel(kernel_name="python3")
 train = '''
 from lmlab.viz import live
-from lmlab.viz import blind
 curve = live.LiveLoss()
 for step in range(1, 4):
-    curve.due = 0
+    curve._due = 0
     curve("train", {"step": step, "loss": 1 / step}, 3)
 '''
 cut = train + '''

@@ -1,16 +1,16 @@
-"""Plots name their axes, take an Axes, and tell series apart without colour."""
+"""Plots name their axes, take an Axes, and tell series apart without color."""
 
 import matplotlib
 import numpy
 import pytest
 
-from lmlab.viz import plots
+from lmlab.viz import attention_plots, plots
 
 matplotlib.use("Agg")
 
 
-def shares(*shape: int) -> numpy.ndarray:
-    """Causal attention weights, spread evenly: (..., T, T)."""
+def attention(*shape: int) -> numpy.ndarray:
+    """Causal attention weights, all equal: (..., T, T)."""
     lower = numpy.tril(numpy.ones(shape if len(shape) > 1 else shape * 2))
     return lower / lower.sum(axis=-1, keepdims=True)
 
@@ -30,7 +30,7 @@ DRAWN = {
     "moving_mean": lambda ax=None: plots.moving_mean([1, 2, 3], [0, 3, 6], "reward", window=2, ax=ax),
     "learning_rate": lambda ax=None: plots.learning_rate([1, 2], [0.0, 1e-3], ax=ax),
     "histogram": lambda ax=None: plots.histogram([1, 2, 2], "words", ax=ax),
-    "histograms": lambda ax=None: plots.histograms({"a": [1, 2, 2], "b": [2, 3]}, "error", ax=ax),
+    "histograms": lambda ax=None: plots.histogram({"a": [1, 2, 2], "b": [2, 3]}, "error", ax=ax),
     "differences": lambda ax=None: plots.differences(
         ["a", "b"], [0.1, -0.2], [(-0.1, 0.3), (-0.3, -0.1)], xlabel="loss (nats)", ax=ax
     ),
@@ -42,7 +42,7 @@ DRAWN = {
         ["a", "b"], [1, 2], [2, 3], ylabel="loss (nats)", after_intervals=[(1, 3), (2, 4)], ax=ax
     ),
     "stacked_bars": lambda ax=None: plots.stacked_bars(
-        ["a", "b"], {"x": [1, 2], "y": [2, 1]}, xlabel="share", ax=ax
+        ["a", "b"], {"x": [1, 2], "y": [2, 1]}, xlabel="fraction", ax=ax
     ),
     "accuracy_curve": lambda ax=None: plots.accuracy_curve(
         [0, 9],
@@ -50,13 +50,8 @@ DRAWN = {
         {"sum": [(0.1, 0.3), (0.4, 0.6)], "token": [(0.2, 0.4), (0.3, 0.5)]},
         ax=ax,
     ),
-    "attention_row": lambda ax=None: plots.attention_row([0.3, 0.7], ["a", "b"], ax=ax),
-    "attention_heads": lambda ax=None: plots.attention_heads(
-        shares(2, 3, 4, 4)[:, :, 3], list("abcd"), ax=ax
-    ),
-    "next_tokens": lambda ax=None: plots.next_tokens(["a", "b"], [0.6, 0.4], [1.0, 0.0], ax=ax),
-    "attention_map": lambda ax=None: plots.attention_map(shares(3), ["a", "b", "c"], ax=ax),
-    "attention_grid": lambda ax=None: plots.attention_grid(shares(2, 3, 4, 4), ax=ax),
+    "attention_map": lambda ax=None: attention_plots.attention_map(attention(3), ["a", "b", "c"], ax=ax),
+    "attention_grid": lambda ax=None: attention_plots.attention_grid(attention(2, 3, 4, 4), ax=ax),
     "sweep": lambda ax=None: plots.sweep(
         [1e-4, 1e-3], [2.0, float("nan")], "learning rate", chosen=1e-3, ax=ax
     ),
@@ -84,19 +79,19 @@ def test_axes_are_named_and_given_ones_are_used(name):
 @pytest.mark.parametrize(
     "name", ["loss_curve", "accuracy_curve", "rank_frequency", "sweep", "search_history"]
 )
-def test_lines_differ_without_colour(name):
+def test_lines_differ_without_color(name):
     styles = [(line.get_linestyle(), line.get_marker()) for line in DRAWN[name]().get_lines()]
     assert len(set(styles)) == len(styles)
 
 
-def test_bars_differ_without_colour():
+def test_bars_differ_without_color():
     for name in ("before_after", "stacked_bars"):
         assert len({bar.get_hatch() for bar in DRAWN[name]().patches}) == 2
 
 
-def test_legend_of_lengths_says_what_is_cut():
+def test_legend_of_lengths_says_what_is_truncated():
     labels = [text.get_text() for text in DRAWN["length_histogram"]().get_legend().get_texts()]
-    assert labels == ["8: cuts 75.0%", "16: cuts 25.0%"]
+    assert labels == ["8: truncates 75.0%", "16: truncates 25.0%"]
 
 
 def test_whiskers_reach_the_interval():
@@ -142,15 +137,15 @@ def test_the_history_of_a_search_goes_with_what_finished():
 
 def test_attention_map_names_every_token_as_it_is():
     tokens = ["$x", " a$", "\n"]
-    ax = plots.attention_map(shares(3), tokens)
+    ax = attention_plots.attention_map(attention(3), tokens)
     for labels in (ax.get_xticklabels(), ax.get_yticklabels()):
         assert [label.get_text() for label in labels] == ["$x", "a$", "\\n"]
     ax.figure.canvas.draw()  # a pair of dollars is no formula
 
 
 def test_attention_grid_puts_each_head_in_its_place():
-    weights = shares(2, 3, 4, 4) * numpy.arange(1, 7).reshape(2, 3, 1, 1) / 6
-    ax = plots.attention_grid(weights)
+    weights = attention(2, 3, 4, 4) * numpy.arange(1, 7).reshape(2, 3, 1, 1) / 6
+    ax = attention_plots.attention_grid(weights)
     image = ax.images[0].get_array()
     assert image.shape == (2 * 5 - 1, 3 * 5 - 1)
     assert image[5:9, 10:14].tolist() == weights[1, 2].tolist()
@@ -159,7 +154,7 @@ def test_attention_grid_puts_each_head_in_its_place():
 
 
 def test_attention_grid_of_gpt2_small_stays_small():
-    width, height = plots.attention_grid(shares(12, 12, 8, 8)).figure.get_size_inches()
+    width, height = attention_plots.attention_grid(attention(12, 12, 8, 8)).figure.get_size_inches()
     assert width <= 8 and height <= 8
 
 

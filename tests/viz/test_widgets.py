@@ -10,7 +10,8 @@ import pytest
 from lmlab.data.token_view import LABELLED, MASKED, PAD, READ, token_view, visible
 from lmlab.evaluation.hellaswag import HellaSwagScores
 from lmlab.models.sources import load_tokenizer
-from lmlab.viz import blind, widgets
+from lmlab.viz import display, hellaswag_browser, widgets
+from lmlab.viz.attention_explorer import TextAttention, attention_explorer
 from lmlab.viz.widgets import Setting
 
 matplotlib.use("Agg")
@@ -56,27 +57,27 @@ def model(request):
 def there(request, monkeypatch):
     from matplotlib import pyplot
 
-    monkeypatch.setattr(blind, "is_interactive", lambda: request.param)
+    monkeypatch.setattr(display, "is_interactive", lambda: request.param)
     yield request.param
     pyplot.close("all")
 
 
 @pytest.fixture
 def alone(monkeypatch):
-    monkeypatch.setattr(blind, "is_interactive", lambda: False)
+    monkeypatch.setattr(display, "is_interactive", lambda: False)
 
 
 @pytest.fixture
 def watched(monkeypatch):
-    monkeypatch.setattr(blind, "is_interactive", lambda: True)
+    monkeypatch.setattr(display, "is_interactive", lambda: True)
 
 
 def control(box, description: str):
     return next(child for child in box.children if getattr(child, "description", "").startswith(description))
 
 
-def picture(box):
-    """The picture of a box as an array."""
+def image(box):
+    """The image of a box as an array."""
     from PIL import Image
 
     return numpy.asarray(Image.open(io.BytesIO(bytes(box.children[-2].value))).convert("L")).astype(int)
@@ -123,7 +124,7 @@ def test_what_is_drawn_from_equals_transformers_warpers(own, tokenizer, sampling
     assert found.before.sum() == pytest.approx(1, abs=1e-5) and found.n_kept == (warped[0] > -torch.inf).sum()
 
 
-def test_temperature_0_leaves_the_likeliest(own, tokenizer):
+def test_temperature_0_leaves_the_most_likely(own, tokenizer):
     found = widgets.next_tokens(own, tokenizer(PROMPT)["input_ids"], Setting(0.0))
     assert found.n_kept == 1 and found.after[found.before.argmax()] == 1
 
@@ -168,11 +169,12 @@ def test_greedy_continuations_of_both_kinds_are_equal(own, theirs, tokenizer):
 
 
 def test_cut_tokens_are_seen_to_be_cut(own, tokenizer):
-    ax = widgets._figure(6, 4).subplots()
+    ax = widgets.box_figure(6, 4).subplots()
     found = widgets.next_tokens(own, tokenizer(PROMPT)["input_ids"], Setting(top_k=3))
-    widgets._next_token_bars(found, tokenizer, "", ax)
+    widgets.draw_next_tokens(ax, found, tokenizer, "")
     said = [text.get_text() for text in ax.texts]
     assert said.count("cut") == len(said) - 3 == 8  # ten tokens and all others
+    assert not any(label.get_parse_math() for label in ax.get_yticklabels()), "a dollar is no formula"
     before, after = ax.containers
     assert [bar.get_width() > 0 for bar in after] == [True] * 3 + [False] * 8
     assert len({bar.get_facecolor() for bar in before}) == 2
@@ -190,16 +192,16 @@ def test_the_playground(there, own, tokenizer, capsys):
         assert all(str(setting) in said for setting in widgets.SETTINGS)
         return
     assert not pyplot.get_fignums(), "it would be shown a second time below the box"
-    before, text = picture(box), box.children[-1].value
+    before, text = image(box), box.children[-1].value
     control(box, "top-k").value = 2
-    assert (picture(box) != before).any() and box.children[-1].value != text
+    assert (image(box) != before).any() and box.children[-1].value != text
     control(box, "prompt").value = "<i>"
     assert "&lt;i&gt;" in box.children[-1].value and "<i>" not in box.children[-1].value
     control(box, "prompt").value = ""
     assert "got no token" in box.children[-1].value and box.children[-2].layout.display == "none"
     control(box, "prompt").value = PROMPT
     control(box, "top-k").value = 0
-    assert (picture(box) == before).all() and box.children[-1].value == text
+    assert (image(box) == before).all() and box.children[-1].value == text
 
 
 def test_of_a_prompt_longer_than_the_context_the_end_is_read_and_that_is_said(
@@ -227,59 +229,58 @@ def test_where_nothing_follows_the_text_ends(there, own, tokenizer, monkeypatch,
     ("error", "told"),
     [(RuntimeError("out of <memory>"), "out of &lt;memory&gt;"), (AssertionError(), "AssertionError")],
 )
-def test_every_error_is_shown_in_place_of_the_picture(watched, own, tokenizer, monkeypatch, error, told):
+def test_every_error_is_shown_in_place_of_the_image(watched, own, tokenizer, monkeypatch, error, told):
     box = widgets.sampling_playground(own, tokenizer, PROMPT)
 
     def fail(*_, **__):
         raise error
 
-    for place, name in ((widgets, "next_tokens"), (widgets.plots, "png_bytes")):
+    for module, name in ((widgets, "next_tokens"), (display, "png_bytes")):
         with monkeypatch.context() as patch:
-            patch.setattr(place, name, fail)
+            patch.setattr(module, name, fail)
             control(box, "seed").value += 1
         assert told in box.children[-1].value
         assert box.children[-2].value == b"" and box.children[-2].layout.display == "none"
     control(box, "seed").value = 0
-    assert picture(box).size and box.children[-2].layout.display is None
+    assert image(box).size and box.children[-2].layout.display is None
 
 
 # --- attention ---
 
 
-def test_attention_is_causal_shares_equal_to_transformers(own, theirs, tokenizer):
+def test_attention_is_causal_weights_equal_to_transformers(own, theirs, tokenizer):
     import torch
 
     ids = tokenizer(PROMPT)["input_ids"]
     theirs.set_attn_implementation("eager")
     expected = torch.cat(theirs(torch.tensor([ids]), output_attentions=True).attentions).detach().numpy()
     for each in (own, theirs):
-        looked = widgets._Looked(each, tokenizer, ids)
-        weights, names = looked(looked.text)
+        attention = TextAttention(each, tokenizer, ids)
+        weights, names = attention.of(attention.text)
         assert weights.shape == (2, 2, len(ids), len(ids)) and "".join(names) == PROMPT
         assert weights == pytest.approx(expected, abs=1e-5)
         assert weights.sum(-1) == pytest.approx(numpy.ones(weights.shape[:3]), abs=1e-5)
         assert (weights == numpy.tril(weights)).all()
-        assert len(looked("another text")[1]) == len(tokenizer("another text")["input_ids"])
+        assert len(attention.of("another text")[1]) == len(tokenizer("another text")["input_ids"])
 
 
 def test_the_explorer(there, model, tokenizer):
     from matplotlib import pyplot
 
     ids = tokenizer("Ada was hungry. Ada ate $2 and $3.")["input_ids"]
-    box = widgets.attention_explorer(model, tokenizer, ids, layer=1, token=5)
+    box = attention_explorer(model, tokenizer, ids, layer=1, token=5)
     if not there:
-        one, every = (pyplot.figure(number) for number in pyplot.get_fignums())
+        [one] = (pyplot.figure(number) for number in pyplot.get_fignums())
         assert box is None and [ax.get_title()[:7] for ax in one.axes[:2]] == ["Layer 1", "Token 5"]
-        assert every.axes[0].images[0].get_array().shape == (4, 6)  # heads, tokens up to this one
-        [image] = one.axes[0].images
+        [heatmap] = one.axes[0].images
         bars = [bar.get_width() for bar in one.axes[1].patches]
-        assert bars == pytest.approx(list(image.get_array()[5, :6]))
+        assert bars == pytest.approx(list(heatmap.get_array()[5, :6]))
         return
-    pictures = [picture(box)]
+    images = [image(box)]
     for name, value in (("layer", 0), ("head", 1), ("token", 3)):
         control(box, name).value = value
-        pictures.append(picture(box))
-    assert all((a != b).any() for a, b in zip(pictures, pictures[1:], strict=False) if a.shape == b.shape)
+        images.append(image(box))
+    assert all((a != b).any() for a, b in zip(images, images[1:], strict=False) if a.shape == b.shape)
     control(box, "token").value = control(box, "token").max
     control(box, "text").value = "Ada"
     assert control(box, "token").max == control(box, "token").value < 4
@@ -296,7 +297,7 @@ def test_dollars_are_no_formula(alone, own, tokenizer):
 
     ids = tokenizer("Ada ate $2$")["input_ids"]
     for token in range(len(ids)):
-        widgets.attention_explorer(own, tokenizer, ids, token=token)
+        attention_explorer(own, tokenizer, ids, token=token)
         for number in pyplot.get_fignums():
             for ax in pyplot.figure(number).axes:
                 assert ax.get_title().count("$") == ax.get_title().count(r"\$")
@@ -304,16 +305,16 @@ def test_dollars_are_no_formula(alone, own, tokenizer):
 
 
 def test_no_tokens_are_refused(there, own, tokenizer):
-    with pytest.raises(ValueError, match="ids got no token; give"):
-        widgets.attention_explorer(own, tokenizer, [])
-    with pytest.raises(ValueError, match="rows got no example; give"):
+    with pytest.raises(ValueError, match="ids"):
+        attention_explorer(own, tokenizer, [])
+    with pytest.raises(ValueError, match="rows"):
         widgets.token_viewer([], tokenizer)
 
 
 @pytest.mark.parametrize("wrong", [{"layer": 2}, {"head": -1}, {"token": 99}])
 def test_a_head_that_is_not_there_is_refused(alone, own, tokenizer, wrong):
-    with pytest.raises(ValueError, match=f"{next(iter(wrong))} got {next(iter(wrong.values()))}; give 0 to"):
-        widgets.attention_explorer(own, tokenizer, tokenizer(PROMPT)["input_ids"], **wrong)
+    with pytest.raises(ValueError, match=f"{next(iter(wrong))} got {next(iter(wrong.values()))}"):
+        attention_explorer(own, tokenizer, tokenizer(PROMPT)["input_ids"], **wrong)
 
 
 # --- HellaSwag ---
@@ -329,34 +330,37 @@ SCORES = HellaSwagScores(
 
 
 def test_items_are_filtered_and_the_worst_come_first():
-    assert widgets.chosen_items(SCORES, "all").tolist() == [1, 3, 2, 0]
-    assert widgets.chosen_items(SCORES, "wrong").tolist() == [1, 3, 2]
-    assert widgets.chosen_items(SCORES, "right").tolist() == [0]
-    assert widgets.chosen_items(SCORES, "right", "sum").tolist() == [3, 0]
-    assert 3 in widgets.chosen_items(SCORES, "conventions differ")
-    with pytest.raises(ValueError, match="give one of wrong, right"):
-        widgets.chosen_items(SCORES, "best")
+    assert hellaswag_browser.filter_items(SCORES, "all").tolist() == [1, 3, 2, 0]
+    assert hellaswag_browser.filter_items(SCORES, "incorrect").tolist() == [1, 3, 2]
+    assert hellaswag_browser.filter_items(SCORES, "correct").tolist() == [0]
+    assert hellaswag_browser.filter_items(SCORES, "correct", "sum").tolist() == [3, 0]
+    assert 3 in hellaswag_browser.filter_items(SCORES, "conventions differ")
+    with pytest.raises(ValueError, match="best"):
+        hellaswag_browser.filter_items(SCORES, "best")
 
 
 def test_an_item_says_who_picks_what():
-    view = widgets.item_view(ROWS, SCORES, 3)
-    first, second, *_ = view.endings
-    assert first.is_right and first.picked_by == ("sum",) and second.picked_by == ("token", "char")
-    assert second.scores == {"sum": -1.5, "token": -0.75, "char": -0.75}
+    view = hellaswag_browser.item_view(ROWS, SCORES, 3)
+    assert [row[:3] for row in view.rows[:2]] == [("✓ correct", "a", "1"), ("", "bb", "2")]
+    assert [row[3:] for row in view.rows[:2]] == [
+        ("▶ -1.00", "-1.00", "-1.00", "sum"),
+        ("-1.50", "▶ -0.75", "▶ -0.75", "token, char"),
+    ]
     text, page = repr(view), view._repr_html_()
-    assert "wrong by token, margin -0.25" in text and "✓ 0 a" in text and "<- picked by token, char" in text
-    assert "Item 3 &lt;b&gt;" in page and "d &amp; d" in page and page.count("▶") == 3 and "✓ right" in page
+    assert "incorrect by token, margin -0.25" in text and "✓ correct a" in text
+    assert "picked by token, char" in text
+    assert "Item 3 &lt;b&gt;" in page and "d &amp; d" in page and page.count("▶") == 3 and "✓ correct" in page
 
 
 def test_the_browser(there):
-    shown = widgets.hellaswag_browser(ROWS, SCORES)
+    shown = hellaswag_browser.hellaswag_browser(ROWS, SCORES)
     if not there:
         assert [view.title.split(":")[0] for view in shown.views] == ["item 1", "item 2", "item 0"]
         assert shown._repr_html_().count("<table>") == 3 == repr(shown).count("margin")
         return
     page = shown.children[-1]
     assert "1 of 4, 100.0% of all" in page.value and "item 1:" in page.value
-    control(shown, "show").value = "right"
+    control(shown, "show").value = "correct"
     assert "1 of 1" in page.value and "item 0:" in page.value and control(shown, "item").max == 1
     control(shown, "convention").value = "sum"
     assert "1 of 2" in page.value and "item 3:" in page.value
@@ -371,7 +375,7 @@ def test_a_batch_run_also_shows_where_the_conventions_differ(alone):
         labels=numpy.zeros(4, int),
     )
     rows = [{**row, "endings": row["endings"][:2]} for row in ROWS]
-    assert [view.title.split(":")[0] for view in widgets.hellaswag_browser(rows, scores).views] == [
+    assert [view.title.split(":")[0] for view in hellaswag_browser.hellaswag_browser(rows, scores).views] == [
         "item 0",
         "item 1",
         "item 2",
@@ -384,14 +388,14 @@ def test_where_no_item_is_left_it_says_so(watched):
         SCORES.logprobs[:1],
         *(part[:1] for part in (SCORES.n_tokens, SCORES.n_chars, SCORES.n_bytes, SCORES.labels)),
     )
-    box = widgets.hellaswag_browser(ROWS[:1], right)
-    control(box, "show").value = "wrong"
+    box = hellaswag_browser.hellaswag_browser(ROWS[:1], right)
+    control(box, "show").value = "incorrect"
     assert "no such item" in box.children[-1].value
 
 
 def test_scores_of_other_items_are_refused():
-    with pytest.raises(ValueError, match="3 rows and scores of 4"):
-        widgets.hellaswag_browser(ROWS[:3], SCORES)
+    with pytest.raises(ValueError, match="3 rows .* 4"):
+        hellaswag_browser.hellaswag_browser(ROWS[:3], SCORES)
 
 
 # --- tokens and labels ---
@@ -415,7 +419,7 @@ def batch(tokenizer):
     }
 
 
-def test_tokens_are_told_apart_with_and_without_colour(batch, tokenizer):
+def test_tokens_are_told_apart_with_and_without_color(batch, tokenizer):
     view = token_view([{name: column[0] for name, column in batch.items()}], tokenizer)
     [row] = view.rows
     n_prompt = int((batch["labels"][0] == -100).sum()) - 5
@@ -467,7 +471,7 @@ def test_the_viewer(there, batch, tokenizer):
         return
     n = int((batch["labels"][0] != -100).sum())
     real = int(batch["attention_mask"][0].sum())
-    assert f"{real} tokens, {n} bear loss, 5 more are padding" in shown.children[-1].value
+    assert f"{real} tokens, {n} contribute to the loss, 5 more are padding" in shown.children[-1].value
     shown = widgets.token_viewer([tokenizer("Ada"), tokenizer("Ben ran")], tokenizer)
     first = shown.children[-1].value
     control(shown, "example").value = 2

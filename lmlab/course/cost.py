@@ -1,26 +1,29 @@
-"""What a training run costs: operations, seconds and bytes. ``lmlab.course.plan`` makes forecasts of them.
+"""What a training costs in FLOPs, seconds and bytes; ``lmlab.course.forecast`` puts them together.
 
-Sources: Kaplan et al. 2020 (6 operations per weight and token); Dettmers et al. 2022 and 2023 for Adam in 8 bits
-and weights in 4, with the numbers of bytes as bitsandbytes stores them.
+Sources: Kaplan et al. 2020 (6 FLOPs per parameter and token); Dettmers et al. 2022 and 2023 for Adam in 8 bits and
+weights in 4, with the sizes as bitsandbytes stores them.
 """
 
+import copy
 import math
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-WEIGHT, GRADIENT, MOMENTS = 4, 4, 8  # bytes in float32; two averages of Adam
+from lmlab.hardware import Machine
+
+if TYPE_CHECKING:
+    from transformers import GPT2Config, PretrainedConfig, PreTrainedModel
+
+WEIGHT, GRADIENT, MOMENTS = 4, 4, 8  # bytes in float32; Adam's first and second moment
 OPTIMIZERS = ("adamw_torch", "adamw_8bit", "paged_adamw_8bit")
 STEP_BYTES = 4  # torch's Adam counts the steps of each tensor in a float32
 EIGHT_BIT_FROM, EIGHT_BIT_BLOCK = 4096, 256  # smaller tensors keep 32 bits; a float32 scale for each block
-FOUR_BIT_BLOCK, SCALE_BLOCK = (
-    64,
-    256,
-)  # weights with one scale, a byte; scales with one float32 and, all, a mean
+FOUR_BIT_BLOCK, SCALE_BLOCK = 64, 256  # weights per scale of a byte; scales per float32 scale of their own
 
 
 def training_flops(n_weights: int, n_tokens: float) -> float:
-    """Operations of training ``n_weights`` on ``n_tokens``: two for each weight forward, four backward."""
+    """FLOPs of training ``n_weights`` parameters on ``n_tokens``: two forward and four backward for each."""
     return 6.0 * n_weights * n_tokens
 
 
@@ -31,14 +34,17 @@ class Speed(NamedTuple):
     tokens_per_batch: float  # padding included: it costs as much
 
 
-def measured_speed(model, batches: Sequence[Mapping], machine) -> Speed:
-    """Trains a copy of ``model`` for a step on each batch (input_ids, attention_mask, labels; (B, T)).
+def measured_speed(model: "PreTrainedModel", batches: Sequence[Mapping], machine: Machine) -> Speed:
+    """Trains a copy of ``model`` for a step on each batch, and times all steps but the first.
 
-    The forward pass runs in the number format of ``machine``, as the Trainer's does. The first step is not
-    counted: it makes room for gradients and moments. Raises ValueError for fewer than two batches.
+    Args:
+        model: A transformers causal language model.
+        batches: Each with input_ids, attention_mask and labels, (B, T).
+        machine: A ``hardware.Machine``; the forward pass runs in its dtype, as the Trainer's does.
+
+    Raises:
+        ValueError: Fewer than two batches.
     """
-    import copy
-
     import torch
 
     if len(batches) < 2:
@@ -47,39 +53,42 @@ def measured_speed(model, batches: Sequence[Mapping], machine) -> Speed:
         )
     trained = copy.deepcopy(model).train()
     optimizer = torch.optim.AdamW((p for p in trained.parameters() if p.requires_grad), lr=1e-6)
-    half = torch.autocast(machine.device, getattr(torch, machine.dtype), enabled=machine.bf16 or machine.fp16)
-    seconds = [_step(trained, optimizer, batch, half) for batch in batches][1:]
-    tokens = sum(batch["input_ids"].numel() for batch in batches[1:])
+    autocast = torch.autocast(
+        machine.device, getattr(torch, machine.dtype), enabled=machine.bf16 or machine.fp16
+    )
+    seconds = [_timed_step(trained, optimizer, batch, autocast) for batch in batches]
+    timed = batches[1:]  # the first step allocates gradients and moments
+    tokens = sum(batch["input_ids"].numel() for batch in timed)
     n_weights = sum(p.numel() for p in trained.parameters())
-    return Speed(training_flops(n_weights, tokens) / sum(seconds), tokens / len(seconds))
+    return Speed(training_flops(n_weights, tokens) / sum(seconds[1:]), tokens / len(timed))
 
 
-def _step(model, optimizer, batch: Mapping, half) -> float:
+def _timed_step(model, optimizer, batch: Mapping, autocast) -> float:
     """Seconds of one training step."""
     import torch
 
-    begun = time.perf_counter()
-    with half:
+    start = time.perf_counter()
+    with autocast:
         loss = model(**{name: tensor.to(model.device) for name, tensor in batch.items()}).loss
     loss.backward()
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
     if model.device.type == "cuda":
         torch.cuda.synchronize()
-    return time.perf_counter() - begun
+    return time.perf_counter() - start
 
 
 def product_speed(size: int = 1024, seconds: float = 0.3) -> float:
-    """Operations a second of square float32 products on this CPU, as it is just now."""
+    """FLOPs per second of square float32 matrix products on this CPU, as it is now."""
     import torch
 
     a = torch.ones(size, size)
-    a @ a  # the first makes room
-    begun, products = time.perf_counter(), 0
-    while time.perf_counter() - begun < seconds:
+    a @ a  # the first allocates
+    start, products = time.perf_counter(), 0
+    while time.perf_counter() - start < seconds:
         a @ a
         products += 1
-    return products * 2 * size**3 / (time.perf_counter() - begun)
+    return products * 2 * size**3 / (time.perf_counter() - start)
 
 
 def four_bit_bytes(n: int) -> int:
@@ -89,24 +98,34 @@ def four_bit_bytes(n: int) -> int:
 
 
 def adam_bytes(sizes: Iterable[tuple[int, bool]], optimizer: str) -> int:
-    """Bytes of Adam's state for tensors, each given as (number of weights, whether it is an embedding).
+    """Bytes of Adam's state.
 
-    In 8 bits the two averages take a byte each and a scale for each block; small tensors stay in 32 bits, and so
-    do embeddings, by transformers' choice. Paged state is counted as if it were on the GPU: it leaves only when
-    memory is short. Raises ValueError for another optimizer.
+    In 8 bits each moment takes a byte and a scale for each block; small tensors stay in 32 bits, and so do
+    embeddings, by transformers' choice. Paged state is counted as if it were on the GPU: it leaves only when memory
+    is short.
+
+    Args:
+        sizes: Of each tensor, its number of elements, and whether it is an embedding.
+        optimizer: One of OPTIMIZERS.
+
+    Raises:
+        ValueError: Another optimizer.
     """
     if optimizer not in OPTIMIZERS:
         raise ValueError(f"optimizer got {optimizer!r}; give one of {', '.join(OPTIMIZERS)}")
-    if optimizer == "adamw_torch":
-        return sum(MOMENTS * n + STEP_BYTES for n, _ in sizes)
-    return sum(
-        MOMENTS * n if embedding or n < EIGHT_BIT_FROM else 2 * (n + 4 * math.ceil(n / EIGHT_BIT_BLOCK))
-        for n, embedding in sizes
-    )
+    total = 0
+    for n, is_embedding in sizes:
+        if optimizer == "adamw_torch":
+            total += MOMENTS * n + STEP_BYTES
+        elif is_embedding or n < EIGHT_BIT_FROM:
+            total += MOMENTS * n
+        else:
+            total += 2 * (n + 4 * math.ceil(n / EIGHT_BIT_BLOCK))
+    return total
 
 
 def full_memory_gib(
-    config,
+    config: "GPT2Config",
     n_weights: int,
     tokens: int,
     optimizer: str = "adamw_torch",
@@ -115,39 +134,47 @@ def full_memory_gib(
 ) -> float:
     """GiB of full fine-tuning a GPT-2 in mixed precision: weights, gradients, Adam, activations, logits.
 
-    config: a GPT2Config. tokens: batch size x length; none: what is kept between steps. checkpointing: only the
-    input of each block is kept, and one block's activations at a time. half: the forward pass runs in 16 bits.
-    Two models of few blocks are rehearsed (``lmlab.training.memory``): each further block adds the same. It is a
-    prediction: what the allocator adds is not in it. Raises ValueError for another optimizer.
+    A step of two models of few blocks is traced on the meta device (``lmlab.training.memory``); each further block
+    adds the same. It is a prediction, without what the allocator adds.
+
+    Args:
+        config: A GPT2Config.
+        n_weights: Of its model.
+        tokens: Batch size times length; 0: what stays between steps.
+        optimizer: One of OPTIMIZERS.
+        checkpointing: Activation checkpointing: the input of each block is kept, and one block is recomputed.
+        half: The forward pass runs in 16 bits.
+
+    Raises:
+        ValueError: Another optimizer.
     """
-    import copy
-
-    from lmlab.training.memory import estimate_step, model_on_meta
-
     embeddings = (config.vocab_size + config.n_positions) * config.n_embd
     kept = WEIGHT * n_weights + adam_bytes([(embeddings, True), (n_weights - embeddings, False)], optimizer)
     if tokens == 0:
         return (kept + GRADIENT * n_weights) / 2**30
-    moments = []
-    for n_layer in (2, 3):
-        small = copy.deepcopy(config)
-        small.n_layer = n_layer
-        moments.append(
-            estimate_step(
-                model_on_meta(small),
-                1,
-                tokens,
-                dtype="bfloat16" if half else "float32",
-                accumulation=2,
-                checkpointing=checkpointing,
-            ).moments
-        )
-    more = config.n_layer - 2
-    return (kept + max(two + more * (three - two) for two, three in zip(*moments, strict=True))) / 2**30
+    two, three = (_phase_peaks(config, n_layer, tokens, checkpointing, half) for n_layer in (2, 3))
+    peaks = []
+    for with_two, with_three in zip(two, three, strict=True):
+        per_block = with_three - with_two
+        peaks.append(with_two + (config.n_layer - 2) * per_block)
+    return (kept + max(peaks)) / 2**30
 
 
-def n_weights_of(config) -> int:
-    """Weights of a model of this config, tied ones once; nothing is allocated."""
+def _phase_peaks(config, n_layer: int, tokens: int, checkpointing: bool, half: bool) -> Sequence[int]:
+    """Bytes at the peak of each phase of a step, with ``n_layer`` blocks."""
+    from lmlab.training.memory import estimate_step, model_on_meta
+
+    small = copy.deepcopy(config)
+    small.n_layer = n_layer
+    dtype = "bfloat16" if half else "float32"
+    model = model_on_meta(small)
+    return estimate_step(
+        model, 1, tokens, dtype=dtype, accumulation=2, checkpointing=checkpointing
+    ).peak_by_phase
+
+
+def n_weights_of(config: "PretrainedConfig") -> int:
+    """Parameters of a model of this config, tied ones once; nothing is allocated."""
     from lmlab.training.memory import model_on_meta
 
     return sum(p.numel() for p in model_on_meta(config).parameters())

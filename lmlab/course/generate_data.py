@@ -1,128 +1,134 @@
 """Training texts written by a model behind an OpenAI-compatible endpoint: ``lmlab generate-data``.
 
-It speaks the chat-completions protocol (OpenAI's, and also that of llama.cpp, Ollama, vLLM and most hosts)
-with the standard library. The key comes from the environment, and no file, line or error text holds it.
+The ``openai`` client speaks the chat-completions protocol, which llama.cpp, Ollama, vLLM and most hosts have too;
+connections, timeouts, retries and Retry-After are its own. Ours are the prompts, the checks of the answers, the
+deduplication, and a file that a stopped run resumes. The key comes from the environment; no file, log or error
+shows it.
 """
 
-import email.utils
-import http.client
-import json
-import math
+import asyncio
+import functools
+import logging
 import os
-import random
 import re
-import sys
-import threading
-import time
 import unicodedata
-import urllib.error
-import urllib.request
 from collections import Counter, deque
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
-from queue import SimpleQueue
-from typing import NamedTuple
-from urllib.parse import SplitResult, urlsplit
+from typing import TYPE_CHECKING, NamedTuple
+from urllib.parse import unquote, urlsplit
 
-from lmlab import __version__
+from lmlab.course.resumable_file import ResumableFile
 from lmlab.data.dedup import TextIndex
 from lmlab.miniworld.grammar import stream
 
+if TYPE_CHECKING:
+    from openai import AsyncOpenAI
+
 KEY_VARIABLES = ("LMLAB_API_KEY", "OPENAI_API_KEY")
-SHORTEST, LONGEST = 80, 1500  # characters between the markers
-WATCHED = 50  # of so many last answers half may be left out
-LONGEST_WAIT = 300.0  # seconds; who is told to wait longer comes back later
-QUOTA_WAIT = 60.0  # seconds more before the last try after a 429: a quota of a minute is over then
-LARGEST_REPLY = 2**22  # bytes; an answer of some sentences has thousands
-CHARACTERS_PER_TOKEN = 4  # of English, about
-SHORTEST_KEY = 8  # letters; what is shorter ("none", "x") is no secret, and may stand in a text
-_TRY_AGAIN = {408, 409, 425, 429}  # and 500 and above
-_THIS_PROMPT = {400, 413, 422}  # of an endpoint that has answered others: a content filter, say
+SHORTEST, LONGEST = 80, 1500  # characters of a description
+# The client waits 0.5 s before the first retry, then twice as long each time up to 8 s: over a minute in all, so
+# that a quota per minute is free again.
+MAX_RETRIES = 15
+RECENT = 50  # of so many last answers half may be left out
+CHARACTERS_PER_TOKEN = 4  # of English text, roughly
+SHORTEST_SECRET = 8  # characters; a shorter key ("none", "x") is no secret and may occur in any text
+PROMPT_REFUSED = (400, 413, 422)  # from an endpoint that has answered other prompts: a content filter, say
+ADVICE = {
+    307: "give the address that it has now",
+    400: "check the model's name and the settings; if it is the prompt, another --seed asks others",
+    401: f"check the key in {' or '.join(KEY_VARIABLES)}",
+    403: "check the key and what it may do",
+    404: "check the base URL (most end in /v1) and the model's name",
+    429: "ask less at once (--concurrency), or wait; the same command resumes",
+    503: "see whether it runs, or ask less at once (--concurrency); the same command resumes",
+}
+
+logger = logging.getLogger(__name__)
 
 
 class EndpointError(ValueError):
-    """The endpoint cannot be used, or its answers cannot: says what it answered and how to go on."""
+    """The endpoint refuses, does not answer, or answers nothing usable."""
 
 
-# --- what is asked ---------------------------------------------------------------------------------
-
-SYSTEM = (
-    "You write short descriptions of places for a fantasy game. Answer with one description between "
-    "<LOC> and </LOC> and with nothing else. Give the place a name of its own. Write three to six "
-    "sentences in the present tense, plain prose, no list, no title, no line break."
-)
+# --- prompts ---------------------------------------------------------------------------------------
 
 
-def _list(text: str) -> tuple[str, ...]:
-    return tuple(" ".join(entry.split()) for entry in text.split(","))
+@functools.cache
+def _word_lists() -> dict:
+    import yaml
+
+    return yaml.safe_load(Path(__file__).with_name("data").joinpath("locations.yaml").read_text("utf-8"))
 
 
-_KINDS = _list("""
-a castle, a tower, a cave, a forest, a temple, a mountain village, a harbour, a bridge, a garden, a library,
-a night market, a mine, a swamp, an island, a tomb, an inn, a lighthouse, a bathhouse, a monastery, an
-observatory, a ferry landing, a quarry, a windmill, a crossroads, a graveyard, a canal town, an orchard, a
-glacier, a desert well, a theatre, a prison, a guildhall, a shipwreck, a stone circle, a hot spring, a
-greenhouse, a salt flat, a city gate
-""")
-_MOODS = _list("""
-cheerful, eerie, solemn, busy, forlorn, cosy, menacing, dreamy, austere, festive, secretive, decaying,
-proud, sleepy, hungry, holy, mocking, homesick, watchful, playful, grand, feverish
-""")
-_DETAILS = _list("""
-a sound that never stops, a smell that visitors remember, an odd law, a keeper who is not human, something
-that was stolen, a door that is never opened, a light with no source, a bargain made long ago, a local dish,
-a family quarrel, weather of its own, a clock that is wrong, an animal that guards it, a song that is
-forbidden, a debt that is still owed, a stair that leads nowhere, a healing herb, a traveller who stayed, a
-map with a mistake, a yearly festival, a colour that is missing, a voice under the ground, a trade in
-something strange, a child who knows too much, a wound in the land, a game that is played there, a bell that
-rings by itself, a tree that moves
-""")
-_VIEWS = _list("""
-as a traveller sees it first, as those who live there tell it, as an old map notes it, as a warning, as a
-merchant would praise it, as it is at dawn, as it is at night, as it is after a storm
-""")
+def prompt_messages(number: int, seed: int = 0) -> list[dict[str, str]]:
+    """The chat messages that ask for description ``number``: a function of the number and the seed alone."""
+    lists, rng = _word_lists(), stream("locations", seed, number)
 
+    def sample(name: str) -> str:
+        """One entry of a list, uniformly at random."""
+        return lists[name][int(rng.random() * len(lists[name]))]
 
-def messages(number: int, seed: int = 0) -> list[dict]:
-    """The chat that asks for description ``number``: always the same for the same number and seed."""
-    draw = stream("locations", seed, number)
-
-    def one(options: tuple[str, ...]) -> str:
-        return options[int(draw.random() * len(options))]
-
-    first, second = one(_DETAILS), one(_DETAILS)
+    first, second = sample("details"), sample("details")
     details = first if first == second else f"{first} and {second}"
-    asked = f"Describe {one(_KINDS)}, {one(_VIEWS)}. The mood is {one(_MOODS)}. Work in {details}."
-    return [{"role": "system", "content": SYSTEM}, {"role": "user", "content": asked}]
+    request = (
+        f"Describe {sample('kinds')}, {sample('views')}. The mood is {sample('moods')}. Work in {details}."
+    )
+    return [{"role": "system", "content": lists["system"]}, {"role": "user", "content": request}]
 
 
-# --- what is accepted ------------------------------------------------------------------------------
+class Estimate(NamedTuple):
+    """Tokens of a run in which every answer is used: about so many in, at most so many out."""
+
+    requests: int
+    tokens_in: int
+    tokens_out: int
 
 
-def clean(content: str) -> str:
-    """An answer without the thoughts of a reasoning model before it, in one line."""
+def estimate(requests: int, max_tokens: int, seed: int = 0) -> Estimate:
+    """Estimates the cost in tokens from the length of the first prompt."""
+    characters = sum(len(message["content"]) for message in prompt_messages(0, seed))
+    return Estimate(requests, requests * round(characters / CHARACTERS_PER_TOKEN), requests * max_tokens)
+
+
+# --- answers ---------------------------------------------------------------------------------------
+
+
+def strip_reasoning(content: str) -> str:
+    """An answer in one line, without the reasoning trace that a reasoning model writes before it."""
     return " ".join(re.sub(r"^\s*<think>.*?</think>", "", content, flags=re.DOTALL).split())
 
 
-def why_not(text: str) -> str | None:
-    """Why a cleaned answer cannot be used, in a few words; None for a description in its right form."""
-    found = re.search("<LOC>(.*?)</LOC>", text)
+def format_problem(text: str) -> str | None:
+    """Why a stripped answer cannot be used; None if it is one description between its tags."""
     if not text:
         return "empty"
+    found = re.search("<LOC>(.*?)</LOC>", text)
     if found is None:
         return "not between <LOC> and </LOC>"
     if found[0] != text:
-        return "text around the markers"
-    inside = found[1].strip()
-    if re.search("[<>]", inside):
-        return "markers inside"
-    if any(unicodedata.category(letter) in ("Cc", "Cs") for letter in inside):
-        return "characters that are no text"
-    if not SHORTEST <= len(inside) <= LONGEST:
-        return f"shorter than {SHORTEST} characters" if len(inside) < SHORTEST else f"longer than {LONGEST}"
+        return "text around the tags"
+    description = found[1].strip()
+    if re.search("[<>]", description):
+        return "tags inside"
+    if any(unicodedata.category(character) in ("Cc", "Cs") for character in description):
+        return "control characters"
+    if len(description) < SHORTEST:
+        return f"shorter than {SHORTEST} characters"
+    if len(description) > LONGEST:
+        return f"longer than {LONGEST} characters"
     return None
+
+
+class Answer(NamedTuple):
+    """What came back for one prompt."""
+
+    text: str
+    problem: str | None = None  # why it cannot be used
+    tokens_in: int = 0
+    tokens_out: int = 0
 
 
 # --- the endpoint ----------------------------------------------------------------------------------
@@ -131,40 +137,27 @@ def why_not(text: str) -> str | None:
 def find_key(environment: Mapping[str, str] = os.environ) -> tuple[str, str]:
     """(name of the variable, key) from the environment; two empty strings where none is set."""
     for name in KEY_VARIABLES:
-        if key := environment.get(name, "").strip():
+        key = environment.get(name, "").strip()
+        if key:
             return name, key
     return "", ""
 
 
-class Answer(NamedTuple):
-    """What came back for one prompt."""
-
-    text: str
-    reason: str | None = None  # why it cannot be used
-    tokens_in: int = 0
-    tokens_out: int = 0
-
-
-class _TryAgain(Exception):
-    """A trouble that may pass; ``wait``: the seconds that the endpoint asks for."""
-
-    def __init__(self, trouble: str, wait: float = 0.0):
-        super().__init__(trouble)
-        self.wait = wait
-
-
-class _NoRedirect(urllib.request.HTTPRedirectHandler):
-    def redirect_request(self, *_):
-        return None  # urllib would take the key along, to whatever host the answer names
-
-
 @dataclass
 class Endpoint:
-    """A model behind ``base_url``/chat/completions, and how it is asked. Several threads may ask at once.
+    """A model behind ``base_url``/chat/completions, and how it is asked.
 
-    base_url: up to and with its "/v1". timeout: seconds until an answer must be complete. tries: per prompt.
-    first_wait: seconds before the second try; doubled for each further one.
-    Raises ValueError for values that cannot be meant; never with the key in it.
+    Args:
+        base_url: Up to and with its "/v1".
+        model: Its name at the endpoint.
+        key: Sent as bearer token; none if empty.
+        temperature: Of the sampling.
+        max_tokens: Longest answer.
+        timeout: Seconds that the endpoint may be silent.
+        max_retries: Further tries per prompt.
+
+    Raises:
+        ValueError: A value is impossible; the message never holds the key or a password.
     """
 
     base_url: str
@@ -173,254 +166,115 @@ class Endpoint:
     temperature: float = 1.0
     max_tokens: int = 600
     timeout: float = 120.0
-    tries: int = 7
-    first_wait: float = 1.0
+    max_retries: int = MAX_RETRIES
+    has_answered: bool = field(default=False, init=False)
 
     def __post_init__(self):
-        parts = _split_url(self.base_url)
+        _check_url(self.base_url)
         if not re.fullmatch("[!-~]*", self.key):
-            raise ValueError("the key has blanks, line breaks or letters beyond ASCII in it; set it again")
+            raise ValueError("the key has spaces, line breaks or characters beyond ASCII; set it again")
         if not 0 <= self.temperature <= 2:
             raise ValueError(f"temperature got {self.temperature}; give 0 to 2")
         if self.max_tokens < 1 or not self.model:
             raise ValueError(
                 f"got model {self.model!r}, max_tokens {self.max_tokens}; give a name, and 1 or more tokens"
             )
-        self.host, self.limit, self.has_answered = parts.netloc, "max_tokens", False
-        self.shown_key = _key_pattern(self.key)
-        local = parts.hostname in ("localhost", "127.0.0.1", "::1")
-        self.in_the_clear = bool(self.key) and parts.scheme == "http" and not local
-        proxies = [urllib.request.ProxyHandler({})] if local else []
-        self.opener = urllib.request.build_opener(_NoRedirect, *proxies)
+        parts = urlsplit(self.base_url)
+        self.host = parts.netloc
+        self.is_local = parts.hostname in ("localhost", "127.0.0.1", "::1")
+        self.in_the_clear = bool(self.key) and parts.scheme == "http" and not self.is_local
+        self.token_limit = "max_tokens"  # what the endpoint calls it
 
-    def ask(self, messages: list[dict], stop: threading.Event | None = None) -> Answer:
-        """One answer, after as many tries as it takes. Raises EndpointError when there is none to be had."""
-        stop = stop or threading.Event()
-        for attempt in range(self.tries):
-            try:
-                return self._ask_once(messages)
-            except _TryAgain as trouble:
-                wait, last = trouble.wait, str(trouble)
-            if wait > LONGEST_WAIT:
-                raise EndpointError(
-                    f"{self.host} asks to wait {wait:.0f} s ({last}); give the same command later"
-                )
-            pause = min(60.0, self.first_wait * 2**attempt) * random.uniform(0.5, 1)  # not all at once
-            pause += QUOTA_WAIT if attempt + 2 == self.tries and last.startswith("429") else 0.0
-            if attempt + 1 == self.tries or stop.wait(wait + pause):
-                break
-        raise EndpointError(
-            f"{self.host} gave no answer in {self.tries} tries ({last}); see whether it "
-            "runs, or ask less at once (--concurrency); the same command goes on"
+    def connect(self) -> "AsyncOpenAI":
+        """An ``openai.AsyncOpenAI`` client for this endpoint."""
+        from openai import AsyncOpenAI, DefaultAsyncHttpxClient
+
+        # A redirect could take the key to another host; no proxy stands between a machine and itself.
+        http_client = DefaultAsyncHttpxClient(follow_redirects=False, trust_env=not self.is_local)
+        return AsyncOpenAI(
+            base_url=self.base_url,
+            api_key=self.key or "none",
+            timeout=self.timeout,
+            max_retries=self.max_retries,
+            http_client=http_client,
         )
 
-    def _ask_once(self, messages: list[dict]) -> Answer:
-        limit = self.limit  # another thread may change it meanwhile
-        body = {
-            "model": self.model,
-            "messages": messages,
-            "temperature": self.temperature,
-            limit: self.max_tokens,
-        }
-        headers = {"Content-Type": "application/json", "User-Agent": f"lmlab/{__version__}"}
-        if self.key:
-            headers["Authorization"] = f"Bearer {self.key}"
-        request = urllib.request.Request(
-            f"{self.base_url.rstrip('/')}/chat/completions", json.dumps(body).encode(), headers
-        )
-        try:
-            with self.opener.open(request, timeout=self.timeout) as response:
-                return self._read_answer(_read(response, self.timeout))
-        except urllib.error.HTTPError as error:
-            with error:
-                return self._refused(error.code, error.headers, _read_or_nothing(error, self.timeout), limit)
-        except (OSError, http.client.HTTPException) as error:  # URLError and timeouts are OSErrors
-            raise _TryAgain(self._hidden(f"{type(error).__name__}: {error}")) from None
+    async def ask(self, client: "AsyncOpenAI", messages: list[dict[str, str]]) -> Answer:
+        """One answer; the client tries again what may pass.
 
-    def _refused(self, status: int, headers, body: bytes, limit: str) -> Answer:
-        said = f"{status} {self._hidden(body.decode('utf-8', 'replace'))}".strip()
-        if status in _TRY_AGAIN or status >= 500:
-            raise _TryAgain(said, retry_after(headers.get("Retry-After", ""))) from None
-        if status == 400 and b"max_completion_tokens" in body and limit == "max_tokens":
-            self.limit = "max_completion_tokens"  # newer models of OpenAI take it by this name alone
-            raise _TryAgain(said) from None
-        if status in _THIS_PROMPT and self.has_answered:
-            return Answer(said, f"refused ({status})")
-        advice = {
-            401: f"check the key in {' or '.join(KEY_VARIABLES)}",
-            403: "check the key and what it may do",
-            404: "check the base URL (most end in /v1) and the model's name",
-        }
-        moved = "give the address that it has now"
-        other = "check the model's name and the settings; where it is the prompt, another --seed asks others"
-        mend = advice.get(status, moved if 300 <= status < 400 else other)
-        raise EndpointError(f"{self.host} refused: {said}; {mend}") from None
+        Raises:
+            EndpointError: The endpoint refuses, or gives no answer in all tries.
+        """
+        import openai
 
-    def _read_answer(self, body: bytes) -> Answer:
+        limit = self.token_limit
+        headers = {} if self.key else {"Authorization": openai.Omit()}
         try:
-            reply = json.loads(body)
-            choice, usage = reply["choices"][0], reply.get("usage") or {}
-            content, ended = choice["message"]["content"] or "", choice.get("finish_reason")
-            text, used = clean(content), [usage.get(f"{kind}_tokens") for kind in ("prompt", "completion")]
-        except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
-            return Answer(self._hidden(body.decode("utf-8", "replace")), "no chat completion")
+            reply = await client.chat.completions.create(
+                model=self.model,
+                messages=messages,
+                temperature=self.temperature,
+                extra_headers=headers,
+                **{limit: self.max_tokens},
+            )
+            return self._read(reply)
+        except openai.APIStatusError as error:
+            status, message = error.status_code, str(error.body or "")
+        except openai.APIConnectionError as error:
+            status, message = None, f"{error} {error.__cause__ or ''}"
+        except (ValueError, RecursionError):
+            return Answer("", "no chat completion")
+        # Outside of the except blocks: an error raised here carries no other one that may hold the key.
+        if status == 400 and "max_completion_tokens" in message and limit == "max_tokens":
+            self.token_limit = "max_completion_tokens"  # newer models of OpenAI know it by this name alone
+            return await self.ask(client, messages)
+        shown = self.redact(message)
+        if status in PROMPT_REFUSED and self.has_answered:
+            return Answer(shown, f"refused ({status})")
+        if status is None:
+            raise EndpointError(f"{self.host} does not answer: {shown}; {ADVICE[503]}")
+        kind = {3: 307, 5: 503}.get(status // 100, status)
+        raise EndpointError(f"{self.host} refused: {status} {shown}; {ADVICE.get(kind, ADVICE[400])}")
+
+    def _read(self, reply) -> Answer:
+        """Checks a reply: the client hands on whatever JSON, or text, came."""
+        try:
+            choice = reply.choices[0]  # one was asked for
+            text = strip_reasoning(choice.message.content or "")
+        except (AttributeError, LookupError, TypeError):
+            return Answer(self.redact(str(reply)), "no chat completion")
         self.has_answered = True
-        reason = f"cut off at {self.max_tokens} tokens" if ended == "length" else why_not(text)
-        if self.shown_key.search(text):
-            text, reason = self._hidden(text), "the key stands in it"
-        return Answer(text, reason, *(n if type(n) is int else 0 for n in used))
+        usage = [getattr(reply.usage, name, 0) for name in ("prompt_tokens", "completion_tokens")]
+        tokens = [number if isinstance(number, int) else 0 for number in usage]
+        if self._holds_key(text):
+            return Answer(self.redact(text), "the key stands in it", *tokens)
+        if choice.finish_reason == "length":
+            return Answer(text, f"cut off at {self.max_tokens} tokens", *tokens)
+        return Answer(text, format_problem(text), *tokens)
 
-    def _hidden(self, text: str) -> str:
-        """A stranger's text, fit to be shown: without the key, in one line, short."""
-        text = re.sub(r"(?i)bearer\s+\S+", "[key]", self.shown_key.sub("[key]", text))
-        return " ".join("".join(letter if letter.isprintable() else " " for letter in text).split())[:200]
+    def _holds_key(self, text: str) -> bool:
+        return len(self.key) >= SHORTEST_SECRET and (self.key in text or self.key in unquote(text))
+
+    def redact(self, text: str) -> str:
+        """What a server said, fit to be shown: without the key, in one short line of printable characters."""
+        if self._holds_key(text):
+            text = unquote(text.replace(self.key, "[key]")).replace(self.key, "[key]")
+        printable = "".join(character if character.isprintable() else " " for character in text)
+        return " ".join(printable.split())[:200]
 
 
-def _split_url(url: str) -> SplitResult:
-    """Raises ValueError for a URL that no request can go to; never with a password in it."""
+def _check_url(url: str) -> None:
+    from pydantic import HttpUrl, TypeAdapter, ValidationError
+
     if re.search("[@?#]", url):
         raise ValueError(
-            "base_url holds more than scheme, host and path; give it without user name, "
-            f"password and query, and the key in {KEY_VARIABLES[0]}"
+            "base_url holds more than scheme, host and path; give it without user name, password and query, and "
+            f"the key in {KEY_VARIABLES[0]}"
         )
     try:
-        parts = urlsplit(url)
-        usable = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
-    except ValueError:
-        usable = False
-    if not usable or re.search(r"\s", url):
-        raise ValueError(f"base_url got {url!r}; give a URL such as http://localhost:8080/v1")
-    return parts
-
-
-def _key_pattern(key: str) -> re.Pattern:
-    """Finds a key in a text, also where letters are escaped as in JSON or a URL; never one too short."""
-    letters = (rf"(?:\\?{re.escape(one)}|(?i:\\u00{ord(one):02x}|%{ord(one):02x}))" for one in key)
-    return re.compile("".join(letters) if len(key) >= SHORTEST_KEY else "(?!)")
-
-
-def retry_after(value: str) -> float:
-    """Seconds from a Retry-After header: a number or a date (RFC 9110, 10.2.3); 0 for anything else."""
-    try:
-        seconds = float(value)
-    except ValueError:
-        try:
-            seconds = email.utils.parsedate_to_datetime(value).timestamp() - time.time()
-        except (ValueError, TypeError):
-            return 0.0
-    return max(0.0, seconds) if math.isfinite(seconds) else 0.0
-
-
-def _read(response, timeout: float) -> bytes:
-    """The whole body; a socket's own timeout would not end an answer that comes drop by drop."""
-    body, deadline = b"", time.monotonic() + timeout
-    while chunk := response.read1(65536):
-        body += chunk
-        if time.monotonic() > deadline:
-            raise TimeoutError(f"the answer was not complete after {timeout:g} s")
-        if len(body) > LARGEST_REPLY:
-            raise OSError(f"the answer has more than {LARGEST_REPLY:,} bytes")
-    if response.length:
-        raise http.client.IncompleteRead(body, response.length)
-    return body
-
-
-def _read_or_nothing(error: urllib.error.HTTPError, timeout: float) -> bytes:
-    try:
-        return _read(error.fp, timeout)
-    except (OSError, http.client.HTTPException, AttributeError):
-        return b""
-
-
-# --- the file --------------------------------------------------------------------------------------
-
-
-class DataFile:
-    """Rows in a .jsonl file that only grows: each is on the disk before the next one is written.
-
-    A last row that was cut off is removed. Raises ValueError as read_rows does, and for a file that another
-    process is writing.
-    """
-
-    def __init__(self, path: str | Path, report: Callable[[str], None] = print):
-        self.path = Path(path).expanduser()
-        read_rows(self.path)  # before anything is made
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        self.file = open(self.path, "ab")
-        try:
-            self._lock()
-            self.rows, torn = read_rows(self.path)
-            self._mend_end(torn, report)
-        except BaseException:
-            self.file.close()
-            raise
-
-    def __enter__(self) -> "DataFile":
-        return self
-
-    def __exit__(self, *_) -> None:
-        self.file.close()
-
-    def append(self, row: dict) -> None:
-        self.file.write(json.dumps(row, ensure_ascii=False).encode() + b"\n")
-        self.file.flush()
-        os.fsync(self.file.fileno())
-        self.rows.append(row)
-
-    def _lock(self) -> None:
-        if sys.platform == "win32":  # has no flock
-            return
-        import fcntl
-
-        try:
-            fcntl.flock(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # ends with the process, however that ends
-        except OSError:
-            raise ValueError(
-                f"{self.path} is being written by another process; wait for it, or give another file"
-            ) from None
-
-    def _mend_end(self, torn: bytes, report: Callable[[str], None]) -> None:
-        if torn:
-            report(f"{self.path}: the last row was cut off; it is removed: {torn[:80]!r}")
-            self.file.truncate(self.file.seek(0, os.SEEK_END) - len(torn))
-        elif self.rows and not self.path.read_bytes().endswith(b"\n"):
-            self.file.write(b"\n")
-
-
-def read_rows(path: str | Path) -> tuple[list[dict], bytes]:
-    """The rows of a .jsonl file, none where there is no file; and the beginning of a row that ends it.
-
-    Raises ValueError for a file of another kind and a line that is no row {"text": ...}.
-    """
-    path = Path(path).expanduser()
-    if path.suffix != ".jsonl":
-        raise ValueError(f"output got {path}; give a name that ends in .jsonl")
-    lines = path.read_bytes().split(b"\n") if path.exists() else [b""]
-    torn = lines.pop() if _is_torn(lines[-1]) else b""
-    return [_row(line, f"{path}, line {n}") for n, line in enumerate(lines, 1) if line.strip()], torn
-
-
-def _is_torn(line: bytes) -> bool:
-    """Whether a last line is a row that a crash cut off: it begins as one, and nothing in it is whole.
-
-    (Zeros are what some file systems leave of what had not reached the disk.)
-    """
-    begins, text = '{"text": "', line.rstrip(b"\0").decode(errors="ignore")
-    try:
-        json.JSONDecoder().raw_decode(text)
-    except ValueError:
-        return text.startswith(begins) or begins.startswith(text)
-    return False
-
-
-def _row(line: bytes, where: str) -> dict:
-    try:
-        row = json.loads(line)
-    except ValueError:
-        row = None
-    if not isinstance(row, dict) or not isinstance(row.get("text"), str):
-        raise ValueError(f'{where} is no row {{"text": ...}}; mend the line, or give another file')
-    return row
+        TypeAdapter(HttpUrl).validate_python(url)
+    except ValidationError:
+        raise ValueError(f"base_url got {url!r}; give a URL such as http://localhost:8080/v1") from None
 
 
 # --- the run ---------------------------------------------------------------------------------------
@@ -430,141 +284,100 @@ def _row(line: bytes, where: str) -> dict:
 class Tally:
     """What a run came to."""
 
-    written: int = 0  # rows in the file, those of earlier runs among them
+    written: int = 0  # rows in the file, including those of earlier runs
     asked: int = 0
-    left_out: Counter = field(default_factory=Counter)  # reason -> answers
+    left_out: Counter = field(default_factory=Counter)  # problem -> answers
     tokens_in: int = 0
     tokens_out: int = 0
 
     def __str__(self) -> str:
-        reasons = ", ".join(f"{n} {reason}" for reason, n in self.left_out.most_common())
-        return f"{self.written:,} written; left out: {reasons or 'none'}"
-
-
-class _Workers:
-    """Threads that ask, each one prompt at a time. They do not keep the process alive."""
-
-    def __init__(self, ask: Callable[[int], Answer], n: int):
-        self.jobs, self.done, self.busy = SimpleQueue(), SimpleQueue(), 0
-        self.threads = [threading.Thread(target=self._work, args=(ask,), daemon=True) for _ in range(n)]
-        for thread in self.threads:
-            thread.start()
-
-    def put(self, number: int) -> None:
-        self.busy += 1
-        self.jobs.put(number)
-
-    def get(self) -> tuple[int, Answer]:
-        """The next prompt that is done. Raises what asking it raised."""
-        number, outcome = self.done.get()
-        self.busy -= 1
-        if isinstance(outcome, Exception):
-            raise outcome
-        return number, outcome
-
-    def close(self) -> None:
-        for _ in self.threads:
-            self.jobs.put(None)
-
-    def _work(self, ask: Callable[[int], Answer]) -> None:
-        while (number := self.jobs.get()) is not None:
-            try:
-                self.done.put((number, ask(number)))
-            except Exception as error:
-                self.done.put((number, error))
-
-
-def generate(
-    endpoint: Endpoint,
-    path: str | Path,
-    n: int,
-    *,
-    seed: int = 0,
-    concurrency: int = 8,
-    report: Callable[[str], None] = print,
-) -> Tally:
-    """Fills the file up to ``n`` different descriptions, rows {"text", "model", "prompt", "seed"}.
-
-    Stopped in whatever way, it goes on when it is called again; answers under way are lost. An answer in the
-    wrong form, or nearly the same as an earlier one, is left out and counted.
-    Raises EndpointError when the endpoint refuses, or more than half of the last 50 answers were left out.
-    """
-    check_counts(n, concurrency)
-    with DataFile(path, report) as file:
-        return _fill(endpoint, file, n, seed, concurrency, report)
+        problems = ", ".join(f"{n} {problem}" for problem, n in self.left_out.most_common())
+        return f"{self.written:,} written; left out: {problems or 'none'}"
 
 
 def check_counts(n: int, concurrency: int) -> None:
-    """Raises ValueError for numbers that cannot be meant."""
+    """Raises ValueError for numbers below 1."""
     if n < 1 or concurrency < 1:
         raise ValueError(f"got n {n}, concurrency {concurrency}; give 1 or more of both")
 
 
-def _fill(endpoint: Endpoint, file: DataFile, n: int, seed: int, concurrency: int, report) -> Tally:
-    tally, index, stop = Tally(len(file.rows)), TextIndex(row["text"] for row in file.rows), threading.Event()
+def generate(endpoint: Endpoint, path: str | Path, n: int, *, seed: int = 0, concurrency: int = 8) -> Tally:
+    """Fills a file up to ``n`` different descriptions, as rows {"text", "model", "prompt", "seed"}.
+
+    However it was stopped, it resumes when called again; answers under way are lost. An answer in the wrong format,
+    or nearly the same as an earlier one, is left out and counted. Progress goes to the log.
+
+    Args:
+        endpoint: Who is asked.
+        path: A .jsonl file.
+        n: Rows in the file at the end.
+        seed: Another seed asks other prompts.
+        concurrency: Requests at the same time.
+
+    Raises:
+        EndpointError: The endpoint refuses, or more than half of the last 50 answers were left out.
+    """
+    check_counts(n, concurrency)
+    with ResumableFile(path) as file:
+        return asyncio.run(_fill(endpoint, file, n, seed, concurrency))
+
+
+async def _fill(endpoint: Endpoint, file: ResumableFile, n: int, seed: int, concurrency: int) -> Tally:
+    # Rows of earlier runs count, and no new one may repeat them.
+    tally, index = Tally(len(file.rows)), TextIndex(row["text"] for row in file.rows)
     endpoint.has_answered |= any(row.get("model") == endpoint.model for row in file.rows)
-    numbers, recent = count(_next_number(file.rows, seed)), deque(maxlen=WATCHED)
-    workers = _Workers(lambda number: endpoint.ask(messages(number, seed), stop), min(concurrency, n))
-    try:
+    numbers, recent = count(_next_prompt(file.rows, seed)), deque(maxlen=RECENT)
+    pending: dict[asyncio.Task, int] = {}  # request -> number of its prompt
+    async with endpoint.connect() as client:
         while tally.written < n:
-            while workers.busy < min(concurrency, n - tally.written):
-                workers.put(next(numbers))
-            number, answer = workers.get()
-            reason = answer.reason or index.repeats(answer.text)
-            if reason is None:
-                index.add(answer.text)
-                file.append({"text": answer.text, "model": endpoint.model, "prompt": number, "seed": seed})
-            _count(tally, answer, reason, n, report)
-            recent.append(reason)
-            _check_recent(recent, endpoint.host)
-    finally:
-        stop.set()
-        workers.close()
+            while len(pending) < min(concurrency, n - tally.written):
+                number = next(numbers)
+                request = endpoint.ask(client, prompt_messages(number, seed))
+                pending[asyncio.create_task(request)] = number
+            # Whichever answer comes first is judged first; its place goes to the next prompt.
+            done, _ = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                number, answer = pending.pop(task), task.result()
+                problem = answer.problem or index.repeats(answer.text)
+                if problem is None:
+                    index.add(answer.text)
+                    file.append(
+                        {"text": answer.text, "model": endpoint.model, "prompt": number, "seed": seed}
+                    )
+                _count(tally, answer, problem, n)
+                recent.append(problem)
+                _check_recent(recent, endpoint.host)
     return tally
 
 
-def _next_number(rows: list[dict], seed: int) -> int:
-    asked = [row["prompt"] for row in rows if row.get("seed") == seed and type(row.get("prompt")) is int]
-    return max(asked, default=-1) + 1
+def _next_prompt(rows: list[dict], seed: int) -> int:
+    """The first prompt number that no row of this seed has used."""
+    used = [-1]
+    for row in rows:
+        if row.get("seed") == seed and isinstance(row.get("prompt"), int):
+            used.append(row["prompt"])
+    return max(used) + 1
 
 
-def _count(tally: Tally, answer: Answer, reason: str | None, n: int, report) -> None:
+def _count(tally: Tally, answer: Answer, problem: str | None, n: int) -> None:
     tally.asked += 1
     tally.tokens_in += answer.tokens_in
     tally.tokens_out += answer.tokens_out
-    if reason is None:
+    if problem is None:
         tally.written += 1
         if tally.written % max(1, n // 20) == 0:
-            report(f"{tally} (of {n:,})")
+            logger.info("%s (of %s)", tally, f"{n:,}")
         return
-    if reason not in tally.left_out:
-        report(f"left out, {reason}: {answer.text[:100]!r}")
-    tally.left_out[reason] += 1
+    if problem not in tally.left_out:
+        logger.info("left out, %s: %r", problem, answer.text[:100])
+    tally.left_out[problem] += 1
 
 
 def _check_recent(recent: deque, host: str) -> None:
-    left_out = Counter(reason for reason in recent if reason)
-    if len(recent) == WATCHED and left_out.total() > WATCHED / 2:
-        reasons = ", ".join(f"{n} {reason}" for reason, n in left_out.most_common())
+    left_out = Counter(problem for problem in recent if problem)
+    if len(recent) == RECENT and left_out.total() > RECENT / 2:
+        problems = ", ".join(f"{n} {problem}" for problem, n in left_out.most_common())
         raise EndpointError(
-            f"{left_out.total()} of the last {WATCHED} answers of {host} had to be left out "
-            f"({reasons}); try another model or temperature; what is written stays, and the "
-            "same command goes on"
+            f"{left_out.total()} of the last {RECENT} answers of {host} had to be left out ({problems}); try "
+            "another model or temperature; what is written stays, and the same command resumes"
         )
-
-
-# --- what it will cost -----------------------------------------------------------------------------
-
-
-class Estimate(NamedTuple):
-    """Tokens of a run in which no answer has to be left out: about so many in, at most so many out."""
-
-    requests: int
-    tokens_in: int
-    tokens_out: int
-
-
-def estimate(requests: int, max_tokens: int, seed: int = 0) -> Estimate:
-    """From the length of the first prompt, at about four characters a token."""
-    characters = sum(len(message["content"]) for message in messages(0, seed))
-    return Estimate(requests, requests * round(characters / CHARACTERS_PER_TOKEN), requests * max_tokens)

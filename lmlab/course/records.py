@@ -23,31 +23,48 @@ def own_file(run: Path, relative: str | Path) -> Path:
 
 
 def read_outcomes(run: Path) -> list[Outcome]:
-    """How each lesson of a run went, from its run.json.
+    """How each lesson of a run went: from its run.json, or from what a job or a reader's own notebook has left.
 
     Raises:
-        FileNotFoundError: There is none.
+        FileNotFoundError: The folder holds no run.
         ValueError: It has an entry that ``lmlab run`` cannot have written.
     """
     path = own_file(run, "run.json")
     if not path.is_file():
-        raise FileNotFoundError(f"{run} holds no run.json; give a folder that lmlab run made")
+        outcomes = [_finished(run, lesson) for lesson in LESSONS if read_metrics(run, lesson)]
+        if not outcomes:
+            raise FileNotFoundError(
+                f"{run} holds neither a run.json nor the metrics.json of a lesson; give a run"
+            )
+        return outcomes
     record = _read_json(path)
     if not isinstance(record, dict) or not isinstance(record.get("lessons"), list):
         raise ValueError(f'{path} has no list "lessons"; give a folder that lmlab run made')
     return [_outcome(entry, path) for entry in record["lessons"]]
 
 
-def _outcome(entry, path: Path) -> Outcome:
-    fields = {field.name for field in dataclasses.fields(Outcome)}
-    if not isinstance(entry, dict) or entry.keys() - fields or entry.get("lesson") not in tuple(LESSONS):
-        raise ValueError(
-            f"{path} got the entry {entry!r:.200}; an entry has {', '.join(sorted(fields))}, "
-            f"and its lesson is one of {', '.join(LESSONS)}"
-        )
-    missing = fields - {"recipe", "error"} - entry.keys()
-    if missing:
-        raise ValueError(f"{path}: {entry['lesson']} has no {', '.join(sorted(missing))}; run it again")
+def _finished(run: Path, lesson: str) -> Outcome:
+    """The outcome of a lesson that was not run in batch: it has a metrics.json, so it came to its end."""
+    metrics = read_metrics(run, lesson)
+    path = own_file(run, Path(lesson, "record.json"))
+    record = _read_json(path) if path.is_file() else {}
+    figures = {}
+    for name, value in (
+        ("seconds", metrics.get("seconds")),
+        ("peak_memory_gb", record.get("peak_memory_gb")),
+    ):
+        figures[name] = value if is_number(value) else 0.0
+    return Outcome(lesson, "ok", recipe=str(metrics.get("recipe", "")), **figures)
+
+
+def _outcome(entry: object, path: Path) -> Outcome:
+    names = {field.name for field in dataclasses.fields(Outcome)}
+    optional = {"recipe", "error"}  # those with a default
+    if not isinstance(entry, dict) or not names - optional <= entry.keys() <= names:
+        raise ValueError(f"{path} got the entry {entry!r:.200}; an entry has {', '.join(sorted(names))}")
+    # The name becomes a file name and a link: nothing but a known lesson may stand there.
+    if entry["lesson"] not in tuple(LESSONS):  # a tuple, as what is given may not be hashable
+        raise ValueError(f"{path} got lesson {entry['lesson']!r:.100}; give one of {', '.join(LESSONS)}")
     for name in ("seconds", "peak_memory_gb"):
         if not is_number(entry[name]):
             raise ValueError(f"{path}: {entry['lesson']} got {name} {entry[name]!r:.100}; give a number")
@@ -55,7 +72,7 @@ def _outcome(entry, path: Path) -> Outcome:
 
 
 def read_metrics(run: Path, lesson: str) -> dict | None:
-    """A lesson's metrics.json; None where there is none.
+    """A lesson's metrics.json, with "metrics" and "expected"; None where there is none.
 
     Raises:
         ValueError: It is not as ``write_metrics`` writes it.
@@ -64,27 +81,28 @@ def read_metrics(run: Path, lesson: str) -> dict | None:
     if not path.is_file():
         return None
     record = _read_json(path)
-    if not isinstance(record, dict):
-        raise ValueError(f"{path} got {type(record).__name__}; give keys and values")
+    if not isinstance(record, dict) or "metrics" not in record:
+        raise ValueError(f"{path} has no metrics; run the lesson again")
     record = {"expected": {}, **record}
     for name in ("metrics", "expected", "settings"):
-        if not isinstance(record.get(name, {}), dict) or "metrics" not in record:
+        if not isinstance(record.get(name, {}), dict):
             raise ValueError(f"{path} needs keys and values under {name}; run the lesson again")
+    # What has a band is drawn and compared, so it must be a number; other metrics are shown as text.
     for name, band in record["expected"].items():
         value = record["metrics"].get(name)
         if not _is_band(band) or not is_number(value):
             raise ValueError(
-                f"{path}: {name} got {value!r:.100}, expected {band!r:.100}; "
-                "give a number, and [low, high] with null for an open side"
+                f"{path}: {name} got {value!r:.100}, expected {band!r:.100}; give a number, and [low, high] with "
+                "null for an open side"
             )
     return record
 
 
-def _is_band(band) -> bool:
+def _is_band(band: object) -> bool:
     return isinstance(band, list) and len(band) == 2 and all(side is None or is_number(side) for side in band)
 
 
-def is_number(value) -> bool:
+def is_number(value: object) -> bool:
     """Whether a value from JSON is a number that can be drawn and formatted."""
     return isinstance(value, float) or isinstance(value, int) and abs(value) < _LARGEST
 

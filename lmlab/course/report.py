@@ -11,22 +11,16 @@ from typing import NamedTuple
 
 from lmlab import __version__
 from lmlab.course.compare import compare_lesson
-from lmlab.course.pages import COPIED, WEB, NotebookPage, Picture, plain_text, render, render_notebook
+from lmlab.course.pages import Figure, NotebookPage, plain_text, render_notebook
 from lmlab.course.records import own_file, read_metrics, read_outcomes
 from lmlab.course.results import expectation_table, inside
 from lmlab.course.runner import Outcome
+from lmlab.course.templates import WEB, render
 from lmlab.files import list_files, replace_folder, unlisted
 
-INDEX_TITLE = "lmlab report"
-MARK = ".lmlab-site"  # a file in every site: the names of the files that the report wrote
-
-
-class Gauge(NamedTuple):
-    """Where a band and a value lie, on a line from 0 to 100."""
-
-    start: float
-    end: float
-    value: float
+LISTING = ".lmlab-site"  # a file in every site: the names of the files that the report wrote
+COPIED = ("style.css", "site.js", "search.js")  # from lmlab/course/web
+_LARGEST_COVER = 1500  # pixels wide; a card shows about 600 of them
 
 
 class Expectation(NamedTuple):
@@ -36,7 +30,6 @@ class Expectation(NamedTuple):
     band: str
     value: str
     inside: bool
-    gauge: Gauge
 
 
 @dataclass
@@ -49,10 +42,12 @@ class Lesson:
 
     @property
     def name(self) -> str:
+        """Such as "01_data_analysis"."""
         return self.outcome.lesson
 
     @property
     def number(self) -> str:
+        """Such as "01"."""
         return self.name[:2]
 
     @property
@@ -63,29 +58,32 @@ class Lesson:
 
     @property
     def recipe(self) -> str:
-        return self.record and self.record.get("recipe") or self.outcome.recipe or "?"
+        """The name of its recipe, "?" if no file has it."""
+        return (self.record or {}).get("recipe") or self.outcome.recipe or "?"
 
     @property
     def expectations(self) -> list[Expectation]:
+        """Each metric that its recipe expects something of, in a band."""
         metrics, expected = self.record["metrics"], self.record["expected"]
         rows = expectation_table(metrics, expected).rows[: len(expected)]
-        return [
-            Expectation(name, band, value, verdict == "yes", gauge(metrics[name], expected[name]))
-            for name, band, value, verdict in rows
-        ]
+        return [Expectation(name, band, value, verdict == "yes") for name, band, value, verdict in rows]
 
     @property
     def more_measurements(self) -> list[tuple[str, str]]:
-        rows = expectation_table(self.record["metrics"], self.record["expected"]).rows
-        return [(name, value) for name, _, value, _ in rows[len(self.record["expected"]) :]]
+        """(name, value) of the other metrics."""
+        expected = self.record["expected"]
+        rows = expectation_table(self.record["metrics"], expected).rows[len(expected) :]
+        return [(name, value) for name, _, value, _ in rows]
 
     @property
     def settings(self) -> list[tuple[str, object]]:
+        """The recipe's keys and values."""
         return list(self.record.get("settings", {}).items())
 
     @property
-    def cover(self) -> Picture | None:
-        return choose_cover(self.page.pictures) if self.page else None
+    def cover(self) -> Figure | None:
+        """The figure that stands for it."""
+        return choose_cover(self.page.figures) if self.page else None
 
 
 class Menu(NamedTuple):
@@ -110,21 +108,19 @@ def build_site(run_dir: Path, site: Path, other: Path | None = None) -> Path:
         FileNotFoundError: A folder holds no run.
         ValueError: ``site`` holds anything but a report, or a run what ``lmlab run`` cannot have written.
     """
-    outcomes = [read_outcomes(run) for run in (run_dir, other) if run]
+    # Both runs are read before anything is written.
+    outcomes = read_outcomes(run_dir)
+    other_outcomes = read_outcomes(other) if other else []
+    executed = [o.lesson for o in outcomes if own_file(run_dir, f"{o.lesson}.ipynb").is_file()]
     with replace_site(site) as fresh:
         for name in COPIED:
             shutil.copyfile(WEB / name, fresh / name)
-        (fresh / "pictures").mkdir()
-        executed = [
-            outcome.lesson
-            for outcome in outcomes[0]
-            if own_file(run_dir, f"{outcome.lesson}.ipynb").is_file()
-        ]
-        lessons = [_read_lesson(outcome, run_dir, fresh, executed) for outcome in outcomes[0]]
+        (fresh / "figures").mkdir()
+        lessons = [_read_lesson(outcome, run_dir, fresh, executed) for outcome in outcomes]
         menu = Menu(lessons, compared=bool(other))
         _write_pages(fresh, run_dir, menu)
         if other:
-            names = {outcome.lesson for outcome in outcomes[1]}
+            names = {outcome.lesson for outcome in other_outcomes}
             shared = [lesson for lesson in lessons if lesson.name in names]
             _write_comparison(fresh, (run_dir, other), shared, menu)
     return site / "index.html"
@@ -139,28 +135,18 @@ def replace_site(site: Path) -> Iterator[Path]:
     """
     with replace_folder(site, _check_site) as fresh:
         yield fresh
-        list_files(fresh, MARK)
+        list_files(fresh, LISTING)
 
 
 def _check_site(site: Path) -> None:
-    if site.exists() and (others := _not_ours(site)):
+    if not site.exists():
+        return
+    foreign = unlisted(site, LISTING) if site.is_dir() else [site.name]
+    if foreign:
         raise ValueError(
-            f"--output got {site}, where {others[0]} is not of a report and would be deleted; "
-            "give a new folder, or move that away"
+            f"--output got {site}, where {foreign[0]} is not of a report and would be deleted; give a new folder, "
+            "or move that away"
         )
-
-
-def _not_ours(site: Path) -> list[str]:
-    """What no report wrote there, by its path in the site."""
-    if not site.is_dir():
-        return [site.name]
-    others, index = unlisted(site, MARK), site / "index.html"
-    if (site / MARK).is_file() or not index.is_file():
-        return others
-    if f"<title>{INDEX_TITLE}</title>" not in index.read_text("utf-8", errors="replace"):
-        return others
-    earlier = re.compile(r"[\w-]+\.(html|js|css)|pictures/[\w-]+\.png")  # of a version that wrote no list
-    return [name for name in others if not earlier.fullmatch(name)]
 
 
 def _read_lesson(outcome: Outcome, run_dir: Path, site: Path, executed: list[str]) -> Lesson:
@@ -173,150 +159,105 @@ def _read_lesson(outcome: Outcome, run_dir: Path, site: Path, executed: list[str
         return Lesson(outcome, record, render_notebook(_read_notebook(path, run_dir), name, site, executed))
     except Exception as error:  # it may be malformed anywhere, and what reads it was written for good ones
         raise ValueError(
-            f"{path} cannot be shown, {type(error).__name__}: {error!s:.500}; run the lesson "
-            "again, or take the notebook out of the run"
+            f"{path} cannot be shown, {type(error).__name__}: {error!s:.500}; run the lesson again, or take the "
+            "notebook out of the run"
         ) from error
 
 
 def _read_notebook(path: Path, run_dir: Path):
-    """What is shown to others names no folder of this machine: the run's is shortened to its name."""
+    """The notebook, with the path of the run's folder cut to its name: a site is made to be shown to others."""
     import nbformat
 
     text, folder = path.read_text(encoding="utf-8"), run_dir.resolve()
-    for ascii_only in (True, False):  # as JSON writes it, either way
-        here, name = (json.dumps(part, ensure_ascii=ascii_only)[1:-1] for part in (str(folder), folder.name))
+    for ascii_only in (True, False):  # JSON has two ways to write a name
+        here = json.dumps(str(folder), ensure_ascii=ascii_only)[1:-1]
+        name = json.dumps(folder.name, ensure_ascii=ascii_only)[1:-1]
         text = text.replace(here, name)
     notebook = nbformat.reads(text, as_version=4)
     nbformat.validate(notebook)
     return notebook
 
 
+# --- pages -----------------------------------------------------------------------------------------
+
+
 def _write(site: Path, name: str, title: str, menu: Menu, template: str, **values) -> None:
     page = render(template, title=title, menu=menu, **values)
-    # a lone surrogate, which JSON may hold, is no UTF-8
+    # JSON may hold a lone surrogate, which UTF-8 cannot
     (site / f"{name}.html").write_text(page, encoding="utf-8", errors="replace")
 
 
 def _write_pages(site: Path, run_dir: Path, menu: Menu) -> None:
-    _write(
-        site,
-        "index",
-        INDEX_TITLE,
-        menu,
-        "index.html",
-        run=run_dir.resolve().name,
-        version=__version__,
-        facts=_facts(menu.lessons),
-    )
+    values = {"run": run_dir.resolve().name, "version": __version__, "facts": _facts(menu.lessons)}
+    _write(site, "index", "lmlab report", menu, "index.html", **values)
     executed = [lesson for lesson in menu.lessons if lesson.page]
-    for at, lesson in enumerate(executed):
-        before = executed[at - 1] if at else None
-        after = executed[at + 1] if at + 1 < len(executed) else None
-        _write(
-            site,
-            lesson.name,
-            f"{lesson.number} · {lesson.title}",
-            menu,
-            "lesson.html",
-            lesson=lesson,
-            before=before,
-            after=after,
-        )
+    for before, lesson, after in zip([None, *executed], executed, [*executed[1:], None], strict=False):
+        title = f"{lesson.number} · {lesson.title}"
+        _write(site, lesson.name, title, menu, "lesson.html", lesson=lesson, before=before, after=after)
     _write(site, "search", "Search", menu, "search.html")
-    (site / "search-index.js").write_text(
-        f"const SECTIONS = {_sections(menu.lessons)};\n", encoding="utf-8", errors="replace"
-    )
+    index = f"const SECTIONS = {_search_index(menu.lessons)};\n"
+    (site / "search-index.js").write_text(index, encoding="utf-8", errors="replace")
 
 
 def _write_comparison(site: Path, runs: tuple[Path, Path], shared: list[Lesson], menu: Menu) -> None:
     """shared: the lessons that both runs hold."""
     names = tuple(run.resolve().name for run in runs)
-    if len(set(names)) == 1:
+    if names[0] == names[1]:  # runs of two folders
         names = tuple("/".join(run.resolve().parts[-2:]) for run in runs)
-    _write(site, "comparison", "Comparison", menu, "comparison.html", names=names, shared=shared)
+    values = {"names": names, "shared": shared}
+    _write(site, "comparison", "Comparison", menu, "comparison.html", **values)
     for lesson in shared:
-        compared = compare_lesson(lesson.name, runs, names)
-        _write(
-            site,
-            f"comparison-{lesson.name}",
-            f"Comparison: {lesson.title}",
-            menu,
-            "comparison_lesson.html",
-            lesson=lesson,
-            shared=shared,
-            names=names,
-            compared=compared,
-        )
-
-
-# the index --------------------------------------------------------------------------------------------------
+        values |= {"lesson": lesson, "compared": compare_lesson(lesson.name, runs, names)}
+        title = f"Comparison: {lesson.title}"
+        _write(site, f"comparison-{lesson.name}", title, menu, "comparison_lesson.html", **values)
 
 
 def _facts(lessons: list[Lesson]) -> list[tuple[str, str]]:
     """What the whole run comes to: a value, and what it is."""
-    good = sum(lesson.outcome.ok for lesson in lessons)
+    completed = sum(lesson.outcome.ok for lesson in lessons)
     seconds = sum(lesson.outcome.seconds for lesson in lessons)
     memory = max((lesson.outcome.peak_memory_gb for lesson in lessons), default=0)
-    bands = [
-        inside(lesson.record["metrics"][name], band)
-        for lesson in lessons
-        if lesson.record
-        for name, band in lesson.record["expected"].items()
-    ]
+    met = []
+    for lesson in lessons:
+        record = lesson.record or {"expected": {}}
+        met += [inside(record["metrics"][name], band) for name, band in record["expected"].items()]
     return [
-        (f"{good} of {len(lessons)}", "notebooks ran through"),
+        (f"{completed} of {len(lessons)}", "notebooks ran through"),
         (f"{seconds / 60:.1f}", "minutes together"),
         (f"{memory:.1f} GiB", "of memory at the peak"),
-        (f"{sum(bands)} of {len(bands)}" if bands else "no", "expectations met"),
+        (f"{sum(met)} of {len(met)}" if met else "no", "expectations met"),
     ]
 
 
-def choose_cover(pictures: list[Picture]) -> Picture | None:
-    """The picture that stands for a lesson: the one marked by the cell tag ``cover``.
+def choose_cover(figures: list[Figure]) -> Figure | None:
+    """The figure that stands for a lesson: the one marked by the cell tag ``cover``.
 
-    Where none is: the widest beside its height, as it fills a card best; of equal ones the largest, then the
-    last, as results come late.
+    If none is: the widest for its height, as it fills a card best; of equal ones the largest, then the last, as
+    results come late.
     """
-    marked = [picture for picture in pictures if picture.cover]
-    legible = [picture for picture in pictures if picture.width <= 1500]  # a card shows it at about 600
-    return max(marked or legible[::-1], key=lambda p: (round(2 * p.width / p.height), p.width), default=None)
+    marked = [figure for figure in figures if figure.cover]
+    legible = [figure for figure in figures if figure.width <= _LARGEST_COVER]
+    candidates = marked or legible[::-1]  # max takes the first of equal ones, and that shall be the last
+    return max(candidates, key=lambda f: (round(2 * f.width / f.height), f.width), default=None)
 
 
-def gauge(value: float, band: list) -> Gauge:
-    """Where a band and the value lie, for a small picture; the words beside it say the same."""
-    low, high = band
-    scale = (
-        (high - low) / 60
-        if None not in (low, high) and high > low
-        else max(abs(v) for v in (low, high, value, 1e-9) if v is not None) / 60
-    )
-    start = 20 if low is not None else 0
-    end = start + (high - low) / scale if None not in (low, high) else (100 if high is None else 80)
-    at = start + (value - low) / scale if low is not None else 80 - (high - value) / scale
-    end = max(end, start + 2)  # a band of one value
-    return Gauge(start, end, min(97.0, max(3.0, at)))
+# --- the search ------------------------------------------------------------------------------------
 
 
-# the search -------------------------------------------------------------------------------------------------
-
-
-def _sections(lessons: list[Lesson]) -> str:
+def _search_index(lessons: list[Lesson]) -> str:
     """What the search looks through, as JSON: [page, lesson, heading, anchor, text] of every section."""
-    found = []
+    sections = []
     for lesson in lessons:
         name = f"{lesson.number} · {lesson.title}"
         if lesson.page:
-            sections = _text_by_heading(lesson.page.body)
-            found += [[f"{lesson.name}.html", name, *section] for section in sections]
+            for section in _text_by_heading(lesson.page.body):
+                sections.append([f"{lesson.name}.html", name, *section])
         if lesson.record:
-            measured = ", ".join(
-                f"{name} {value}"
-                for name, _, value, _ in expectation_table(
-                    lesson.record["metrics"], lesson.record["expected"]
-                ).rows
-            )
-            found.append(["index.html", name, "Expected and measured", lesson.name, measured])
-    return json.dumps(found, ensure_ascii=False, separators=(",", ":")).replace("</", "<\\/")
+            rows = expectation_table(lesson.record["metrics"], lesson.record["expected"]).rows
+            measured = ", ".join(f"{metric} {value}" for metric, _, value, _ in rows)
+            sections.append(["index.html", name, "Expected and measured", lesson.name, measured])
+    # no text may end the script that the index stands in
+    return json.dumps(sections, ensure_ascii=False, separators=(",", ":")).replace("</", "<\\/")
 
 
 def _text_by_heading(body: str) -> list[list[str]]:
@@ -324,10 +265,13 @@ def _text_by_heading(body: str) -> list[list[str]]:
     from bs4 import BeautifulSoup
 
     tree = BeautifulSoup(body, "html.parser")
+    # Prose and code are searched; outputs would drown them.
     for aside in tree.select(".output_wrapper, .prompt"):
         aside.decompose()
+    # re.split keeps what the group matched: text, heading, text, heading, text, ...
     parts = re.split(r'(<h\d id="[^"]*">.*?</h\d>)', str(tree), flags=re.DOTALL)
-    return [
-        [plain_text(heading), re.search(r'id="([^"]*)"', heading)[1], plain_text(text)]
-        for heading, text in zip(parts[1::2], parts[2::2], strict=True)
-    ]
+    sections = []
+    for heading, text in zip(parts[1::2], parts[2::2], strict=True):
+        anchor = re.search(r'id="([^"]*)"', heading)[1]
+        sections.append([plain_text(heading), anchor, plain_text(text)])
+    return sections

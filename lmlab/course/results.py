@@ -1,4 +1,4 @@
-"""Where a lesson writes, what it measured, and what earlier lessons left for it."""
+"""metrics.json of a lesson, and the table of expected against measured."""
 
 import dataclasses
 import html
@@ -6,38 +6,9 @@ import json
 import time
 from pathlib import Path
 
-from lmlab.files import remove_temporary, write_atomic
-from lmlab.recipes import PROJECT, Recipe, load_recipe
+from lmlab.files import write_atomic
+from lmlab.recipes import Recipe
 from lmlab.training.tensorboard import write_results
-
-
-def lesson_dir(output_dir: str | Path, cfg: Recipe) -> Path:
-    """``output_dir``/<lesson>, made if missing. A relative folder is taken from the project's top."""
-    out = PROJECT / Path(output_dir).expanduser() / cfg.lesson
-    out.mkdir(parents=True, exist_ok=True)
-    return out
-
-
-def previous(output_dir: str | Path, lesson: str, relative: str) -> Path | None:
-    """What an earlier lesson made (``relative`` to its folder), or None. Says which it is."""
-    path = PROJECT / Path(output_dir).expanduser() / lesson / relative
-    remove_temporary(path.parent)  # a lesson that was killed while it replaced its result
-    if path.exists():
-        print(f"using {relative} of lesson {lesson[:2]}: {path}")
-        return path
-    print(f"lesson {lesson[:2]} has left no {relative} in {path.parent.parent}")
-    return None
-
-
-def recipe_of(folder: Path) -> Recipe:
-    """The recipe, overrides and all, with which a lesson made ``folder``; read from its metrics.json."""
-    path = folder / "metrics.json"
-    if not path.exists():
-        raise FileNotFoundError(f"{path} is missing: the lesson did not end; run it again")
-    record = json.loads(path.read_text(encoding="utf-8"))
-    settings = record.get("settings", {"seed": record["seed"]})
-    chosen = {name: value for name, value in settings.items() if name not in ("lesson", "name")}
-    return load_recipe(record["lesson"], record["recipe"], **chosen)
 
 
 @dataclasses.dataclass(frozen=True)

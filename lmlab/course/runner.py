@@ -12,16 +12,16 @@ import subprocess
 import sys
 import threading
 import time
-from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from lmlab.course.copies import notebooks_folder
 from lmlab.files import write_atomic
 from lmlab.hardware import available_cores
-from lmlab.recipes import PROJECT
 
-NOTEBOOKS = PROJECT / "notebooks"
-# a lesson waits for those whose results it uses
+NOTEBOOKS = notebooks_folder()
+# lesson -> those whose results it uses
 NEEDS = {
     "03_hellaswag": ("02_gpt2_from_scratch",),
     "07_merge_export": ("05_llama_lora_4bit", "06_deepseek_qlora_think"),
@@ -46,6 +46,7 @@ class Outcome:
 
     @property
     def ok(self) -> bool:
+        """Whether it ran to its end."""
         return self.status == "ok"
 
 
@@ -59,51 +60,65 @@ class Job:
 
 
 def run_jobs(jobs: list[Job], run_dir: Path, parallel: int = 1) -> list[Outcome]:
-    """Runs ``jobs`` into ``run_dir``, at most ``parallel`` at once, each after those it needs, failed or not.
+    """Runs notebooks, each after those whose results it uses, whether they failed or not.
 
     When it is interrupted, so are the notebooks: none of their processes stays behind.
+
+    Args:
+        jobs: What to run.
+        run_dir: Gets the executed notebooks, their logs and run.json.
+        parallel: Notebooks at the same time.
     """
     run_dir.mkdir(parents=True, exist_ok=True)
-    waiting, running, outcomes, live = list(jobs), {}, {}, set()
+    lessons = {job.lesson for job in jobs}
+    outcomes: dict[str, Outcome] = {}
+    running: dict[Future, tuple[Job, int]] = {}  # and its row
+    waiting, processes = list(jobs), set()
     rows = list(range(parallel))  # free lines of the terminal, one for each progress bar
     with ThreadPoolExecutor(parallel) as pool:
         try:
-            while waiting or running:
-                unfinished = {job.lesson for job in [*waiting, *(job for job, _ in running.values())]}
-                ready = [job for job in waiting if not unfinished & set(NEEDS.get(job.lesson, ()))]
-                for job in ready[: len(rows)]:
-                    waiting.remove(job)
-                    row = rows.pop(0)
-                    running[pool.submit(run_job, job, run_dir, live, row, parallel)] = job, row
+            while len(outcomes) < len(jobs):
+                # Start what has a free row, and all of whose inputs are there.
+                for job in list(waiting):
+                    needs = lessons & set(NEEDS.get(job.lesson, ()))
+                    if rows and needs <= outcomes.keys():
+                        waiting.remove(job)
+                        row = rows.pop(0)
+                        running[pool.submit(run_job, job, run_dir, processes, row, parallel)] = job, row
                 for future in wait(running, return_when=FIRST_COMPLETED).done:
                     job, row = running.pop(future)
                     rows = sorted([*rows, row])
                     outcomes[job.lesson] = future.result()
                 write_record(run_dir, [outcomes[job.lesson] for job in jobs if job.lesson in outcomes])
         except BaseException:
-            for process in list(live):
+            for process in list(processes):
                 kill_process_tree(process)
             raise
     return [outcomes[job.lesson] for job in jobs]
 
 
-def run_job(job: Job, run_dir: Path, live: set, row: int = 0, parallel: int = 1) -> Outcome:
-    """Runs one notebook and says how it went."""
-    outcome = run_notebook(job, run_dir, live, row, parallel)
-    _say(
-        f"{job.lesson}: {outcome.status}, {outcome.seconds:.0f} s, {outcome.peak_memory_gb:.1f} GiB"
-        + (f"\n{outcome.error}" if outcome.error else "")
-    )
+def run_job(job: Job, run_dir: Path, processes: set, row: int = 0, parallel: int = 1) -> Outcome:
+    """Runs one notebook and says how it went; arguments as in ``run_notebook``."""
+    outcome = run_notebook(job, run_dir, processes, row, parallel)
+    _say(f"{job.lesson}: {outcome.status}, {outcome.seconds:.0f} s, {outcome.peak_memory_gb:.1f} GiB")
+    if outcome.error:
+        _say(outcome.error)
     return outcome
 
 
-def run_notebook(job: Job, run_dir: Path, live: set, row: int = 0, parallel: int = 1) -> Outcome:
-    """Runs one notebook in its own process, shows its progress and watches its memory.
+def run_notebook(job: Job, run_dir: Path, processes: set, row: int = 0, parallel: int = 1) -> Outcome:
+    """Runs one notebook in its own process, which ends with this one, however this one ends.
 
-    The process stands in ``live`` while it runs. It ends with this one, however this one ends.
+    Args:
+        job: What to run.
+        run_dir: Gets <lesson>.ipynb and <lesson>.log.
+        processes: Holds the process while it runs.
+        row: Line of the terminal for the progress bar.
+        parallel: Notebooks that share the cores.
     """
+    # A process of its own: a kernel that dies or eats all memory takes nothing else with it.
     executed, log = run_dir / f"{job.lesson}.ipynb", run_dir / f"{job.lesson}.log"
-    began = time.monotonic()
+    start = time.monotonic()
     with open(log, "w", encoding="utf-8") as errors:
         command = [
             sys.executable,
@@ -119,23 +134,22 @@ def run_notebook(job: Job, run_dir: Path, live: set, row: int = 0, parallel: int
             stdout=subprocess.PIPE,
             stderr=errors,
             text=True,
-            cwd=job.notebook.parent,
-            # Ctrl-C comes to us alone, and we end the family
+            # Ctrl-C comes to this process alone, which ends the others
             env=_environment(parallel),
             start_new_session=True,
         )
-        live.add(process)
+        processes.add(process)
         bar = threading.Thread(target=_show_progress, args=(process.stdout, job.lesson, row), daemon=True)
         bar.start()
-        peak = _watch(process)
+        peak_gib = _wait_and_measure(process)
         bar.join()
     process.stdin.close()
-    live.discard(process)
+    processes.discard(process)
     status = {0: "ok", CELL_FAILED: "failed"}.get(process.returncode, "kernel died")
+    # papermill writes the notebook as it goes, so the failing cell is in the executed copy.
     error = "" if status == "ok" else _describe(executed, log, status, process.returncode)
-    return Outcome(
-        job.lesson, status, round(time.monotonic() - began, 1), peak, job.parameters.get("recipe", ""), error
-    )
+    seconds = round(time.monotonic() - start, 1)
+    return Outcome(job.lesson, status, seconds, peak_gib, job.parameters.get("recipe", ""), error)
 
 
 def write_record(run_dir: Path, outcomes: list[Outcome]) -> None:
@@ -154,9 +168,12 @@ def failing_cell(executed: Path) -> tuple[str, str] | None:
 
 
 def last_started_cell(executed: Path) -> str | None:
-    """The source of the cell that papermill had begun when its record ends; None if there is no record."""
-    begun = [cell for cell in _cells(executed) if cell["metadata"].get("papermill", {}).get("start_time")]
-    return "".join(begun[-1]["source"]) if begun else None
+    """The source of the cell that papermill had started when its record ends; None if there is no record."""
+    started = None
+    for cell in _cells(executed):
+        if cell["metadata"].get("papermill", {}).get("start_time"):
+            started = "".join(cell["source"])
+    return started
 
 
 def _cells(executed: Path) -> list[dict]:
@@ -182,9 +199,9 @@ def _indent(text: str) -> str:
 
 
 def _environment(parallel: int) -> dict[str, str]:
-    """Of the notebook's process: this Python's own kernel, pictures inline, cores shared with the others."""
+    """Of the notebook's process: this Python's own kernel, figures inline, cores shared with the others."""
     env = {key: value for key, value in os.environ.items() if key != "MPLBACKEND"}
-    env["JUPYTER_PREFER_ENV_PATH"] = "1"
+    env["JUPYTER_PREFER_ENV_PATH"] = "1"  # a kernel in the home directory may belong to another Python
     # Threads that spin for long while they wait bring training to a crawl as soon as anything else wants the
     # cores; threads that sleep at once cost a quarter of the speed where nothing does.
     env.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -213,17 +230,17 @@ def _show_progress(stream, lesson: str, row: int) -> None:
                 bar.update(int(done) - bar.n)
 
 
-def _watch(process: subprocess.Popen) -> float:
-    """Waits for a process; returns the peak of the summed resident memory of its family, GiB."""
+def _wait_and_measure(process: subprocess.Popen) -> float:
+    """Waits for a process; returns the peak of the resident memory of it and its children together, GiB."""
     peak = 0
     while process.poll() is None:
-        peak = max(peak, sum(_resident(member) for member in _family(process)))
+        peak = max(peak, sum(_resident_bytes(member) for member in _process_tree(process)))
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(0.4)
     return round(peak / 2**30, 2)
 
 
-def _family(process: subprocess.Popen) -> list:
+def _process_tree(process: subprocess.Popen) -> list:
     import psutil
 
     try:
@@ -233,7 +250,7 @@ def _family(process: subprocess.Popen) -> list:
         return []
 
 
-def _resident(member) -> int:
+def _resident_bytes(member) -> int:
     import psutil
 
     try:
@@ -243,9 +260,10 @@ def _resident(member) -> int:
 
 
 def kill_process_tree(process: subprocess.Popen) -> None:
+    """Ends a process and its children at once."""
     import psutil
 
-    for member in _family(process):
+    for member in _process_tree(process):
         with contextlib.suppress(psutil.NoSuchProcess):
             member.kill()
 
@@ -262,14 +280,8 @@ def execute(notebook: str, executed: str, parameters: dict) -> int:
     os.dup2(2, 1)  # what the kernel itself prints goes to the log
     bar = {"file": progress, "bar_format": "{n_fmt}/{total_fmt}\n", "mininterval": 0, "miniters": 1}
     try:
-        papermill.execute_notebook(
-            notebook,
-            executed,
-            parameters,
-            kernel_name="python3",
-            progress_bar=bar,
-            cwd=str(Path(notebook).parent),
-        )
+        # without cwd=: relative paths mean the same in the notebook as on the command line
+        papermill.execute_notebook(notebook, executed, parameters, kernel_name="python3", progress_bar=bar)
     except papermill.PapermillExecutionError:
         return CELL_FAILED
     except DeadKernelError as error:

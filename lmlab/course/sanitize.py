@@ -3,7 +3,7 @@
 import functools
 import html
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 
 import tinycss2
 from bleach.css_sanitizer import CSSSanitizer
@@ -34,7 +34,7 @@ _PROPERTIES = frozenset(
 )
 # no url() and no strings
 _PLAIN_VALUE = re.compile(r"(?:[\w\s#%.,!-]|\b(?:rgb|rgba|hsl|hsla)\([\d\s%.,/]+\))+")
-_OWN_IMAGE = re.compile(r"pictures/[\w-]+\.png|data:image/(?:png|jpeg|gif|webp|svg\+xml);base64,[\w+/=\s]*")
+_OWN_IMAGE = re.compile(r"figures/[\w-]+\.png|data:image/(?:png|jpeg|gif|webp|svg\+xml);base64,[\w+/=\s]*")
 _WEB_OR_ANCHOR = re.compile(r"https?://[^\s\\]+|#\S*")
 _NOTEBOOK = re.compile(r"(?:\./)?([\w-]+)\.(?:ipynb|html)(#\S*)?")
 
@@ -71,13 +71,15 @@ class _PlainStyle(CSSSanitizer):
     """Style attributes with known properties of plain values."""
 
     def sanitize_css(self, style: str) -> str:
+        """The declarations of a style attribute that may stay."""
         declarations = tinycss2.parse_declaration_list(style, skip_comments=True, skip_whitespace=True)
-        kept = [
-            (part.lower_name, tinycss2.serialize(part.value).strip())
-            for part in declarations
-            if part.type == "declaration" and part.lower_name in _PROPERTIES
-        ]
-        return "; ".join(f"{name}: {value}" for name, value in kept if _PLAIN_VALUE.fullmatch(value))
+        kept = []
+        for part in declarations:
+            if part.type == "declaration" and part.lower_name in _PROPERTIES:
+                value = tinycss2.serialize(part.value).strip()
+                if _PLAIN_VALUE.fullmatch(value):
+                    kept.append(f"{part.lower_name}: {value}")
+        return "; ".join(kept)
 
 
 class _KnownPlaces(Filter):
@@ -90,7 +92,7 @@ class _KnownPlaces(Filter):
         super().__init__(source)
         self._pages = pages
 
-    def __iter__(self):
+    def __iter__(self) -> Iterator[dict]:
         for token in super().__iter__():
             name = token["name"] if token["type"] in ("StartTag", "EmptyTag") else ""
             if name == "a":
@@ -100,6 +102,7 @@ class _KnownPlaces(Filter):
             yield token
 
     def _lead(self, attributes: dict) -> None:
+        # The link to a notebook of the course becomes one to its page, if this run has it.
         target = attributes.pop((None, "href"), None)
         notebook = _NOTEBOOK.fullmatch(target or "")
         if notebook and notebook[1] in self._pages:

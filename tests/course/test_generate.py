@@ -1,9 +1,9 @@
-"""``lmlab generate-data`` against a real server here: trouble, form, going on, and no trace of the key."""
+"""``lmlab generate-data`` against a local server: failures, format, resuming, and no trace of the key."""
 
+import asyncio
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -15,15 +15,14 @@ import pytest
 from lmlab import cli
 from lmlab.course import generate_data
 from lmlab.course.generate_data import (
-    Answer,
-    DataFile,
     Endpoint,
     EndpointError,
-    clean,
     find_key,
-    messages,
-    why_not,
+    format_problem,
+    prompt_messages,
+    strip_reasoning,
 )
+from lmlab.course.resumable_file import ResumableFile
 from lmlab.miniworld import grammar
 
 KEY = "sk-very-secret-0123456789"
@@ -63,12 +62,7 @@ class Server:
                 with lock:
                     number = len(outer.requests)
                     outer.requests.append(
-                        {
-                            "path": self.path,
-                            "headers": dict(self.headers),
-                            "body": body,
-                            "time": time.monotonic(),
-                        }
+                        {"path": self.path, "headers": self.headers, "body": body, "time": time.monotonic()}
                     )
                     outer.active += 1
                     outer.most_active = max(outer.most_active, outer.active)
@@ -115,11 +109,19 @@ def server():
 
 @pytest.fixture
 def endpoint(server):
-    return Endpoint(server.url, "writer", KEY, timeout=5, first_wait=0.01)
+    return Endpoint(server.url, "writer", KEY, timeout=5, max_retries=2)
 
 
 def rows_of(path) -> list[dict]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def ask(endpoint, number=0):
+    async def once():
+        async with endpoint.connect() as client:
+            return await endpoint.ask(client, prompt_messages(number))
+
+    return asyncio.run(once())
 
 
 def all_texts(error: BaseException | None) -> str:
@@ -133,14 +135,14 @@ def all_texts(error: BaseException | None) -> str:
 
 def test_it_asks_as_the_protocol_wants_and_fills_the_file(server, endpoint, tmp_path):
     path = tmp_path / "new" / "out.jsonl"
-    tally = generate_data.generate(endpoint, path, 20, concurrency=3, report=lambda line: None)
+    tally = generate_data.generate(endpoint, path, 20, concurrency=3)
     rows = rows_of(path)
     assert len(rows) == len({row["text"] for row in rows}) == tally.written == tally.asked == 20
-    assert all(why_not(row["text"]) is None and row["model"] == "writer" for row in rows)
+    assert all(format_problem(row["text"]) is None and row["model"] == "writer" for row in rows)
     assert (tally.tokens_in, tally.tokens_out) == (2000, 1000)
     first = server.requests[0]
     assert first["path"] == "/v1/chat/completions" and first["headers"]["Authorization"] == f"Bearer {KEY}"
-    assert first["body"]["messages"] in [messages(number) for number in range(3)]
+    assert first["body"]["messages"] in [prompt_messages(number) for number in range(3)]
     assert first["body"]["temperature"] == 1.0 and first["body"]["max_tokens"] == 600
     assert len({json.dumps(request["body"]["messages"]) for request in server.requests}) == 20
     assert server.most_active <= 3
@@ -148,8 +150,16 @@ def test_it_asks_as_the_protocol_wants_and_fills_the_file(server, endpoint, tmp_
 
 def test_no_more_is_asked_than_needed_and_so_many_at_once(server, endpoint, tmp_path):
     server.delay = 0.05
-    generate_data.generate(endpoint, tmp_path / "out.jsonl", 10, concurrency=4, report=lambda line: None)
+    generate_data.generate(endpoint, tmp_path / "out.jsonl", 10, concurrency=4)
     assert len(server.requests) == 10 and server.most_active == 4
+
+
+def hang(handler):
+    time.sleep(1.0)
+
+
+def hang_up(handler):
+    handler.close_connection = True
 
 
 def cut_off(handler):
@@ -160,195 +170,157 @@ def cut_off(handler):
     handler.close_connection = True
 
 
-def hang_up(handler):
-    handler.connection.shutdown(socket.SHUT_RDWR)
-
-
-def drop_by_drop(handler):
-    handler.send_response(200)
-    handler.send_header("Content-Length", "1000")
-    handler.end_headers()
-    for _ in range(1000):
-        handler.wfile.write(b" ")
-        time.sleep(0.05)
-
-
-def sleep_long(handler):
-    time.sleep(1.0)
-
-
-def test_passing_trouble_is_waited_out(server, endpoint, tmp_path):
-    endpoint.timeout, endpoint.tries = 0.4, 8
+def test_what_may_pass_is_tried_again(server, endpoint, tmp_path, monkeypatch):
+    monkeypatch.setattr("openai._base_client.MAX_RETRY_DELAY", 0.05)  # seconds; 8 in the client
+    endpoint.timeout, endpoint.max_retries = 0.4, 6
+    soon = {"retry-after-ms": "10"}
     server.script = {
         0: (429, {"Retry-After": "0.3"}, {}),
-        1: (500, {}, b"\x1b[31moh"),
-        2: (503, {}, b""),
-        3: cut_off,
+        1: (500, soon, b"\x1b[31moh"),
+        2: (503, soon, b""),
+        3: hang,
         4: hang_up,
-        5: sleep_long,
-        6: drop_by_drop,
+        5: cut_off,
     }
-    tally = generate_data.generate(
-        endpoint, tmp_path / "out.jsonl", 3, concurrency=1, report=lambda line: None
-    )
-    assert tally.written == 3 and not tally.left_out
+    tally = generate_data.generate(endpoint, tmp_path / "out.jsonl", 2, concurrency=1)
+    assert tally.written == 2 and not tally.left_out
     assert server.requests[1]["time"] - server.requests[0]["time"] >= 0.3
-    same_prompt = {json.dumps(request["body"]["messages"]) for request in server.requests[:8]}
-    assert len(same_prompt) <= 2, "a prompt is asked again, not left out"
-
-
-def test_waiting_grows_and_ends(server, endpoint, tmp_path):
-    server.default, endpoint.tries, endpoint.first_wait = (502, {}, {"error": "overloaded"}), 4, 0.1
-    with pytest.raises(EndpointError, match="no answer in 4 tries.*502.*overloaded.*command goes on"):
-        generate_data.generate(endpoint, tmp_path / "out.jsonl", 3, concurrency=1, report=lambda line: None)
-    times = [request["time"] for request in server.requests]
-    pauses = [after - before for before, after in zip(times, times[1:], strict=False)]
-    assert len(pauses) == 3 and 0.05 <= pauses[0] < 0.2 and 0.2 <= pauses[2] < 0.5
+    asked = [json.dumps(request["body"]["messages"]) for request in server.requests]
+    assert len(set(asked[:7])) == 1, "a prompt is asked again, not left out"
 
 
 @pytest.mark.parametrize(
-    "status, headers, message",
+    "planned, shown", [((502, {}, {"error": "overloaded"}), "502.*overloaded"), (hang_up, "")]
+)
+def test_an_endpoint_that_stays_away_ends_the_run(server, endpoint, tmp_path, planned, shown):
+    server.default, endpoint.max_retries = planned, 1
+    with pytest.raises(EndpointError, match=f"127.0.0.1.*{shown}"):
+        generate_data.generate(endpoint, tmp_path / "out.jsonl", 3, concurrency=1)
+    assert len(server.requests) == 2
+
+
+def garbled(handler):
+    """No status line at all; an HTTP library quotes such a line in its error."""
+    handler.wfile.write(f"{KEY}\r\n\r\n".encode())
+    handler.close_connection = True
+
+
+def test_trouble_on_the_way_shows_no_key(server):
+    server.default = garbled
+    for url in (server.url, "http://127.0.0.1:9/v1"):  # where nobody listens
+        with pytest.raises(EndpointError, match="127.0.0.1") as caught:
+            ask(Endpoint(url, "writer", KEY, max_retries=0))
+        assert KEY not in all_texts(caught.value)
+
+
+def test_the_retries_outlast_a_quota_of_a_minute():
+    from openai._constants import INITIAL_RETRY_DELAY, MAX_RETRY_DELAY
+
+    waits = [min(INITIAL_RETRY_DELAY * 2**n, MAX_RETRY_DELAY) for n in range(generate_data.MAX_RETRIES)]
+    assert 0.75 * sum(waits) > 60  # the client shortens each by up to a quarter
+
+
+@pytest.mark.parametrize(
+    "status, headers",
     [
-        (401, {}, "refused: 401.*LMLAB_API_KEY"),
-        (404, {}, "refused: 404.*/v1"),
-        (400, {}, "refused: 400"),
-        (307, {"Location": "http://127.0.0.1:9/v1"}, "refused: 307.*address that it has now"),
-        (302, {"Location": "http://127.0.0.1:9/v1"}, "refused: 302"),
-        (429, {"Retry-After": "4000"}, "asks to wait 4000 s"),
+        (401, {}),
+        (403, {}),
+        (404, {}),
+        (400, {}),
+        (307, {"Location": "http://127.0.0.1:9/v1"}),
+        (302, {"Location": "http://127.0.0.1:9/v1"}),
+        (429, {"Retry-After": "4000"}),
     ],
 )
-def test_a_refusal_ends_the_run_at_once(server, endpoint, tmp_path, status, headers, message):
+def test_a_refusal_ends_the_run_at_once(server, endpoint, tmp_path, status, headers):
     server.default = (status, headers, {"error": {"message": f"no, {KEY}!"}})
-    with pytest.raises(EndpointError, match=message) as caught:
-        generate_data.generate(endpoint, tmp_path / "out.jsonl", 3, concurrency=1, report=lambda line: None)
+    with pytest.raises(EndpointError, match=str(status)) as caught:
+        generate_data.generate(endpoint, tmp_path / "out.jsonl", 3, concurrency=1)
     assert len(server.requests) == 1 and KEY not in all_texts(caught.value)
 
 
 def test_newer_models_get_their_own_name_for_the_limit(server, endpoint, tmp_path):
     def wants_the_new_name(handler):
         if "max_tokens" in handler.body:
-            return handler.reply(400, {}, b"use max_completion_tokens instead")
+            return handler.reply(400, {}, b"no. " * 100 + b"use max_completion_tokens instead")
         return handler.reply(200, {}, chat(description(handler.body["messages"][1]["content"])))
 
     server.default = wants_the_new_name
-    generate_data.generate(endpoint, tmp_path / "out.jsonl", 4, concurrency=2, report=lambda line: None)
+    generate_data.generate(endpoint, tmp_path / "out.jsonl", 4, concurrency=2)
     assert server.requests[-1]["body"]["max_completion_tokens"] == 600
     assert "max_tokens" not in server.requests[-1]["body"]
 
 
-def test_the_name_is_found_at_the_end_of_a_long_refusal(server, endpoint):
-    server.script = {0: (400, {}, b"no. " * 100 + b"use max_completion_tokens instead")}
-    assert why_not(endpoint.ask(messages(0)).text) is None
-
-
 @pytest.mark.parametrize("status", [400, 413, 422])
-def test_a_refused_prompt_is_left_out_once_others_were_answered(server, endpoint, tmp_path, status):
-    path, lines = tmp_path / "out.jsonl", []
+def test_a_refused_prompt_is_left_out_once_others_were_answered(server, endpoint, tmp_path, status, caplog):
+    caplog.set_level("INFO", "lmlab")
+    path = tmp_path / "out.jsonl"
     server.script = {2: (status, {}, {"error": f"content filter, {KEY}"})}
-    tally = generate_data.generate(endpoint, path, 4, concurrency=1, report=lines.append)
+    tally = generate_data.generate(endpoint, path, 4, concurrency=1)
     assert tally.written == 4 and tally.left_out == {f"refused ({status})": 1}
-    assert "content filter, [key]" in "".join(lines)
-    server.script = {5: (status, {}, {})}  # the first of a run that goes on: the rows show that others were
-    again = Endpoint(server.url, "writer", KEY, first_wait=0.01)
-    assert generate_data.generate(again, path, 6, concurrency=1, report=lines.append).written == 6
+    assert "content filter, [key]" in caplog.text
+    server.script = {5: (status, {}, {})}  # the first of a resumed run: the rows show that others were
+    again = Endpoint(server.url, "writer", KEY)
+    assert generate_data.generate(again, path, 6, concurrency=1).written == 6
 
 
-@pytest.mark.parametrize("status, requests", [(400, 50), (401, 3), (403, 3), (404, 3), (302, 3)])
+@pytest.mark.parametrize("status, requests", [(400, 50), (401, 3), (404, 3)])
 def test_what_refuses_everything_ends_the_run(server, endpoint, tmp_path, status, requests):
     server.script = {number: (200, {}, chat(description(number))) for number in range(2)}
-    server.default = (status, {"Location": server.url}, {"error": "closed"})
+    server.default = (status, {}, {"error": "closed"})
     with pytest.raises(EndpointError, match=f"{status}"):
-        generate_data.generate(endpoint, tmp_path / "out.jsonl", 90, concurrency=1, report=lambda line: None)
+        generate_data.generate(endpoint, tmp_path / "out.jsonl", 90, concurrency=1)
     assert len(server.requests) == requests
 
 
-@pytest.mark.parametrize("status, longer", [(429, True), (503, False)])
-def test_the_last_wait_outlasts_a_quota_of_a_minute(server, endpoint, monkeypatch, status, longer):
-    assert generate_data.QUOTA_WAIT >= 60
-    monkeypatch.setattr(generate_data, "QUOTA_WAIT", 0.3)
-    endpoint.tries, server.script = 3, {0: (status, {}, {}), 1: (status, {}, {})}
-    endpoint.ask(messages(0))
-    first, second, third = (request["time"] for request in server.requests)
-    assert second - first < 0.3 and (third - second >= 0.3) == longer
-
-
 @pytest.mark.parametrize(
-    "sent",
-    [
-        "sk/covert+word",
-        r"sk\/covert+word",
-        r"sk\u002fcovert\u002Bword",
-        "sk%2Fcovert%2bword",
-        "sk%2fcovert+word",
-    ],
+    "sent", ["sk/covert+word", r"sk\/covert+word", r"sk\u002fcovert\u002Bword", "sk%2Fcovert%2bword"]
 )
-def test_the_key_is_hidden_in_whatever_form_it_comes_back(server, endpoint, sent):
-    key = "sk/covert+word"
-    endpoint = Endpoint(server.url, "writer", key)
+def test_the_key_is_hidden_in_whatever_form_it_comes_back(server, sent):
+    endpoint = Endpoint(server.url, "writer", "sk/covert+word")
     server.default = (400, {}, f'{{"error": "no {sent}!"}}'.encode())
     with pytest.raises(EndpointError, match="no .key.!") as caught:
-        endpoint.ask(messages(0))
+        ask(endpoint)
     assert "covert" not in all_texts(caught.value)
-    server.default = (200, {}, chat(f"<LOC>{sent} {GOOD}</LOC>"))
-    answer = endpoint.ask(messages(0))
-    assert answer.reason == "the key stands in it" and "covert" not in answer.text
+    server.default = (200, {}, json.dumps(chat(f"<LOC>SENT {GOOD}</LOC>")).replace("SENT", sent).encode())
+    answer = ask(endpoint)
+    assert answer.problem == "the key stands in it" and "covert" not in answer.text
 
 
 def test_a_key_that_is_no_secret_hides_no_text(server):
     server.default = (400, {}, {"error": "none of the models"})
     with pytest.raises(EndpointError, match="none of the models"):
-        Endpoint(server.url, "writer", "none").ask(messages(0))
-
-
-def garbled(handler):
-    """No status line at all; http.client quotes such a line in its error."""
-    handler.wfile.write(f"{KEY}\r\n".encode())
-    handler.close_connection = True
-
-
-def test_trouble_on_the_way_shows_no_key(server, endpoint):
-    endpoint.tries, server.default = 2, (200, {}, b"")
-    server.script = dict.fromkeys(range(2), garbled)
-    with pytest.raises(EndpointError, match="BadStatusLine: .key.") as caught:
-        endpoint.ask(messages(0))
-    assert KEY not in all_texts(caught.value)
-
-
-def test_an_answer_without_end_is_not_read(server, endpoint, monkeypatch):
-    monkeypatch.setattr(generate_data, "LARGEST_REPLY", 1000)
-    endpoint.tries, server.default = 1, (200, {}, chat(GOOD * 100))
-    with pytest.raises(EndpointError, match="more than 1,000 bytes"):
-        endpoint.ask(messages(0))
+        ask(Endpoint(server.url, "writer", "none"))
 
 
 GOOD = "A hall of mirrors stands on the hill, and every mirror shows another winter, said the keeper. " * 2
 
 
 @pytest.mark.parametrize(
-    "text, reason",
+    "text, problem",
     [
         ("", "empty"),
         (GOOD, "not between <LOC> and </LOC>"),
         (f"<LOC>{GOOD}", "not between <LOC> and </LOC>"),
-        (f"Sure! <LOC>{GOOD}</LOC>", "text around the markers"),
-        (f"<LOC>{GOOD}</LOC> <LOC>{GOOD}</LOC>", "text around the markers"),
-        (f"<LOC><b>{GOOD}</b></LOC>", "markers inside"),
+        (f"Sure! <LOC>{GOOD}</LOC>", "text around the tags"),
+        (f"<LOC>{GOOD}</LOC> <LOC>{GOOD}</LOC>", "text around the tags"),
+        (f"<LOC><b>{GOOD}</b></LOC>", "tags inside"),
         ("<LOC>A hill.</LOC>", "shorter than 80 characters"),
-        (f"<LOC>{GOOD * 20}</LOC>", "longer than 1500"),
-        (f"<LOC>{GOOD}\ud800</LOC>", "characters that are no text"),
-        (f"<LOC>{GOOD}\x00</LOC>", "characters that are no text"),
+        (f"<LOC>{GOOD * 20}</LOC>", "longer than 1500 characters"),
+        (f"<LOC>{GOOD}\ud800</LOC>", "control characters"),
+        (f"<LOC>{GOOD}\x00</LOC>", "control characters"),
         (f"<LOC>{GOOD}</LOC>", None),
     ],
 )
-def test_the_form_is_checked(text, reason):
-    assert why_not(text) == reason
+def test_the_format_is_checked(text, problem):
+    assert format_problem(text) == problem
 
 
-def test_thoughts_and_line_breaks_are_taken_away():
-    assert clean("<think>Hm.\n<LOC></think>\n\n<LOC>A\n hill</LOC>\n") == "<LOC>A hill</LOC>"
+def test_reasoning_and_line_breaks_are_stripped():
+    assert strip_reasoning("<think>Hm.\n<LOC></think>\n\n<LOC>A\n hill</LOC>\n") == "<LOC>A hill</LOC>"
 
 
-def test_what_cannot_be_used_is_counted_by_its_reason(server, endpoint, tmp_path):
+def test_what_cannot_be_used_is_counted_by_its_problem(server, endpoint, tmp_path, caplog):
     good = description(0)
     near = good.replace(".</LOC>", " end.</LOC>")
     server.script = {
@@ -358,14 +330,14 @@ def test_what_cannot_be_used_is_counted_by_its_reason(server, endpoint, tmp_path
         3: (200, {}, b"<html>"),
         4: (200, {}, {"choices": []}),
         5: (200, {}, chat(None)),
-        6: (200, {}, chat("no markers")),
+        6: (200, {}, chat("no tags")),
         7: (200, {}, chat(good[:-6], finish_reason="length")),
         8: (200, {}, chat([{"type": "text"}])),
         9: (200, {}, chat(f"<LOC>{KEY} {GOOD}</LOC>")),
         10: (200, {}, b"[" * 100_000),
     }
-    lines = []
-    tally = generate_data.generate(endpoint, tmp_path / "out.jsonl", 5, concurrency=1, report=lines.append)
+    caplog.set_level("INFO", "lmlab")
+    tally = generate_data.generate(endpoint, tmp_path / "out.jsonl", 5, concurrency=1)
     assert tally.left_out == {
         "repeats another": 1,
         "nearly repeats another": 1,
@@ -376,49 +348,47 @@ def test_what_cannot_be_used_is_counted_by_its_reason(server, endpoint, tmp_path
         "the key stands in it": 1,
     }
     assert tally.written == 5 and tally.asked == 15
-    assert KEY not in "\n".join(lines) + (tmp_path / "out.jsonl").read_text()
-    assert any(line.startswith("left out, not between <LOC> and </LOC>: 'no markers'") for line in lines)
+    assert KEY not in caplog.text + (tmp_path / "out.jsonl").read_text()
+    assert "left out, not between <LOC> and </LOC>: 'no tags'" in caplog.text
 
 
 def test_it_stops_when_most_answers_are_of_no_use(server, endpoint, tmp_path):
     server.script = {number: (200, {}, chat("Sure!")) for number in range(200) if number % 5}
-    with pytest.raises(EndpointError, match="of the last 50 answers .* not between <LOC>.*is written stays"):
-        generate_data.generate(endpoint, tmp_path / "out.jsonl", 500, concurrency=1, report=lambda line: None)
+    with pytest.raises(EndpointError, match="of the last 50 answers .* not between <LOC>"):
+        generate_data.generate(endpoint, tmp_path / "out.jsonl", 500, concurrency=1)
     assert len(server.requests) == 50 and len(rows_of(tmp_path / "out.jsonl")) == 10
 
 
-def test_half_is_still_borne(server, endpoint, tmp_path):
+def test_half_left_out_is_tolerated(server, endpoint, tmp_path):
     server.script = {number: (200, {}, chat("Sure!")) for number in range(0, 300, 2)}
-    tally = generate_data.generate(
-        endpoint, tmp_path / "out.jsonl", 60, concurrency=1, report=lambda line: None
-    )
+    tally = generate_data.generate(endpoint, tmp_path / "out.jsonl", 60, concurrency=1)
     assert tally.written == 60 and tally.left_out.total() == 60
 
 
 # --- the file ---
 
 
-def test_it_goes_on_where_it_was_and_asks_other_things(server, endpoint, tmp_path):
+def test_it_resumes_and_asks_other_things(server, endpoint, tmp_path):
     path = tmp_path / "out.jsonl"
-    generate_data.generate(endpoint, path, 6, concurrency=2, report=lambda line: None)
-    generate_data.generate(endpoint, path, 10, concurrency=2, report=lambda line: None)
+    generate_data.generate(endpoint, path, 6, concurrency=2)
+    generate_data.generate(endpoint, path, 10, concurrency=2)
     assert len(server.requests) == 10 and sorted(row["prompt"] for row in rows_of(path)) == list(range(10))
-    generate_data.generate(endpoint, path, 12, seed=1, concurrency=2, report=lambda line: None)
+    generate_data.generate(endpoint, path, 12, seed=1, concurrency=2)
     assert sorted(row["prompt"] for row in rows_of(path) if row["seed"] == 1) == [0, 1]
 
 
-def test_a_half_written_last_line_is_removed(tmp_path):
-    path, lines = tmp_path / "out.jsonl", []
+def test_a_half_written_last_line_is_removed(tmp_path, caplog):
+    path = tmp_path / "out.jsonl"
     whole = b'{"text": "one"}\n{"text": "zw\xc3\xb6lf"}\n'
     for half in (b'{"text": "th', b'{"text": "th\xc3', b'{"text": "th"', b'{"te', b"\0\0\0", b'{"te\0\0'):
         path.write_bytes(whole + half)
-        with DataFile(path, lines.append) as file:
+        with ResumableFile(path) as file:
             assert [row["text"] for row in file.rows] == ["one", "zwölf"]
             file.append({"text": "three"})
         assert path.read_bytes() == whole + b'{"text": "three"}\n'
-    assert len(lines) == 6 and "cut off" in lines[0]
+    assert len(caplog.records) == 6
     path.write_bytes(whole + b'{"text": "by hand"}')
-    with DataFile(path) as file:
+    with ResumableFile(path) as file:
         file.append({"text": "four"})
     assert [row["text"] for row in rows_of(path)] == ["one", "zwölf", "by hand", "four"]
 
@@ -426,36 +396,35 @@ def test_a_half_written_last_line_is_removed(tmp_path):
 @pytest.mark.parametrize(
     "content, message",
     [
-        (b'{"text": "one"}\nnonsense\n', "line 2 is no row"),
-        (b'{"txt": "one"}\n', "line 1 is no row"),
-        (b'["text"]\n', "line 1 is no row"),
-        (b'[{"text": "a"}, {"text": "b"}]', "line 1 is no row"),
-        (b'{"text": "one"}\n{"txt": "two"}', "line 2 is no row"),
-        (b"12", "line 1 is no row"),
-        (b'{"text": "one"}\nthe end', "line 2 is no row"),
-        (b'{"text": "a"} {"text": "b"}', "line 1 is no row"),
+        (b'{"text": "one"}\nnonsense\n', "line 2"),
+        (b'{"txt": "one"}\n', "line 1"),
+        (b'["text"]\n', "line 1"),
+        (b'[{"text": "a"}, {"text": "b"}]', "line 1"),
+        (b'{"text": "one"}\n{"txt": "two"}', "line 2"),
+        (b"12", "line 1"),
+        (b'{"text": "one"}\nthe end', "line 2"),
+        (b'{"text": "a"} {"text": "b"}', "line 1"),
     ],
 )
 def test_another_file_is_refused_and_left_alone(tmp_path, content, message):
     path = tmp_path / "out.jsonl"
     path.write_bytes(content)
     with pytest.raises(ValueError, match=message):
-        DataFile(path)
+        ResumableFile(path)
     assert path.read_bytes() == content
 
 
 def test_a_file_of_another_name_is_not_made(tmp_path):
-    with pytest.raises(ValueError, match="ends in .jsonl"):
-        DataFile(tmp_path / "new" / "out.txt")
+    with pytest.raises(ValueError, match="output"):
+        ResumableFile(tmp_path / "new" / "out.txt")
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="has no flock")
 def test_two_writers_do_not_mix(tmp_path):
     path = tmp_path / "out.jsonl"
-    with DataFile(path), pytest.raises(ValueError, match="written by another process"):
-        DataFile(path)
-    with DataFile(path):
+    with ResumableFile(path), pytest.raises(ValueError, match="out.jsonl"):
+        ResumableFile(path)
+    with ResumableFile(path):
         pass
 
 
@@ -489,7 +458,7 @@ def start(server, path, *more, key=KEY, n=30):
     )
 
 
-def test_killed_at_any_moment_it_goes_on_to_n(server, tmp_path):
+def test_killed_at_any_moment_it_resumes_up_to_n(server, tmp_path):
     path, shown, server.delay = tmp_path / "out.jsonl", "", 0.05
     server.script = {
         7: (429, {"Retry-After": "0"}, {"error": f"slow down, {KEY}"}),
@@ -510,7 +479,7 @@ def test_killed_at_any_moment_it_goes_on_to_n(server, tmp_path):
     rows = rows_of(path)
     assert done.returncode == 0 and len(rows) == len({row["text"] for row in rows}) == 30
     assert path.read_bytes().startswith(kept[: kept.rindex(b"\n") + 1])
-    assert "cut off" in shown and "30 written" in shown
+    assert "incomplete" in shown and "30 written" in shown
     assert all(request["headers"]["Authorization"] == f"Bearer {KEY}" for request in server.requests)
     assert KEY not in shown and KEY.encode() not in path.read_bytes()
     again = start(server, path, "--yes")
@@ -519,14 +488,14 @@ def test_killed_at_any_moment_it_goes_on_to_n(server, tmp_path):
 
 def test_ctrl_c_ends_it_at_once_and_says_how_to_go_on(server, tmp_path):
     path, server.delay = tmp_path / "out.jsonl", 0.05
-    server.script = dict.fromkeys(range(6, 20), sleep_long)
+    server.script = dict.fromkeys(range(6, 20), hang)
     process = start(server, path, "--yes", "--concurrency", "2")
     while not path.exists() or path.read_bytes().count(b"\n") < 3:
         assert process.poll() is None
         time.sleep(0.01)
     process.send_signal(signal.SIGINT)
     _, error = process.communicate(timeout=60)
-    assert process.returncode == 130 and "keeps its rows, the same command goes on" in error
+    assert process.returncode == 130 and "keeps its rows" in error
     assert len(rows_of(path)) >= 3 and KEY not in error
 
 
@@ -534,7 +503,7 @@ def test_ctrl_c_ends_it_at_once_and_says_how_to_go_on(server, tmp_path):
 def test_a_bad_key_is_refused_unseen(server, tmp_path, key):
     process = start(server, tmp_path / "out.jsonl", "--yes", key=key)
     shown = "".join(process.communicate(timeout=60))
-    assert process.returncode == 2 and "the key has blanks" in shown and key[:8] not in shown
+    assert process.returncode == 2 and "the key" in shown and key[:8] not in shown
     assert server.requests == []
 
 
@@ -542,7 +511,7 @@ def test_a_refusal_shows_no_key(server, tmp_path):
     server.default = (401, {"X-Echo": KEY}, {"error": {"message": f"Incorrect key: {KEY}; Bearer {KEY}"}})
     process = start(server, tmp_path / "out.jsonl", "--yes")
     shown = "".join(process.communicate(timeout=60))
-    assert process.returncode == 2 and "refused: 401" in shown and "[key]" in shown and KEY not in shown
+    assert process.returncode == 2 and "401" in shown and "[key]" in shown and KEY not in shown
 
 
 def test_without_a_terminal_yes_is_needed(server, tmp_path):
@@ -564,7 +533,7 @@ def test_the_estimate_comes_first_and_no_means_no(server, tmp_path, capsys, monk
     assert cli.main(arguments) == 0 and server.requests == []
     assert (tmp_path / "out.jsonl").read_text() == '{"te'
     out = capsys.readouterr().out
-    characters = sum(len(message["content"]) for message in messages(0))
+    characters = sum(len(message["content"]) for message in prompt_messages(0))
     tokens = 30 * round(characters / 4)
     assert f"about {tokens:,} tokens in, at most 18,000 out: {(tokens * 2 + 180_000) / 1e6:.2f}" in out
     assert "without a key" in out and "nothing was asked" in out
@@ -576,28 +545,26 @@ def test_the_estimate_comes_first_and_no_means_no(server, tmp_path, capsys, monk
 
 
 @pytest.mark.parametrize(
-    "more, message",
+    "more, named",
     [
-        (["--price-input", "1"], "give both"),
-        (["--price-input", "-1", "--price-output", "1"], "give both"),
-        (["--price-input", "nan", "--price-output", "1"], "give both"),
-        (["--temperature", "3"], "give 0 to 2"),
-        (["--max-tokens", "0"], "1 or more"),
-        (["--n", "0"], "1 or more"),
-        (["--concurrency", "0"], "1 or more"),
-        (["--base-url", "localhost:80"], "give a URL such as"),
-        (["--base-url", "http://localhost:80a/v1"], "give a URL such as"),
-        (["--base-url", "http://[::1/v1"], "give a URL such as"),
-        (["--base-url", "http://localhost:99999/v1"], "give a URL such as"),
-        (["--base-url", "http://u:pw@x/v1"], "without user name"),
-        (["--base-url", "http://u:pw@[x/v1"], "without user name"),
-        (["--base-url", "http://x/v1?key=pw@"], "without user name"),
+        (["--price-input", "1"], "--price-output"),
+        (["--price-input", "-1", "--price-output", "1"], "-1"),
+        (["--price-input", "nan", "--price-output", "1"], "nan"),
+        (["--temperature", "3"], "temperature"),
+        (["--max-tokens", "0"], "max_tokens"),
+        (["--n", "0"], "n 0"),
+        (["--concurrency", "0"], "concurrency"),
+        (["--base-url", "localhost:80"], "base_url"),
+        (["--base-url", "http://localhost:80a/v1"], "base_url"),
+        (["--base-url", "http://[::1/v1"], "base_url"),
+        (["--base-url", "http://u:pw@[x/v1"], "base_url"),
+        (["--base-url", "http://x/v1?key=pw@"], "base_url"),
     ],
 )
-def test_bad_arguments_are_named(server, tmp_path, capsys, more, message):
+def test_bad_arguments_are_named(server, tmp_path, capsys, more, named):
     assert cli.main(command(server, tmp_path / "out.jsonl", "--yes", *more)) == 2
     shown = capsys.readouterr().err
-    assert message in shown and "pw@" not in shown and server.requests == []
+    assert named in shown and "pw@" not in shown and server.requests == []
 
 
 def test_a_folder_is_no_file(server, tmp_path, capsys):
@@ -632,21 +599,7 @@ def test_whose_key_it_is():
     assert not Endpoint("http://localhost/v1", "m", KEY).in_the_clear
 
 
-@pytest.mark.parametrize(
-    "value, seconds", [("2.5", 2.5), ("-3", 0), ("nan", 0), ("inf", 0), ("soon", 0), ("", 0)]
-)
-def test_retry_after(value, seconds):
-    assert generate_data.retry_after(value) == seconds
-
-
-def test_retry_after_a_date():
-    from email.utils import formatdate
-
-    assert 55 < generate_data.retry_after(formatdate(time.time() + 60, usegmt=True)) <= 60
-
-
 def test_prompts_vary_and_come_again():
-    many = [messages(number)[1]["content"] for number in range(1000)]
-    assert len(set(many)) > 990 and many[:3] == [messages(number)[1]["content"] for number in range(3)]
-    assert messages(0, seed=1) != messages(0)
-    assert isinstance(Answer("x"), tuple)
+    many = [prompt_messages(number)[1]["content"] for number in range(1000)]
+    assert len(set(many)) > 990 and many[:3] == [prompt_messages(number)[1]["content"] for number in range(3)]
+    assert prompt_messages(0, seed=1) != prompt_messages(0)

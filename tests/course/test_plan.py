@@ -10,36 +10,19 @@ from peft import LoraConfig, get_peft_model
 from lmlab import hardware
 from lmlab.cli import main
 from lmlab.course import cost
-from lmlab.course.plan import (
-    PUBLISHED,
-    _cache_bytes,
-    changes,
-    compare,
-    forecast,
-    measure,
-    plan,
-    published_config,
-    trainings,
-)
+from lmlab.course.forecast import forecast, kv_cache_bytes
+from lmlab.course.measured import compare, measure
+from lmlab.course.plan import changes, plan
+from lmlab.course.trainings import published_config, published_models, trainings
 from lmlab.models import adapters, quantization
 from lmlab.models.gpt import GPT2_SIZES
 from lmlab.models.sources import load_model
 from lmlab.recipes import list_recipes, load_recipe
-from lmlab.training import trainers
 from lmlab.training.memory import in_four_bits, model_on_meta, with_adapter
 
 T4 = hardware.gpu("T4")
 CPU = dataclasses.replace(
-    T4,
-    device="cpu",
-    device_name="a CPU",
-    dtype="float32",
-    bf16=False,
-    fp16=False,
-    use_cpu=True,
-    compute_dtype="float32",
-    memory_gb=16.0,
-    gpu_memory_gb=None,
+    T4, device="cpu", device_name="a CPU", dtype="float32", memory_gb=16.0, gpu_memory_gb=None
 )
 PLANNED = ["02", "04", "05", "06", "08", "09"]
 
@@ -80,7 +63,9 @@ def test_every_hub_model_of_a_recipe_is_built_in():
         for name in list_recipes(lesson)
         for key in ("model", "style_model")
     }
-    assert {source for source in named if source and not source.startswith("miniworld/")} <= set(PUBLISHED)
+    assert {source for source in named if source and not source.startswith("miniworld/")} <= set(
+        published_models()
+    )
 
 
 def test_llama_with_an_adapter_of_rank_8():
@@ -115,7 +100,7 @@ def test_a_t4_has_no_bfloat16():
     assert (T4.dtype, T4.fp16, T4.bf16) == ("float16", True, False)
     assert hardware.gpu("L4").dtype == "bfloat16"
     assert hardware.gpu("a100-80gb").gpu_memory_gb > 70
-    with pytest.raises(ValueError, match="gpu got 'T5'; give one of T4, L4"):
+    with pytest.raises(ValueError, match="T5"):
         hardware.gpu("T5")
 
 
@@ -143,35 +128,33 @@ def test_an_adapter_is_predicted_to_the_byte(number, model, machine, tmp_path, o
     torch.save(optimizer.state_dict(), tmp_path / "optimizer.pt")
     found = measure(adapted, optimizer, tmp_path)
     assert set(found) == {"weights", "adapter", "optimizer", "checkpoint"}
-    assert found == dict(made.forecasts["adapter"].kept)
+    assert found == dict(made.forecasts["adapter"].model_states)
     assert all(row.predicted == row.actual for row in compare(made, found).rows)
 
 
 def test_full_fine_tuning_is_predicted_to_the_byte(tmp_path, one_thread):
     from datasets import Dataset
-    from transformers import Trainer
+    from transformers import Trainer, TrainingArguments
 
     from lmlab.hardware import describe_machine
 
     machine = describe_machine()
-    made = plan(recipe("04", checkpoint_every=1), machine)
+    made = plan(recipe("04"), machine)
     model = load_model("miniworld/gpt2")
-    args = trainers.training_arguments(
-        tmp_path,
-        machine,
-        epochs=1,
-        batch_size=1,
-        learning_rate=1e-4,
+    args = TrainingArguments(
+        str(tmp_path),
+        use_cpu=machine.use_cpu,
+        per_device_train_batch_size=1,
         report_to="none",
         max_steps=1,
-        checkpoint_every=1,
+        save_steps=1,
     )
     rows = Dataset.from_dict({"input_ids": [[8, 9, 10]], "labels": [[8, 9, 10]]})
     trainer = Trainer(model=model, args=args, train_dataset=rows)
     trainer.train()
     found = measure(model, trainer.optimizer, tmp_path / "checkpoint-1")
     found.pop("peak memory", None)
-    assert found == dict(made.forecasts["pairs"].kept)
+    assert found == dict(made.forecasts["pairs"].model_states)
     assert (
         made.forecasts["pairs"].disk["checkpoints"] == 3 * found["checkpoint"]
     )  # two, and one being written
@@ -193,11 +176,13 @@ def test_a_run_of_lmlab_train_is_predicted_to_the_byte(tmp_path, one_thread):
         PretrainConfig(max_steps=1, batch_size=1, block_size=16, learning_rate=1e-3),
         validation=text_rows(tokens, 16),
         out=tmp_path,
-        report=lambda line: None,
     )
     found = measure(model, checkpoint=tmp_path / "checkpoints" / "step_1")
     made = forecast(trainings(cfg, CPU)[0], CPU)
-    assert found["checkpoint"] == made.kept["checkpoint"] and found["weights"] == made.kept["weights"]
+    assert (
+        found["checkpoint"] == made.model_states["checkpoint"]
+        and found["weights"] == made.model_states["weights"]
+    )
 
 
 def test_a_head_that_is_not_the_embeddings_is_counted(tmp_path):
@@ -212,12 +197,12 @@ def test_a_head_that_is_not_the_embeddings_is_counted(tmp_path):
     weights = load_file(folder / "model.safetensors")
     head = weights["transformer.wte.weight"].flip(0).clone()
     save_file(weights | {"lm_head.weight": head}, folder / "model.safetensors", metadata={"format": "pt"})
-    made = plan(recipe("04", model=str(folder)), CPU).forecasts["pairs"].kept["weights"]
+    made = plan(recipe("04", model=str(folder)), CPU).forecasts["pairs"].model_states["weights"]
     assert made == measure(load_model(str(folder)))["weights"]
 
 
 def test_comparing_asks_for_a_training_that_is_there():
-    with pytest.raises(ValueError, match="compare got training 'x'; the plan has pretraining"):
+    with pytest.raises(ValueError, match="'x'.*pretraining"):
         compare(plan(recipe("02"), T4), {}, "x")
 
 
@@ -227,7 +212,9 @@ def test_comparing_asks_for_a_training_that_is_there():
 @pytest.mark.parametrize("number", PLANNED)
 def test_every_lesson_that_trains_has_a_plan(number):
     made = plan(recipe(number), T4)
-    assert all(f.fits and f.hours > 0 and f.rent > 0 for f in made.forecasts.values()) and not made.advice
+    assert (
+        all(f.fits and f.hours > 0 and f.hourly_cost > 0 for f in made.forecasts.values()) and not made.advice
+    )
     for shown in (str(made), made._repr_html_()):
         assert "peak memory" in shown and "Predicted" in shown
     assert "<table>" in made._repr_html_()
@@ -235,8 +222,10 @@ def test_every_lesson_that_trains_has_a_plan(number):
 
 def test_the_parts_are_the_peak():
     made = forecast(trainings(recipe("06"), T4)[0], T4)
-    assert sum(made.memory.values()) == made.peak > made.kept["weights"] + made.kept["adapter"]
-    assert made.memory["gradients"] <= made.kept["adapter"]
+    assert (
+        sum(made.memory.values()) == made.peak > made.model_states["weights"] + made.model_states["adapter"]
+    )
+    assert made.memory["gradients"] <= made.model_states["adapter"]
 
 
 def test_what_does_not_fit_is_told_what_would_help():
@@ -248,7 +237,7 @@ def test_what_does_not_fit_is_told_what_would_help():
     alone = [change.forecast.peak for change in offered if len(change.settings) < 3]
     assert alone == sorted(alone) and alone[-1] < made.forecasts["adapter"].peak
     for change in offered:  # each is a recipe that can be run, and its plan says the same
-        again = plan(dataclasses.replace(cfg, **change.settings), small)
+        again = plan(cfg.model_copy(update=change.settings), small)
         assert again.forecasts["adapter"].peak == change.forecast.peak
     assert "--set activation_checkpointing=true" in str(made) and "instead" in made._repr_html_()
 
@@ -260,7 +249,8 @@ def test_a_change_keeps_the_tokens_of_a_step():
             assert change.settings["batch_size"] * change.settings["grad_accumulation"] == 8
 
 
-def test_logits_in_pieces_train_under_4_gib_and_whole_ones_do_not():
+@pytest.mark.slow
+def test_chunked_logits_train_under_4_gib_and_whole_ones_do_not():
     l4 = hardware.gpu("L4")
     job = trainings(recipe("06", "gpu", batch_size=2, grad_accumulation=8), l4)[0]
     assert (job.batch_size, job.length, job.checkpointing, job.chunked) == (2, 2048, True, True)
@@ -271,7 +261,7 @@ def test_logits_in_pieces_train_under_4_gib_and_whole_ones_do_not():
 
 
 def shallow(job, **others):
-    """The same of two layers, which is quicker to play."""
+    """The same with two layers, which is quicker to trace."""
     config = copy.deepcopy(job.config)
     config.num_hidden_layers = 2
     return dataclasses.replace(job, config=config, **others)
@@ -285,26 +275,27 @@ def test_more_operations_take_longer_and_a_better_gpu_less():
     assert dataclasses.replace(on_t4, training=dataclasses.replace(job, steps=None)).hours is None
 
 
-def test_answers_of_a_step_are_written_before_it(one_thread):
-    """Keys and values as transformers keeps them; where they are the fullest, a change names what makes fewer."""
+def test_answers_of_a_step_are_generated_before_it(one_thread):
+    """The KV cache is transformers' own size; where it is the peak, a change names what makes it smaller."""
     cfg = recipe("09", n_train=8)
     job = trainings(cfg, CPU)[0]
     model = load_model(cfg.model)
     with torch.no_grad():
         cache = model(torch.ones(3, 11, dtype=torch.long), use_cache=True).past_key_values
     real = sum(layer.keys.nbytes + layer.values.nbytes for layer in cache.layers)
-    assert _cache_bytes(dataclasses.replace(job, generated=3, length=11), CPU) == real
-    tight = dataclasses.replace(T4, gpu_memory_gb=6.0)
-    made = plan(recipe("09", "t4", batch_size=1, grad_accumulation=512, max_new_tokens=1024), tight)
+    assert kv_cache_bytes(dataclasses.replace(job, rollouts=3, length=11), CPU) == real
+    tight = dataclasses.replace(T4, gpu_memory_gb=0.9)
+    made = plan(recipe("09", n_train=8, batch_size=1, grad_accumulation=512, max_new_tokens=1024), tight)
     writing = made.forecasts["adapter"]
-    assert "keys and values" in writing.memory and not writing.fits
+    assert "KV cache" in writing.memory and not writing.fits
     fewer = min(made.advice["adapter"], key=lambda change: change.forecast.peak)
     assert {"max_new_tokens", "grad_accumulation"} & set(fewer.settings)
-    assert writing.seconds > forecast(dataclasses.replace(writing.training, generated=0), tight).seconds
+    assert writing.seconds > forecast(dataclasses.replace(writing.training, rollouts=0), tight).seconds
 
 
-def test_what_nothing_mends_is_said():
-    made = plan(recipe("04", "style-gpt2-xl"), dataclasses.replace(T4, gpu_memory_gb=5.0))
+def test_what_nothing_helps_is_said():
+    made = plan(recipe("05"), dataclasses.replace(T4, gpu_memory_gb=0.601))
+    assert made.advice["adapter"] and not any(change.forecast.fits for change in made.advice["adapter"])
     assert "nothing of this makes it fit" in str(made)
 
 
@@ -321,11 +312,11 @@ def test_a_folder_gives_the_config(gpt2_folder):
 def test_the_command(capsys):
     assert main(["plan", "05", "--gpu", "T4", "--set", "lora_r=4"]) == 0
     shown = capsys.readouterr().out
-    assert "float16" in shown and "fits" in shown and "rent" in shown
+    assert "float16" in shown and "fits" in shown and "cost" in shown
     assert main(["plan", "05", "--gpu", "T4", "--set", "batch_size=4096"]) == 1
     shown = capsys.readouterr().out
     assert "DOES NOT FIT" in shown and "--set batch_size=1 --set grad_accumulation=4096" in shown
     assert (
         main(["plan", "02", "--recipe", "local"]) == 2 and "--set data_dir=FOLDER" in capsys.readouterr().err
     )
-    assert main(["plan", "03"]) == 2 and "give 02, 04, 05, 06, 08 or 09" in capsys.readouterr().err
+    assert main(["plan", "03"]) == 2 and "02, 04, 05, 06, 08, 09" in capsys.readouterr().err

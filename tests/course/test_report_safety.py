@@ -15,6 +15,9 @@ from bs4 import BeautifulSoup
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 from test_report import STATE, WIDE, WIDGET, write_events
 
+import lmlab
+from lmlab.course.mathml import formula
+from lmlab.course.pages import markdown
 from lmlab.course.report import build_site
 from lmlab.course.sanitize import sanitize
 
@@ -115,6 +118,7 @@ def armed(vector: str, web: str) -> str:
 
 def hostile_notebook(vectors):
     cells = [new_markdown_cell("# 01 · " + " ".join(vectors).replace("\n", " "))]
+    cells += [new_markdown_cell(f"${armed(tex, 'http://127.0.0.1:9')}$") for tex in TEX]
     for vector in vectors:
         cells += [
             new_markdown_cell(vector),
@@ -287,16 +291,37 @@ SUSPECT_ATTRIBUTES = {
     "data",
 }
 KNOWN_LINK = re.compile(
-    r"https?://\S+|#\S*|[\w-]+\.html(#\S*)?|pictures/[\w-]+\.png|"
+    r"https?://\S+|#\S*|[\w-]+\.html(#\S*)?|figures/[\w-]+\.png|"
     r"data:image/(png|jpeg|svg\+xml);base64,[\w+/=]*"
 )
+
+
+# What a formula may consist of; none of it holds HTML, and none of the attributes an address.
+MATHML = set(
+    "math mfrac mi mn mo mover mrow mspace msqrt mstyle msub msubsup msup mtable mtd mtext mtr munder".split()
+)
+MATHML_ATTRIBUTES = {
+    "alttext",
+    "display",
+    "mathvariant",
+    "mathcolor",
+    "stretchy",
+    "width",
+    "scriptlevel",
+    "displaystyle",
+}
 
 
 def live_parts(page: BeautifulSoup) -> list[str]:
     """What in a page could run, load or send something, but for what the templates write."""
     found = []
-    for own in page.select("head, header, svg.chart, svg.gauge, .key svg, .math svg, script[src^=search]"):
+    for own in page.select("head, header, svg.chart, .key svg, script[src^=search]"):
         own.decompose()
+    for math in page.select(".math > math"):
+        for tag in [math, *math.find_all(True)]:
+            if tag.name not in MATHML or not set(tag.attrs) <= MATHML_ATTRIBUTES:
+                found.append(str(tag)[:200])
+        math.decompose()
     for tag in page.find_all(True):
         if tag.name in SUSPECT:
             found.append(str(tag)[:200])
@@ -314,6 +339,32 @@ def test_of_a_piece_only_what_shapes_it_is_left(vector):
     for parser in ("html.parser", "lxml"):  # they read what is malformed in different ways
         assert live_parts(BeautifulSoup(clean, parser)) == []
     assert sanitize(clean) == clean, "once is enough"
+
+
+TEX = [
+    r"\text{<script>RUN</script>}",
+    r"\text{<img src=x onerror=RUN>}",
+    r"\text{</mtext></math><img src=x onerror=RUN>}",
+    r"\text{<style><!--</style><img title='--&gt;&lt;img src=1 onerror=RUN&gt;'>}",
+    r"\mathrm{\text{<mglyph><style></math><img src onerror=RUN></style></mglyph>}}",
+    r"\href{javascript:RUN}{x}",
+    r"\style{background:url(WEB/x.png)}{x} \class{contents}{y}",
+    r"\color{red;background:url(WEB/y.png)}{x}",
+    r"""\text{"><img src=x onerror=RUN>}""",
+    r"x < y \text{&lt;script&gt;RUN&lt;/script&gt;}",
+    r"\unicode{x3c}script\unicode{x3e}RUN",
+    r"\begin{array}{<img onerror=RUN>} 1 \end{array}",
+]
+
+
+@pytest.mark.parametrize("tex", TEX)
+def test_a_formula_is_mathml_and_nothing_else(tex):
+    tex = armed(tex, "http://evil.invalid")
+    for shown in (formula(tex), formula(tex, block=True), markdown(f"${tex}$"), markdown(f"$${tex}$$")):
+        wrapped = shown if 'class="math"' in shown else f'<span class="math">{shown}</span>'
+        for parser in ("html.parser", "lxml"):
+            assert live_parts(BeautifulSoup(wrapped, parser)) == []
+        assert not re.search(r"<(?!/?(?:math|m[a-z]+|code|span|div|p)\b)", shown), "no other element begins"
 
 
 def test_the_pages_keep_nothing_that_is_live(site):
@@ -456,7 +507,7 @@ def refuse(run, tmp_path, match, other=None):
         " 01_data_analysis",
         "０1_data_analysis",
         "https://x.org/x",
-        "pictures/x",
+        "figures/x",
         "style.css\x00.html",
     ],
 )
@@ -656,7 +707,7 @@ def test_neighbors_of_a_site_stay(tmp_path):
     assert {path for path in tmp_path.rglob("*") if not path.is_relative_to(tmp_path / "site")} == before
 
 
-@pytest.mark.parametrize("stranger", ["notes.html", ".git/config", "pictures/mine.png", "index.html.bak"])
+@pytest.mark.parametrize("stranger", ["notes.html", ".git/config", "figures/mine.png", "index.html.bak"])
 def test_what_a_reader_put_into_a_site_is_not_deleted(stranger, tmp_path):
     run = plain_run(tmp_path / "run")
     build_site(run, tmp_path / "site")
@@ -675,17 +726,13 @@ def test_a_file_and_a_folder_of_others_are_refused(tmp_path):
     refuse(run, tmp_path, "index.html")
 
 
-def test_a_site_of_an_older_version_and_an_empty_folder_are_replaced(tmp_path):
+def test_an_empty_folder_and_an_older_report_are_replaced(tmp_path):
     run = plain_run(tmp_path / "run")
     (tmp_path / "site").mkdir()
     build_site(run, tmp_path / "site")
-    (tmp_path / "site" / ".lmlab-site").unlink()
-    (tmp_path / "site" / "00_gone.html").write_text("a page of an older report")
+    (run / f"{LESSON}.ipynb").unlink()
     build_site(run, tmp_path / "site")
-    assert not (tmp_path / "site" / "00_gone.html").exists()
-    (tmp_path / "site" / ".lmlab-site").unlink()
-    (tmp_path / "site" / "thesis.txt").write_text("years of work")
-    refuse(run, tmp_path, "thesis.txt")
+    assert not (tmp_path / "site" / f"{LESSON}.html").exists()
 
 
 def test_a_report_that_fails_leaves_the_older_one(tmp_path):
@@ -736,19 +783,19 @@ def shown_by(text):
     import numpy as np
 
     from lmlab import hardware, recipes
-    from lmlab.course import plan, results
+    from lmlab.course import lesson, measured, plan, results
     from lmlab.data import preflight, token_view
     from lmlab.evaluation.hellaswag import HellaSwagScores
     from lmlab.exercises.judging import Verdict
-    from lmlab.viz import blind, widgets
+    from lmlab.viz import blind, hellaswag_browser, widgets
 
     machine = dataclasses.replace(hardware.gpu("T4"), device_name=text, reasons=(text,))
-    recipe = dataclasses.replace(
-        recipes.load_recipe("01_data_analysis"), tokenizer=text, name=text, datasets=[text]
+    recipe = recipes.load_recipe("01_data_analysis").model_copy(
+        update={"tokenizer": text, "name": text, "datasets": [text]}
     )
     tokens = token_view.token_view([{"input_ids": [0, 1], "labels": [-100, 1]}] * 2, Words(text))
     scores = HellaSwagScores(*(np.ones((1, 4)),) * 4, labels=np.zeros(1, int))
-    item = widgets.item_view(
+    item = hellaswag_browser.item_view(
         [{"ctx": text, "ctx_a": text, "ctx_b": text, "activity_label": text, "endings": [text] * 4}],
         scores,
         0,
@@ -761,17 +808,18 @@ def shown_by(text):
     return {
         "machine": machine._repr_html_(),
         "recipe": recipe._repr_html_(),
+        "lesson": lesson.Lesson(recipe, machine, Path(text), None, False, None, 0.0)._repr_html_(),
         "tokens": tokens._repr_html_(),
         "expectations": results.expectation_table({text: text, "b": 1.0}, {"b": [0, 1]})._repr_html_(),
         "plan": plan.Plan(text, recipe, machine, {})._repr_html_(),
-        "comparison": plan.Comparison([plan.Row(text, 1.0, 2.0)])._repr_html_(),
+        "comparison": measured.Comparison([measured.Row(text, 1.0, 2.0)])._repr_html_(),
         "preflight": preflight.Preflight(
             (preflight.Check(text, False, text),), tokens, 0.0, 0.0, 0, 1
         )._repr_html_(),
         "blind table": test.table()._repr_html_(),
         "blind panel": test.panel().children[0].value,
-        "item": widgets.Several((item,))._repr_html_(),
-        "error": widgets._box({}, fail).children[-1].value,
+        "item": hellaswag_browser.ItemViews((item,))._repr_html_(),
+        "error": widgets.control_box({}, fail).children[-1].value,
         "verdict": Verdict(text, text, text, (text,))._repr_html_(),
     }
 
@@ -793,6 +841,6 @@ def test_what_notebooks_show_escapes_a_readers_text(text):
 
 
 def test_every_class_that_shows_itself_is_tried():
-    sources = (Path(sanitize.__code__.co_filename).parent).rglob("*.py")
-    n = sum(len(re.findall(r"def _repr_html_", source.read_text(encoding="utf-8"))) for source in sources)
-    assert n == 11, "a new one? add it to shown_by"
+    sources = Path(lmlab.__file__).parent.rglob("*.py")
+    n = sum(source.read_text(encoding="utf-8").count("def _repr_html_") for source in sources)
+    assert n == 12, "a new one? add it to shown_by"

@@ -1,10 +1,10 @@
-"""metrics.json, the table of expectations, folders, and what an earlier lesson left."""
+"""metrics.json and the table of expectations."""
 
 import json
 
 import pytest
 
-from lmlab.course.results import inside, lesson_dir, previous, recipe_of, write_metrics
+from lmlab.course.results import inside, write_metrics
 from lmlab.recipes import load_recipe
 from lmlab.training.progress import read_progress, report_progress
 
@@ -15,14 +15,14 @@ def cfg():
 
 
 def test_metrics_are_written_and_compared(tmp_path, cfg):
-    table = write_metrics(lesson_dir(tmp_path, cfg), cfg, {"drop": 0.1, "tokens": 12})
-    record = json.loads((tmp_path / cfg.lesson / "metrics.json").read_text())
+    table = write_metrics(tmp_path, cfg, {"drop": 0.1, "tokens": 12})
+    record = json.loads((tmp_path / "metrics.json").read_text())
     assert record["metrics"] == {"drop": 0.1, "tokens": 12}
     assert record["recipe"] == "tiny"
     assert record["settings"]["lora_alpha"] == cfg.lora_alpha, "the values that the recipe came to"
     assert table.rows[0] == ("drop", "at least 0.15", "0.1", "NO")
     assert "NO" in str(table) and "at least 0.15" in table._repr_html_()
-    assert sorted(f.name for f in (tmp_path / cfg.lesson).iterdir()) == ["metrics.json", "tensorboard"]
+    assert sorted(f.name for f in tmp_path.iterdir()) == ["metrics.json", "tensorboard"]
 
 
 def test_numpy_and_torch_scalars_become_plain_numbers(tmp_path, cfg):
@@ -33,7 +33,7 @@ def test_numpy_and_torch_scalars_become_plain_numbers(tmp_path, cfg):
 
 
 def test_an_expected_metric_that_was_not_measured_is_an_error(tmp_path, cfg):
-    with pytest.raises(ValueError, match="expects drop, but the lesson measured dorp"):
+    with pytest.raises(ValueError, match="drop"):
         write_metrics(tmp_path, cfg, {"dorp": 1})
     assert not list(tmp_path.iterdir())
 
@@ -51,22 +51,6 @@ def test_an_expected_metric_that_was_not_measured_is_an_error(tmp_path, cfg):
 )
 def test_inside(value, band, expected):
     assert inside(value, band) is expected
-
-
-def test_previous_says_what_it_found(tmp_path, cfg, capsys):
-    assert previous(tmp_path, cfg.lesson, "adapter") is None
-    (lesson_dir(tmp_path, cfg) / "adapter").mkdir()
-    assert previous(tmp_path, cfg.lesson, "adapter") == tmp_path / cfg.lesson / "adapter"
-    said = capsys.readouterr().out
-    assert "has left no adapter" in said and "using adapter of lesson 05" in said
-
-
-def test_a_lesson_tells_with_which_recipe_it_ran(tmp_path):
-    cfg = load_recipe("06_deepseek_qlora_think", seed=3, n_train=99)
-    with pytest.raises(FileNotFoundError, match="run it again"):
-        recipe_of(lesson_dir(tmp_path, cfg))
-    write_metrics(lesson_dir(tmp_path, cfg), cfg, dict.fromkeys(cfg.expected, 1))
-    assert recipe_of(lesson_dir(tmp_path, cfg)) == cfg
 
 
 def test_progress_is_read_line_by_line(tmp_path):

@@ -1,0 +1,87 @@
+"""Trainings without a notebook, ``lmlab finetune`` and ``lmlab pretrain``: they leave a run like any other."""
+
+import json
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from lmlab.course.lesson import write_recipe, write_record
+from lmlab.course.runs import RUN_FOLDERS
+from lmlab.files import write_atomic
+from lmlab.hardware import describe_machine
+from lmlab.recipes import Recipe
+
+
+def finetune(cfg: Recipe, run: Path | None = None, bits: int | None = None) -> Path:
+    """Trains a recipe of lesson 04, 05 or 06, and resumes where an earlier call was interrupted.
+
+    Args:
+        cfg: The recipe.
+        run: The run's folder; None: runs/finetune-<recipe>.
+        bits: Of the frozen weights beside an adapter, 4 (None) or 16.
+
+    Returns:
+        The lesson's folder, with model/ or adapter/, metrics.json, recipe.yaml and record.json.
+
+    Raises:
+        ValueError: The folder holds a finished run, or one of another recipe.
+    """
+    from lmlab.training import sft
+
+    def train(out: Path) -> dict:
+        evaluations = sft.run_recipe(cfg, out, bits)
+        return {"eval_loss_before": evaluations[0][1], "eval_loss": min(loss for _, loss in evaluations)}
+
+    return _train("finetune", cfg, run, train)
+
+
+def pretrain(cfg: Recipe, run: Path | None = None, replace: bool = False, data_only: bool = False) -> Path:
+    """Pretrains lesson 02's model by its recipe, and resumes where an earlier call was interrupted.
+
+    Args:
+        cfg: The recipe.
+        run: The run's folder; None: runs/pretrain-<recipe>.
+        replace: Begin again where a finished or another run is; that one goes to previous/.
+        data_only: Prepare the shards, and stop.
+
+    Returns:
+        The lesson's folder.
+    """
+    from lmlab.training import pretrain_recipe
+
+    def train(out: Path) -> dict | None:
+        history = pretrain_recipe.run_recipe(cfg, out, replace, data_only)
+        if history is None:
+            return None
+        return {"val_loss": history.evaluations[-1]["loss"], "tokens_per_second": history.tokens_per_second}
+
+    return _train("pretrain", cfg, run, train)
+
+
+def _train(command: str, cfg: Recipe, run: Path | None, train: Callable[[Path], dict | None]) -> Path:
+    """Runs ``train(out)``, which gives the metrics; under a launcher the main process writes the records."""
+    started = time.time()
+    run = (run or RUN_FOLDERS[0] / f"{command}-{cfg.name}").expanduser().resolve()
+    out = run / cfg.lesson
+    metrics = train(out)
+    if metrics is None or not _is_main_process():
+        return out
+    write_recipe(out, cfg)
+    seconds = time.time() - started
+    record = {
+        "lesson": cfg.lesson,
+        "recipe": cfg.name,
+        "seed": cfg.seed,
+        "seconds": round(seconds, 1),
+        "metrics": metrics,
+        "expected": {},
+        "settings": dict(cfg.rows()),
+    }
+    write_atomic(out / "metrics.json", json.dumps(record, indent=1))
+    write_record(out, describe_machine(), seconds)
+    return out
+
+
+def _is_main_process() -> bool:
+    return int(os.environ.get("RANK", 0)) == 0

@@ -1,0 +1,212 @@
+"""A lesson's begin and end: recipe, machine, folder and TensorBoard; metrics.json, recipe.yaml, record.json."""
+
+import dataclasses
+import html
+import json
+import logging
+import os
+import platform
+import sys
+import time
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from lmlab.course.results import Expectations, write_metrics
+from lmlab.course.runs import find_result
+from lmlab.files import write_atomic
+from lmlab.hardware import Machine, describe_machine
+from lmlab.recipes import LESSONS, Recipe, find_lesson, load_recipe
+from lmlab.training.tensorboard import TensorBoardLogger
+
+RECORDED = ("torch", "transformers", "peft", "trl", "bitsandbytes", "datasets", "accelerate", "tokenizers")
+
+
+@dataclasses.dataclass(frozen=True)
+class Lesson:
+    """What a notebook works with.
+
+    Attributes:
+        cfg: The recipe, with the overrides in it.
+        machine: What this machine is, and the dtype that follows.
+        out: The lesson's folder, runs/<run>/<lesson>: all that the notebook writes goes there.
+        tensorboard: For figures and texts; the lesson's place in TensorBoard.
+        as_measured: Whether the recipe is tiny and only the seed was changed. The effects that the lesson is about
+            are asserted then, as they have been measured.
+        from_run: The only run whose results may be used; None: this one, else the newest that has them.
+        started: ``time.time()`` at the begin.
+    """
+
+    cfg: Recipe
+    machine: Machine
+    out: Path
+    tensorboard: TensorBoardLogger
+    as_measured: bool
+    from_run: str | None
+    started: float
+
+    def find(self, lesson: str, name: str) -> Path | None:
+        """What an earlier lesson left, as ``find("02", "model")``: in this run, else in the newest that has it.
+
+        Args:
+            lesson: Number or full name.
+            name: Of the file or folder in that lesson's folder.
+
+        Returns:
+            Its path, or None where no run has it.
+        """
+        return find_result(lesson, name, self.out.parent, self.from_run)
+
+    def finish(self, metrics: dict) -> Expectations:
+        """Writes metrics.json and record.json, and gives the table of expected against measured.
+
+        Args:
+            metrics: name -> number (or a text). docs/METRICS.md says what each name means.
+
+        Raises:
+            ValueError: The recipe expects a metric that is not among them.
+        """
+        table = write_metrics(self.out, self.cfg, metrics, self.started)
+        write_record(self.out, self.machine, time.time() - self.started)
+        return table
+
+    def __str__(self) -> str:
+        return f"{self.cfg}\n\n{self.machine}\n\nwrites to {self.out}"
+
+    def _repr_html_(self) -> str:
+        recipe = _folded(f"Recipe {self.cfg.name}", self.cfg._repr_html_())
+        machine = _folded(f"{self.machine.device_name}, {self.machine.dtype}", self.machine._repr_html_())
+        return f"{recipe}{machine}<p>Writes to <code>{html.escape(str(self.out))}</code></p>"
+
+
+def start_lesson(
+    lesson: str,
+    recipe: str = "tiny",
+    overrides: dict | None = None,
+    output_dir: str | Path = "runs/notebook",
+    from_run: str | None = None,
+) -> Lesson:
+    """Loads the recipe, looks at the machine, and makes the lesson's folder with its recipe.yaml.
+
+    Args:
+        lesson: Its number or full name, "05".
+        recipe: A recipe of the lesson: tiny, cpu, t4, gpu, local, or a file.
+        overrides: key -> value, in place of single values of the recipe.
+        output_dir: The run's folder, from the working directory; the lesson writes to a folder in it.
+        from_run: The only run whose results may be used, by path or name; None: this one, else the newest.
+
+    Raises:
+        RecipeError: An unknown recipe or key, or an impossible value.
+    """
+    overrides = overrides or {}
+    cfg = load_recipe(find_lesson(lesson), recipe, **overrides)
+    quiet_libraries()
+    show_log()
+    out = Path(output_dir).expanduser().resolve() / cfg.lesson
+    out.mkdir(parents=True, exist_ok=True)
+    write_recipe(out, cfg)
+    return Lesson(
+        cfg=cfg,
+        machine=describe_machine(),
+        out=out,
+        tensorboard=TensorBoardLogger(out, cfg),
+        as_measured=recipe == "tiny" and not overrides.keys() - {"seed"},
+        from_run=from_run,
+        started=time.time(),
+    )
+
+
+def write_recipe(out: Path, cfg: Recipe) -> None:
+    """Writes out/recipe.yaml: the recipe with every value it came to."""
+    import yaml
+
+    write_atomic(out / "recipe.yaml", yaml.safe_dump(cfg.model_dump(), sort_keys=False, allow_unicode=True))
+
+
+def recipe_of(out: Path) -> Recipe:
+    """The recipe, overrides and all, with which a lesson's folder was made.
+
+    Raises:
+        FileNotFoundError: The folder has no recipe.yaml.
+        ValueError: It is not one that ``start_lesson`` wrote.
+    """
+    import yaml
+
+    path = out / "recipe.yaml"
+    if not path.exists():
+        raise FileNotFoundError(f"{path} is missing; run the lesson again")
+    values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    try:
+        return LESSONS[values["lesson"]].model_validate(values)
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"{path} is no recipe of this version of lmlab ({error}); run the lesson again"
+        ) from error
+
+
+def write_record(out: Path, machine: Machine, seconds: float) -> None:
+    """Writes out/record.json: on what, with which versions, how long, and the peak of memory."""
+    record = {
+        "device": machine.device_name,
+        "dtype": machine.dtype,
+        "python": platform.python_version(),
+        "versions": versions(RECORDED),
+        "seconds": round(seconds, 1),
+        "peak_memory_gb": peak_memory_gb(machine),
+    }
+    write_atomic(out / "record.json", json.dumps(record, indent=1))
+
+
+def versions(packages: tuple[str, ...]) -> dict[str, str | None]:
+    """Installed version of each package; None for one that is not installed."""
+    found: dict[str, str | None] = {}
+    for name in packages:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = None
+    return found
+
+
+def peak_memory_gb(machine: Machine) -> float | None:
+    """The most memory that this process has taken so far (GiB): of the GPU where there is one, else of the CPU."""
+    if machine.device == "cuda":
+        import torch
+
+        return round(torch.cuda.max_memory_allocated() / 2**30, 2)
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    # Linux counts KiB, macOS bytes
+    return round(peak / (2**30 if sys.platform == "darwin" else 2**20), 2)
+
+
+def show_log() -> None:
+    """Shows what lmlab logs (which result is used, which choice was made) as plain lines of output."""
+    logger = logging.getLogger("lmlab")
+    logger.setLevel(logging.INFO)
+    if not any(isinstance(handler, _PrintHandler) for handler in logger.handlers):
+        logger.addHandler(_PrintHandler())
+
+
+class _PrintHandler(logging.Handler):
+    """Prints: where stdout goes to another place later, as in tests and notebooks, it follows."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        print(self.format(record), flush=True)
+
+
+def quiet_libraries() -> None:
+    """No progress bars of loading and saving: in an executed notebook each of their frames would be a line."""
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    from datasets import disable_progress_bars
+    from transformers.utils.logging import disable_progress_bar
+
+    disable_progress_bars()
+    disable_progress_bar()
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it warns of an optional kernel package
+
+
+def _folded(title: str, content: str) -> str:
+    return f"<details><summary>{html.escape(title)}</summary>{content}</details>"

@@ -1,0 +1,59 @@
+"""TeX formulas as MathML, which browsers draw themselves.
+
+A formula may come from a stranger's notebook. latex2mathml builds an element tree, but writes it without escaping
+(``\\text{<script>}`` would become an element) and lets ``\\href`` lead anywhere. So the tree is held to a list of
+MathML's elements and attributes here, and written by ElementTree, which escapes every text and attribute.
+"""
+
+import functools
+import html
+import re
+from xml.etree import ElementTree
+
+from markupsafe import Markup
+
+from lmlab.course.templates import render_macro
+
+_ELEMENTS = frozenset(
+    "math mfrac mi mn mo mover mpadded mphantom mroot mrow mspace msqrt mstyle msub msubsup msup mtable mtd mtext "
+    "mtr munder munderover".split()
+)
+_ATTRIBUTES = frozenset(
+    "accent columnalign depth display displaystyle fence form height linethickness lspace mathcolor mathvariant "
+    "maxsize minsize movablelimits rspace scriptlevel separator stretchy symmetric voffset width".split()
+)
+_PLAIN_VALUE = re.compile(r"[\w #%+.-]*")
+
+
+@functools.cache
+def formula(tex: str, block: bool = False) -> Markup:
+    """A TeX formula as a ``math`` element; as code if it cannot be converted.
+
+    Args:
+        tex: Without its dollars.
+        block: A formula of its own line, with limits above and below its sums.
+    """
+    from latex2mathml.converter import convert_to_element
+
+    tex = tex.strip()
+    try:
+        math = convert_to_element(tex, display="block" if block else "inline")
+        for element in math.iter():
+            _restrict(element)
+        math.set("alttext", tex)  # for screen readers, and for the search
+        return Markup(ElementTree.tostring(math, encoding="unicode", short_empty_elements=False))
+    except Exception:  # the library's errors have no common class, and deep nesting ends the recursion
+        return render_macro("fragments.html", "code", tex)
+
+
+def _restrict(element: ElementTree.Element) -> None:
+    """Drops what is not in the lists above. Raises ValueError for an element that may not be there."""
+    text = html.unescape(element.text or "")  # latex2mathml writes operators as entities
+    if element.tag not in _ELEMENTS or re.match(r"\\\w", text):
+        raise ValueError(
+            f"{element.tag} with {text!r} is no MathML"
+        )  # \name: a command that it does not know
+    element.text = text
+    for name, value in list(element.attrib.items()):
+        if name not in _ATTRIBUTES or not _PLAIN_VALUE.fullmatch(value):
+            del element.attrib[name]

@@ -1,0 +1,97 @@
+"""A file of JSON rows that only grows, and that a run which was killed at any moment can resume."""
+
+import json
+import logging
+import os
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+logger = logging.getLogger(__name__)
+
+
+class ResumableFile:
+    """A .jsonl file to add rows to: each is on the disk before the next one is written.
+
+    An incomplete last row, left by a crash, is removed.
+
+    Args:
+        path: The file; it and its folder are made if missing.
+
+    Raises:
+        ValueError: As ``read_rows``, and for a file that another process is writing.
+    """
+
+    def __init__(self, path: str | Path):
+        self.path = Path(path).expanduser()
+        read_rows(self.path)  # before anything is made
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self.lock = FileLock(f"{self.path}.lock")
+        try:
+            self.lock.acquire(timeout=0)
+        except Timeout:
+            raise ValueError(
+                f"{self.path} is being written by another process; wait for it, or give another file"
+            ) from None
+        self.rows, incomplete = read_rows(self.path)
+        self.file = self.path.open("ab")
+        if incomplete:
+            logger.warning("%s: an incomplete last row is removed: %r", self.path, incomplete[:80])
+            self.file.truncate(self.file.seek(0, os.SEEK_END) - len(incomplete))
+        elif self.rows and not self.path.read_bytes().endswith(b"\n"):
+            self.file.write(b"\n")
+
+    def __enter__(self) -> "ResumableFile":
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.file.close()
+        self.lock.release()
+
+    def append(self, row: dict) -> None:
+        """Adds a row and waits until it is on the disk."""
+        self.file.write(json.dumps(row, ensure_ascii=False).encode() + b"\n")
+        self.file.flush()
+        os.fsync(self.file.fileno())
+        self.rows.append(row)
+
+
+def read_rows(path: str | Path) -> tuple[list[dict], bytes]:
+    """The rows of a .jsonl file, none where there is no file; and the incomplete row at its end, if any.
+
+    Raises:
+        ValueError: The name does not end in .jsonl, or a line is no row {"text": ...}.
+    """
+    path = Path(path).expanduser()
+    if path.suffix != ".jsonl":
+        raise ValueError(f"output got {path}; give a name that ends in .jsonl")
+    lines = path.read_bytes().split(b"\n") if path.exists() else [b""]
+    incomplete = lines.pop() if _is_incomplete(lines[-1]) else b""
+    rows = []
+    for number, line in enumerate(lines, 1):
+        if line.strip():
+            rows.append(_parse_row(line, f"{path}, line {number}"))
+    return rows, incomplete
+
+
+def _is_incomplete(line: bytes) -> bool:
+    """Whether a last line is the beginning of a row: it starts as rows do and is no JSON yet.
+
+    (Zeros are what some file systems leave of what had not reached the disk.)
+    """
+    beginning, text = '{"text": "', line.rstrip(b"\0").decode(errors="ignore")
+    try:
+        json.JSONDecoder().raw_decode(text)
+    except ValueError:
+        return text.startswith(beginning) or beginning.startswith(text)
+    return False
+
+
+def _parse_row(line: bytes, where: str) -> dict:
+    try:
+        row = json.loads(line)
+    except ValueError:
+        row = None
+    if not isinstance(row, dict) or not isinstance(row.get("text"), str):
+        raise ValueError(f'{where} is no row {{"text": ...}}; fix the line, or give another file')
+    return row

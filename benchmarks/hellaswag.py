@@ -16,7 +16,7 @@ import warnings
 import numpy as np
 from abab import alternate, conditions, ratio
 
-from lmlab.data.loading import load_rows
+from lmlab.data.sources import load_rows
 from lmlab.evaluation.hellaswag import HellaSwagScores, score_hellaswag
 from lmlab.models.sources import load_model, load_tokenizer
 
@@ -35,7 +35,7 @@ def run(
 ) -> dict:
     """{"conditions": ..., "results": name -> items_per_second and more}.
 
-    model, tokenizer, items: a source of ``lmlab.data.loading``. The harness is timed at the best of HARNESS_BATCHES
+    model, tokenizer, items: a source of ``lmlab.data.sources``. The harness is timed at the best of HARNESS_BATCHES
     (sequences in a batch), found on a quarter of the items. Without lm-eval it is left out, and "harness" says so.
     """
     import torch

@@ -45,7 +45,7 @@ def as_one_file(folder: Path) -> None:
     """The tensors of a folder in one file, as both bases are published."""
     from safetensors import safe_open
 
-    from lmlab.export.merge import INDEX, write_safetensors
+    from lmlab.export.weight_files import INDEX, write_safetensors
 
     files = json.loads((folder / INDEX).read_text())["weight_map"]
 

@@ -21,7 +21,7 @@ from pathlib import Path
 
 from abab import conditions
 
-from lmlab.course.plan import PUBLISHED
+from lmlab.course.trainings import published_models
 
 RESULTS = Path(__file__).parent / "results" / "real_sizes"
 STEPS = 20
@@ -30,7 +30,7 @@ ATTENTION = ["q_proj", "k_proj", "v_proj", "o_proj"]
 # the published configs, with what decides no shape too, and the adapters of the lessons' recipes
 LARGE = {
     "llama-3.2-1b": (
-        PUBLISHED["meta-llama/Llama-3.2-1B"]
+        published_models()["meta-llama/Llama-3.2-1B"]
         | {
             "max_position_embeddings": 131_072,
             "rms_norm_eps": 1e-5,
@@ -50,7 +50,7 @@ LARGE = {
         1_703_936,
     ),
     "r1-distill-1.5b": (
-        PUBLISHED["deepseek-ai/DeepSeek-R1-Distill-Qwen-1.5B"]
+        published_models()["deepseek-ai/DeepSeek-R1-Distill-Qwen-1.5B"]
         | {
             "max_position_embeddings": 131_072,
             "rms_norm_eps": 1e-6,
@@ -80,17 +80,16 @@ def full_fine_tuning(name: str, tokenizers: Path, pairs: Path, steps: int = STEP
     """Lesson 04's training at full size: batch 4 x 2, AdamW, 5e-5, saved half-way and at the end."""
     import numpy as np
     import torch
-    from transformers import GPT2Config, GPT2LMHeadModel, Trainer, TrainerCallback
+    from transformers import GPT2Config, GPT2LMHeadModel, Trainer, TrainerCallback, TrainingArguments
 
     from lmlab.course.cost import full_memory_gib
     from lmlab.data.labels import completion_only_collator
-    from lmlab.data.loading import load_rows
     from lmlab.data.pairs import tokenize_pairs
+    from lmlab.data.sources import load_rows
     from lmlab.data.usable import usable_pairs
     from lmlab.evaluation.perplexity import completion_loss
     from lmlab.hardware import describe_machine, fast_matmul
     from lmlab.models.sources import load_model, load_tokenizer
-    from lmlab.training.trainers import training_arguments
 
     machine = describe_machine()
     tokenizer = load_tokenizer(str(tokenizers / "gpt2"))
@@ -115,17 +114,21 @@ def full_fine_tuning(name: str, tokenizers: Path, pairs: Path, steps: int = STEP
     with tempfile.TemporaryDirectory() as folder:
         GPT2LMHeadModel(GPT2Config(**GPT2[name])).save_pretrained(f"{folder}/base")
         model = load_model(f"{folder}/base").to(machine.device)
-        args = training_arguments(
+        args = TrainingArguments(
             folder,
-            machine,
-            epochs=1,
             max_steps=steps,
-            batch_size=4,
-            grad_accumulation=2,
+            per_device_train_batch_size=4,
+            gradient_accumulation_steps=2,
             learning_rate=5e-5,
+            warmup_steps=0.05,
+            weight_decay=0.01,
+            bf16=machine.bf16,
+            fp16=machine.fp16,
+            use_cpu=machine.use_cpu,
             logging_steps=1,
             report_to="none",
-            checkpoint_every=max(1, steps // 2),
+            disable_tqdm=True,
+            save_steps=max(1, steps // 2),
         )
         trainer = Trainer(
             model=model,
@@ -215,7 +218,7 @@ def lora_in_four_bits(name: str, tokenizers: Path, pairs: Path) -> dict:
     from transformers import AutoConfig, Trainer, TrainerCallback, TrainingArguments, default_data_collator
     from trl.trainer.utils import add_fused_lm_head
 
-    from lmlab.data.loading import load_rows
+    from lmlab.data.sources import load_rows
     from lmlab.hardware import describe_machine, fast_matmul
     from lmlab.models import parameters, quantization
     from lmlab.models.sources import load_tokenizer

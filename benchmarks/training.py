@@ -65,16 +65,16 @@ def lmlab_step(
         learning_rate=LEARNING_RATE,
         compile=compiled,
     )
-    ranks, data = DistributedContext(device=device), WindowLoader([tokens], config.block_size, batch_size)
+    context, data = DistributedContext(device=device), WindowLoader([tokens], config.block_size, batch_size)
     model = fresh(config).to(device)
-    summed, optimizer = prepare_model(model, cfg, ranks), build_optimizer(model, cfg)
+    summed, optimizer = prepare_model(model, cfg, context), build_optimizer(model, cfg)
     scaler, state = torch.amp.GradScaler(device, enabled=False), {"step": 0}
 
     def step() -> torch.Tensor:
         with fast_matmul(device, config.block_size):
-            batches = micro_batches(data, state["step"], cfg, ranks)
+            batches = micro_batches(data, state["step"], cfg, context)
             state["step"] += 1
-            return training_step(summed, batches, count_targets(batches), optimizer, scaler, cfg, ranks)[0]
+            return training_step(summed, batches, count_targets(batches), optimizer, scaler, cfg, context)[0]
 
     return step
 

@@ -2,9 +2,15 @@
 
 import pytest
 
+MARKER_OF_FIXTURE = {"page": "browser", "course": "course"}  # what a test asks for says what it is
 
+
+@pytest.hookimpl(tryfirst=True)  # before -m selects
 def pytest_collection_modifyitems(items):
-    """Leaves out, with the reason, what needs a GPU where there is none."""
+    """Marks tests by their fixtures; leaves out, with the reason, what needs a GPU where there is none."""
+    for item in items:
+        for fixture in MARKER_OF_FIXTURE.keys() & set(getattr(item, "fixturenames", ())):
+            item.add_marker(MARKER_OF_FIXTURE[fixture])
     marked = [item for item in items if item.get_closest_marker("gpu")]
     if not marked:
         return

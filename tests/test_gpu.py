@@ -27,9 +27,7 @@ def machine_of(device: str):
     found = describe_machine()
     if device == found.device:
         return found
-    return dataclasses.replace(
-        found, device="cpu", dtype="float32", compute_dtype="float32", bf16=False, fp16=False, use_cpu=True
-    )
+    return dataclasses.replace(found, device="cpu", dtype="float32")
 
 
 def ids_of(device: str, shape=(4, 48), vocab_size: int = 1536, seed: int = 0):
@@ -162,14 +160,12 @@ def pretrained(device: str, out=None, stop_at: int | None = None, **choices):
         **choices,
     )
 
-    def watch(prefix: str, row: dict, max_steps: int) -> None:
-        if prefix == "train" and row["step"] == stop_at:
+    def stop(part: str, row: dict, max_steps: int) -> None:
+        if part == "train" and row["step"] == stop_at:
             raise KeyboardInterrupt
 
     rows = packing.text_rows(ids_of("cpu", (200,), SMALL.vocab_size), 32)
-    history = pretrain.pretrain(
-        model, batches(), steps, validation=rows, out=out, watch=watch, report=lambda line: None
-    )
+    history = pretrain.pretrain(model, batches(), steps, validation=rows, out=out, on_log=stop)
     return model, history.column("loss")
 
 
@@ -212,9 +208,7 @@ def test_steps_in_float16_are_scaled_and_finite(device):
         max_steps=20, batch_size=4, block_size=32, learning_rate=1e-3, log_every=1, dtype="float16"
     )
     rows = packing.text_rows(ids_of("cpu", (200,), SMALL.vocab_size), 32)
-    losses = pretrain.pretrain(model, batches(), steps, validation=rows, report=lambda line: None).column(
-        "loss"
-    )
+    losses = pretrain.pretrain(model, batches(), steps, validation=rows).column("loss")
     assert all(torch.isfinite(p).all() for p in model.parameters()) and losses[-1] < losses[0]
 
 
@@ -239,15 +233,15 @@ def test_one_process_alone_joins_and_adds_up(device, monkeypatch):
     alone = [p.grad.clone() for p in model.parameters()]
     model.zero_grad()
     try:
-        ranks = init_distributed(device)
-        assert ranks == DistributedContext(0, 1, device if device == "cpu" else "cuda:0", True)
+        context = init_distributed(device)
+        assert context == DistributedContext(0, 1, device if device == "cpu" else "cuda:0", True)
         summed = torch.nn.parallel.DistributedDataParallel(
             pretrain.SummedLoss(model), device_ids=None if device == "cpu" else [0]
         )
         summed(ids, ids).backward()
-        one = torch.ones(3, device=ranks.device)
+        one = torch.ones(3, device=context.device)
         torch.distributed.all_reduce(one)
-        assert one.tolist() == [1, 1, 1] and ranks.total(2.5) == [2.5]
+        assert one.tolist() == [1, 1, 1] and context.all_reduce(2.5) == [2.5]
     finally:
         cleanup_distributed()
     for a, p in zip(alone, model.parameters(), strict=True):

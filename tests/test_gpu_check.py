@@ -161,24 +161,6 @@ def test_a_recipe_that_changes_is_measured_anew(monkeypatch):
     assert piece.sizes(dry=False) != before
 
 
-def test_transformers_before_5_23_gets_its_name_for_recomputing(monkeypatch, tmp_path):
-    from transformers import TrainingArguments
-
-    from lmlab.hardware import describe_machine
-    from lmlab.training.trainers import training_arguments
-
-    monkeypatch.delattr(TrainingArguments, "activation_checkpointing", raising=False)
-    arguments = training_arguments(
-        tmp_path,
-        describe_machine(),
-        epochs=1,
-        batch_size=1,
-        learning_rate=1e-3,
-        activation_checkpointing=True,
-    )
-    assert arguments.gradient_checkpointing
-
-
 def test_make_installs_nothing_for_it():
     said = subprocess.run(
         ["make", "-n", "gpu-check"], cwd=PROJECT, capture_output=True, text=True, check=True

@@ -9,15 +9,16 @@ import io
 import json
 import re
 import shlex
-import shutil
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+import typer
 
-from lmlab import cli, recipes
-from lmlab.recipes import LESSONS, find_lesson, list_recipes, load_recipe
+from lmlab import cli
+from lmlab.course.batch import share_settings
+from lmlab.recipes import LESSONS, find_lesson, list_recipes, load_recipe, parse_settings
 
 ROOT = Path(__file__).parents[1]
 TEXTS = ["README.md", "QUICK_START.md", "FINETUNING_GUIDE.md", "benchmarks/README.md"]
@@ -68,13 +69,9 @@ def reader(tmp_path_factory):
     """A home and a folder to work in, with what the texts' files say, a finished run, and an adapter."""
     with pytest.MonkeyPatch.context() as patch:
         home, project = tmp_path_factory.mktemp("home"), tmp_path_factory.mktemp("project")
-        shutil.copytree(ROOT / "recipes", project / "recipes")
         for name in ("configs", "notebooks", "docs", "Makefile"):
             (project / name).symlink_to(ROOT / name)
         (home / "data").mkdir()
-        for name, module in (("RECIPES", recipes), ("RECIPES", cli)):
-            patch.setattr(module, name, project / "recipes")
-        patch.setattr(cli, "PROJECT", project)
         patch.setattr("lmlab.course.doctor.reachable", lambda url: False)
         patch.setenv("HOME", str(home))
         patch.chdir(project)
@@ -125,7 +122,7 @@ def adapter(reader, machine):
 
     cfg = load_recipe("05_llama_lora_4bit")
     return adapters.save_adapter(
-        build_model(cfg, machine), reader / "runs/finetune/05-tiny/adapter", cfg.model
+        build_model(cfg, machine), reader / "runs/finetune-tiny/05_llama_lora_4bit/adapter", cfg.model
     )
 
 
@@ -199,22 +196,35 @@ def quietly(parse, words):
         raise AssertionError(f"{' '.join(words)}: {said.getvalue().strip().splitlines()[-1]}") from None
 
 
+def parse_command(arguments: list[str]) -> dict:
+    """The values of a command's options, by the command line's own parser; nothing runs."""
+    app = typer.main.get_command(cli.app)
+    outer = app.make_context("lmlab", list(arguments))
+    name, command, rest = app.resolve_command(outer, [*outer._protected_args, *outer.args])
+    return command.make_context(name, rest, parent=outer).params
+
+
 def check_lmlab(arguments: list[str]) -> None:
     """Options by the command's own parser; lessons, recipes and settings by the recipes themselves."""
-    args = quietly(cli.build_parser().parse_args, arguments)
-    asked = getattr(args, "lessons", None) or [getattr(args, "lesson", None) or "02"]
+    try:
+        given = parse_command(arguments)
+    except Exception as error:
+        raise AssertionError(f"{' '.join(arguments)}: {error}") from None
+    asked = given.get("lessons") or [given.get("lesson") or "02"]
     lessons = [lesson for text in asked for lesson in (LESSONS if text == "all" else [find_lesson(text)])]
-    if not hasattr(args, "recipe"):
+    if "settings" not in given:
         return
-    lessons = [lesson for lesson in lessons if args.recipe in list_recipes(lesson) or "all" not in asked]
-    settings = [cli.parse_setting(text) for text in args.set if not text.startswith("data_dir=")]
-    overrides = cli.shared_overrides(lessons, settings)
-    for lesson in lessons:
-        cfg = load_recipe(lesson, args.recipe, **{"data_dir": "DATA_DIR", **overrides[lesson]})
-        for space in getattr(args, "space", ()):
+    name = given["recipe"]
+    lessons = [lesson for lesson in lessons if name in list_recipes(lesson) or "all" not in asked]
+    settings = parse_settings(text for text in given["settings"] if not text.startswith("data_dir="))
+    for lesson, overrides in share_settings(lessons, settings).items():
+        cfg = load_recipe(lesson, name, **{"data_dir": "DATA_DIR", **overrides})
+        for space in given.get("space") or ():
             assert hasattr(cfg, space.split("=")[0]), f"{space}: lesson {lesson} has no such key"
-        if getattr(args, "save_recipe", None):  # the texts go on with it
-            (recipes.RECIPES / lesson / f"{args.save_recipe}.yaml").write_text(f"like: {args.recipe}\n")
+        if given.get("save_as"):  # the texts go on with it
+            own = Path("recipes", lesson, f"{given['save_as']}.yaml")
+            own.parent.mkdir(parents=True, exist_ok=True)
+            own.write_text(f"extends: {name}\n")
 
 
 CHEAP = {"plan", "recipes", "doctor", "report"}
@@ -279,8 +289,8 @@ def table_rows(content: str, first: str) -> list[list[str]]:
 
 
 def test_every_row_of_the_formats_is_taken_by_its_lesson(tmp_path):
-    from lmlab.data.loading import load_rows
     from lmlab.data.reasoning import reasoning_rows
+    from lmlab.data.sources import load_rows
     from lmlab.data.usable import usable_pairs
 
     guide = (ROOT / "FINETUNING_GUIDE.md").read_text(encoding="utf-8")
@@ -357,7 +367,7 @@ def test_keys_in_the_table_of_symptoms_are_keys_of_recipes():
     section = (
         (ROOT / "FINETUNING_GUIDE.md").read_text(encoding="utf-8").partition("\n## When it goes wrong\n")[2]
     )
-    known = {key for cls in LESSONS.values() for key in cls.__dataclass_fields__} | names_in_lmlab()
+    known = {key for cls in LESSONS.values() for key in cls.model_fields} | names_in_lmlab()
     keys = re.findall(r"`([a-z_0-9]+): [\w.]+`", section) + re.findall(r"0\d `([a-z_0-9]+)[`:]", section)
     assert len(keys) > 15
     for key in keys:
@@ -367,7 +377,7 @@ def test_keys_in_the_table_of_symptoms_are_keys_of_recipes():
 def names_in_lmlab() -> set[str]:
     return {
         node.name
-        for path in (ROOT / "lmlab").glob("*.py")
+        for path in (ROOT / "lmlab").rglob("*.py")
         for node in ast.walk(ast.parse(path.read_text()))
         if isinstance(node, ast.FunctionDef | ast.ClassDef)
     }
@@ -382,12 +392,12 @@ def names_in_lmlab() -> set[str]:
         ("", "python -m lmlab run 05", "mark the block"),
         ("needs luck", "python -m lmlab run 05", "luck"),
         ("slow", "python -m lmlab run 05", "give needs"),
-        ("needs time", "python -m lmlab run 05 --recpie t4", "unrecognized"),
+        ("needs time", "python -m lmlab run 05 --recpie t4", "--recpie"),
         ("needs time", "python -m lmlab run 05 --recipe t5", "t5"),
         ("needs time", "python -m lmlab run 05 --set learning_rat=1e-3", "learning_rate"),
-        ("needs time", "python -m lmlab run 05 --set epochs=1.5", "whole number"),
+        ("needs time", "python -m lmlab run 05 --set epochs=1.5", "valid integer"),
         ("needs time", "python -m lmlab run 15", "15"),
-        ("needs time", "python -m lmlab finetune 05 --bits 8", "invalid choice"),
+        ("needs time", "python -m lmlab finetune 05 --bits 8", "--bits"),
         ("needs time", "make cofee", "Makefile"),
         ("needs gpu", "torchrun --proc_per_node 4 -m lmlab pretrain", "unrecognized"),
         ("needs gpu", "torchrun --nproc_per_node 4 -m lmlab pretrain --recipe huge", "huge"),

@@ -4,18 +4,30 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 import lmlab
 
 PACKAGE = Path(lmlab.__file__).parent
 # classes of torch's own kind are subclassed here, so these import it
 NEED_TORCH = {
     "models.gpt",
-    "data.packing",
+    "models.sampling",
+    "export.weight_files",
+    "export.verify",
+    "export.merge",
+    "export.gguf",
+    "export.hub",
+    "export.quantization_costs",
     "training.pretrain",
     "training.pretrain_recipe",
     "training.memory",
 }
-NEED_TORCH |= {"training.sft", "course.cost", "course.plan"}  # and what imports those
+NEED_TORCH |= {"training.pretrain_state", "training.token_weighted"}
+# the trainers themselves, and what imports those
+NEED_TRANSFORMERS = {"training.callbacks", "training.sft"}
+NEED_OPTUNA = {"course.search", "course.search_space"}
+NEED_TORCH |= {"course.forecast", "course.measured", "course.plan", "course.trainings", "course.cost"}
 
 
 def names() -> list[str]:
@@ -31,7 +43,9 @@ def loaded_after(imports: list[str], watched: set[str]) -> tuple[list[str], str]
 
 
 def test_importing_is_light_and_silent():
-    light = [f"import lmlab.{name}" for name in names() if name not in NEED_TORCH]
+    light = [
+        f"import lmlab.{name}" for name in names() if name not in NEED_TORCH | NEED_TRANSFORMERS | NEED_OPTUNA
+    ]
     heavy = {"torch", "transformers", "trl", "peft", "datasets", "optuna", "bitsandbytes"}
     assert loaded_after(light, heavy) == ([], "")
     others = [f"import lmlab.{name}" for name in NEED_TORCH]
@@ -46,3 +60,10 @@ def test_lmlab_itself_imports_nothing_of_its_own():
     code = "import sys, lmlab; print([name for name in sys.modules if name.startswith('lmlab.')])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_the_face_is_there():
+    for name in ("check", "hint", "model_source", "data_source", "load_recipe", "plan"):
+        assert callable(getattr(lmlab, name))
+    with pytest.raises(AttributeError, match="nothing"):
+        lmlab.nothing  # noqa: B018

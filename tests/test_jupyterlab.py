@@ -2,12 +2,14 @@
 
 import io
 import json
+from pathlib import Path
 
 import jupyterlab
 import nbformat
 import pytest
 
-from lmlab.recipes import PROJECT
+PROJECT = Path(__file__).resolve().parents[1]
+
 
 BOX = "document.querySelectorAll('.jp-OutputArea-output .widget-vbox')"
 SMALL = {

@@ -2,6 +2,7 @@
 
 import ast
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -10,12 +11,11 @@ import torch
 from peft import LoraConfig, get_peft_model
 
 from lmlab.cli import main
-from lmlab.course.plan import measure
+from lmlab.course.measured import measure
 from lmlab.export import merge
 from lmlab.export.gguf import export_gguf
 from lmlab.models.adapters import save_adapter
 from lmlab.models.sources import load_model, load_tokenizer, model_source
-from lmlab.training import checkpoints
 from lmlab.training.checkpoints import mark_complete
 
 ROOT = Path(__file__).parents[1]
@@ -87,14 +87,15 @@ FILES = sorted(
 )
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
-def test_nothing_in_the_project_loads_what_could_run(path):
+def test_nothing_in_the_project_loads_what_could_run():
     """Tests may run the project's own cells; what they load is held to the same."""
-    cells = notebook_cells(path) if path.suffix == ".ipynb" else [path.read_text(encoding="utf-8")]
-    found = [f"cell {number}, {one}" for number, cell in enumerate(cells) for one in unsafe(cell)]
-    if path.parent == ROOT / "tests":
-        found = [one for one in found if not one.endswith((": eval", ": exec"))]
-    assert not found
+    found = []
+    for path in FILES:
+        cells = notebook_cells(path) if path.suffix == ".ipynb" else [path.read_text(encoding="utf-8")]
+        for number, cell in enumerate(cells):
+            found += [f"{path.relative_to(ROOT)}, cell {number}, {one}" for one in unsafe(cell)]
+    in_tests = [one for one in found if one.startswith("tests/") and one.endswith((": eval", ": exec"))]
+    assert set(found) == set(in_tests)
 
 
 @pytest.mark.parametrize(
@@ -166,7 +167,7 @@ def refused(capsys, *command: str) -> str:
     """What a command says that must refuse."""
     assert main([*map(str, command)]) == 2
     said = capsys.readouterr().err
-    assert "would run as code" in said and "weights_only" not in said and "Traceback" not in said
+    assert "weights_only" not in said and "Traceback" not in said
     return said
 
 
@@ -182,7 +183,7 @@ def test_a_models_folder(hostile, capsys, tmp_path):
     (folder / "model.safetensors").unlink()
     hostile(folder / "pytorch_model.bin")
     assert str(folder) in refused(capsys, "chat", folder, "--prompt", "Hello")
-    with pytest.raises(ValueError, match="would run as code"):
+    with pytest.raises(ValueError, match=re.escape(str(folder))):
         load_model(str(folder))
     with pytest.raises(ValueError, match="safetensors"):
         export_gguf(folder, tmp_path / "model.gguf")
@@ -196,7 +197,7 @@ def test_an_adapters_folder(hostile, machine, capsys, tmp_path):
     (adapter / "adapter_model.safetensors").unlink()
     hostile(adapter / "adapter_model.bin")
     assert str(adapter) in refused(capsys, "chat", adapter, "--prompt", "Hello")
-    with pytest.raises(ValueError, match="would run as code"):
+    with pytest.raises(ValueError, match=re.escape(str(adapter))):
         merge.merge_to_folder(
             adapter, tmp_path / "m", "16-bit base", machine, load_tokenizer("miniworld/llama")
         )
@@ -226,12 +227,16 @@ PRETRAIN = [
 ]
 
 
+@pytest.mark.slow
 def test_a_pretraining_that_is_to_go_on(hostile, capsys, tmp_path):
     out = tmp_path / "out"
     assert main([*PRETRAIN, "--out", str(out)]) == 0
     capsys.readouterr()
-    shutil.rmtree(out / "model")
-    newest = max((out / "checkpoints").glob("step_*/trainer.pt"), key=lambda path: int(path.parent.name[5:]))
+    lesson = out / "02_gpt2_from_scratch"
+    shutil.rmtree(lesson / "model")
+    newest = max(
+        (lesson / "checkpoints").glob("step_*/trainer.pt"), key=lambda path: int(path.parent.name[5:])
+    )
     hostile(newest)
     assert str(newest) in refused(capsys, *PRETRAIN, "--out", out)
 
@@ -239,7 +244,7 @@ def test_a_pretraining_that_is_to_go_on(hostile, capsys, tmp_path):
 FINETUNE = [
     "finetune",
     "05",
-    *settings(n_train=16, n_validation=4, epochs=3, checkpoint_every=1, evaluations=1, grad_accumulation=1),
+    *settings(n_train=16, n_validation=4, epochs=3, evaluations=3, grad_accumulation=1),
 ]
 
 
@@ -248,17 +253,17 @@ def interrupted(machine, tmp_path_factory):
     """A fine-tuning that was killed before its last step."""
     out = tmp_path_factory.mktemp("finetune") / "out"
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(checkpoints, "remove_checkpoints", lambda folder: None)
+        patched.setattr("lmlab.training.sft.remove_checkpoints", lambda folder: None)
         assert main([*FINETUNE, "--out", str(out)]) == 0
-    shutil.rmtree(out / "adapter")
-    shutil.rmtree(out / "trainer" / "checkpoint-3")
+    shutil.rmtree(out / "05_llama_lora_4bit" / "adapter")
+    shutil.rmtree(out / "05_llama_lora_4bit" / "trainer" / "checkpoint-3")
     return out
 
 
 @pytest.mark.parametrize("name", ["optimizer.pt", "scheduler.pt", "rng_state.pth", "adapter_model.bin"])
 def test_a_fine_tuning_that_is_to_go_on(name, interrupted, hostile, capsys, tmp_path):
     out = shutil.copytree(interrupted, tmp_path / "out")
-    for checkpoint in (out / "trainer").glob("checkpoint-*"):
+    for checkpoint in (out / "05_llama_lora_4bit" / "trainer").glob("checkpoint-*"):
         if name.endswith(".bin"):
             (checkpoint / "adapter_model.safetensors").unlink()
         hostile(checkpoint / name)

@@ -4,7 +4,7 @@ from dataclasses import replace
 from unittest import mock
 
 from gpu import shared
-from lmlab.course import plan
+from lmlab.course.trainings import trainings
 from lmlab.training import sft
 
 
@@ -35,7 +35,7 @@ def adapter(sizes: dict) -> dict:
 
 def planned(cfg, machine, bits: int):
     """The recipe's training as it is measured: full rows without padding, one batch a step."""
-    job = plan.trainings(cfg, machine)[0]
+    job = trainings(cfg, machine)[0]
     return replace(job, padded=False, fill=1.0, accumulation=1, four_bit=bits == 4)
 
 

@@ -6,7 +6,7 @@ import time
 from contextlib import contextmanager
 
 from gpu import shared
-from lmlab.course.plan import published_config
+from lmlab.course.trainings import published_config
 from lmlab.export.gguf import export_gguf
 from lmlab.models.sources import load_tokenizer
 from lmlab.training import sft
@@ -153,20 +153,21 @@ def grpo(sizes: dict) -> dict:
     from trl import GRPOConfig, GRPOTrainer
 
     from gpu import watched
-    from lmlab.course import plan
+    from lmlab.course.measured import measure
+    from lmlab.course.trainings import trainings
     from lmlab.evaluation import rewards
     from lmlab.hardware import fast_matmul
     from lmlab.models import parameters
-    from lmlab.training import trainers
+    from lmlab.training.optimizers import qlora_optimizer
 
     cfg, machine = shared.recipe_of(sizes), shared.this_machine()
-    job = plan.trainings(cfg, machine)[0]
+    job = trainings(cfg, machine)[0]
     base = shared.random_model(job.config, machine.torch_dtype, machine.device)
     model = lora_on(base, cfg)
     args = GRPOConfig(
         output_dir=str(shared.work_folder() / "grpo"),
         max_steps=cfg.max_steps,
-        optim=trainers.best_optimizer(machine),
+        optim=qlora_optimizer(machine),
         per_device_train_batch_size=cfg.batch_size,
         gradient_accumulation_steps=cfg.grad_accumulation,
         num_generations=cfg.num_generations,
@@ -183,7 +184,7 @@ def grpo(sizes: dict) -> dict:
     watch = watched.Watch(looked_at=cfg.max_steps)
     trainer = GRPOTrainer(
         model,
-        reward_funcs=[rewards.right, rewards.form, even_ids],
+        reward_funcs=[rewards.accuracy_reward, rewards.format_reward, even_ids],
         args=args,
         train_dataset=Dataset.from_list(problems(cfg)),
         processing_class=load_tokenizer(TOKENIZER),
@@ -205,7 +206,7 @@ def grpo(sizes: dict) -> dict:
         "rewards": [float(row["reward"]) for row in rows],
         "seconds_per_step": seconds,
         "answers_per_step": cfg.answers_per_step,
-        "counted": plan.measure(trainer.model, trainer.optimizer),
+        "counted": measure(trainer.model, trainer.optimizer),
         "tokens_per_second": cfg.answers_per_step * cfg.max_new_tokens / seconds,
         **memory,
     }
@@ -231,7 +232,7 @@ def lora_on(base, cfg):
 
 
 def recomputing(kind, on: bool) -> dict:
-    """The argument by the name that this transformers has for it (``trainers.training_arguments``)."""
+    """The argument by the name that this transformers has for it."""
     name = (
         "activation_checkpointing" if hasattr(kind, "activation_checkpointing") else "gradient_checkpointing"
     )

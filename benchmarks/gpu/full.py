@@ -1,7 +1,7 @@
 """Full fine-tuning on plain text in windows: part B of lesson 04."""
 
 from gpu import shared
-from lmlab.course import plan
+from lmlab.course.trainings import trainings
 
 
 def full_fine_tuning(sizes: dict) -> dict:
@@ -12,7 +12,7 @@ def full_fine_tuning(sizes: dict) -> dict:
     from gpu import watched
 
     cfg, machine = shared.recipe_of(sizes), shared.this_machine()
-    job = next(job for job in plan.trainings(cfg, machine) if job.name == "style")
+    job = next(job for job in trainings(cfg, machine) if job.name == "style")
     model = shared.random_model(job.config, torch.float32, machine.device)
     args = watched.arguments(
         shared.work_folder() / "full",

@@ -38,13 +38,13 @@ def marked_tests(sizes: dict) -> dict:
 
 def lesson(sizes: dict) -> dict:
     """``lmlab finetune`` by a recipe; at the full size its last loss must lie in the CPU's band."""
-    from lmlab.course import plan
+    from lmlab.course.trainings import trainings
     from lmlab.training.sft import run_recipe
 
     cfg, machine = shared.recipe_of(sizes), shared.this_machine()
     out = shared.work_folder() / cfg.lesson
     shared.forget_peak()
-    history = run_recipe(cfg, out, report=lambda line: print(line, flush=True))
+    history = run_recipe(cfg, out)
     losses = [loss for _, loss in history]
     assert all(map(math.isfinite, losses)), losses
     band = json.loads(BANDS.read_text(encoding="utf-8"))[cfg.lesson]["band"] if sizes["in_band"] else None
@@ -53,7 +53,5 @@ def lesson(sizes: dict) -> dict:
             f"the last loss {losses[-1]:.4f} is outside the CPU's band {band}"
         )
     return shared.beside_forecast(
-        plan.trainings(cfg, machine)[0],
-        machine,
-        {"losses": losses, "band_of_the_last": band, **shared.peaks()},
+        trainings(cfg, machine)[0], machine, {"losses": losses, "band_of_the_last": band, **shared.peaks()}
     )

@@ -4,7 +4,7 @@
 """
 
 import hashlib
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 from lmlab.recipes import load_recipe
 
@@ -40,7 +40,7 @@ class Piece:
             return sizes
         cfg = load_recipe(sizes["lesson"], sizes["recipe"], **sizes["changes"])
         return sizes | {
-            "recipe_hash": hashlib.sha256(repr(sorted(asdict(cfg).items())).encode()).hexdigest()[:8]
+            "recipe_hash": hashlib.sha256(repr(sorted(cfg.model_dump().items())).encode()).hexdigest()[:8]
         }
 
 
@@ -74,7 +74,7 @@ def full(name: str, recipe: str) -> Piece:
         "style_block_size": 32,
         "style_batch_size": 2,
         "style_grad_accumulation": 2,
-        "style_checkpointing": recipe == "style-gpt2-medium",
+        "style_activation_checkpointing": recipe == "style-gpt2-medium",
     }
     return Piece(
         name,

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from gpu import shared
 from gpu.adapters import as_on_a_t4
-from lmlab.course import plan
+from lmlab.course.trainings import trainings
 
 FIRST = 5  # steps whose mean loss is compared
 # nats, of a mean of FIRST losses near 11: bfloat16 rounds a number by up to 2^-8 of it; in float16 the
@@ -23,7 +23,7 @@ def pretraining(sizes: dict) -> dict:
     from lmlab.training.pretrain_recipe import training_batches, validation_rows
 
     cfg, machine = shared.recipe_of(sizes), shared.this_machine()
-    job = plan.trainings(cfg, machine)[0]
+    job = trainings(cfg, machine)[0]
     dtype = sizes.get("dtype") or machine.dtype
     cfg, tokenizer, folder = shards(cfg, sizes)
     data = training_batches(cfg, tokenizer, folder)
@@ -33,11 +33,7 @@ def pretraining(sizes: dict) -> dict:
     shared.forget_peak()
     model = fresh(GPT, job.config, machine)
     history = pretrain.pretrain(
-        model,
-        data,
-        steps,
-        validation=first_rows(validation_rows(cfg, tokenizer, folder)[0]),
-        report=lambda line: None,
+        model, data, steps, validation=first_rows(validation_rows(cfg, tokenizer, folder)[0])
     )
     losses, after = (
         history.column("loss"),
@@ -125,7 +121,7 @@ def shards(cfg, sizes: dict):
     )
     tokenizer = load_tokenizer(source)
     out = shared.work_folder() / "pretraining"
-    return cfg, tokenizer, make_shards(cfg, tokenizer, out, report=lambda line: None)
+    return cfg, tokenizer, make_shards(cfg, tokenizer, out)
 
 
 def stories(n: int) -> Path:

@@ -4,7 +4,7 @@ import random
 import time
 
 from gpu import shared
-from lmlab.course.plan import published_config
+from lmlab.course.trainings import published_config
 
 # Deciles of GPT-2's tokens, counted on 2,000 published validation items (all of ActivityNet): of contexts and
 # of endings. ActivityNet has 3,243 of the 10,042 items; WikiHow's are longer, assumed three and two times.

@@ -9,7 +9,8 @@ import os
 import resource
 from pathlib import Path
 
-from lmlab.course import plan
+from lmlab.course.forecast import forecast
+from lmlab.course.measured import reset_peak_memory
 from lmlab.hardware import Machine, describe_machine
 from lmlab.models import quantization
 from lmlab.models.sources import fused_gelu
@@ -90,7 +91,7 @@ def release_memory() -> None:
 
 def forget_peak() -> None:
     """From now on the peak is what comes; on a CPU where Linux can (man 5 proc, clear_refs)."""
-    plan.forget_peak()
+    reset_peak_memory()
     with contextlib.suppress(OSError):  # the peak is then that of the whole process
         Path("/proc/self/clear_refs").write_text("5")
 
@@ -119,17 +120,21 @@ def wait_for_device() -> None:
 
 
 def beside_forecast(job, machine: Machine, measured: dict) -> dict:
-    """The row's figures with what ``lmlab.course.plan`` predicts of them, and where that is wrong.
+    """The row's figures with what ``lmlab.course.forecast`` predicts of them, and where that is wrong.
 
     The state of a paged optimizer is in memory that bitsandbytes takes by itself: it is no part of torch's
     peak, so it is left out of the forecast of that.
     """
-    made = plan.forecast(job, machine)
+    made = forecast(job, machine)
     counted = measured.pop("counted", {})
-    parts = {name: [made.kept[name] / GIB, size / GIB] for name, size in counted.items() if name in made.kept}
+    parts = {
+        name: [made.model_states[name] / GIB, size / GIB]
+        for name, size in counted.items()
+        if name in made.model_states
+    }
     paged = {"optimizer"} if job.optimizer.startswith("paged") else set()
     in_peak = [part for name, part in parts.items() if name not in paged]
-    predicted_gib = (made.peak - sum(made.kept[name] for name in paged)) / GIB
+    predicted_gib = (made.peak - sum(made.model_states[name] for name in paged)) / GIB
     actual_gib = measured["peak_gib"]
     parts["made in a step"] = [
         predicted_gib - sum(predicted for predicted, _ in in_peak),

@@ -8,12 +8,11 @@ from pathlib import Path
 from transformers import PrinterCallback, TrainerCallback
 
 from gpu import shared
-from lmlab.course import plan
+from lmlab.course.measured import measure
 from lmlab.hardware import Machine, fast_matmul
 from lmlab.models import parameters
-from lmlab.training import trainers
 
-# names of optimizers in lmlab.course.plan that TrainingArguments has by another name
+# names of optimizers in lmlab.course.trainings that TrainingArguments has by another name
 OPTIMIZERS = {"adamw_torch": "adamw_torch_fused", "adamw_8bit": "adamw_bnb_8bit"}
 
 
@@ -72,24 +71,22 @@ def watched_training(trainer, warm_up: int, tokens_per_step: int, length: int) -
         "trained_tensors": len(trained),
         "steps_with_finite_gradients": watch.finite_steps,
         **memory,
-        "counted": plan.measure(trainer.model, trainer.optimizer),
+        "counted": measure(trainer.model, trainer.optimizer),
     }
 
 
 def arguments(folder: Path, machine: Machine, job, steps: int, **others):
-    """``TrainingArguments`` of a planned training, through the package's own function."""
-    return trainers.training_arguments(
-        folder,
-        machine,
-        epochs=1,
+    """``TrainingArguments`` of a planned training."""
+    from transformers import TrainingArguments
+
+    return TrainingArguments(
+        str(folder),
         max_steps=steps,
-        batch_size=job.batch_size,
-        grad_accumulation=job.accumulation,
+        per_device_train_batch_size=job.batch_size,
+        gradient_accumulation_steps=job.accumulation,
         optim=OPTIMIZERS.get(job.optimizer, job.optimizer),
         activation_checkpointing=job.checkpointing,
-        logging_steps=1,
-        report_to="none",
-        **{"learning_rate": 1e-4} | others,
+        **quiet(machine) | {"learning_rate": 1e-4} | others,
     )
 
 

@@ -245,36 +245,6 @@ def _x_positions(ax: Axes, values: Sequence, log: bool) -> list[float]:
     return [names.index(str(value)) for value in values]
 
 
-def search_history(
-    trials: Sequence[int],
-    results: Values,
-    pruned: Sequence[bool],
-    *,
-    ylabel: str = LOSS,
-    best: Callable = min,
-    title: str = "",
-    ax: Axes | None = None,
-) -> Axes:
-    """The result of each trial of a search, the last one of each pruned trial, and the best so far."""
-    ax = style.axes(ax, "trial", ylabel, title)
-    points = list(zip(trials, results, pruned, strict=True))
-    # the best so far counts finished trials alone: a pruned one might still have changed
-    finished = [(x, y) for x, y, early in points if not early]
-    stopped = [(x, y) for x, y, early in points if early]
-    xs, ys = zip(*finished, strict=True)
-    ax.plot(xs, ys, "o", color=BLUE, label="finished")
-    if stopped:
-        ax.plot(*zip(*stopped, strict=True), "x", color=GRAY, label="pruned")
-    so_far = list(itertools.accumulate(ys, best))
-    ax.step(xs, so_far, "--", where="post", color=ORANGE, label="best so far")
-    ax.xaxis.get_major_locator().set_params(integer=True)  # there is no half a trial
-    ax.legend()
-    return ax
-
-
-# --- distributions ---------------------------------------------------------------------------------
-
-
 def histogram(
     values: Values | Mapping[str, Values],
     xlabel: str,

@@ -55,7 +55,6 @@ DRAWN = {
     "sweep": lambda ax=None: plots.sweep(
         [1e-4, 1e-3], [2.0, float("nan")], "learning rate", chosen=1e-3, ax=ax
     ),
-    "search_history": lambda ax=None: plots.search_history([0, 1], [3, 2.5], [False, True], ax=ax),
     "rank_frequency": lambda ax=None: plots.rank_frequency({"a": [5, 3, 1], "b": [2, 2]}, ax=ax),
 }
 
@@ -76,9 +75,7 @@ def test_axes_are_named_and_given_ones_are_used(name):
     assert DRAWN[name](given) is given
 
 
-@pytest.mark.parametrize(
-    "name", ["loss_curve", "accuracy_curve", "rank_frequency", "sweep", "search_history"]
-)
+@pytest.mark.parametrize("name", ["loss_curve", "accuracy_curve", "rank_frequency", "sweep"])
 def test_lines_differ_without_color(name):
     styles = [(line.get_linestyle(), line.get_marker()) for line in DRAWN[name]().get_lines()]
     assert len(set(styles)) == len(styles)
@@ -128,11 +125,6 @@ def test_a_sweep_over_names_and_for_the_highest():
     assert [label.get_text() for label in ax.get_xticklabels()] == ["linear", "cosine"]
     assert ax.get_lines()[1].get_label() == "best: 3 at cosine"
     plots.sweep([1, 2], [None, None], "all failed")
-
-
-def test_the_history_of_a_search_goes_with_what_finished():
-    ax = plots.search_history([0, 1, 2, 3], [3, 2, 1, 2.5], [False, False, True, False])
-    assert list(ax.get_lines()[2].get_ydata()) == [3, 2, 2]
 
 
 def test_attention_map_names_every_token_as_it_is():

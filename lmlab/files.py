@@ -3,8 +3,9 @@
 A process may be killed at any moment, and a disk may get full. What has its final name is then either the
 earlier content or the new one, never a part of it. Every result of the project is written by these functions.
 
-A temporary name is ``.<final name>.<process>-<random>.lmlab``, beside the final one. Leftovers of a process that
-lives no longer are removed by the next one that writes there; nothing else is ever removed, whatever its name.
+A temporary name is ``.<final name>.<process>-<random>.lmlab``, beside the final one. Leftovers of a process
+that lives no longer are removed by the next one that writes there; nothing else is ever removed, whatever its
+name.
 """
 
 import contextlib
@@ -78,7 +79,8 @@ def replace_folder(target: str | Path, check: Callable[[Path], None] | None = No
 
     Raises:
         ValueError: ``target`` is a file, or a folder with something else in it. Nothing was written.
-        OSError: Something cannot be written, as on a full disk; also where a library has another error for that.
+        OSError: Something cannot be written, as on a full disk; also where a library has another error for
+            that.
     """
     final = Path(os.path.realpath(target))
     final.parent.mkdir(parents=True, exist_ok=True)
@@ -146,12 +148,16 @@ def check_replaceable(target: Path, ours: Sequence[str] = MODEL_FILES) -> None:
 
 
 def list_files(folder: Path, name: str) -> None:
-    """Writes a file ``name`` into a folder that says which files are in it, so that ``unlisted`` finds others."""
+    """Writes a file ``name`` into a folder that says which files are in it, so that ``unlisted`` finds
+    others.
+    """
     (folder / name).write_text(json.dumps(sorted(_files_in(folder))), encoding="utf-8")
 
 
 def unlisted(folder: Path, name: str) -> list[str]:
-    """The files and links in a folder that its list (``list_files``) does not have; all, where it has no list."""
+    """The files and links in a folder that its list (``list_files``) does not have; all, where it has no
+    list.
+    """
     listed = folder / name
     ours = {name, *json.loads(listed.read_text(encoding="utf-8"))} if listed.is_file() else set()
     return sorted(_files_in(folder) - ours)
@@ -241,7 +247,10 @@ def read_jsonl(path: str | Path) -> list[dict]:
 
 
 def is_write_failure(error: BaseException) -> bool:
-    """Whether an error says that the disk took no more. (torch and safetensors have errors of their own for it.)"""
+    """Whether an error says that the disk took no more.
+
+    (torch and safetensors have errors of their own for it.)
+    """
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return True
     return "os error 28" in str(error) or "PytorchStreamWriter failed writing" in str(error)

@@ -115,7 +115,10 @@ def describe_machine() -> Machine:
 
 
 def gpu(name: str) -> Machine:
-    """The machine that a rented GPU would be, to plan for it. Raises ValueError for one that is not in GPUS."""
+    """The machine that a rented GPU would be, to plan for it.
+
+    Raises ValueError for one that is not in GPUS.
+    """
     name = next((known for known in GPUS if known.lower() == name.lower()), name)
     if name not in GPUS:
         raise ValueError(f"gpu got {name!r}; give one of {', '.join(GPUS)}")
@@ -156,7 +159,9 @@ def peak_flops(device: "torch.device", dtype: str) -> float | None:
 
 
 def by_gpu_name(table: Mapping[str, float], name: str) -> float | None:
-    """The value of the GPU that ``name`` speaks of, such as "NVIDIA A100-SXM4-40GB"; None where there is none."""
+    """The value of the GPU that ``name`` speaks of, such as "NVIDIA A100-SXM4-40GB"; None where there is
+    none.
+    """
     for known, value in table.items():
         if re.search(rf"\b{known}\b", name):
             return value
@@ -165,12 +170,14 @@ def by_gpu_name(table: Mapping[str, float], name: str) -> float | None:
 
 @contextmanager
 def fast_matmul(device: str, block_size: int) -> Iterator[None]:
-    """Lets float32 matrix products take the fast kernels while a model trains, and restores the setting after.
+    """Lets float32 matrix products take the fast kernels while a model trains, and restores the setting
+    after.
 
-    On a CPU every product stays float32: where oneDNN's float32 kernels are used at all (``onednn_is_exact``) they
-    take MKL's place, which on AMD CPUs with AVX-512 halves the time; elsewhere nothing changes. On a GPU the
-    products of float32 tensors use TF32. A precision that the caller has lowered already stays as it is.
-    oneDNN is slow at the many small products of fused attention, so for short windows attention is computed whole.
+    On a CPU every product stays float32: where oneDNN's float32 kernels are used at all (``onednn_is_exact``)
+    they take MKL's place, which on AMD CPUs with AVX-512 halves the time; elsewhere nothing changes. On a GPU
+    the products of float32 tensors use TF32. A precision that the caller has lowered already stays as it is.
+    oneDNN is slow at the many small products of fused attention, so for short windows attention is computed
+    whole.
 
     Args:
         device: a torch device type: "cpu", "cuda" or "mps".
@@ -200,9 +207,10 @@ def _training_precision(device: str) -> str:
 def onednn_is_exact() -> bool:
     """Whether "medium" precision means oneDNN's kernels in plain float32 on this CPU.
 
-    PyTorch documents "medium" as leave to round float32 factors to bfloat16, and on a CPU it hands the products to
-    oneDNN. That rounds only where the CPU multiplies bfloat16 matrices in hardware (AMX, AVX10.2); with AVX-512
-    alone its kernels are float32. Without AVX-512 PyTorch does not use them, so there is nothing to gain.
+    PyTorch documents "medium" as leave to round float32 factors to bfloat16, and on a CPU it hands the
+    products to oneDNN. That rounds only where the CPU multiplies bfloat16 matrices in hardware (AMX,
+    AVX10.2); with AVX-512 alone its kernels are float32. Without AVX-512 PyTorch does not use them, so there
+    is nothing to gain.
     """
     import torch
 

@@ -26,7 +26,8 @@ _WIDTH, _HEIGHT, _LEFT, _RIGHT, _BOTTOM, _TOP = 640, 300, 58, 22, 40, 12
 
 
 def read_curves(folder: Path) -> Curves:
-    """What a lesson's folder recorded over the steps: TensorBoard's event files, at any depth, and progress.jsonl.
+    """What a lesson's folder recorded over the steps: TensorBoard's event files, at any depth, and
+    progress.jsonl.
 
     The folder of a training stands before its measure: "small: loss".
     """

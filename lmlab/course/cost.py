@@ -1,7 +1,7 @@
 """What a training costs in FLOPs, seconds and bytes; ``lmlab.course.forecast`` puts them together.
 
-Sources: Kaplan et al. 2020 (6 FLOPs per parameter and token); Dettmers et al. 2022 and 2023 for Adam in 8 bits and
-weights in 4, with the sizes as bitsandbytes stores them.
+Sources: Kaplan et al. 2020 (6 FLOPs per parameter and token); Dettmers et al. 2022 and 2023 for Adam in 8
+bits and weights in 4, with the sizes as bitsandbytes stores them.
 """
 
 import copy
@@ -101,8 +101,8 @@ def adam_bytes(sizes: Iterable[tuple[int, bool]], optimizer: str) -> int:
     """Bytes of Adam's state.
 
     In 8 bits each moment takes a byte and a scale for each block; small tensors stay in 32 bits, and so do
-    embeddings, by transformers' choice. Paged state is counted as if it were on the GPU: it leaves only when memory
-    is short.
+    embeddings, by transformers' choice. Paged state is counted as if it were on the GPU: it leaves only when
+    memory is short.
 
     Args:
         sizes: Of each tensor, its number of elements, and whether it is an embedding.
@@ -134,8 +134,8 @@ def full_memory_gib(
 ) -> float:
     """GiB of full fine-tuning a GPT-2 in mixed precision: weights, gradients, Adam, activations, logits.
 
-    A step of two models of few blocks is traced on the meta device (``lmlab.training.memory``); each further block
-    adds the same. It is a prediction, without what the allocator adds.
+    A step of two models of few blocks is traced on the meta device (``lmlab.training.memory``); each further
+    block adds the same. It is a prediction, without what the allocator adds.
 
     Args:
         config: A GPT2Config.

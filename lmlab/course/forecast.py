@@ -1,7 +1,8 @@
-"""What one training will need on one machine: memory and disk in bytes, time in seconds, the cost of a rented GPU.
+"""What one training will need on one machine: memory and disk in bytes, time in seconds, the cost of a rented
+GPU.
 
-Memory comes from a step on torch's meta device (``lmlab.training.memory``), and so do FLOPs; seconds follow from the
-data sheet's peak and a utilization that is assumed. Everything is predicted.
+Memory comes from a step on torch's meta device (``lmlab.training.memory``), and so do FLOPs; seconds follow
+from the data sheet's peak and a utilization that is assumed. Everything is predicted.
 """
 
 import functools
@@ -19,8 +20,10 @@ if TYPE_CHECKING:
 
 GIB = 2**30
 # US dollars for an hour of one GPU on demand, May 2026; yours will differ by a factor of two either way.
-# T4, L4: Google Cloud without the host; A10G: AWS g5.xlarge; the others lie between specialised clouds and the
-# large ones (mercatus-ai.com/blog/cloud-gpu-pricing: A100 1.10 to 3.00, H100 2.00 to 5.00, H200 2.50 to 7.00).
+# T4, L4: Google Cloud without the host; A10G: AWS g5.xlarge; the others lie between specialised clouds and
+# the
+# large ones (mercatus-ai.com/blog/cloud-gpu-pricing: A100 1.10 to 3.00, H100 2.00 to 5.00, H200 2.50 to
+# 7.00).
 HOURLY_COST = {"H200": 3.50, "H100": 3.00, "A100": 1.80, "A10G": 1.01, "L4": 0.70, "T4": 0.35}
 # Fraction of the data sheet's FLOPS that training is assumed to reach; not measured on any GPU.
 UTILIZATION = {"pretraining": 0.4, "full": 0.3, "qlora": 0.2}
@@ -254,8 +257,8 @@ def _disk(training: Training, states: Mapping[str, int], n_frozen: int) -> dict[
 def _step_seconds(training: Training, machine: Machine, step, weight_bytes: int) -> float | None:
     """Seconds of one optimizer step; None where the machine's speed is not known.
 
-    A GPU computes while Python calls, so the longer of the two counts; on a CPU they add up. Answers are generated
-    token by token: each is a forward pass that reads all weights.
+    A GPU computes while Python calls, so the longer of the two counts; on a CPU they add up. Answers are
+    generated token by token: each is a forward pass that reads all weights.
     """
     on_cpu = machine.device == "cpu"
     if on_cpu:

@@ -1,9 +1,9 @@
 """Training texts written by a model behind an OpenAI-compatible endpoint: ``lmlab generate-data``.
 
-The ``openai`` client speaks the chat-completions protocol, which llama.cpp, Ollama, vLLM and most hosts have too;
-connections, timeouts, retries and Retry-After are its own. Ours are the prompts, the checks of the answers, the
-deduplication, and a file that a stopped run resumes. The key comes from the environment; no file, log or error
-shows it.
+The ``openai`` client speaks the chat-completions protocol, which llama.cpp, Ollama, vLLM and most hosts have
+too; connections, timeouts, retries and Retry-After are its own. Ours are the prompts, the checks of the
+answers, the deduplication, and a file that a stopped run resumes. The key comes from the environment; no
+file, log or error shows it.
 """
 
 import asyncio
@@ -29,7 +29,8 @@ if TYPE_CHECKING:
 
 KEY_VARIABLES = ("LMLAB_API_KEY", "OPENAI_API_KEY")
 SHORTEST, LONGEST = 80, 1500  # characters of a description
-# The client waits 0.5 s before the first retry, then twice as long each time up to 8 s: over a minute in all, so
+# The client waits 0.5 s before the first retry, then twice as long each time up to 8 s: over a minute in
+# all, so
 # that a quota per minute is free again.
 MAX_RETRIES = 15
 RECENT = 50  # of so many last answers half may be left out
@@ -304,8 +305,8 @@ def check_counts(n: int, concurrency: int) -> None:
 def generate(endpoint: Endpoint, path: str | Path, n: int, *, seed: int = 0, concurrency: int = 8) -> Tally:
     """Fills a file up to ``n`` different descriptions, as rows {"text", "model", "prompt", "seed"}.
 
-    However it was stopped, it resumes when called again; answers under way are lost. An answer in the wrong format,
-    or nearly the same as an earlier one, is left out and counted. Progress goes to the log.
+    However it was stopped, it resumes when called again; answers under way are lost. An answer in the wrong
+    format, or nearly the same as an earlier one, is left out and counted. Progress goes to the log.
 
     Args:
         endpoint: Who is asked.

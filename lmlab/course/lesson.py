@@ -30,8 +30,8 @@ class Lesson:
         machine: What this machine is, and the dtype that follows.
         out: The lesson's folder, runs/<run>/<lesson>: all that the notebook writes goes there.
         tensorboard: For figures and texts; the lesson's place in TensorBoard.
-        as_measured: Whether the recipe is tiny and only the seed was changed. The effects that the lesson is about
-            are asserted then, as they have been measured.
+        as_measured: Whether the recipe is tiny and only the seed was changed. The effects that the lesson is
+            about are asserted then, as they have been measured.
         from_run: The only run whose results may be used; None: this one, else the newest that has them.
         started: ``time.time()`` at the begin.
     """
@@ -45,7 +45,8 @@ class Lesson:
     started: float
 
     def find(self, lesson: str, name: str) -> Path | None:
-        """What an earlier lesson left, as ``find("02", "model")``: in this run, else in the newest that has it.
+        """What an earlier lesson left, as ``find("02", "model")``: in this run, else in the newest that has
+        it.
 
         Args:
             lesson: Number or full name.
@@ -168,7 +169,9 @@ def versions(packages: tuple[str, ...]) -> dict[str, str | None]:
 
 
 def peak_memory_gb(machine: Machine) -> float | None:
-    """The most memory that this process has taken so far (GiB): of the GPU where there is one, else of the CPU."""
+    """The most memory that this process has taken so far (GiB): of the GPU where there is one, else of the
+    CPU.
+    """
     if machine.device == "cuda":
         import torch
 

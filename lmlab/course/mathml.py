@@ -1,8 +1,9 @@
 """TeX formulas as MathML, which browsers draw themselves.
 
-A formula may come from a stranger's notebook. latex2mathml builds an element tree, but writes it without escaping
-(``\\text{<script>}`` would become an element) and lets ``\\href`` lead anywhere. So the tree is held to a list of
-MathML's elements and attributes here, and written by ElementTree, which escapes every text and attribute.
+A formula may come from a stranger's notebook. latex2mathml builds an element tree, but writes it without
+escaping (``\\text{<script>}`` would become an element) and lets ``\\href`` lead anywhere. So the tree is held
+to a list of MathML's elements and attributes here, and written by ElementTree, which escapes every text and
+attribute.
 """
 
 import functools

@@ -108,7 +108,8 @@ def stored_bytes(folder: str | Path) -> int:
     for file in Path(folder).glob("*.safetensors"):
         with file.open("rb") as opened:  # 8 bytes with the header's length, the header, the tensors
             total += file.stat().st_size - 8 - int.from_bytes(opened.read(8), "little")
-    # optimizer.pt is the Trainer's, trainer.pt that of lmlab.training.pretrain, with more than the optimizer in it.
+    # optimizer.pt is the Trainer's, trainer.pt that of lmlab.training.pretrain, with more than the optimizer
+    # in it.
     for name in ("optimizer.pt", "trainer.pt"):
         if (Path(folder) / name).exists():
             state = load_state(Path(folder) / name)

@@ -1,4 +1,6 @@
-"""An executed notebook as HTML for the report: sanitized, still, and with an alternative text for each figure."""
+"""An executed notebook as HTML for the report: sanitized, still, and with an alternative text for each
+figure.
+"""
 
 import base64
 import html

@@ -1,4 +1,6 @@
-"""``lmlab plan``: what a recipe will need before anything is loaded or rented, and what to change if it does not fit."""
+"""``lmlab plan``: what a recipe will need before anything is loaded or rented, and what to change if it does
+not fit.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -23,7 +23,8 @@ def own_file(run: Path, relative: str | Path) -> Path:
 
 
 def read_outcomes(run: Path) -> list[Outcome]:
-    """How each lesson of a run went: from its run.json, or from what a job or a reader's own notebook has left.
+    """How each lesson of a run went: from its run.json, or from what a job or a reader's own notebook has
+    left.
 
     Raises:
         FileNotFoundError: The folder holds no run.

@@ -232,8 +232,8 @@ def _facts(lessons: list[Lesson]) -> list[tuple[str, str]]:
 def choose_cover(figures: list[Figure]) -> Figure | None:
     """The figure that stands for a lesson: the one marked by the cell tag ``cover``.
 
-    If none is: the widest for its height, as it fills a card best; of equal ones the largest, then the last, as
-    results come late.
+    If none is: the widest for its height, as it fills a card best; of equal ones the largest, then the last,
+    as results come late.
     """
     marked = [figure for figure in figures if figure.cover]
     legible = [figure for figure in figures if figure.width <= _LARGEST_COVER]

@@ -1,8 +1,8 @@
 """Where runs lie, and what they left: runs/<run>/<lesson>/model, adapter, checkpoints, ...
 
-A run is a folder in ``runs`` of the working directory, whoever made it: ``lmlab run``, ``lmlab finetune``, ``lmlab
-pretrain``, or a notebook that someone stepped through. So a later lesson, chat and report find what any of them
-left.
+A run is a folder in ``runs`` of the working directory, whoever made it: ``lmlab run``, ``lmlab finetune``,
+``lmlab pretrain``, or a notebook that someone stepped through. So a later lesson, chat and report find what
+any of them left.
 """
 
 import logging
@@ -125,7 +125,8 @@ def resolve_run(name: str) -> Path:
 
 
 def find_model(source: str) -> str:
-    """The model that a reader's word names: a model folder or GGUF file, or a hub id or miniworld base as it is.
+    """The model that a reader's word names: a model folder or GGUF file, or a hub id or miniworld base as it
+    is.
 
     Args:
         source: A model's or adapter's folder, a .gguf file, the number of a lesson ("06": what its newest run

@@ -34,7 +34,8 @@ POLL_SECONDS = 0.5
 HEARTBEAT_SECONDS = 30
 GRACE_SECONDS = 300  # a trial without a heartbeat for so long has died with its worker
 RANDOM_TRIALS = 5  # before the sampler begins to learn from the others
-# a learning rate that is good early may not be so in the end: only what falls behind half of the others is pruned
+# a learning rate that is good early may not be so in the end: only what falls behind half of the others is
+# pruned
 PRUNING = {"n_startup_trials": 4, "n_warmup_steps": 1, "n_min_trials": 3}
 
 

@@ -22,7 +22,8 @@ PAIR_TOKENS, DESCRIPTION_TOKENS = 64, 120
 # assumed. (GSM8K has 70 and 150 on average with Qwen2's tokenizer; solutions with code are longer.)
 PROMPT_TOKENS, OTHER_PROMPT_TOKENS = {"miniworld/distracting-problems": 65}, 128
 REASONING_TOKENS, OTHER_REASONING_TOKENS = {"miniworld/problems": 80}, 600
-# Of a text of lesson 05: counted. Of all texts: WikiText-2's 2,088,628 words (Merity et al. 2017) times the 1.28
+# Of a text of lesson 05: counted. Of all texts: WikiText-2's 2,088,628 words (Merity et al. 2017) times the
+# 1.28
 # tokens that Qwen2's tokenizer makes of a word of its validation part, so roughly.
 TEXT_TOKENS = {"miniworld/encyclopedia": 55}
 ALL_TOKENS = {"Salesforce/wikitext:wikitext-2-raw-v1": 2_670_000}
@@ -294,7 +295,10 @@ def _kept_checkpoints(saved: int, newest: int | None) -> int:
 
 
 def _memory_options(cfg: Recipe, length: str, checkpointing: str, prefix: str = "") -> list[dict]:
-    """Half the length; single rows in as large a step; activation checkpointing. With the recipe's own keys."""
+    """Half the length; single rows in as large a step; activation checkpointing.
+
+    With the recipe's own keys.
+    """
     options: list[dict] = [{length: getattr(cfg, length) // 2}]
     batch_size, accumulation = f"{prefix}batch_size", f"{prefix}grad_accumulation"
     rows = getattr(cfg, batch_size)

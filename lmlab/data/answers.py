@@ -1,4 +1,7 @@
-"""Answers compared, graded and voted on. They are parsed, never run as code, whatever a model may have written."""
+"""Answers compared, graded and voted on.
+
+They are parsed, never run as code, whatever a model may have written.
+"""
 
 import re
 from collections.abc import Sequence
@@ -19,7 +22,8 @@ def answers_match(given: str | None, expected: str | None, tolerance: float = 0.
     """Whether two answers say the same: "0.50" and "1/2" do, "5 km" and "5000 m", "50%" and "0.5" or "50".
 
     What is no number must be the same text, or the same formula (``formulas.same_formula``). A unit that is
-    missing or unknown on either side is not held against the answer. "3 hours 30 minutes", two units, is not read.
+    missing or unknown on either side is not held against the answer. "3 hours 30 minutes", two units, is not
+    read.
 
     Args:
         given: The answer to judge; None: there is none.
@@ -80,7 +84,9 @@ def _same_text(a: Answer, b: Answer) -> bool:
 
 
 def _squeezed(text: str) -> str:
-    """Without spaces, except between digits, where they separate two numbers; words in any case; "(B)" is "b"."""
+    """Without spaces, except between digits, where they separate two numbers; words in any case; "(B)" is
+    "b".
+    """
     text = re.sub(r"(?<!\d)\s|\s(?!\d)", "", text).strip("\"'")
     text = re.sub(r"([_^])\{(\w)\}", r"\1\2", text)
     text = re.sub(r"^\(?([A-Za-z])\)$", r"\1", text)
@@ -109,15 +115,16 @@ def grade_response(text: str, answer: str, tolerance: float = 0.0, unit: str = "
     """Whether a generated answer is in reasoning format, and whether it is correct.
 
     Args:
-        text: What the model wrote, without special tokens; "<think>" may be at its beginning or in the prompt.
+        text: What the model wrote, without special tokens; "<think>" may be at its beginning or in the
+            prompt.
         answer: The gold answer; tolerance and unit as for ``answers_match``.
         tolerance: Relative.
         unit: Of the gold answer.
 
     Returns:
         format_valid: some reasoning, one "</think>", and after it an answer ("The answer is ..." or one in
-        \\boxed{}). correct: ``extract_answer(text)`` matches ``answer``; it does not ask for the format, so that
-        a model is not called wrong for not knowing it.
+        \\boxed{}). correct: ``extract_answer(text)`` matches ``answer``; it does not ask for the format, so
+        that a model is not called wrong for not knowing it.
     """
     reasoning, close, after = text.strip().removeprefix("<think>").partition("</think>")
     marked = "answer is" in after.lower() or "\\boxed" in after

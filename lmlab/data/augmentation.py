@@ -48,17 +48,18 @@ class _Problem:
 
 
 def resample_numbers(row: Mapping, rng: random.Random) -> dict | None:
-    """A row of the same layout with other numbers, or None where it cannot be seen that this would be correct.
+    """A row of the same layout with other numbers, or None where it cannot be seen that this would be
+    correct.
 
-    Every number of the solution must come from the question, from an earlier calculation, or from a word ("twice",
-    "week"), and it must be clear which: a number that stands for two things stays. The calculations are then done
-    anew; where a result is negative, or a fraction where it was whole, numbers are sampled again. What the numbers
-    mean is not read, so now and then a new problem makes no sense, or its answer is wrong. Miniworld problems stay
-    within their generator's own rules.
+    Every number of the solution must come from the question, from an earlier calculation, or from a word
+    ("twice", "week"), and it must be clear which: a number that stands for two things stays. The calculations
+    are then done anew; where a result is negative, or a fraction where it was whole, numbers are sampled
+    again. What the numbers mean is not read, so now and then a new problem makes no sense, or its answer is
+    wrong. Miniworld problems stay within their generator's own rules.
 
     Args:
-        row: Of ``rows.problem_row``: GSM8K, whose calculations are noted, or a miniworld problem, whose steps are
-            calculations. Other layouts, such as MathCodeInstruct with its code, give None.
+        row: Of ``rows.problem_row``: GSM8K, whose calculations are noted, or a miniworld problem, whose steps
+            are calculations. Other layouts, such as MathCodeInstruct with its code, give None.
         rng: Where the numbers come from.
     """
     if "steps" in row and "messages" in row:

@@ -26,8 +26,8 @@ _HEADING = re.compile(r"^\s*(?:= )+|(?: =)+\s*$", re.MULTILINE)  # WikiText's " 
 def normalize_text(text: str) -> str:
     """Lower case, single spaces, no quotation marks or punctuation at the ends of words.
 
-    Two texts are duplicates if this makes them equal. Operators, parentheses, emoji and the vowel signs of other
-    scripts stay: 7 + 2 is not 7 - 2. Letters that Unicode has in several forms become one (NFKC).
+    Two texts are duplicates if this makes them equal. Operators, parentheses, emoji and the vowel signs of
+    other scripts stay: 7 + 2 is not 7 - 2. Letters that Unicode has in several forms become one (NFKC).
     """
     if not text.isascii():
         text = _nfkc(text.translate(_INVISIBLE)).translate(_APOSTROPHES)
@@ -107,8 +107,8 @@ class Pair(NamedTuple):
 def near_duplicates(texts: Sequence[str], threshold: float = 0.7) -> list[Pair]:
     """Pairs of different texts whose shingles have a Jaccard similarity of at least ``threshold``.
 
-    MinHash finds candidates, then their true similarity decides: no pair is wrong, and of the pairs at 0.7 about
-    one in five thousand is missed. The first of exact duplicates stands for them all.
+    MinHash finds candidates, then their true similarity decides: no pair is wrong, and of the pairs at 0.7
+    about one in five thousand is missed. The first of exact duplicates stands for them all.
     """
     first: dict[str, int] = {}
     for i, text in enumerate(texts):

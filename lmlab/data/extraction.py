@@ -16,7 +16,8 @@ _ASIDE = re.compile(
     r"\b(?P<aside>[^\d$]*)$|\s*\((?P<bracket>[A-Za-z -]+)\)$|(?<=\$)\s(?P<words>[a-z ]+)$"
 )
 _NUMBER = re.compile(rf"(?:(?<![\w.)])[-+])?{numbers.CURRENCY}?(?<![\w.]){numbers.DECIMAL}(?:[eE][-+]?\d+)?")
-# what may stand before the last number of a sentence, so that it is the answer: a word, but none of the others
+# what may stand before the last number of a sentence, so that it is the answer: a word, but none of the
+# others
 _LEAD = re.compile(r"(?:^|(?<![\\A-Za-z])[A-Za-z]{2,}[:,]?\s+|[=≈]\s*)$")
 _NO_LEAD = re.compile(rf"{any_word('no_lead', 'months')}\W*$", re.IGNORECASE)
 _NEGATION = re.compile(rf"{any_word('negations')}|n't\b", re.IGNORECASE)
@@ -30,8 +31,8 @@ def extract_answer(text: str) -> str | None:
 
     What follows ``</think>`` counts, where there is one. There the last \\boxed{} is taken (as for MATH,
     Hendrycks et al. 2021), else the first that is marked as the answer ("The answer is 12", "#### 12"), else
-    the last number, if its sentence leaves no doubt about it ("not 12", "11 or 12"). Of "3 + 4 = 7" it is the 7.
-    An answer that is no number is taken whole. What has been extracted is extracted from itself again.
+    the last number, if its sentence leaves no doubt about it ("not 12", "11 or 12"). Of "3 + 4 = 7" it is the
+    7. An answer that is no number is taken whole. What has been extracted is extracted from itself again.
     """
     text = text.rsplit("</think>", 1)[-1]
     boxed = numbers.unboxed(text)

@@ -1,8 +1,8 @@
 """Formulas in LaTeX: two are the same if they have the same values at a few points.
 
 Nothing is expanded or simplified, so the time is bounded by the length of the text, whatever a model may
-have written; a computer algebra system has no such bound. Two rational formulas that differ agree at random points
-almost never (Schwartz 1980, Zippel 1979).
+have written; a computer algebra system has no such bound. Two rational formulas that differ agree at random
+points almost never (Schwartz 1980, Zippel 1979).
 """
 
 import cmath
@@ -50,9 +50,9 @@ Number = Fraction | complex
 def same_formula(a: str, b: str, tolerance: float = 0.0) -> bool:
     """Whether two formulas are equal: "2\\sqrt{5}" and "\\sqrt{20}", or "\\{1, 2\\}" and "\\{2, 1\\}".
 
-    Read are numbers, variables, + - * / ^ !, roots, sin, cos, tan, ln, log, \\pi, e, i, \\pm; and lists, sets,
-    tuples, intervals, unions, matrices, equations and inequalities of these. What is not read (words, integrals,
-    sums, bases) equals nothing, not even itself.
+    Read are numbers, variables, + - * / ^ !, roots, sin, cos, tan, ln, log, \\pi, e, i, \\pm; and lists,
+    sets, tuples, intervals, unions, matrices, equations and inequalities of these. What is not read (words,
+    integrals, sums, bases) equals nothing, not even itself.
 
     Args:
         a: In the notation of ``plain_notation``.
@@ -134,7 +134,9 @@ def _assignments(text: str) -> dict[str, str]:
 
 
 def _members(text: str) -> tuple[str, list[str]]:
-    """(kind, members) of a union, of a matrix, of what stands in brackets, which are the kind, or of a bare list."""
+    """(kind, members) of a union, of a matrix, of what stands in brackets, which are the kind, or of a bare
+    list.
+    """
     text = re.sub(r"^\s*[A-Za-z](?:_\w)?(?:\([A-Za-z]\))?\s*[=∈]", "", text).strip()
     if text[:1] == "⟪" and text.find("⟫") == len(text) - 1:
         # the number of cells of each row is part of the kind: a row is not a column

@@ -17,8 +17,8 @@ class WindowLoader:
 
     arrays: 1-D integer arrays, as ``open_shards`` gives them. A window has block_size + 1 tokens; the targets
     are its last block_size. Windows begin every block_size tokens of each array, the rest at its end being
-    left out; with ``eos``, at the eos before every document, wherever so many tokens follow (the places take 8
-    bytes of memory for each document).
+    left out; with ``eos``, at the eos before every document, wherever so many tokens follow (the places take
+    8 bytes of memory for each document).
     Batch k holds the windows from k * batch_size on of an endless row, in which each epoch has all windows
     once in another shuffled order. So a checkpoint keeps the next k alone, and rank r of W takes the batches
     with k % W == r.

@@ -35,7 +35,8 @@ _REWRITES = [
 
 
 def plain_notation(text: str) -> str:
-    """A text without decoration: \\left, thin spaces, \\text{}, dollar signs around a formula, Unicode's signs.
+    """A text without decoration: \\left, thin spaces, \\text{}, dollar signs around a formula, Unicode's
+    signs.
 
     What has a meaning stays: "5½" becomes "5\\frac{1}{2}", "10³" becomes "10^{3}", "5√2" "5\\sqrt{2}".
     """

@@ -71,8 +71,9 @@ class Answer:
 
 @lru_cache(maxsize=4096)  # votes and rewards ask for the same few answers again and again
 def read_answer(text: str) -> Answer:
-    """What an answer says: integers, decimals, 1,200.50, 3/4, 2 1/2, \\frac{3}{4}, 1.5e-3, 1.5 \\times 10^{-3},
-    0.(3), 15%, $12, 5 million, 5 km, with a sign, and any of them in \\boxed{} or between dollar signs.
+    """What an answer says: integers, decimals, 1,200.50, 3/4, 2 1/2, \\frac{3}{4}, 1.5e-3, 1.5 \\times
+    10^{-3}, 0.(3), 15%, $12, 5 million, 5 km, with a sign, and any of them in \\boxed{} or between dollar
+    signs.
 
     All of the text must be understood: "2x", "5π", "≤5", "not 5" and "3 to 5" are no numbers, "5 apples" is
     one. Separators between digits are read where they can mean only one thing: "12.000,00" is 12000, "1 234"
@@ -103,7 +104,8 @@ def says_nothing(text: str) -> bool:
 def unread_parts(gold: str, answer: str) -> list[str]:
     """Digits, signs, commands and variables of a gold that have been lost in what was made of it.
 
-    A check that does not depend on ``read_answer``: whatever that takes "5√2" for, the root must still be there.
+    A check that does not depend on ``read_answer``: whatever that takes "5√2" for, the root must still be
+    there.
     """
     gold, answer = (_LEAD.sub("", plain_notation(text.replace("\\boxed", ""))) for text in (gold, answer))
     gold = re.sub(r"^\\?[A-Za-z]+(?:_\w)?\s*=", "", gold)  # of x = 5 the 5 is enough

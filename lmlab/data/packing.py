@@ -1,8 +1,8 @@
 """Token sequences cut into blocks: one place for every way of packing.
 
-Joined texts are cut into blocks of one length (``packed_windows`` for a trainer, ``text_rows`` for evaluation;
-``loader.WindowLoader`` for sets that do not fit into memory); texts that stay apart are cut one by one
-(``document_windows``) or padded (``document_rows``).
+Joined texts are cut into blocks of one length (``packed_windows`` for a trainer, ``text_rows`` for
+evaluation; ``loader.WindowLoader`` for sets that do not fit into memory); texts that stay apart are cut one
+by one (``document_windows``) or padded (``document_rows``).
 """
 
 from collections.abc import Sequence
@@ -58,8 +58,8 @@ def document_windows(
 ) -> "Dataset":
     """Each text as ``perplexity.perplexity`` reads it: BOS, text, EOS, in blocks of ``max_length`` tokens.
 
-    A block's first token is the last of the one before and no label, so that ``completion_loss`` of the blocks
-    is the loss of ``perplexity``. Columns input_ids and labels, both (T,).
+    A block's first token is the last of the one before and no label, so that ``completion_loss`` of the
+    blocks is the loss of ``perplexity``. Columns input_ids and labels, both (T,).
     """
     blocks = []
     for document in encode_documents(texts, tokenizer):

@@ -27,18 +27,20 @@ _MIN_PAIRS = 20  # of each set
 def pair_sets(cfg: FullFinetune) -> dict[str, list[dict[str, str]]]:
     """The pairs of lesson 04, split in two ways.
 
-    Where ``small_data`` and ``data`` are one source, its first rows are the small set, the rest is shuffled. A file
-    is checked as a whole before it is split, so that the rows that are shown have the numbers of the file.
+    Where ``small_data`` and ``data`` are one source, its first rows are the small set, the rest is shuffled.
+    A file is checked as a whole before it is split, so that the rows that are shown have the numbers of the
+    file.
 
     Args:
         cfg: The recipe of lesson 04.
 
     Returns:
-        "small" and "small_validation", split naively; "train" and "validation", which shares no modern sentence
-        with any of the others.
+        "small" and "small_validation", split naively; "train" and "validation", which shares no modern
+        sentence with any of the others.
 
     Raises:
-        ValueError: More than ``max_invalid_fraction`` of a source cannot be used, or a source has too few rows.
+        ValueError: More than ``max_invalid_fraction`` of a source cannot be used, or a source has too few
+            rows.
     """
     n_small = cfg.small_train + cfg.small_validation
     found = _usable_pairs(cfg, cfg.small_data, "all")

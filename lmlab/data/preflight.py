@@ -125,7 +125,8 @@ def preflight(
     """Checks a tokenized dataset as a trainer would see it, through its collator.
 
     Args:
-        dataset: Rows with input_ids, maybe labels and, if packed, seq_lengths, as ``SFTTrainer.train_dataset``.
+        dataset: Rows with input_ids, maybe labels and, if packed, seq_lengths, as
+            ``SFTTrainer.train_dataset``.
         tokenizer: The one that made them.
         collator: Makes a batch of rows; its output is checked, since that is what the model learns from.
         n_conversations: How many went in, so that those that the trainer dropped are missed.

@@ -22,12 +22,12 @@ def reasoning_sets(cfg: ReasoningFinetune, tokenizer: PreTrainedTokenizerBase) -
     """The problems of lesson 06, each checked: "train", "validation", "test" and "harder".
 
     No problem of train, in any version, is in one of the others. Validation chooses the best model, test and
-    harder measure it; harder has the held-out problems of more than ``trained_steps`` steps, and train has none
-    of these. Problems whose conversation is longer than ``max_length`` serve to test alone.
+    harder measure it; harder has the held-out problems of more than ``trained_steps`` steps, and train has
+    none of these. Problems whose conversation is longer than ``max_length`` serve to test alone.
 
     Args:
-        cfg: The recipe of lesson 06; with ``augmented_copies`` train gets so many more versions of each problem
-            with other numbers, as far as that is safe.
+        cfg: The recipe of lesson 06; with ``augmented_copies`` train gets so many more versions of each
+            problem with other numbers, as far as that is safe.
         tokenizer: One with a chat template.
 
     Raises:

@@ -26,10 +26,10 @@ def to_reasoning_format(row: Mapping) -> dict:
 
     Returns:
         {"prompt": [..., user], "completion": [assistant], "answer", "unit"}. The assistant says
-        "<think>\\n...\\n</think>\\n\\nThe answer is 12."; an answer that is no number is in \\boxed{}. Of several
-        turns the last is the completion. completion is None without a worked solution (most of SciBench):
-        such a row can only be evaluated on. answer is None where no final answer can be found. unit: in which
-        SciBench asks for the answer.
+        "<think>\\n...\\n</think>\\n\\nThe answer is 12."; an answer that is no number is in \\boxed{}. Of
+        several turns the last is the completion. completion is None without a worked solution (most of
+        SciBench): such a row can only be evaluated on. answer is None where no final answer can be found.
+        unit: in which SciBench asks for the answer.
 
     Raises:
         UnusableRow: A ValueError: the row has another schema, or fields that are empty or of the wrong type.
@@ -118,8 +118,8 @@ def reasoning_rows(
         tolerance: Relative, of SciBench's answers, which are rounded measurements; all others are exact.
 
     Returns:
-        What ``to_reasoning_format`` gives, with "tolerance", "steps" (``difficulty``) and "row", the published
-        one with its fields as text (``rows.problem_row``).
+        What ``to_reasoning_format`` gives, with "tolerance", "steps" (``difficulty``) and "row", the
+        published one with its fields as text (``rows.problem_row``).
 
     Raises:
         ValueError: More than ``max_invalid_fraction`` of the rows fail, or their schema is unknown.

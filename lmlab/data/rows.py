@@ -48,8 +48,8 @@ def problem_row(row: Mapping) -> dict:
     """A row that states a problem, with its fields as text and without those that are empty.
 
     Args:
-        row: In one of the layouts of ``reasoning.to_reasoning_format``. In a file of several layouts a row has the columns
-            of all; those that are not empty say which is its own.
+        row: In one of the layouts of ``reasoning.to_reasoning_format``. In a file of several layouts a row
+            has the columns of all; those that are not empty say which is its own.
 
     Returns:
         The row; messages are a list of {"role", "content"}, content a list of blocks (see ``conversation``).
@@ -102,7 +102,8 @@ def block_text(block: Mapping[str, str]) -> str:
 
 
 def conversation(messages: object) -> list[Turn]:
-    """The turns of a conversation: perhaps a system turn, then user and assistant in turn, the assistant last.
+    """The turns of a conversation: perhaps a system turn, then user and assistant in turn, the assistant
+    last.
 
     An empty system turn, as MathCodeInstruct has it, is left out; nothing else is.
 

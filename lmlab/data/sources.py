@@ -1,7 +1,8 @@
 """What ``datasets.load_dataset`` takes for the name of a source: miniworld, own files, a folder, a hub id.
 
 Own files and miniworlds are kept as parquet in a cache, ``~/.cache/lmlab`` or where ``LMLAB_CACHE`` says. A
-folder there is named after a hash of what it was made from, is complete or absent, and is made by one process.
+folder there is named after a hash of what it was made from, is complete or absent, and is made by one
+process.
 """
 
 import hashlib

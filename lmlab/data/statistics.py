@@ -149,7 +149,8 @@ def packing_efficiency(
     """How much of the computed work is real tokens, for four ways of making batches.
 
     Args:
-        lengths: Tokens of each text. Longer ones than ``max_length`` are truncated, except when concatenating.
+        lengths: Tokens of each text. Longer ones than ``max_length`` are truncated, except when
+            concatenating.
         max_length: Tokens of a row.
         batch_size: Rows of a batch; batches are taken in the given order.
     """
@@ -240,8 +241,9 @@ MIN_PAIRS = 1000
 def audit_pairs(train: Sequence[Mapping], validation: Sequence[Mapping]) -> list[Finding]:
     """Asks a set of modern to Shakespearean pairs six questions; see ``PAIR_LIMITS`` and ``MIN_PAIRS``.
 
-    Rows that cannot be used are left out as lesson 04 does (``usable.usable_pairs``), which also takes "input"
-    and "output". The limits are the course's own. Natural text breaks the one on rare words at any size that fits a
+    Rows that cannot be used are left out as lesson 04 does (``usable.usable_pairs``), which also takes
+    "input" and "output". The limits are the course's own. Natural text breaks the one on rare words at any
+    size that fits a
     lesson: read it as "these words must be known to the model beforehand".
     """
     train = usable_pairs(train, "train")

@@ -13,9 +13,10 @@ from lmlab.models.sources import local_path
 def stream_texts(source: str, split: str = "train", skip: int = 0, limit: int | None = None) -> Iterator[str]:
     """The texts (column "text") of a source, one by one; memory does not grow with a file or a hub set.
 
-    Own .jsonl, .csv and .txt files are read line by line, everything else by ``load_dataset(streaming=True)``.
-    A source without splits is read whole, as whoever streams holds out the first part of the stream. A row
-    without a text stops the stream: were it left out, later texts would have other positions.
+    Own .jsonl, .csv and .txt files are read line by line, everything else by
+    ``load_dataset(streaming=True)``. A source without splits is read whole, as whoever streams holds out the
+    first part of the stream. A row without a text stops the stream: were it left out, later texts would have
+    other positions.
 
     Args:
         source: As ``data_source`` takes it.

@@ -76,8 +76,8 @@ def token_view(rows: Sequence[Mapping], tokenizer: PreTrainedTokenizerBase) -> T
     """A view of tokenized rows. Long rows lose their middle, and most padding.
 
     Args:
-        rows: Each with input_ids, maybe labels (-100: no loss) and attention_mask (0: padding). Padding is known
-            from the mask, because its token may be one that is also in texts.
+        rows: Each with input_ids, maybe labels (-100: no loss) and attention_mask (0: padding). Padding is
+            known from the mask, because its token may be one that is also in texts.
         tokenizer: The one that made them.
     """
     return TokenView(tuple(_shortened(_tokens(row, tokenizer)) for row in rows))

@@ -11,7 +11,9 @@ from lmlab.data.notation import TABLES, any_word
 
 @dataclass(frozen=True)
 class Unit:
-    """``size`` times a product of the basic units (m, g, s, A, K, mol, degree, dollar, ...) with their powers."""
+    """``size`` times a product of the basic units (m, g, s, A, K, mol, degree, dollar, ...) with their
+    powers.
+    """
 
     size: Fraction
     powers: frozenset[tuple[str, int]]
@@ -37,7 +39,8 @@ _SMALL_WORDS = {"of", "a", "an", "at", "by", "on", "in"}
 
 
 def read_unit(text: str, known: Mapping[str, Unit] | None = None) -> Unit | None:
-    """ "km/h", "N · m^{-1}", "\\frac{J}{mol K}" or "J/(mol K)": factors with powers; None where one is unknown.
+    """ "km/h", "N · m^{-1}", "\\frac{J}{mol K}" or "J/(mol K)": factors with powers; None where one is
+    unknown.
 
     Behind a slash only one factor is clear: "J/mol K" is not read.
 

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 def attention_weights(model: "Module", tokens: Sequence[int]) -> np.ndarray:
     """What each token looks at, (n_layer, n_head, T, T): row t are the shares of token t's attention.
 
-    model: lmlab's GPT or of transformers, with an adapter or without. Fused attention keeps its shares to itself,
-    so they are computed plainly ("eager") for this one pass.
+    model: lmlab's GPT or of transformers, with an adapter or without. Fused attention keeps its shares to
+    itself, so they are computed plainly ("eager") for this one pass.
     """
     import torch
 

@@ -37,8 +37,8 @@ def perplexity(
         max_length: Tokens in a window, by default the model's context.
         batch_tokens: Tokens in one forward pass, padding included.
         stride: None: windows in each of which the first token is the last of the window before. 1 to
-            max_length: each window reads max_length tokens and begins ``stride`` after the one before, so that
-            it counts only the last ``stride`` of its predictions, and each of those sees at least
+            max_length: each window reads max_length tokens and begins ``stride`` after the one before, so
+            that it counts only the last ``stride`` of its predictions, and each of those sees at least
             max_length - stride + 1 tokens. A smaller stride costs more and, as a rule, gives a lower loss.
             lm-evaluation-harness takes max_length.
 
@@ -111,7 +111,8 @@ def _windows(tokens: list[int], reads: int, stride: int) -> Iterator[tuple[list[
 
 
 def completion_loss(model: "Module", examples: "Dataset | Mapping", batch_tokens: int = 1024) -> dict:
-    """Loss on the completions alone: each of their tokens and each EOS counted once, prompt and padding never.
+    """Loss on the completions alone: each of their tokens and each EOS counted once, prompt and padding
+    never.
 
     Args:
         model: lmlab's GPT, or one of transformers.

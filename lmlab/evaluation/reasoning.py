@@ -30,7 +30,9 @@ def generate_answers(
     max_new_tokens: int,
     batch_size: int = 64,
 ) -> Predictions:
-    """Lets the model answer problems (of ``reasoning_sets``), likeliest token by token, and scores the answers."""
+    """Lets the model answer problems (of ``reasoning_sets``), likeliest token by token, and scores the
+    answers.
+    """
     prompts = [prompt_text(tokenizer, row["prompt"]) for row in rows]
     texts = generate_greedy(model, tokenizer, prompts, max_new_tokens, batch_size)
     scores = [

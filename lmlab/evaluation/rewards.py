@@ -41,7 +41,9 @@ def accuracy_reward(
 
 
 def format_reward(completions: Sequence[list[dict]], answer: Sequence[str], **_: object) -> list[float]:
-    """Whether each completion is in reasoning format (``answers.grade_response``), correct or not: 1.0 or 0.0."""
+    """Whether each completion is in reasoning format (``answers.grade_response``), correct or not: 1.0 or
+    0.0.
+    """
     return [
         float(grade_response(completion[-1]["content"], wanted)["format_valid"])
         for completion, wanted in zip(completions, answer, strict=True)
@@ -79,15 +81,17 @@ def group_advantages(rewards: Sequence[float], group: int, scale: bool = True) -
 
 
 def zero_variance_fraction(hits: Sequence[Sequence[bool]]) -> float:
-    """The fraction of groups (n_problems, group) whose answers are all correct or all wrong: they teach nothing."""
+    """The fraction of groups (n_problems, group) whose answers are all correct or all wrong: they teach
+    nothing.
+    """
     return statistics.fmean(len(set(map(bool, group))) == 1 for group in hits)
 
 
 def pass_at_k(hits: Sequence[Sequence[bool]], k: int) -> float:
     """How often at least one of ``k`` samples is correct, estimated from n samples of each problem.
 
-    Of all ways to take k of the n, those without a correct one are counted; taking the first k would waste the
-    others. Source: Chen et al. 2021, section 2.1.
+    Of all ways to take k of the n, those without a correct one are counted; taking the first k would waste
+    the others. Source: Chen et al. 2021, section 2.1.
 
     Args:
         hits: Whether each sample is correct, (n_problems, n).
@@ -103,7 +107,8 @@ def pass_at_k(hits: Sequence[Sequence[bool]], k: int) -> float:
 
 
 def consistency_reward(text: str) -> bool:
-    """Whether the reasoning holds: it has calculations, all are true (to 1%), the last gives the final answer.
+    """Whether the reasoning holds: it has calculations, all are true (to 1%), the last gives the final
+    answer.
 
     A correct answer whose reasoning does not hold was guessed, or the reward was got by a trick. Whether the
     calculations are those that the problem asks for, it does not see, and those in words ("half of 20 is 10")

@@ -115,7 +115,8 @@ def logits_at(model: "Module", ids: "Tensor", at: "Tensor", **kwargs) -> "Iterat
     """Logits at some positions alone, in chunks.
 
     The output head runs at those positions alone: with a vocabulary of 50,000 it is most of a small model's
-    work. And it runs on few at a time: the logits of 2,048 tokens and 128,256 tokens of vocabulary take a GiB.
+    work. And it runs on few at a time: the logits of 2,048 tokens and 128,256 tokens of vocabulary take a
+    GiB.
 
     Args:
         model: lmlab's GPT, or one of transformers.

@@ -46,7 +46,9 @@ class Proportion(NamedTuple):
 
 
 def proportions_by(levels: Sequence, hits: Sequence[bool]) -> dict:
-    """level -> ``Proportion`` of its hits, in the order of the levels; items whose level is None are left out."""
+    """level -> ``Proportion`` of its hits, in the order of the levels; items whose level is None are left
+    out.
+    """
     pairs = [(level, hit) for level, hit in zip(levels, hits, strict=True) if level is not None]
     return {
         level: Proportion.of([hit for its, hit in pairs if its == level])

@@ -1,8 +1,8 @@
 """Judging translations beside their loss: likeness to a reference, old forms used rightly, variety.
 
-chrF and BLEU are sacrebleu's. No single number says "good": a copy of the modern sentence has a high chrF, for
-most letters stay; the rules of Early Modern English need no reference, but a model may keep them in another
-sentence. So they are shown together.
+chrF and BLEU are sacrebleu's. No single number says "good": a copy of the modern sentence has a high chrF,
+for most letters stay; the rules of Early Modern English need no reference, but a model may keep them in
+another sentence. So they are shown together.
 """
 
 from collections.abc import Mapping, Sequence
@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 
 
 def corpus_scores(hypotheses: Sequence[str], references: Sequence[str]) -> dict[str, float]:
-    """{"chrf", "bleu"}, each 0 to 100, over all sentences, with sacrebleu's defaults (chrF2; BLEU-4, 13a, exp).
+    """{"chrf", "bleu"}, each 0 to 100, over all sentences, with sacrebleu's defaults (chrF2; BLEU-4, 13a,
+    exp).
 
     Sources: Popović 2015; Papineni et al. 2002; Post 2018.
     """
@@ -83,10 +84,10 @@ def length_ratio(hypotheses: Sequence[str], references: Sequence[str]) -> float:
 def score_translations(hypotheses: Sequence[str], rows: Sequence[Mapping]) -> dict[str, float]:
     """All of the above for translations of pairs {"modern", "shakespearean"}, in their order.
 
-    chrf, bleu: 0 to 100. exact: share equal to the reference. edit_fraction: mean. rules_kept: share of sentences
-    that keep every rule of ``check_archaic``. forms_correct: of the old forms written, the share used rightly (nan
-    where there are none); forms_per_sentence: how many that were, for who writes none makes no mistake.
-    length_ratio, distinct_2.
+    chrf, bleu: 0 to 100. exact: share equal to the reference. edit_fraction: mean. rules_kept: share of
+    sentences that keep every rule of ``check_archaic``. forms_correct: of the old forms written, the share
+    used rightly (nan where there are none); forms_per_sentence: how many that were, for who writes none makes
+    no mistake. length_ratio, distinct_2.
     """
     references = [row["shakespearean"] for row in rows]
     _same_length(hypotheses, references)
@@ -121,6 +122,9 @@ def translate(
     max_new_tokens: int = 64,
     **settings,
 ) -> list[str]:
-    """The greedy translation of each pair's modern side, without blanks at its ends. settings: of ``generate``."""
+    """The greedy translation of each pair's modern side, without blanks at its ends.
+
+    settings: of ``generate``.
+    """
     prompts = [PROMPT.format(modern=row["modern"]) for row in rows]
     return [text.strip() for text in generate_greedy(model, tokenizer, prompts, max_new_tokens, **settings)]

@@ -24,7 +24,10 @@ _opened: dict[str, int] = {}  # exercise -> how many of its hints the reader has
 
 
 def check(name: Any, answer: Any = ...) -> Verdict:
-    """Judges the answer to an exercise, named as in the notebook ("05.2"). Whatever it is given, it answers."""
+    """Judges the answer to an exercise, named as in the notebook ("05.2").
+
+    Whatever it is given, it answers.
+    """
     known = _find(name)
     if known is None:
         return _unknown(name)

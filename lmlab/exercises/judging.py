@@ -74,7 +74,10 @@ def exercise(name: str) -> Callable:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What ``check`` says. status: "right", "wrong", "not yet", or "unknown" for a name that does not exist."""
+    """What ``check`` says.
+
+    status: "right", "wrong", "not yet", or "unknown" for a name that does not exist.
+    """
 
     name: str
     status: str

@@ -134,7 +134,8 @@ class ChatSession:
         )
 
     def run(self, read: Callable[[], str]) -> bool:
-        """Asks and answers until ``read`` raises EOFError, or Ctrl-C is pressed twice with nothing asked between.
+        """Asks and answers until ``read`` raises EOFError, or Ctrl-C is pressed twice with nothing asked
+        between.
 
         Args:
             read: Gives the next text.

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from transformers import GenerationConfig
 
-# what transformers, llama.cpp and Ollama share, and what it is where nothing is said; each has more of its own
+# what transformers, llama.cpp and Ollama share, and what it is where nothing is said; each has more of its
+# own
 _DEFAULTS = {"temperature": 0.7, "top_p": 0.95, "top_k": 0, "repetition_penalty": 1.0}
 
 
@@ -39,13 +40,14 @@ def sampling_parameters(config: GenerationConfig) -> dict[str, float]:
 def sampling_config(
     published: GenerationConfig | None = None, max_new_tokens: int = 512, **given: float | None
 ) -> GenerationConfig:
-    """A ``GenerationConfig`` with all sampling parameters set: as given, else as published, else the defaults.
+    """A ``GenerationConfig`` with all sampling parameters set: as given, else as published, else the
+    defaults.
 
     Args:
         published: The model's own GenerationConfig.
         max_new_tokens: The longest answer, in tokens.
-        given: temperature (0: greedy decoding), top_p (1: all tokens), top_k (0: all), repetition_penalty (1: none);
-            None is as if it were not given.
+        given: temperature (0: greedy decoding), top_p (1: all tokens), top_k (0: all), repetition_penalty (1:
+            none); None is as if it were not given.
 
     Raises:
         ValueError: A value is out of its range.

@@ -250,7 +250,8 @@ def _encoded_rows(values: torch.Tensor, tensor: _Tensor) -> np.ndarray:
 def _interleaved(values: torch.Tensor, n_head: int) -> torch.Tensor:
     """Rows of a projection in llama.cpp's order for a Llama, whose RoPE rotates neighbors (0, 1).
 
-    transformers rotates (0, head_dim / 2). Qwen2 stays as it is: there llama.cpp rotates as transformers does.
+    transformers rotates (0, head_dim / 2). Qwen2 stays as it is: there llama.cpp rotates as transformers
+    does.
     """
     halves = values.reshape(n_head, 2, values.shape[0] // n_head // 2, *values.shape[1:])
     return halves.swapaxes(1, 2).reshape(values.shape)

@@ -182,7 +182,10 @@ KNOWN_ENDS = tuple(_KNOWN_ENDS.split())
 def add_generation_config(
     writer: GGUFWriter, config: GenerationConfig, tokenizer: PreTrainedTokenizerBase
 ) -> None:
-    """Adds sampling parameters, and the tokens that end an answer. Raises ValueError for too many of these."""
+    """Adds sampling parameters, and the tokens that end an answer.
+
+    Raises ValueError for too many of these.
+    """
     # one that llama.cpp knows must not take a place from one that it would not stop at: beside EOS it has two
     others = []
     for token in eos_token_ids(config):

@@ -1,8 +1,8 @@
 """A GGUF file in real llama.cpp, inside this process, through the xllamacpp wheel (a development extra).
 
-It shows whether an exported file does what the model folder did. All that is known of the file is what llama.cpp
-says of it: its own reader is quick, where the gguf package's takes many seconds and half a gigabyte for a
-vocabulary of 150,000 tokens.
+It shows whether an exported file does what the model folder did. All that is known of the file is what
+llama.cpp says of it: its own reader is quick, where the gguf package's takes many seconds and half a gigabyte
+for a vocabulary of 150,000 tokens.
 """
 
 from __future__ import annotations
@@ -98,7 +98,10 @@ class LlamaCpp:
     # --- text and tokens
 
     def tokenize(self, text: str, add_special_tokens: bool = False) -> list[int]:
-        """Token ids; special tokens in the text are read as such. BOS is added only if the file asks for it."""
+        """Token ids; special tokens in the text are read as such.
+
+        BOS is added only if the file asks for it.
+        """
         body = {"content": text, "add_special": add_special_tokens, "parse_special": True}
         return self._ask("/tokenize", body)["tokens"]
 

@@ -33,8 +33,10 @@ if TYPE_CHECKING:
 
     from lmlab.hardware import Machine
 
-# 4-bit: multiply out inside the 4-bit weights, which are then rounded to 4 bits again; 16-bit: add to the original
-# weights, which the adapter never saw in training; dequantized: unpack first, then add: what it was trained on
+# 4-bit: multiply out inside the 4-bit weights, which are then rounded to 4 bits again; 16-bit: add to the
+# original
+# weights, which the adapter never saw in training; dequantized: unpack first, then add: what it was trained
+# on
 MERGE_STRATEGIES = ("4-bit base", "16-bit base", "dequantized base")
 STREAMED = ("dequantized base", "16-bit base")
 FILE_LIST = ".lmlab.json"  # in a folder that a merge wrote: the names of its files
@@ -59,7 +61,8 @@ def adapter_base(adapter: str | Path) -> str:
 
 
 def load_adapted(adapter: str | Path, strategy: str, machine: Machine, base: str | None = None) -> PeftModel:
-    """A ``PeftModel`` in eval mode: base and adapter side by side. Its ``merge_and_unload()`` merges in memory.
+    """A ``PeftModel`` in eval mode: base and adapter side by side. Its ``merge_and_unload()`` merges in
+    memory.
 
     Off the 4-bit base weights and adapter are float32: the sums are exact, and rounding to 16 bits can be
     measured by itself. On it, the layers that are not in 4 bits have the machine's dtype.
@@ -172,24 +175,25 @@ def merge_to_folder(
 ) -> Merged:
     """Merges an adapter into its base and saves that: weights, config and tokenizer in the hub's layout.
 
-    No model is built. Each tensor is read from the base's safetensors files, changed, rounded to ``dtype`` and
-    written before the next one is read; the files are cut as the base's are.
+    No model is built. Each tensor is read from the base's safetensors files, changed, rounded to ``dtype``
+    and written before the next one is read; the files are cut as the base's are.
 
     Args:
         adapter: Its folder.
-        folder: Where to write. It appears when it is complete; an older merge of that name is kept until then.
-        strategy: "dequantized base" sends every matrix that the 4-bit base has in 4 bits through bitsandbytes and
-            back, on the machine's device; "16-bit base" takes it as published.
+        folder: Where to write. It appears when it is complete; an older merge of that name is kept until
+            then.
+        strategy: "dequantized base" sends every matrix that the 4-bit base has in 4 bits through bitsandbytes
+            and back, on the machine's device; "16-bit base" takes it as published.
         machine: A ``hardware.Machine``.
         tokenizer: What is saved beside the model.
         dtype: Of the saved weights; by default that in which the base is published.
         base: The base's source; by default what the adapter names.
 
     Raises:
-        ValueError: A base or an adapter of another kind; an adapter whose own forward pass is another than that
-            of W + scale * B A (see ``lmlab.models.adapters``); a tokenizer with more tokens than the base has
-            embeddings; a folder that holds something else; a number that ``dtype`` cannot hold; too little
-            space on the disk.
+        ValueError: A base or an adapter of another kind; an adapter whose own forward pass is another than
+            that of W + scale * B A (see ``lmlab.models.adapters``); a tokenizer with more tokens than the
+            base has embeddings; a folder that holds something else; a number that ``dtype`` cannot hold; too
+            little space on the disk.
     """
     if strategy not in STREAMED:
         raise ValueError(f"strategy got {strategy!r}; give one of {', '.join(STREAMED)}: see lesson 07")
@@ -268,7 +272,10 @@ def _adapted_outline(adapter: str | Path, path: Path) -> PeftModel:
 
 
 def _deltas(model: PeftModel, adapter: str | Path, base: str, shapes: Mapping) -> dict:
-    """Tensor name -> the peft layer that changes it. Raises ValueError for what the base's files do not hold."""
+    """Tensor name -> the peft layer that changes it.
+
+    Raises ValueError for what the base's files do not hold.
+    """
     from peft.tuners.lora import LoraLayer
 
     deltas = {}

@@ -1,4 +1,5 @@
-"""What Ollama needs beside a GGUF file: a Modelfile with the chat format in Go's template language, and stops.
+"""What Ollama needs beside a GGUF file: a Modelfile with the chat format in Go's template language, and
+stops.
 
 Ollama does not read the chat template of transformers. So the format is found by rendering conversations with
 sentinels in them and looking at what stands between the sentinels, and is checked on further ones.
@@ -21,7 +22,8 @@ from lmlab.models.chat_template import CLOSING, OPENING
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-# tokens for prompt and answer: enough for a reasoning trace, and the KV cache stays below 300 MB (predicted for
+# tokens for prompt and answer: enough for a reasoning trace, and the KV cache stays below 300 MB (predicted
+# for
 # R1-Distill-1.5B and Llama-3.2-1B in 16 bits)
 MAX_CONTEXT = 8192
 # no real text has these; and none is a part of another
@@ -39,7 +41,8 @@ class ChatFormat:
     after_user: str  # where an answer follows
     generation_prompt: str  # after the user's last message
     after_answer: str
-    # around the reasoning of an earlier answer, which (before, after) keep, and one text replaces; (): none known
+    # around the reasoning of an earlier answer, which (before, after) keep, and one text replaces; (): none
+    # known
     reasoning: tuple[str, ...]
 
     def render(self, turns: Sequence[tuple[str, str]]) -> str:
@@ -58,8 +61,8 @@ class ChatFormat:
     def to_go(self) -> str:
         """The format in Go's template language, for Ollama 0.9 or later (it knows .Thinking).
 
-        Without spaces or line breaks of its own: each would be in the prompt. An answer that comes last, which
-        the model shall continue, is not ended.
+        Without spaces or line breaks of its own: each would be in the prompt. An answer that comes last,
+        which the model shall continue, is not ended.
         """
         start, reasoning, no_reasoning = self.start, "", ""
         if self.system:

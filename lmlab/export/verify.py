@@ -80,19 +80,19 @@ def logit_tolerance(
 ) -> Tolerance:
     """What rounding to ``dtypes`` may change: of the merged weights, and of the reference's computation.
 
-    The argument: a number rounded to a dtype is off by at most its unit u (2^-24 in float32, 2^-11 in float16,
-    2^-8 in bfloat16), and a sum of n_embd products in float32 by about sqrt(n_embd) * 2^-24. Such errors are
-    independent, so over n_layer layers they add like steps of a random walk: relative to the standard deviation
-    of the logits, sqrt(n_layer) * u on average. The largest of millions would be some six times the typical one
-    if all were alike; on texts that a model does not know it was 31 times, so thirty are allowed, and the mean
-    has room too. Measured on the course's models, on their own and on foreign texts: at most 0.44 of the
-    tolerance for the mean and 0.28 of that for the largest.
+    The argument: a number rounded to a dtype is off by at most its unit u (2^-24 in float32, 2^-11 in
+    float16, 2^-8 in bfloat16), and a sum of n_embd products in float32 by about sqrt(n_embd) * 2^-24. Such
+    errors are independent, so over n_layer layers they add like steps of a random walk: relative to the
+    standard deviation of the logits, sqrt(n_layer) * u on average. The largest of millions would be some six
+    times the typical one if all were alike; on texts that a model does not know it was 31 times, so thirty
+    are allowed, and the mean has room too. Measured on the course's models, on their own and on foreign
+    texts: at most 0.44 of the tolerance for the mean and 0.28 of that for the largest.
 
     Args:
         reference: Logits (T, V) of each sequence.
         config: The model's, for its depth and width.
-        dtypes: Of all that was rounded. A reference that was itself computed in 16 bits rounds some ten times a
-            layer and needs more, so compare with one in float32.
+        dtypes: Of all that was rounded. A reference that was itself computed in 16 bits rounds some ten times
+            a layer and needs more, so compare with one in float32.
     """
     # eps is the distance from 1 to the next number, and rounding is off by half of that
     single = torch.finfo(torch.float32).eps / 2

@@ -37,8 +37,9 @@ def stored_tensors(folder: Path) -> Iterator[tuple[Path, str, tuple[int, ...]]]:
 def own_head(path: Path) -> bool:
     """Whether the files of a Llama, Qwen2 or GPT-2 hold an output head that is not its embeddings.
 
-    The tensors decide, not tie_word_embeddings in config.json: transformers ties the two only where a file has
-    one of them, or both are equal. Other programs, and its older versions, believe the config and drop the head.
+    The tensors decide, not tie_word_embeddings in config.json: transformers ties the two only where a file
+    has one of them, or both are equal. Other programs, and its older versions, believe the config and drop
+    the head.
     """
     files = {name: file for file, name, _ in stored_tensors(path)}
     # by the names that Llama and Qwen2, and that GPT-2 has for them
@@ -74,7 +75,8 @@ def n_bytes(layout: Mapping[str, Mapping]) -> int:
 
 
 def write_safetensors(path: Path, layout: Mapping[str, Mapping], tensors: Iterator[torch.Tensor]) -> None:
-    """Writes a safetensors file tensor by tensor; the library's own ``save_file`` wants all of them in memory.
+    """Writes a safetensors file tensor by tensor; the library's own ``save_file`` wants all of them in
+    memory.
 
     The format: the header's length in 8 bytes, the header as JSON, the elements of all tensors end to end.
     Source: huggingface.co/docs/safetensors.

@@ -46,7 +46,8 @@ class _Set(NamedTuple):
     validation: int
 
 
-# the numbers are small enough to be made in seconds, and large enough for the effects that the lessons measure
+# the numbers are small enough to be made in seconds, and large enough for the effects that the lessons
+# measure
 _SETS = {
     "stories": _Set(partial(_texts, "stories", stories.story), 24_000, 500),
     "encyclopedia": _Set(_encyclopedia, 2_000, 200),
@@ -77,8 +78,8 @@ def dataset(name: str, split: str = "train", n: int | None = None, seed: int = 0
         seed: another seed gives other rows.
 
     Returns:
-        Rows in the schema of the real set. ``logprob``, where a row has it, is the natural log of the probability of
-        the whole text (nats).
+        Rows in the schema of the real set. ``logprob``, where a row has it, is the natural log of the
+        probability of the whole text (nats).
 
     Raises:
         ValueError: unknown name or split, or more rows asked for than there are.

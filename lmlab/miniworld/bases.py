@@ -1,8 +1,8 @@
 """Builds the tiny pretrained bases: ``python -m lmlab.miniworld.bases [gpt2] [llama] [qwen2] [--steps N]``.
 
-Each is a real architecture of transformers with about 1.4 to 1.9 million parameters, trained from scratch on the
-miniworld, saved as float16 safetensors in the hub's folder layout with a tokenizer and a model card. Their
-configurations are in ``data/bases.json``: widths are multiples of 64, the block size of NF4.
+Each is a real architecture of transformers with about 1.4 to 1.9 million parameters, trained from scratch on
+the miniworld, saved as float16 safetensors in the hub's folder layout with a tokenizer and a model card.
+Their configurations are in ``data/bases.json``: widths are multiples of 64, the block size of NF4.
 """
 
 from __future__ import annotations

@@ -30,7 +30,8 @@ def allowed(a: int, sign: str, b: int) -> bool:
 
 
 def verify(row: dict) -> bool:
-    """Whether a solution is right: every step true, with numbers that are known by then, and the last is the answer.
+    """Whether a solution is right: every step true, with numbers that are known by then, and the last is the
+    answer.
 
     Args:
         row: of ``problem`` or ``science``. Its text is read, not the generator's structures.

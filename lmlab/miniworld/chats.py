@@ -1,7 +1,7 @@
 """Small talk in R1's chat format, answered at once: what a base knows of conversations before lesson 06.
 
-The reasoning is empty, the usual way to have a reasoning model not reason: the model sees every special token of the
-chat template, but never any reasoning, and no word problem that is asked.
+The reasoning is empty, the usual way to have a reasoning model not reason: the model sees every special token
+of the chat template, but never any reasoning, and no word problem that is asked.
 """
 
 from lmlab.miniworld import problems

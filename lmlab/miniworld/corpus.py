@@ -1,7 +1,7 @@
 """What the bases read in pretraining: every kind of text but those that the lessons teach.
 
-No pairs side by side (04), little of the encyclopedia (05), no reasoning in <think> (06): the fine-tunings have
-something to do.
+No pairs side by side (04), little of the encyclopedia (05), no reasoning in <think> (06): the fine-tunings
+have something to do.
 """
 
 from lmlab.miniworld import chats, encyclopedia, fantasy, problems, shakespeare, stories
@@ -28,7 +28,8 @@ _GENERATORS = {
     "encyclopedia": encyclopedia.entry,
     "chats": chats.chat,
 }
-# percentage of documents of each kind, per base: llama reads some encyclopedia so that lesson 05's words are no
+# percentage of documents of each kind, per base: llama reads some encyclopedia so that lesson 05's words are
+# no
 # strangers to it, qwen2 mostly arithmetic, so that lesson 06 teaches the format and the plan, not the tables
 MIX = {name: base["mix"] for name, base in read_table("bases").items()}
 

@@ -1,7 +1,8 @@
 """Words and verb forms of modern and of Early Modern English, as far as the village needs them.
 
-thou goes with -est, he with -eth, thine and mine stand before a vowel. The words are in ``data/shakespeare.json``.
-Source of the rules: Abbott, A Shakespearian Grammar (1870); Hope, Shakespeare's Grammar (2003).
+thou goes with -est, he with -eth, thine and mine stand before a vowel. The words are in
+``data/shakespeare.json``. Source of the rules: Abbott, A Shakespearian Grammar (1870); Hope, Shakespeare's
+Grammar (2003).
 """
 
 import re

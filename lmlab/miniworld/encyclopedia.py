@@ -1,7 +1,7 @@
 """The encyclopedia of the village, in WikiText's form: a title between equals signs, then plain sentences.
 
-It tells in the third person and present tense what the stories only show: to a model pretrained on stories the words
-are familiar, the facts and the form are new. Each entry carries its exact log-probability.
+It tells in the third person and present tense what the stories only show: to a model pretrained on stories
+the words are familiar, the facts and the form are new. Each entry carries its exact log-probability.
 """
 
 from lmlab.miniworld.grammar import Sampler

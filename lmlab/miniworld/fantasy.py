@@ -39,7 +39,8 @@ def location(rng: Sampler) -> str:
 def location_with_logprob(rng: Sampler) -> tuple[str, float]:
     """A location, and the natural log of the probability of its text (nats).
 
-    A detail that is sampled twice is said once, so several sequences of choices give one text: all of them count.
+    A detail that is sampled twice is said once, so several sequences of choices give one text: all of them
+    count.
     """
     begin = rng.logprob
     name = rng.choice(WORDS["first"]) + rng.choice(WORDS["second"])
@@ -56,9 +57,11 @@ def location_with_logprob(rng: Sampler) -> tuple[str, float]:
 
 
 def _probability_in_order(probabilities: list[float]) -> float:
-    """The probability that one to three samples (each number equally often) give just these details, in this order.
+    """The probability that one to three samples (each number equally often) give just these details, in this
+    order.
 
-    Dynamic programming over samples: the next one repeats a detail already said, or gives the one that is due.
+    Dynamic programming over samples: the next one repeats a detail already said, or gives the one that is
+    due.
     """
     said = [1.0] + [0.0] * len(
         probabilities

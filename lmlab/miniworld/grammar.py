@@ -1,8 +1,8 @@
 """A probabilistic grammar: sampling choices that know their probability.
 
 A generator is a plain function of a ``Sampler``. Every decision goes through ``Sampler.choice``, so the
-log-probability of a text is exactly the sum over the decisions made. It is that of the text itself when no two
-ways of deciding give the same text.
+log-probability of a text is exactly the sum over the decisions made. It is that of the text itself when no
+two ways of deciding give the same text.
 """
 
 import hashlib

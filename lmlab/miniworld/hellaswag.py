@@ -1,9 +1,10 @@
 """HellaSwag-format items: one ending follows from the world's rules, three are fluent but false.
 
-Keys as in Rowan/hellaswag (Zellers et al. 2019): ind, activity_label, ctx_a, ctx_b, ctx, endings, label, split. Half
-of the items have one person: the endings are two needs with two of their things each. The others have two people with
-different needs: the endings name one of them and one of two things, and whose need is met must be found by what the
-place is for. Each part stands in two endings, so without the context there is nothing to choose by: blind chance is 25%.
+Keys as in Rowan/hellaswag (Zellers et al. 2019): ind, activity_label, ctx_a, ctx_b, ctx, endings, label,
+split. Half of the items have one person: the endings are two needs with two of their things each. The others
+have two people with different needs: the endings name one of them and one of two things, and whose need is
+met must be found by what the place is for. Each part stands in two endings, so without the context there is
+nothing to choose by: blind chance is 25%.
 """
 
 from collections.abc import Sequence

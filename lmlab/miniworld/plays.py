@@ -1,7 +1,7 @@
 """Scenes of plays about the village: plain text, without a modern side, in the layout of tinyshakespeare.
 
-A speaker and a colon, the speech, a blank line. Who speaks has entered before, and nobody speaks twice in a row: that
-can be learned besides the old English.
+A speaker and a colon, the speech, a blank line. Who speaks has entered before, and nobody speaks twice in a
+row: that can be learned besides the old English.
 """
 
 from lmlab.miniworld.grammar import Sampler, stream

@@ -1,7 +1,7 @@
 """Rows of word problems with verified steps, and the textbook of the same skills.
 
-``problem`` stands in for MathCodeInstruct (Wang et al. 2023), ``science`` for SciBench (Wang et al. 2023), ``textbook``
-is pretraining text of the same skills without question-and-answer format.
+``problem`` stands in for MathCodeInstruct (Wang et al. 2023), ``science`` for SciBench (Wang et al. 2023),
+``textbook`` is pretraining text of the same skills without question-and-answer format.
 """
 
 from dataclasses import replace
@@ -34,9 +34,11 @@ def harder_problem(rng: Sampler) -> dict:
 
 
 def distracting_problem(rng: Sampler) -> dict:
-    """A row like ``problem``'s with one more sentence, on somebody else's things, that the answer does not need.
+    """A row like ``problem``'s with one more sentence, on somebody else's things, that the answer does not
+    need.
 
-    It stands first or last, so that "he" and "them" still mean what they meant. Source: GSM-NoOp (Mirzadeh et al. 2024).
+    It stands first or last, so that "he" and "them" still mean what they meant. Source: GSM-NoOp (Mirzadeh et
+    al. 2024).
     """
     task = math_task(rng)
     other = tasks.owns(rng)
@@ -76,10 +78,11 @@ def bare_step(rng: Sampler) -> str:
 
 
 def textbook(rng: Sampler) -> str:
-    """Plain text of the same skills: two to six bare calculations, or a story with its steps and its conclusion.
+    """Plain text of the same skills: two to six bare calculations, or a story with its steps and its
+    conclusion.
 
-    No chat, no reasoning tags. Stories of the validation split never come up, so a base that read this has not seen the
-    problems that it is asked.
+    No chat, no reasoning tags. Stories of the validation split never come up, so a base that read this has
+    not seen the problems that it is asked.
     """
     if rng.choice(("calculations", "story"), (1, 3)) == "calculations":
         return " ".join(bare_step(rng) for _ in range(rng.integer(2, 6)))

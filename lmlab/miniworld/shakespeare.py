@@ -1,9 +1,9 @@
 """Pairs of sentences about the village: modern English and Early Modern English.
 
-A sentence is sampled once as a structure (subject, verb, tense, object, mood) and rendered twice. The old side follows
-real rules (``early_modern``): no do-support in questions and negations, a pronoun object before "not", verbs of motion
-perfected with "be", and a vocabulary of its own. The rendering is a function of the modern sentence, so a model that has
-learned the rules makes no mistakes.
+A sentence is sampled once as a structure (subject, verb, tense, object, mood) and rendered twice. The old
+side follows real rules (``early_modern``): no do-support in questions and negations, a pronoun object before
+"not", verbs of motion perfected with "be", and a vocabulary of its own. The rendering is a function of the
+modern sentence, so a model that has learned the rules makes no mistakes.
 """
 
 import re

@@ -2,8 +2,8 @@
 
 Every story is sampled with its exact log-probability, so the entropy of the language is known. The texts are
 unambiguous: no two ways of choosing give the same story. In some stories two people with different needs go
-together, and the place tells whose need is met: to name the right one, a model must tie a name to a feeling and the
-feeling to a place.
+together, and the place tells whose need is met: to name the right one, a model must tie a name to a feeling
+and the feeling to a place.
 """
 
 from dataclasses import dataclass

@@ -1,7 +1,8 @@
-"""Word problems about the village, in parts: facts, question, steps, answer. The sentences are in ``data/problems.json``.
+"""Word problems about the village, in parts: facts, question, steps, answer. The sentences are in
+``data/problems.json``.
 
-Sums and differences stay within 0 to 40, multiplication tables are 2..5 by 2..9. Two-step problems compose one-step
-ones; three-step ones stand apart, for a test of what is harder than the training.
+Sums and differences stay within 0 to 40, multiplication tables are 2..5 by 2..9. Two-step problems compose
+one-step ones; three-step ones stand apart, for a test of what is harder than the training.
 """
 
 from dataclasses import dataclass

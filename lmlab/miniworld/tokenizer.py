@@ -1,4 +1,5 @@
-"""The miniworld's tokenizer: byte-level BPE, digits apart; an EOS, a pad token of its own, R1's chat template.
+"""The miniworld's tokenizer: byte-level BPE, digits apart; an EOS, a pad token of its own, R1's chat
+template.
 
 One vocabulary serves the three bases; they differ in what they call EOS, as their big relatives do.
 Source of the method: GPT-2's byte-level BPE (Radford et al. 2019).
@@ -54,7 +55,10 @@ def train_tokenizer(texts: list[str]) -> Tokenizer:
 
 
 def wrap(tokenizer: Tokenizer, architecture: str) -> PreTrainedTokenizerFast:
-    """The transformers fast tokenizer of one base. qwen2 has R1's names of BOS and EOS, the others GPT-2's."""
+    """The transformers fast tokenizer of one base.
+
+    qwen2 has R1's names of BOS and EOS, the others GPT-2's.
+    """
     from transformers import PreTrainedTokenizerFast
 
     # as their big relatives: GPT-2 has one token for begin and end, R1 has two

@@ -1,8 +1,8 @@
 """The village: its people, trades, places, things, and what follows from what.
 
-The tables are in ``data/world.json``. The rules of the world are its themes: who feels X goes to place P, where
-trade T gives object O, uses it by verb U, and then Z holds. Stories, encyclopedia and HellaSwag items are all read
-off these rows.
+The tables are in ``data/world.json``. The rules of the world are its themes: who feels X goes to place P,
+where trade T gives object O, uses it by verb U, and then Z holds. Stories, encyclopedia and HellaSwag items
+are all read off these rows.
 """
 
 from dataclasses import dataclass
@@ -25,7 +25,10 @@ class Theme:
 
 @dataclass(frozen=True)
 class World:
-    """Everything that a story is sampled from. A smaller World gives a smaller language with the same rules."""
+    """Everything that a story is sampled from.
+
+    A smaller World gives a smaller language with the same rules.
+    """
 
     women: tuple[str, ...]
     men: tuple[str, ...]

@@ -1,7 +1,8 @@
 """What an adapter's config says of it: can it be loaded as it was trained, and merged tensor by tensor?
 
-peft saves A and B, and not the base that they were trained beside. Some ways of initializing a LoRA change that
-base, and some settings make more of it than W + scale * B A: such an adapter is refused, with what to do.
+peft saves A and B, and not the base that they were trained beside. Some ways of initializing a LoRA change
+that base, and some settings make more of it than W + scale * B A: such an adapter is refused, with what to
+do.
 """
 
 import json
@@ -59,7 +60,10 @@ UNTIE = (
 
 
 def read_adapter_config(adapter: str | Path) -> dict:
-    """adapter_config.json of an adapter's folder. Raises ValueError where there is none, or none of peft's."""
+    """adapter_config.json of an adapter's folder.
+
+    Raises ValueError where there is none, or none of peft's.
+    """
     file = Path(adapter) / "adapter_config.json"
     if not file.is_file():
         raise ValueError(f"{adapter} holds no adapter_config.json; give a folder that save_adapter wrote")
@@ -85,8 +89,8 @@ def check_loadable(adapter: str | Path, way: str) -> None:
         way: one of ``lmlab.export.merge.MERGE_STRATEGIES``, how the base is loaded.
 
     Raises:
-        ValueError: where it would not; for settings that the peft here does not know; and for what is no change
-            of weights: trained prompts, and adapters that begin at a certain token (aLoRA).
+        ValueError: where it would not; for settings that the peft here does not know; and for what is no
+            change of weights: trained prompts, and adapters that begin at a certain token (aLoRA).
     """
     from peft import PeftConfig
 

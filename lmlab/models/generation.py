@@ -25,8 +25,8 @@ def generate_greedy(
         model: A causal language model of transformers.
         tokenizer: Its tokenizer.
         prompts: Texts with their special tokens in them.
-        max_new_tokens: At most so many; an answer also ends at any of the stop tokens (``stop_token_ids``), and
-            where the model's context does.
+        max_new_tokens: At most so many; an answer also ends at any of the stop tokens (``stop_token_ids``),
+            and where the model's context does.
         batch_size: Prompts at a time; those of similar length go together.
         settings: Any further ones of transformers' GenerationConfig.
 
@@ -50,7 +50,9 @@ def generate_sampled(
     batch_size: int = 64,
     seed: int = 0,
 ) -> list[list[str]]:
-    """``k`` answers to each prompt, sampled from the softmax of logits / temperature (see ``generate_greedy``)."""
+    """``k`` answers to each prompt, sampled from the softmax of logits / temperature (see
+    ``generate_greedy``).
+    """
     import torch
 
     settings = {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0}

@@ -211,7 +211,8 @@ class GPT(nn.Module):
         return self.lm_head(hidden)[..., : self.config.vocab_size]
 
     def summed_loss(self, idx: Tensor, targets: Tensor) -> Tensor:
-        """The cross-entropy summed over the tokens that have a target, in nats: ``forward``'s times their number.
+        """The cross-entropy summed over the tokens that have a target, in nats: ``forward``'s times their
+        number.
 
         Large logits are never whole: they are computed, and their gradients with them, in chunks, which takes
         less memory and on a CPU less than half the time.
@@ -222,7 +223,8 @@ class GPT(nn.Module):
         if len(targets) <= 2 * rows:
             return self._chunk_loss(hidden, targets)
         if torch.is_autocast_enabled(device_type) or not hasattr(F, "linear_cross_entropy"):
-            # torch's own function (2.13) sums in the dtype of its input: bfloat16 loses tokens, float16 overflows
+            # torch's own function (2.13) sums in the dtype of its input: bfloat16 loses tokens, float16
+            # overflows
             loss = torch.zeros((), device=hidden.device)
             for chunk in zip(hidden.split(rows), targets.split(rows), strict=True):
                 loss = loss + checkpoint(self._chunk_loss, *chunk, use_reentrant=False)

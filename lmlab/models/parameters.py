@@ -11,7 +11,8 @@ if TYPE_CHECKING:
 
 
 def freeze_layers(model: "Module", n: int) -> int:
-    """Freezes the embeddings and the first ``n`` blocks of a GPT-2; 0: nothing. Returns the weights that train.
+    """Freezes the embeddings and the first ``n`` blocks of a GPT-2; 0: nothing. Returns the weights that
+    train.
 
     The output head is the token embedding, so it is frozen with it. Raises ValueError for more blocks than
     there are, which would leave nothing but the last norm.
@@ -63,8 +64,8 @@ def weight_bytes(model: "Module") -> dict[str, int]:
     """Bytes of a model's weights, counted from its tensors.
 
     four_bit: packed 4-bit numbers; constants: their scales; other: weights that are not quantized;
-    trainable: parameters that train (the adapter); float16: what all weights but the trainable ones would take
-    in 16 bits. Tied tensors count once.
+    trainable: parameters that train (the adapter); float16: what all weights but the trainable ones would
+    take in 16 bits. Tied tensors count once.
     """
     import bitsandbytes
 

@@ -76,7 +76,8 @@ def four_bit_layers(model: "Module") -> dict:
 def _constants(state) -> list:
     """Scales of the blocks; with double quantization these are bytes with float32 scales and a mean.
 
-    The code books (16 and 256 numbers, the same for every layer) are left out. state None: not in 4 bits, none.
+    The code books (16 and 256 numbers, the same for every layer) are left out. state None: not in 4 bits,
+    none.
     """
     if state is None:
         return []

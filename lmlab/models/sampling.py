@@ -20,7 +20,8 @@ def apply_repetition_penalty(logits: Tensor, idx: Tensor, penalty: float) -> Ten
 
 
 def top_k_top_p_filter(logits: Tensor, top_k: int | None = None, top_p: float | None = None) -> Tensor:
-    """Sets to -inf all but the ``top_k`` most likely tokens, then all but the smallest set with mass ``top_p``.
+    """Sets to -inf all but the ``top_k`` most likely tokens, then all but the smallest set with mass
+    ``top_p``.
 
     logits: (..., V). None: no limit. Source: top-p is nucleus sampling, Holtzman et al. 2020.
     """

@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 def refuse_remote_code(source: str | Path) -> Iterator[None]:
     """Raises ValueError where torch refuses a file that would run code as it is loaded.
 
-    source: the file, or the folder or model that it is in. torch's own message says how to run it all the same.
+    source: the file, or the folder or model that it is in. torch's own message says how to run it all the
+        same.
     """
     try:
         yield

@@ -51,7 +51,8 @@ class CompleteCheckpoints(TrainerCallback):
         PartialState().wait_for_everyone()
 
     def _find_best(self, args: Args, state: State) -> None:
-        # transformers 5.23 looks for the best checkpoint before FSDP has made its folder, so that some processes
+        # transformers 5.23 looks for the best checkpoint before FSDP has made its folder, so that some
+        # processes
         # would load it at the end, and others not
         if state.best_global_step:
             best = Path(args.output_dir) / f"checkpoint-{state.best_global_step}"

@@ -1,8 +1,9 @@
 """Checkpoints of a training run: complete or not there, the newest and the best kept, found again.
 
-The course's own training loop (``lmlab.training.pretrain``) has folders step_<n>: the model in transformers' layout
-and, in trainer.pt, all else that is needed to resume as if nothing had happened. The Trainer of transformers has
-folders checkpoint-<n>, which it writes in place; so each gets, last of all, a file that says what belongs to it.
+The course's own training loop (``lmlab.training.pretrain``) has folders step_<n>: the model in transformers'
+layout and, in trainer.pt, all else that is needed to resume as if nothing had happened. The Trainer of
+transformers has folders checkpoint-<n>, which it writes in place; so each gets, last of all, a file that says
+what belongs to it.
 """
 
 import hashlib
@@ -139,8 +140,9 @@ def find_resumable_checkpoint(
 
     Args:
         folder: The Trainer's output_dir.
-        config: All that decides how the run goes on, as plain values; it is noted in the folder. To resume from a
-            checkpoint of another config would give a run that no recipe describes. None: it is not compared.
+        config: All that decides how the run goes on, as plain values; it is noted in the folder. To resume
+            from a checkpoint of another config would give a run that no recipe describes. None: it is not
+            compared.
         examples: A Dataset to train on, which is compared too.
         replace: What happens to checkpoints of another config: they are removed, or it is an error.
 

@@ -1,4 +1,6 @@
-"""The processes of one training run: as many as ``torchrun`` or ``accelerate launch`` started, or this one alone."""
+"""The processes of one training run: as many as ``torchrun`` or ``accelerate launch`` started, or this one
+alone.
+"""
 
 import os
 from dataclasses import dataclass

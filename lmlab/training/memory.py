@@ -1,8 +1,9 @@
-"""The memory and FLOPs of a training step, from a step on torch's device "meta", where tensors have no memory.
+"""The memory and FLOPs of a training step, from a step on torch's device "meta", where tensors have no
+memory.
 
-The modules are the real ones, of transformers, peft and ``lmlab.models.gpt``. Each storage that the step allocates is
-counted until it is freed, and so is each matrix product. So a model of any size is measured in seconds, on any
-machine, and nothing is left out but what a GPU's allocator adds (rounding, gaps, workspaces).
+The modules are the real ones, of transformers, peft and ``lmlab.models.gpt``. Each storage that the step
+allocates is counted until it is freed, and so is each matrix product. So a model of any size is measured in
+seconds, on any machine, and nothing is left out but what a GPU's allocator adds (rounding, gaps, workspaces).
 """
 
 import warnings
@@ -103,7 +104,9 @@ class _ChunkedLoss(torch.autograd.Function):
 
 
 def model_on_meta(config: Any, dtype: torch.dtype = torch.float32) -> nn.Module:
-    """The causal model of a transformers config, or ``lmlab.models.gpt``'s of a GPTConfig, on the device meta."""
+    """The causal model of a transformers config, or ``lmlab.models.gpt``'s of a GPTConfig, on the device
+    meta.
+    """
     from lmlab.models.gpt import GPT, GPTConfig
     from lmlab.models.sources import fused_gelu
 
@@ -145,8 +148,8 @@ def with_adapter(model: nn.Module, **lora: Any) -> nn.Module:
 class _Counter(TorchDispatchMode):
     """Counts the bytes of all storages that are allocated under it and not yet freed, their peak, and FLOPs.
 
-    padded: answers what a meta tensor cannot, whether the attention mask has a 0 in it. keeps_gradients: those of an
-    earlier micro-batch are there already.
+    padded: answers what a meta tensor cannot, whether the attention mask has a 0 in it. keeps_gradients:
+    those of an earlier micro-batch are there already.
     """
 
     def __init__(self, model, padded: bool, keeps_gradients: bool):
@@ -227,7 +230,8 @@ def _functions(names: str) -> set:
     return found
 
 
-# what CUDA's autocast computes in 16 bits, and what in float32 (torch's documentation, "Op-Specific Behavior")
+# what CUDA's autocast computes in 16 bits, and what in float32 (torch's documentation, "Op-Specific
+# Behavior")
 _HALF = _functions("linear addmm matmul __matmul__ bmm mm baddbmm scaled_dot_product_attention")
 _FULL = _functions("pow __pow__ rsqrt softmax log_softmax layer_norm cross_entropy exp sum")
 
@@ -235,9 +239,10 @@ _FULL = _functions("pow __pow__ rsqrt softmax log_softmax layer_norm cross_entro
 class _Autocast(TorchFunctionMode):
     """CUDA's autocast and CUDA's attention, which meta tensors would not get.
 
-    dtype: Of the products; None for no autocast. flash: whether the GPU has flash attention, which takes grouped heads
-    (compute capability 8.0 and above). whole_attention: all attention weights at once, as a CPU computes them for short
-    windows (``hardware.fast_matmul``). keeps_copies: one copy of a weight serves the whole forward pass.
+    dtype: Of the products; None for no autocast. flash: whether the GPU has flash attention, which takes
+    grouped heads (compute capability 8.0 and above). whole_attention: all attention weights at once, as a CPU
+    computes them for short windows (``hardware.fast_matmul``). keeps_copies: one copy of a weight serves the
+    whole forward pass.
     """
 
     def __init__(self, dtype: torch.dtype | None, flash: bool, whole_attention: bool, keeps_copies: bool):
@@ -314,8 +319,8 @@ def estimate_step(
         batch_size: Sequences in the micro-batch.
         length: Tokens in a sequence.
         dtype: Of the products; with "float32" there is no autocast.
-        accumulation: Micro-batches in a step. Where there are several, the second one is estimated, beside the
-            gradients of the first.
+        accumulation: Micro-batches in a step. Where there are several, the second one is estimated, beside
+            the gradients of the first.
         checkpointing: Whether activations are recomputed in the backward pass.
         chunked: TRL's loss, which never has all logits.
         padded: Whether sequences have padding, so that attention needs a mask.
@@ -390,6 +395,7 @@ def _loss(model, ids: Tensor, half: torch.dtype | None, chunked: bool) -> Tensor
 def prefer_chunked_loss(n_tokens: int, vocab_size: int) -> bool:
     """Whether the loss of a batch is better computed in chunks: if all logits take over 128 MiB in float32.
 
-    Below, all at once is faster: on a CPU with 1,024 tokens and 1,536 entries a step takes two thirds of the time.
+    Below, all at once is faster: on a CPU with 1,024 tokens and 1,536 entries a step takes two thirds of the
+    time.
     """
     return 4 * n_tokens * vocab_size > 2**27

@@ -11,7 +11,8 @@ def optimizer_name(name: str, machine: Machine) -> str:
     """What TrainingArguments calls an optimizer of a recipe.
 
     Args:
-        name: "adamw_torch", or "adamw_8bit", whose two moments take one byte each per parameter (Dettmers et al.
+        name: "adamw_torch", or "adamw_8bit", whose two moments take one byte each per parameter (Dettmers et
+            al.
             2022, https://arxiv.org/abs/2110.02861).
         machine: As ``describe_machine`` has it.
 

@@ -163,7 +163,9 @@ def prepare_model(model: GPT, cfg: PretrainConfig, context: DistributedContext) 
 def micro_batches(
     data: Batches, step: int, cfg: PretrainConfig, context: DistributedContext
 ) -> list[tuple[Tensor, Tensor]]:
-    """This process's part of the batches of one step (from 0): every ``world_size``-th, beginning at its rank."""
+    """This process's part of the batches of one step (from 0): every ``world_size``-th, beginning at its
+    rank.
+    """
     # the batches of a step are numbered, so that it has the same ones for any number of processes
     first = step * cfg.grad_accumulation
     own = range(first + context.rank, first + cfg.grad_accumulation, context.world_size)
@@ -186,8 +188,8 @@ def training_step(
 ) -> tuple[Tensor, Tensor]:
     """One optimizer step from this process's batches.
 
-    Each batch gives a sum, which is divided by the tokens of all batches of all processes. So every token has the
-    same weight in the gradient, though batches differ in how many of their tokens are masked.
+    Each batch gives a sum, which is divided by the tokens of all batches of all processes. So every token has
+    the same weight in the gradient, though batches differ in how many of their tokens are masked.
 
     Args:
         summed: From ``prepare_model``.
@@ -275,9 +277,9 @@ def pretrain(
 ) -> History:
     """Trains ``model`` in place.
 
-    With ``out``, SIGTERM, SIGINT (Ctrl-C, a stopped cell) or SIGHUP saves a checkpoint after the step and raises
-    KeyboardInterrupt. An unfinished run with the same config in ``out`` is resumed, with the losses that it would
-    have had. Several processes need an ``out`` that all of them see.
+    With ``out``, SIGTERM, SIGINT (Ctrl-C, a stopped cell) or SIGHUP saves a checkpoint after the step and
+    raises KeyboardInterrupt. An unfinished run with the same config in ``out`` is resumed, with the losses
+    that it would have had. Several processes need an ``out`` that all of them see.
 
     Args:
         model: An untrained or pretrained GPT.
@@ -287,13 +289,14 @@ def pretrain(
         floor: The entropy floor of the validation texts in nats per token, if it is known.
         sample: Writes a text, at start, middle and end.
         measure: Other metrics by name, at each evaluation.
-        out: The folder for TensorBoard (tensorboard/), checkpoints (checkpoints/step_N/) and the result (model/),
-            with the tokenizer, in transformers' layout. None: nothing is written.
+        out: The folder for TensorBoard (tensorboard/), checkpoints (checkpoints/step_N/) and the result
+            (model/), with the tokenizer, in transformers' layout. None: nothing is written.
         tokenizer: Is saved with the model.
         metric: The validation loss's name in metrics.json, by which a search follows it in progress.jsonl.
         replace: What happens to a finished run in ``out``, or one with another config: it is moved to
             out/previous/, or it is an error.
-        on_log: Is given "train" or "validation", a row and the number of steps, as ``live.LiveLoss`` wants it.
+        on_log: Is given "train" or "validation", a row and the number of steps, as ``live.LiveLoss`` wants
+            it.
         context: The processes.
 
     Returns:

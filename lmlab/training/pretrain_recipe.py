@@ -1,4 +1,5 @@
-"""Lesson 02's recipe carried out: its shards, its validation rows, its model and the run, on any number of GPUs.
+"""Lesson 02's recipe carried out: its shards, its validation rows, its model and the run, on any number of
+GPUs.
 
 Notebook 02 takes these steps one by one; ``lmlab pretrain`` takes them all.
 """
@@ -41,7 +42,9 @@ def knows_probabilities(source: str) -> bool:
 
 
 def describe_source(source: str) -> str:
-    """The name of a source; of a local one with size and time of its files, so that an edited text is another."""
+    """The name of a source; of a local one with size and time of its files, so that an edited text is
+    another.
+    """
     path = Path(source).expanduser()
     if not path.exists():
         return source

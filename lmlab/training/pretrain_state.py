@@ -247,12 +247,15 @@ class Recorder:
         return self.history
 
     def save(self) -> None:
-        """Saves a checkpoint of this step; at the last step the model before it, so that no finished run lacks it."""
+        """Saves a checkpoint of this step; at the last step the model before it, so that no finished run
+        lacks it.
+        """
         folder = self.out / "checkpoints"
         if self.context.is_main_process and self.state.step == self.cfg.max_steps:
             with replace_folder(self.out / "model") as new:
                 self.state.save_model(new)
-        # what came since the last row is kept, so that the next row of a resumed run is what it would have been
+        # what came since the last row is kept, so that the next row of a resumed run is what it would have
+        # been
         (loss,) = self.context.all_reduce(self.loss.item())
         content = self.state.state_dict() | {  # every process gives its part
             "history": {**asdict(self.history), "seconds": self._seconds()},

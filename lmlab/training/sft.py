@@ -1,8 +1,8 @@
 """Recipes of lessons 04 to 06 carried out as a job: examples, model and training, on any number of GPUs.
 
-The notebooks make these calls one by one and look at each; ``lmlab finetune`` makes them all, and a test holds the
-two together. Several processes are started by ``accelerate launch`` or ``torchrun``. Which of DDP, FSDP and
-DeepSpeed it is, the Trainer reads from what the launcher has set.
+The notebooks make these calls one by one and look at each; ``lmlab finetune`` makes them all, and a test
+holds the two together. Several processes are started by ``accelerate launch`` or ``torchrun``. Which of DDP,
+FSDP and DeepSpeed it is, the Trainer reads from what the launcher has set.
 """
 
 import logging
@@ -71,10 +71,10 @@ class TokenWeightedSFTTrainer(TokenWeightedEvalMixin, SFTTrainer):
 def run_recipe(cfg: Recipe, out: Path, bits: int | None = None) -> list[tuple[int, float]]:
     """Carries out a recipe of lesson 04, 05 or 06 in folder ``out``.
 
-    A step of ``grad_accumulation`` batches is shared by all processes, so it is the same for any number of them.
-    Killed, the run resumes from its last complete checkpoint when it is called again, with the losses that it
-    would have had. The best weights are kept, in ``out``/model or ``out``/adapter; a run is finished when that
-    folder is there.
+    A step of ``grad_accumulation`` batches is shared by all processes, so it is the same for any number of
+    them. Killed, the run resumes from its last complete checkpoint when it is called again, with the losses
+    that it would have had. The best weights are kept, in ``out``/model or ``out``/adapter; a run is finished
+    when that folder is there.
 
     Args:
         cfg: The recipe.
@@ -85,8 +85,8 @@ def run_recipe(cfg: Recipe, out: Path, bits: int | None = None) -> list[tuple[in
         (step, eval_loss in nats per token), from before the first step to the last evaluation.
 
     Raises:
-        ValueError: A request that cannot be carried out (``check_request``), or ``out`` holds a finished run, or an
-            unfinished one of another recipe.
+        ValueError: A request that cannot be carried out (``check_request``), or ``out`` holds a finished run,
+            or an unfinished one of another recipe.
         OSError: The disk is full.
     """
     check_request(cfg, bits)
@@ -262,7 +262,8 @@ def training_arguments(cfg: Recipe, folder: Path, machine: Machine) -> TrainingA
             save_total_limit=2,
             restore_callback_states_from_checkpoint=True,  # the patience that is used up
         )
-    # two passes of recomputing would cost twice: FSDP recomputes activations by itself, where its config says so
+    # two passes of recomputing would cost twice: FSDP recomputes activations by itself, where its config
+    # says so
     recompute = cfg.activation_checkpointing and not uses_fsdp()
     if isinstance(cfg, LoraFinetune):
         return TrainingArguments(
@@ -287,7 +288,8 @@ def training_arguments(cfg: Recipe, folder: Path, machine: Machine) -> TrainingA
 
 
 def build_model(cfg: Recipe, machine: Machine, bits: int = 4) -> nn.Module:
-    """All of the model to train (04), an adapter beside frozen weights (05), or the base that SFTTrainer adapts (06).
+    """All of the model to train (04), an adapter beside frozen weights (05), or the base that SFTTrainer
+    adapts (06).
 
     Sharded weights are float32, whatever ``bits`` says: FSDP wants one dtype, and computes in the machine's.
     """
@@ -359,7 +361,10 @@ def chunked_loss_collator(collate: Callable, chunked: bool) -> Callable:
 
 
 def _prepare_folder(cfg, bits: int, out: Path, train) -> str | None:
-    """The checkpoint to resume from, None to begin anew. One process looks, and all learn or raise the same."""
+    """The checkpoint to resume from, None to begin anew.
+
+    One process looks, and all learn or raise the same.
+    """
     found: list = [None, None]  # (the checkpoint, what is wrong)
     if PartialState().is_main_process:
         config = {**dict(cfg.rows()), "bits": bits}

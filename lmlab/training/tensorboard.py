@@ -29,9 +29,11 @@ CURVES, RESULTS = ".curves", ".results"  # how the names of their files end
 
 
 class TensorBoardLogger:
-    """A lesson's log in out/tensorboard: its recipe, texts and figures. (Curves: ``callbacks.TensorBoardCurves``.)
+    """A lesson's log in out/tensorboard: its recipe, texts and figures. (Curves:
+    ``callbacks.TensorBoardCurves``.)
 
-    Of an earlier run nothing is left but the curves, which stay until the training begins anew: it may be resumed.
+    Of an earlier run nothing is left but the curves, which stay until the training begins anew: it may be
+    resumed.
     """
 
     def __init__(self, out: Path, cfg: Recipe):
@@ -51,7 +53,9 @@ class TensorBoardLogger:
         self.writer.flush()
 
     def figure(self, name: str, axes: Any, step: int = 0) -> None:
-        """Keeps the figure of ``axes`` (an Axes or a Figure) as out/``name``.png, and shows it as figures/``name``."""
+        """Keeps the figure of ``axes`` (an Axes or a Figure) as out/``name``.png, and shows it as
+        figures/``name``.
+        """
         from tensorboard.compat.proto.summary_pb2 import Summary
 
         buffer = io.BytesIO()

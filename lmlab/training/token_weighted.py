@@ -15,12 +15,13 @@ if TYPE_CHECKING:
 class TokenWeightedEvalMixin:
     """Makes ``eval_loss`` the mean over all tokens that have a label, in nats.
 
-    The Trainer's own ``eval_loss`` is a mean over batches of means over tokens, so it depends on the batch size,
-    and its exponential is no perplexity. Put the mixin before the trainer's class:
+    The Trainer's own ``eval_loss`` is a mean over batches of means over tokens, so it depends on the batch
+    size, and its exponential is no perplexity. Put the mixin before the trainer's class:
 
         class MyTrainer(TokenWeightedEvalMixin, Trainer): ...
 
-    All that reads ``eval_loss`` (``load_best_model_at_end``, ``EarlyStoppingCallback``, logs) then reads this one.
+    All that reads ``eval_loss`` (``load_best_model_at_end``, ``EarlyStoppingCallback``, logs) then reads this
+    one.
     """
 
     def evaluation_loop(

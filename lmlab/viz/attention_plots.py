@@ -48,7 +48,10 @@ def attention_map(
 
 
 def attention_grid(weights: ArrayLike, *, title: str = "", ax: Axes | None = None) -> Axes:
-    """The attention weights of every head over one text, a small map each. weights: (n_layer, n_head, T, T)."""
+    """The attention weights of every head over one text, a small map each.
+
+    weights: (n_layer, n_head, T, T).
+    """
     import numpy as np
 
     n_layer, n_head, T, _ = weights.shape

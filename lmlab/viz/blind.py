@@ -1,7 +1,7 @@
 """A blind test: which of two models writes better, judged by someone who does not see which is which.
 
-Whoever knows which text is the tuned model's finds it better. So sides are assigned at random, and the models' names
-are revealed when every pair has been rated.
+Whoever knows which text is the tuned model's finds it better. So sides are assigned at random, and the
+models' names are revealed when every pair has been rated.
 """
 
 import hashlib
@@ -83,9 +83,9 @@ class Table:
 class BlindTest:
     """Pairs of texts in random order and on random sides, and their ratings in a JSON-lines file.
 
-    Each model stands on side A in half of the pairs, so that a preference for one side does no harm. A rating is
-    appended to the file as it is given and names no model; with the same texts and seed an interrupted test resumes.
-    Ratings of other texts in the file stay there.
+    Each model stands on side A in half of the pairs, so that a preference for one side does no harm. A rating
+    is appended to the file as it is given and names no model; with the same texts and seed an interrupted
+    test resumes. Ratings of other texts in the file stay there.
 
     Args:
         items: what to judge, all with the same two names.

@@ -99,8 +99,8 @@ def hellaswag_browser(rows: Sequence[Mapping], scores: HellaSwagScores) -> VBox 
         scores: their scores, from ``score_hellaswag``.
 
     Returns:
-        The box; in a batch run a few items: the most surely wrong, the closest, the most surely right and one on
-        which the conventions differ.
+        The box; in a batch run a few items: the most surely wrong, the closest, the most surely right and one
+        on which the conventions differ.
 
     Raises:
         ValueError: rows and scores are not of the same items.

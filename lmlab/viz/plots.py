@@ -39,8 +39,8 @@ def loss_curve(
 ) -> Axes:
     """Training loss, validation loss and the entropy floor over optimizer steps, in nats per token.
 
-    Without ``ax``, a floor and several values of ``val`` get a second panel: the validation loss minus the floor on a
-    logarithmic axis, for on the linear one the two soon touch.
+    Without ``ax``, a floor and several values of ``val`` get a second panel: the validation loss minus the
+    floor on a logarithmic axis, for on the linear one the two soon touch.
 
     Args:
         steps: optimizer steps of ``train``.
@@ -133,7 +133,9 @@ def _log_loss_axis(ax: Axes) -> None:
 def moving_mean(
     steps: Values, values: Values, ylabel: str, *, window: int = 8, title: str = "", ax: Axes | None = None
 ) -> Axes:
-    """A noisy value over optimizer steps as a thin line, and its mean over the last ``window`` steps as a thick one."""
+    """A noisy value over optimizer steps as a thin line, and its mean over the last ``window`` steps as a
+    thick one.
+    """
     ax = style.axes(ax, "optimizer step", ylabel, title)
     means = []
     for end in range(1, len(values) + 1):
@@ -193,7 +195,8 @@ def sweep(
     title: str = "",
     ax: Axes | None = None,
 ) -> Axes:
-    """A result over each value of a hyperparameter, such as the loss over the learning rate; a star marks the best.
+    """A result over each value of a hyperparameter, such as the loss over the learning rate; a star marks the
+    best.
 
     Args:
         values: numbers, or names, which then stand side by side.
@@ -286,7 +289,10 @@ def length_histogram(
 
 
 def rank_frequency(series: Mapping[str, Sequence[int]], *, title: str = "", ax: Axes | None = None) -> Axes:
-    """Zipf's plot: the frequency of the word of each rank, both axes logarithmic. series: name -> word counts."""
+    """Zipf's plot: the frequency of the word of each rank, both axes logarithmic.
+
+    series: name -> word counts.
+    """
     ax = style.axes(ax, "word rank", "fraction of all words", title)
     for name, counts in series.items():
         # from the most frequent word to the rarest

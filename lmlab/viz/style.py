@@ -1,7 +1,8 @@
 """House style of the plots.
 
-Axes are named with units, and series differ in line style, marker or hatch as well as in color, so that a print in gray
-can still be read. The colors are those of Okabe and Ito (2008), which color-blind readers can tell apart.
+Axes are named with units, and series differ in line style, marker or hatch as well as in color, so that a
+print in gray can still be read. The colors are those of Okabe and Ito (2008), which color-blind readers can
+tell apart.
 """
 
 from __future__ import annotations

@@ -1,7 +1,9 @@
-"""Widgets to play with in a notebook, each of them one call: a sampling playground and a viewer of tokens and labels.
+"""Widgets to play with in a notebook, each of them one call: a sampling playground and a viewer of tokens and
+labels.
 
-Where a reader sits, a call returns a box of ipywidgets. In a batch run nobody can move a slider, so a few settings are
-drawn and printed side by side instead. The controls here also serve ``attention_explorer`` and ``hellaswag_browser``.
+Where a reader sits, a call returns a box of ipywidgets. In a batch run nobody can move a slider, so a few
+settings are drawn and printed side by side instead. The controls here also serve ``attention_explorer`` and
+``hellaswag_browser``.
 """
 
 from __future__ import annotations
@@ -38,8 +40,8 @@ def control_box(controls: Mapping[str, Widget], draw: Callable) -> VBox:
 
     Args:
         controls: argument of ``draw`` -> the widget that sets it.
-        draw: takes the values of all controls, and returns a Figure (or None) and HTML. An error it raises is shown
-            as text.
+        draw: takes the values of all controls, and returns a Figure (or None) and HTML. An error it raises is
+            shown as text.
     """
     import ipywidgets
 
@@ -196,7 +198,8 @@ def _generate(model, prompt, setting: Setting, max_new_tokens: int, stops: Seque
 
 
 def sampling_playground(model, tokenizer, prompt: str, *, start_tokens: Sequence[int] = ()) -> VBox | None:
-    """Sliders for temperature, top-k and top-p above the next token's probabilities and a text sampled from them.
+    """Sliders for temperature, top-k and top-p above the next token's probabilities and a text sampled from
+    them.
 
     Args:
         model: lmlab's GPT or a model of transformers.
@@ -259,7 +262,8 @@ def _draw_settings(model, tokenizer, prompt: str, ids: Sequence[int]) -> None:
 
 
 def draw_next_tokens(ax: Axes, found: NextTokens, tokenizer: PreTrainedTokenizerBase, title: str) -> None:
-    """Two bars for each of the most likely tokens, and for all others together: the model's, and after the cut.
+    """Two bars for each of the most likely tokens, and for all others together: the model's, and after the
+    cut.
 
     A token that was cut has an empty, dashed bar and the word "cut", so that it is told apart without color.
     """
@@ -295,7 +299,8 @@ def _percent(probability: float) -> str:
 
 
 def token_viewer(rows: Sequence[Mapping] | Mapping, tokenizer: PreTrainedTokenizerBase) -> VBox | TokenView:
-    """The tokens of an example: which contribute to the loss, which are special or padding, and the ids on hover.
+    """The tokens of an example: which contribute to the loss, which are special or padding, and the ids on
+    hover.
 
     Args:
         rows: tokenized examples, or a batch as a collator returns it.

@@ -211,8 +211,7 @@ class GPT(nn.Module):
         return self.lm_head(hidden)[..., : self.config.vocab_size]
 
     def summed_loss(self, idx: Tensor, targets: Tensor) -> Tensor:
-        """The cross-entropy summed over the tokens that have a target, in nats: ``forward``'s times their
-        number.
+        """The cross-entropy summed over the tokens that have a target, in nats.
 
         Large logits are never whole: they are computed, and their gradients with them, in chunks, which takes
         less memory and on a CPU less than half the time.

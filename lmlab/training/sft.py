@@ -38,7 +38,7 @@ from lmlab.data.problem_sets import reasoning_sets
 from lmlab.data.reasoning import curriculum_order
 from lmlab.data.sources import load_rows
 from lmlab.data.usable import usable_texts
-from lmlab.files import is_write_failure, replace_folder
+from lmlab.files import is_write_failure, remove_temporary, replace_folder
 from lmlab.hardware import Machine, describe_machine, fast_matmul
 from lmlab.models.parameters import freeze_layers, trainable_to_float32
 from lmlab.models.quantization import load_four_bit
@@ -370,7 +370,9 @@ def _prepare_folder(cfg, bits: int, out: Path, train) -> str | None:
         config = {**dict(cfg.rows()), "bits": bits}
         try:
             if any((out / name).exists() for name in ("adapter", "model")):
-                remove_checkpoints(out / "trainer")  # killed, it may not have come so far itself
+                # killed, it may not have come so far itself
+                remove_checkpoints(out / "trainer")
+                remove_temporary(out)
                 raise ValueError(f"{out} holds a finished run; give another --out, or remove it")
             found[0] = find_resumable_checkpoint(out / "trainer", config, train, replace=False)
         except ValueError as error:

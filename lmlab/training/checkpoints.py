@@ -173,7 +173,7 @@ def _compare_config(folder: Path, config: Mapping, examples, replace: bool) -> N
         noted["examples"] = hashlib.sha256(rows.encode()).hexdigest()
     # through JSON and back, so that tuples, paths and the like compare equal to what was written
     now = json.loads(json.dumps(noted, default=str))
-    note = folder / "config.json"
+    note = folder / "run_config.json"
     if trainer_checkpoints(folder):
         then = json.loads(note.read_text(encoding="utf-8")) if note.exists() else {}
         others = sorted(key for key in {**then, **now} if then.get(key) != now.get(key))

@@ -14,7 +14,7 @@ from lmlab.course import jobs, runs
 from lmlab.course.copies import copy_notebooks, notebooks_folder
 from lmlab.course.lesson import recipe_of
 from lmlab.course.report import build_site
-from lmlab.course.runs import find_model, find_result, list_runs, new_run, newest_run
+from lmlab.course.runs import find_model, find_result, list_runs, models_in, new_run, newest_run
 from lmlab.recipes import RecipeError, load_recipe
 
 SHAKESPEARE, LLAMA, DEEPSEEK = "04_shakespeare_full_finetune", "05_llama_lora_4bit", "06_deepseek_qlora_think"
@@ -154,6 +154,7 @@ def test_a_job_leaves_a_run_like_any_other(monkeypatch):
 
     def train(cfg, out, bits):
         left(str(out / "adapter" / "adapter_config.json"))
+        left(str(out / "trainer" / "run_config.json"))  # stays when the checkpoints are removed: no model
         return [(0, 2.5), (5, 1.5), (10, 1.75)]
 
     monkeypatch.setattr(sft, "run_recipe", train)
@@ -162,7 +163,7 @@ def test_a_job_leaves_a_run_like_any_other(monkeypatch):
     assert out == Path("runs", "finetune-tiny", DEEPSEEK).resolve()
     assert recipe_of(out) == cfg
     assert find_result("06", "adapter", Path("runs/other")) == out / "adapter"
-    assert newest_run() == out.parent
+    assert newest_run() == out.parent and models_in(out) == [out / "adapter"]
     page = build_site(out.parent, Path("site")).read_text()
     assert "deepseek qlora think" in page and "shakespeare" not in page
     assert json.loads((out / "metrics.json").read_text())["metrics"] == {

@@ -195,7 +195,7 @@ def test_what_cannot_be_is_refused_with_a_way_out(lesson, choices, bits, env, to
 
 def test_an_unfinished_run_of_other_choices_is_not_gone_on_with(tmp_path, one_thread):
     (tmp_path / "trainer" / "checkpoint-2").mkdir(parents=True)
-    (tmp_path / "trainer" / "config.json").write_text("{}")
+    (tmp_path / "trainer" / "run_config.json").write_text("{}")
     with pytest.raises(ValueError, match="learning_rate"):
         run_recipe(load_recipe("04_shakespeare_full_finetune", "tiny", **FULL), tmp_path)
 

@@ -367,6 +367,7 @@ def test_a_formula_is_mathml_and_nothing_else(tex):
         assert not re.search(r"<(?!/?(?:math|m[a-z]+|code|span|div|p)\b)", shown), "no other element begins"
 
 
+@pytest.mark.slow
 def test_the_pages_keep_nothing_that_is_live(site):
     for file in site.glob("*.html"):
         page = BeautifulSoup(file.read_text(encoding="utf-8"), "html.parser")
@@ -407,6 +408,7 @@ def visit(page, address: str) -> bool:
     return page.js("'__pwned' in window")
 
 
+@pytest.mark.slow
 def test_no_script_runs_and_nothing_is_asked_for(site, page, web):
     for file in sorted(site.glob("*.html")):
         assert not visit(page, file.as_uri()), file.name
@@ -418,6 +420,7 @@ def test_no_script_runs_and_nothing_is_asked_for(site, page, web):
     assert page.js("document.querySelectorAll('#results a').length")
 
 
+@pytest.mark.slow
 def test_no_script_runs_without_the_policy_either(site, page, web, tmp_path):
     """An old browser may not know it: the pages must be harmless by themselves."""
     shutil.copytree(site, tmp_path / "site")
@@ -431,6 +434,7 @@ def test_no_script_runs_without_the_policy_either(site, page, web, tmp_path):
         assert web.asked == []
 
 
+@pytest.mark.slow
 def test_the_policy_alone_stops_what_gets_through(site, page, web):
     """The raw pieces, each in a frame of its own: live without the site's policy, dead with it."""
     policy = re.search(

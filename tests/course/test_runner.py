@@ -42,6 +42,7 @@ def outcomes(folder, tmp_path_factory):
     return {outcome.lesson: outcome for outcome in run_jobs(jobs, run_dir)}, run_dir
 
 
+@pytest.mark.slow
 def test_the_others_go_on_after_a_failure_and_a_dead_kernel(outcomes):
     by_name, run_dir = outcomes
     assert {name: o.status for name, o in by_name.items()} == {

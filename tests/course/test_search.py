@@ -131,6 +131,7 @@ def states_of(result) -> Counter:
 # --- with notebooks ---
 
 
+@pytest.mark.slow
 def test_a_search_goes_on_after_a_failure_and_saves_its_winner(tmp_path, monkeypatch, capsys):
     write_notebook(tmp_path / "notebooks", MEASURE)
     monkeypatch.setattr(runner, "NOTEBOOKS", tmp_path / "notebooks")
@@ -169,6 +170,7 @@ def seed_study(url: str, plan: SearchPlan, n: int) -> None:
         )
 
 
+@pytest.mark.slow
 def test_a_trial_that_falls_behind_is_pruned_and_its_processes_are_gone(tmp_path, monkeypatch):
     write_notebook(tmp_path / "notebooks", BLOCK.replace("time.sleep", REPORT_BADLY + "time.sleep"))
     monkeypatch.setattr(runner, "NOTEBOOKS", tmp_path / "notebooks")

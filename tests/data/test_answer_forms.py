@@ -524,6 +524,7 @@ def by_math_verify(rows: list[tuple[str, str]], seconds: int = 240) -> list[tupl
     return [tuple(row) for line in out.splitlines() if (row := json.loads(line))[2] is not None]
 
 
+@pytest.mark.slow
 def test_differences_from_math_verify_are_explained():
     pytest.importorskip("math_verify")
     beside = [(a, b) for i, a in enumerate(GOLDS) for b in GOLDS[i : i + 3]]

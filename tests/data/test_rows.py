@@ -689,6 +689,7 @@ def test_problems_of_lesson_06_are_none_that_are_nothing(tmp_path):
         )
 
 
+@pytest.mark.slow
 def test_the_command_stops_at_too_many_rows_without_an_answer(tmp_path):
     import os
     import subprocess

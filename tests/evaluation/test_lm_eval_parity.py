@@ -83,6 +83,7 @@ def scores(request, rows):
     return score_hellaswag(model, load_tokenizer("miniworld/gpt2"), rows, texts="harness", share_context=True)
 
 
+@pytest.mark.slow
 def test_every_log_likelihood_is_the_harness_own(harness, scores):
     theirs = np.array([[logprob for logprob, _ in sample["filtered_resps"]] for sample in harness])
     assert theirs.shape == (200, 4)

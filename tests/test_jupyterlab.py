@@ -41,7 +41,10 @@ def opened(lab, page, lesson: str, n_boxes: int, last: str = "") -> None:
     """Runs a small copy of a lesson, up to the cell that holds ``last``, and waits for its widgets."""
     notebook = nbformat.read(PROJECT / "notebooks" / f"{lesson}.ipynb", as_version=4)
     [parameters] = [cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", [])]
-    changed = {"overrides = {}": f"overrides = {SMALL[lesson]}", '"runs"': json.dumps(str(lab.root / "runs"))}
+    changed = {
+        "overrides = {}": f"overrides = {SMALL[lesson]}",
+        '"runs/notebook"': json.dumps(str(lab.root / "runs")),
+    }
     for old, new in changed.items():
         assert old in parameters.source
         parameters.source = parameters.source.replace(old, new)

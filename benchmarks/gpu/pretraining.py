@@ -110,15 +110,15 @@ def shards(cfg, sizes: dict):
     folder = Path(os.environ["LMLAB_GPU_DATA"]) if sizes["text"] == "tinyshakespeare" else None
     text = folder / "tinyshakespeare.txt" if folder else stories(sizes["stories"])
     source = str(folder / "tokenizers" / "gpt2") if folder else "miniworld/gpt2"
-    cfg = replace(
-        cfg,
-        data=str(text),
-        tokenizer=source,
-        shard_tokens=sizes["shard_tokens"],
-        n_docs=None,
-        data_tokens=None,
-        validation_tokens=sizes["shard_tokens"],
-    )
+    changes = {
+        "data": str(text),
+        "tokenizer": source,
+        "shard_tokens": sizes["shard_tokens"],
+        "n_docs": None,
+        "data_tokens": None,
+        "validation_tokens": sizes["shard_tokens"],
+    }
+    cfg = cfg.model_copy(update=changes)
     tokenizer = load_tokenizer(source)
     out = shared.work_folder() / "pretraining"
     return cfg, tokenizer, make_shards(cfg, tokenizer, out)

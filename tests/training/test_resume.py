@@ -98,12 +98,15 @@ def writes_of(whole: tuple[Path, dict], word: str) -> list[int]:
     return [i for i, write in enumerate(whole[1]["writes"]) if word in write]
 
 
+def kill_at(write: int, lesson: str, out: Path) -> None:
+    """Runs the job of a lesson until it is killed at a write."""
+    assert Job(lesson, SMALL[lesson], out, stop_at=write).wait() == KILLED
+
+
 def test_killed_in_the_second_checkpoint_it_goes_on_from_the_first(whole, tmp_path):
     lesson = LESSONS[0]
     whole = whole(lesson)
-    at = writes_of(whole, "torch.save trainer/checkpoint-4/optimizer.pt")[0]
-    job = Job(lesson, SMALL[lesson], tmp_path / "out", stop_at=at)
-    assert job.wait() == KILLED
+    kill_at(writes_of(whole, "torch.save trainer/checkpoint-4/optimizer.pt")[0], lesson, tmp_path / "out")
     assert (tmp_path / "out" / "trainer" / "checkpoint-4").exists()
     copy = shutil.copytree(tmp_path / "out" / "trainer", tmp_path / "copy")
     assert find_resumable_checkpoint(copy) == str(copy / "checkpoint-2")
@@ -114,9 +117,7 @@ def test_killed_in_the_second_checkpoint_it_goes_on_from_the_first(whole, tmp_pa
 def test_killed_in_the_final_save_it_is_not_finished(whole, tmp_path):
     lesson = LESSONS[1]
     whole = whole(lesson)
-    at = writes_of(whole, "adapter_model.safetensors")[-1]
-    job = Job(lesson, SMALL[lesson], tmp_path / "out", stop_at=at)
-    assert job.wait() == KILLED
+    kill_at(writes_of(whole, "adapter_model.safetensors")[-1], lesson, tmp_path / "out")
     assert not (tmp_path / "out" / "adapter").exists()
     resume_and_compare(lesson, tmp_path / "out", whole)
 
@@ -124,9 +125,7 @@ def test_killed_in_the_final_save_it_is_not_finished(whole, tmp_path):
 def test_killed_before_it_has_removed_its_checkpoints_it_is_finished(whole, tmp_path):
     lesson = LESSONS[1]
     whole = whole(lesson)
-    at = writes_of(whole, "remove trainer/checkpoint-")[-1]
-    job = Job(lesson, SMALL[lesson], tmp_path / "out", stop_at=at)
-    assert job.wait() == KILLED
+    kill_at(writes_of(whole, "remove trainer/checkpoint-")[-1], lesson, tmp_path / "out")
     assert list((tmp_path / "out" / "trainer").glob("checkpoint-*"))
     resume_and_compare(lesson, tmp_path / "out", whole)
 

@@ -209,57 +209,29 @@ def test_long_conversations_are_left_out_and_none_left_is_an_error(cfg, tokenize
         problem_sets.reasoning_sets(cfg.model_copy(update={"max_length": 8}), tokenizer)
 
 
-def test_a_file_is_divided_by_problem(cfg, tokenizer, tmp_path):
-    rows = [
+def sets_of_a_file(cfg, tokenizer, path, rows, n_eval, n_validation):
+    path.write_text("\n".join(json.dumps(row) for row in rows), encoding="utf-8")
+    sizes = {"n_train": None, "n_eval": n_eval, "n_validation": n_validation}
+    changes = {"data": [str(path)], "trained_steps": None, "augmented_copies": 0}
+    return problem_sets.reasoning_sets(cfg.model_copy(update=sizes | changes), tokenizer)
+
+
+def sums(n: int) -> list[dict]:
+    return [
         {"question": f"What is {i} + 3?", "answer": f"{i} + 3 = <<{i}+3={i + 3}>>{i + 3}\n#### {i + 3}"}
-        for i in range(10, 60)
+        for i in range(10, 10 + n)
     ]
-    path = tmp_path / "rows.jsonl"
-    path.write_text("\n".join(json.dumps(row) for row in rows + rows), encoding="utf-8")
-    sets = problem_sets.reasoning_sets(
-        cfg.model_copy(
-            update={
-                "data": [str(path)],
-                "n_train": None,
-                "n_eval": 4,
-                "n_validation": 4,
-                "trained_steps": None,
-                "augmented_copies": 0,
-            }
-        ),
-        tokenizer,
-    )
+
+
+def test_a_file_is_divided_by_problem(cfg, tokenizer, tmp_path):
+    rows = sums(50)
+    sets = sets_of_a_file(cfg, tokenizer, tmp_path / "rows.jsonl", rows + rows, n_eval=4, n_validation=4)
     held_out = {question_of(row) for row in sets["test"] + sets["validation"]}
     assert len(sets["train"]) == 90 and not held_out & {question_of(row) for row in sets["train"]}
 
 
 def test_of_few_problems_half_of_those_held_out_are_left_to_test(cfg, tokenizer, tmp_path):
-    path = tmp_path / "rows.jsonl"
-    path.write_text(
-        "\n".join(
-            json.dumps(
-                {
-                    "question": f"What is {i} + 3?",
-                    "answer": f"{i} + 3 = <<{i}+3={i + 3}>>{i + 3}\n#### {i + 3}",
-                }
-            )
-            for i in range(10, 110)
-        ),
-        encoding="utf-8",
-    )
-    sets = problem_sets.reasoning_sets(
-        cfg.model_copy(
-            update={
-                "data": [str(path)],
-                "n_train": None,
-                "n_eval": 40,
-                "n_validation": 80,
-                "trained_steps": None,
-                "augmented_copies": 0,
-            }
-        ),
-        tokenizer,
-    )
+    sets = sets_of_a_file(cfg, tokenizer, tmp_path / "rows.jsonl", sums(100), n_eval=40, n_validation=80)
     assert len(sets["validation"]) == len(sets["test"]) == 5, "of ten"
 
 

@@ -100,6 +100,6 @@ def share_settings(lessons: list[str], settings: dict) -> dict[str, dict]:
 
 
 def recipe_parameter(lesson: str, recipe: str) -> str:
-    """What a notebook, which runs in another folder, is told: a shipped recipe's name, or a path."""
+    """What a notebook is told: the name of a shipped recipe, or the path of a reader's own."""
     path = find_recipe(lesson, recipe)
     return path.stem if is_shipped(path) else str(path)

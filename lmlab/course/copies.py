@@ -26,20 +26,15 @@ def copy_notebooks(target: Path) -> list[Path]:
         FileExistsError: A file of that name is there already: it may have a reader's answers in it.
     """
     source = notebooks_folder()
-    files = sorted(
-        path for path in source.rglob("*") if path.is_file() and _is_part(path.relative_to(source))
-    )
-    there = [
-        target / path.relative_to(source) for path in files if (target / path.relative_to(source)).exists()
-    ]
-    if there:
-        raise FileExistsError(f"{there[0]} exists already; give another folder, or move it away")
-    copies = []
-    for path in files:
-        copy = target / path.relative_to(source)
-        copy.parent.mkdir(parents=True, exist_ok=True)
-        copies.append(Path(shutil.copyfile(path, copy)))
-    return copies
+    names = [path.relative_to(source) for path in sorted(source.rglob("*")) if path.is_file()]
+    names = [name for name in names if _is_part(name)]
+    for name in names:
+        if (target / name).exists():
+            raise FileExistsError(f"{target / name} exists already; give another folder, or move it away")
+    for name in names:
+        (target / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(source / name, target / name)
+    return [target / name for name in names]
 
 
 def _is_part(path: Path) -> bool:

@@ -19,9 +19,8 @@ if TYPE_CHECKING:
     from torch import nn
 
 GIB = 2**30
-# US dollars for an hour of one GPU on demand, May 2026; yours will differ by a factor of two either way.
-# T4, L4: Google Cloud without the host; A10G: AWS g5.xlarge; the others lie between specialised clouds and
-# the
+# US dollars for an hour of one GPU on demand, May 2026; yours will differ by a factor of two either way. T4,
+# L4: Google Cloud without the host; A10G: AWS g5.xlarge; the others lie between specialised clouds and the
 # large ones (mercatus-ai.com/blog/cloud-gpu-pricing: A100 1.10 to 3.00, H100 2.00 to 5.00, H200 2.50 to
 # 7.00).
 HOURLY_COST = {"H200": 3.50, "H100": 3.00, "A100": 1.80, "A10G": 1.01, "L4": 0.70, "T4": 0.35}

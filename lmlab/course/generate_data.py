@@ -29,9 +29,8 @@ if TYPE_CHECKING:
 
 KEY_VARIABLES = ("LMLAB_API_KEY", "OPENAI_API_KEY")
 SHORTEST, LONGEST = 80, 1500  # characters of a description
-# The client waits 0.5 s before the first retry, then twice as long each time up to 8 s: over a minute in
-# all, so
-# that a quota per minute is free again.
+# The client waits 0.5 s before the first retry, then twice as long each time up to 8 s: over a minute in all,
+# so that a quota per minute is free again.
 MAX_RETRIES = 15
 RECENT = 50  # of so many last answers half may be left out
 CHARACTERS_PER_TOKEN = 4  # of English text, roughly

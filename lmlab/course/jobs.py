@@ -1,16 +1,15 @@
 """Trainings without a notebook, ``lmlab finetune`` and ``lmlab pretrain``: they leave a run like any other."""
 
-import json
-import os
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 from lmlab.course.lesson import write_recipe, write_record
+from lmlab.course.results import write_metrics
 from lmlab.course.runs import RUN_FOLDERS
-from lmlab.files import write_atomic
 from lmlab.hardware import describe_machine
 from lmlab.recipes import Recipe
+from lmlab.training.distributed import is_main_process
 
 
 def finetune(cfg: Recipe, run: Path | None = None, bits: int | None = None) -> Path:
@@ -65,23 +64,10 @@ def _train(command: str, cfg: Recipe, run: Path | None, train: Callable[[Path], 
     run = (run or RUN_FOLDERS[0] / f"{command}-{cfg.name}").expanduser().resolve()
     out = run / cfg.lesson
     metrics = train(out)
-    if metrics is None or not _is_main_process():
+    if metrics is None or not is_main_process():
         return out
     write_recipe(out, cfg)
-    seconds = time.time() - started
-    record = {
-        "lesson": cfg.lesson,
-        "recipe": cfg.name,
-        "seed": cfg.seed,
-        "seconds": round(seconds, 1),
-        "metrics": metrics,
-        "expected": {},
-        "settings": dict(cfg.rows()),
-    }
-    write_atomic(out / "metrics.json", json.dumps(record, indent=1))
-    write_record(out, describe_machine(), seconds)
+    # the recipe's bands are of what the notebook measures
+    write_metrics(out, cfg.model_copy(update={"expected": {}}), metrics, started)
+    write_record(out, describe_machine(), time.time() - started)
     return out
-
-
-def _is_main_process() -> bool:
-    return int(os.environ.get("RANK", 0)) == 0

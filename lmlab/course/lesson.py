@@ -15,7 +15,7 @@ from lmlab.course.results import Expectations, write_metrics
 from lmlab.course.runs import find_result
 from lmlab.files import write_atomic
 from lmlab.hardware import Machine, describe_machine
-from lmlab.recipes import LESSONS, Recipe, find_lesson, load_recipe
+from lmlab.recipes import LESSONS, Recipe, load_recipe
 from lmlab.training.tensorboard import TensorBoardLogger
 
 RECORDED = ("torch", "transformers", "peft", "trl", "bitsandbytes", "datasets", "accelerate", "tokenizers")
@@ -90,7 +90,7 @@ def start_lesson(
 
     Args:
         lesson: Its number or full name, "05".
-        recipe: A recipe of the lesson: tiny, cpu, t4, gpu, local, or a file.
+        recipe: A recipe of the lesson: tiny, t4, gpu, local, or a file.
         overrides: key -> value, in place of single values of the recipe.
         output_dir: The run's folder, from the working directory; the lesson writes to a folder in it.
         from_run: The only run whose results may be used, by path or name; None: this one, else the newest.
@@ -99,7 +99,7 @@ def start_lesson(
         RecipeError: An unknown recipe or key, or an impossible value.
     """
     overrides = overrides or {}
-    cfg = load_recipe(find_lesson(lesson), recipe, **overrides)
+    cfg = load_recipe(lesson, recipe, **overrides)
     quiet_libraries()
     show_log()
     out = Path(output_dir).expanduser().resolve() / cfg.lesson

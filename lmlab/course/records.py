@@ -32,7 +32,10 @@ def read_outcomes(run: Path) -> list[Outcome]:
     """
     path = own_file(run, "run.json")
     if not path.is_file():
-        outcomes = [_finished(run, lesson) for lesson in LESSONS if read_metrics(run, lesson)]
+        outcomes = []
+        for lesson in LESSONS:
+            if metrics := read_metrics(run, lesson):
+                outcomes.append(_finished(run, lesson, metrics))
         if not outcomes:
             raise FileNotFoundError(
                 f"{run} holds neither a run.json nor the metrics.json of a lesson; give a run"
@@ -44,18 +47,18 @@ def read_outcomes(run: Path) -> list[Outcome]:
     return [_outcome(entry, path) for entry in record["lessons"]]
 
 
-def _finished(run: Path, lesson: str) -> Outcome:
+def _finished(run: Path, lesson: str, metrics: dict) -> Outcome:
     """The outcome of a lesson that was not run in batch: it has a metrics.json, so it came to its end."""
-    metrics = read_metrics(run, lesson)
     path = own_file(run, Path(lesson, "record.json"))
     record = _read_json(path) if path.is_file() else {}
-    figures = {}
-    for name, value in (
-        ("seconds", metrics.get("seconds")),
-        ("peak_memory_gb", record.get("peak_memory_gb")),
-    ):
-        figures[name] = value if is_number(value) else 0.0
-    return Outcome(lesson, "ok", recipe=str(metrics.get("recipe", "")), **figures)
+    seconds, memory = metrics.get("seconds"), record.get("peak_memory_gb")
+    return Outcome(
+        lesson,
+        "ok",
+        seconds=seconds if is_number(seconds) else 0.0,
+        peak_memory_gb=memory if is_number(memory) else 0.0,
+        recipe=str(metrics.get("recipe", "")),
+    )
 
 
 def _outcome(entry: object, path: Path) -> Outcome:

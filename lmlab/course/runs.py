@@ -90,22 +90,21 @@ def find_result(lesson: str, name: str, run: Path | None = None, from_run: str |
         if not path.exists():
             raise ValueError(f"from_run got {from_run!r}, and {path} is not there; name a run that has it")
         return path
-    candidates = []
-    for folder in [run, *list_runs()] if run else list_runs():
-        path = folder / lesson / name
-        if path.parent.is_dir():
-            remove_temporary(path.parent)  # of a lesson that was killed while it replaced its result
-        if path.exists():
-            candidates.append(path)
-    if not candidates:
+    found = _result(run, lesson, name) if run else None
+    if found is None:
+        others = [_result(folder, lesson, name) for folder in list_runs()]
+        found = max(filter(None, others), key=lambda path: path.stat().st_mtime, default=None)
+    if found is None:
         log.warning("no run has left %s of lesson %s", name, lesson[:2])
-        return None
-    if run and candidates[0].is_relative_to(run):
-        found = candidates[0]
     else:
-        found = max(candidates, key=lambda path: path.stat().st_mtime)
-    log.info("using %s of lesson %s: %s", name, lesson[:2], found)
+        log.info("using %s of lesson %s: %s", name, lesson[:2], found)
     return found
+
+
+def _result(run: Path, lesson: str, name: str) -> Path | None:
+    remove_temporary(run / lesson)  # of a lesson that was killed while it replaced its result
+    path = run / lesson / name
+    return path if path.exists() else None
 
 
 def resolve_run(name: str) -> Path:

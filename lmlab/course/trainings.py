@@ -23,8 +23,7 @@ PAIR_TOKENS, DESCRIPTION_TOKENS = 64, 120
 PROMPT_TOKENS, OTHER_PROMPT_TOKENS = {"miniworld/distracting-problems": 65}, 128
 REASONING_TOKENS, OTHER_REASONING_TOKENS = {"miniworld/problems": 80}, 600
 # Of a text of lesson 05: counted. Of all texts: WikiText-2's 2,088,628 words (Merity et al. 2017) times the
-# 1.28
-# tokens that Qwen2's tokenizer makes of a word of its validation part, so roughly.
+# 1.28 tokens that Qwen2's tokenizer makes of a word of its validation part, so roughly.
 TEXT_TOKENS = {"miniworld/encyclopedia": 55}
 ALL_TOKENS = {"Salesforce/wikitext:wikitext-2-raw-v1": 2_670_000}
 

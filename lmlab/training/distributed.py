@@ -90,6 +90,11 @@ def cleanup_distributed() -> None:
         distributed.destroy_process_group()
 
 
+def is_main_process() -> bool:
+    """Whether this is the first of the processes that the launcher started, or the only one."""
+    return int(os.environ.get("RANK", 0)) == 0
+
+
 def launched_processes() -> int:
     """How many processes the launcher started, before any of them has joined the others."""
     return int(os.environ.get("WORLD_SIZE", 1))

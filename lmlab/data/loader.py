@@ -17,7 +17,7 @@ class WindowLoader:
 
     arrays: 1-D integer arrays, as ``open_shards`` gives them. A window has block_size + 1 tokens; the targets
     are its last block_size. Windows begin every block_size tokens of each array, the rest at its end being
-    left out; with ``eos``, at the eos before every document, wherever so many tokens follow (the places take
+    left out; with ``eos``, at the eos before every document, wherever so many tokens follow (the positions take
     8 bytes of memory for each document).
     Batch k holds the windows from k * batch_size on of an endless row, in which each epoch has all windows
     once in another shuffled order. So a checkpoint keeps the next k alone, and rank r of W takes the batches
@@ -84,20 +84,20 @@ class WindowLoader:
         """The numbers, (batch_size,) below len(self), of the windows in micro-batch k."""
         if k < 0:
             raise ValueError(f"WindowLoader.batch got {k}; batches are numbered from 0")
-        places = k * self.batch_size + np.arange(self.batch_size)
-        epochs, n = places // len(self), len(self)
+        indices = k * self.batch_size + np.arange(self.batch_size)
+        epochs, n = indices // len(self), len(self)
         return np.concatenate(
-            [permuted(places[epochs == epoch] % n, n, self.seed, epoch) for epoch in np.unique(epochs)]
+            [permuted(indices[epochs == epoch] % n, n, self.seed, epoch) for epoch in np.unique(epochs)]
         )
 
     def _tokens(self, window: int) -> np.ndarray:
-        place = int(np.searchsorted(self._ends, window, side="right"))
-        start = int(self._starts[place][window - int(self._ends[place])])  # counted from the array's end
-        return self._readers[place](start, start + self.block_size + 1)
+        shard = int(np.searchsorted(self._ends, window, side="right"))
+        start = int(self._starts[shard][window - int(self._ends[shard])])  # counted from the array's end
+        return self._readers[shard](start, start + self.block_size + 1)
 
 
 def _reader(array: np.ndarray) -> Callable[[int, int], np.ndarray]:
-    """What gives the tokens from one place up to another: of a whole read-only map from its file.
+    """What gives the tokens from one position up to another: of a whole read-only map from its file.
 
     A part of a map is read through its pages, as numpy does not say where in the file it lies; so is every
     map where the system has no pread.
@@ -120,7 +120,7 @@ def _reader(array: np.ndarray) -> Callable[[int, int], np.ndarray]:
 
 
 def _document_starts(read: Callable[[int, int], np.ndarray], last: int, eos: int) -> np.ndarray:
-    """The places below ``last`` at which a token is eos: (n_documents,) of int64."""
+    """The positions below ``last`` at which a token is eos: (n_documents,) of int64."""
     step, found = 1 << 20, [np.empty(0, np.int64)]
     for begin in range(0, last, step):
         found.append(np.flatnonzero(read(begin, min(begin + step, last)) == eos) + begin)

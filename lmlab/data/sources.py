@@ -192,7 +192,7 @@ def _converted_folder(path: Path, files: dict[str, list[Path]], max_invalid_frac
 def _convert(files: dict[str, list[Path]], folder: Path) -> None:
     """Writes the rows of all splits with the same columns, and what cannot be a row to ``_LEFT_OUT``."""
     rows: list[dict] = []
-    places: list[tuple[str, int, int]] = []  # of each row: its split, its file, its number there
+    origins: list[tuple[str, int, int]] = []  # of each row: its split, its file, its number there
     left_out: list[tuple[int, list[BadRow]]] = []  # of each file: how many rows it has, the unusable ones
     for split in files:
         for file in files[split]:
@@ -203,16 +203,16 @@ def _convert(files: dict[str, list[Path]], folder: Path) -> None:
                     bad.append(BadRow(number, str(row), _shortened(found)))
                 else:
                     rows.append(row)
-                    places.append((split, len(left_out), number))
+                    origins.append((split, len(left_out), number))
             left_out.append((n_rows, bad))
     keys = list(dict.fromkeys(key for row in rows for key in row))
     odd = nested_and_plain(rows, keys)
     for i, why in odd.items():
-        _, file, number = places[i]
+        _, file, number = origins[i]
         left_out[file][1].append(BadRow(number, why, _shortened(rows[i])))
     kept = [i for i in range(len(rows)) if i not in odd]
     columns = {key: lossless_column([rows[i].get(key) for i in kept]) for key in keys}
-    for split, its_rows in _divided([places[i][0] for i in kept], _ending(files)).items():
+    for split, its_rows in _divided([origins[i][0] for i in kept], _ending(files)).items():
         _write_parquet(folder, split, {key: [column[k] for k in its_rows] for key, column in columns.items()})
     for _, bad in left_out:
         bad.sort()

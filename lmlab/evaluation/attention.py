@@ -36,7 +36,7 @@ def attention_weights(model: "Module", tokens: Sequence[int]) -> np.ndarray:
 def attention_by_part(weights: np.ndarray, parts: Mapping[str, range]) -> dict[str, dict[str, float]]:
     """part that looks -> part looked at -> mean share of attention, over layers, heads and tokens.
 
-    weights: (..., T, T). parts: name -> the places of its tokens, together all of them.
+    weights: (..., T, T). parts: name -> the positions of its tokens, together all of them.
     """
     mean = weights.reshape(-1, *weights.shape[-2:]).mean(0)  # (T, T)
     return {

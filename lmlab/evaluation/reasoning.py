@@ -30,7 +30,7 @@ def generate_answers(
     max_new_tokens: int,
     batch_size: int = 64,
 ) -> Predictions:
-    """Lets the model answer problems (of ``reasoning_sets``), likeliest token by token, and scores the
+    """Lets the model answer problems (of ``reasoning_sets``), greedily, and scores the
     answers.
     """
     prompts = [prompt_text(tokenizer, row["prompt"]) for row in rows]

@@ -34,9 +34,8 @@ if TYPE_CHECKING:
     from lmlab.hardware import Machine
 
 # 4-bit: multiply out inside the 4-bit weights, which are then rounded to 4 bits again; 16-bit: add to the
-# original
-# weights, which the adapter never saw in training; dequantized: unpack first, then add: what it was trained
-# on
+# original weights, which the adapter never saw in training; dequantized: unpack first, then add: what it was
+# trained on
 MERGE_STRATEGIES = ("4-bit base", "16-bit base", "dequantized base")
 STREAMED = ("dequantized base", "16-bit base")
 FILE_LIST = ".lmlab.json"  # in a folder that a merge wrote: the names of its files

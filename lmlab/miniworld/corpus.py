@@ -29,8 +29,8 @@ _GENERATORS = {
     "chats": chats.chat,
 }
 # percentage of documents of each kind, per base: llama reads some encyclopedia so that lesson 05's words are
-# no
-# strangers to it, qwen2 mostly arithmetic, so that lesson 06 teaches the format and the plan, not the tables
+# no strangers to it, qwen2 mostly arithmetic, so that lesson 06 teaches the format and the plan, not the
+# tables
 MIX = {name: base["mix"] for name, base in read_table("bases").items()}
 
 

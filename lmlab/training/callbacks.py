@@ -52,8 +52,7 @@ class CompleteCheckpoints(TrainerCallback):
 
     def _find_best(self, args: Args, state: State) -> None:
         # transformers 5.23 looks for the best checkpoint before FSDP has made its folder, so that some
-        # processes
-        # would load it at the end, and others not
+        # processes would load it at the end, and others not
         if state.best_global_step:
             best = Path(args.output_dir) / f"checkpoint-{state.best_global_step}"
             state.best_model_checkpoint = str(best) if best.exists() else None

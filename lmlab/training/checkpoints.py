@@ -58,7 +58,7 @@ def newest_state(folder: Path) -> tuple[Path, dict] | None:
         return whole[-1], load_state(whole[-1] / STATE)
     except ValueError as error:
         raise ValueError(
-            f"{error}; remove {whole[-1]}, and training goes on from the checkpoint before it"
+            f"{error}; remove {whole[-1]}, and training resumes from the checkpoint before it"
         ) from error
 
 
@@ -140,7 +140,7 @@ def find_resumable_checkpoint(
 
     Args:
         folder: The Trainer's output_dir.
-        config: All that decides how the run goes on, as plain values; it is noted in the folder. To resume
+        config: All that decides how the run continues, as plain values; it is noted in the folder. To resume
             from a checkpoint of another config would give a run that no recipe describes. None: it is not
             compared.
         examples: A Dataset to train on, which is compared too.

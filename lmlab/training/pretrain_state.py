@@ -1,4 +1,4 @@
-"""What decides how a pretraining run goes on, and what is recorded of it: checkpoints, history, TensorBoard."""
+"""What a pretraining run resumes from, and what is recorded of it: checkpoints, history, TensorBoard."""
 
 import hashlib
 import logging
@@ -44,7 +44,7 @@ class History:
 
 
 class TrainState:
-    """All that decides how training goes on: what a checkpoint holds.
+    """All that training resumes from: what a checkpoint holds.
 
     Args:
         model: Is trained in place.

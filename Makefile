@@ -4,13 +4,19 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 DEV_STAMP := $(VENV)/.installed-dev
 
-.PHONY: course test lint drills bench gpu-check install clean
+.PHONY: course test quick lint drills bench gpu-check install clean
 
 course: install
 	@$(BIN)/python -m lmlab run all; status=$$?; $(BIN)/python -m lmlab report && exit $$status
 
+# the notebooks last, two at a time; before them everything else, a file of tests on each of two cores
 test: lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not course and not drill and not compat"
+	$(BIN)/python -m pytest -m course
+
+# the unmarked ones alone: what a change breaks is mostly seen here
+quick: install $(DEV_STAMP)
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not course and not drill and not compat and not slow and not browser and not gpu"
 
 lint: install $(DEV_STAMP)
 	$(BIN)/ruff check .

@@ -1,6 +1,12 @@
 """What several test files share."""
 
+import os
+
 import pytest
+
+# Two workers with two threads each would fight over two cores. Set before torch is imported; children inherit it.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 MARKER_OF_FIXTURE = {"page": "browser", "course": "course"}  # what a test asks for says what it is
 

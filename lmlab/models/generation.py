@@ -57,6 +57,7 @@ def generate_sampled(
 
     settings = {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0}
     repeated = [prompt for prompt in prompts for _ in range(k)]
+    # the seed is for these samples alone: a training that goes on keeps its random numbers
     state = torch.get_rng_state()
     torch.manual_seed(seed)
     texts = _generate(model, tokenizer, repeated, batch_size, settings | {"max_new_tokens": max_new_tokens})
@@ -70,6 +71,7 @@ def _generate(model, tokenizer, prompts: Sequence[str], batch_size: int, setting
 
     stops, pad, limit = stop_token_ids(model, tokenizer), pad_id(tokenizer), context_length(model)
     config = GenerationConfig(**settings, pad_token_id=pad, eos_token_id=stops or None, use_cache=True)
+    # prompts of similar length together, so that little is padded
     by_length = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
     answers, was_training = [""] * len(prompts), model.training
     model.eval()
@@ -82,6 +84,7 @@ def _generate(model, tokenizer, prompts: Sequence[str], batch_size: int, setting
         # padded on the left, so that every prompt ends where its answer begins
         ids = torch.tensor([[pad] * (width - len(row)) + row for row in rows], device=model.device)  # (B, T)
         mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows], device=model.device)
+        # positions beyond the context were never trained
         config.max_new_tokens = min(settings["max_new_tokens"], limit - width)
         with torch.no_grad():
             written = model.generate(input_ids=ids, attention_mask=mask, generation_config=config)

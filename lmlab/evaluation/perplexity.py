@@ -101,8 +101,10 @@ def _windows(tokens: list[int], reads: int, stride: int) -> Iterator[tuple[list[
 
     A window has ``reads`` tokens and one more, which is predicted only.
     """
-    done = 1  # the first token has nothing before it
+    # the first token has nothing before it, so nothing predicts it
+    done = 1
     for begin in range(0, len(tokens), stride):
+        # windows may overlap: what an earlier one has predicted is read again, and not counted again
         window = tokens[begin : begin + reads + 1]
         yield window, done - begin
         done = begin + len(window)
@@ -131,6 +133,7 @@ def completion_loss(model: "Module", examples: "Dataset | Mapping", batch_tokens
     counts = np.array([len(score.logprobs) for score in scores])
     return {
         **_totals(nats, hits, counts),
+        # a model that does not learn to stop can still have a low loss: EOS is one token of many
         "eos_probability": float(np.mean([math.exp(score.logprobs[-1]) for score in scores])),
         "nats": nats,
         "counts": counts,

@@ -35,24 +35,21 @@ def score_choices(
     Returns:
         (n_items, n_endings).
     """
-    # the others have a context that was cut differently for each ending
-    whole = [i for i, item in enumerate(items) if all(other == item.contexts[0] for other in item.contexts)]
-    if not share_context or not whole:
+    if not share_context:
         return _score_rows(model, items, batch_tokens)
-    # the longest: a window of attention, counted in the row, hides what belongs to a text only in long rows
-    if reason := _why_not_shared(model, items[max(whole, key=lambda i: _tree_length(items[i]))]):
+    if any(other != item.contexts[0] for item in items for other in item.contexts):
+        reason = "a context is too long for the model, and cut differently for each ending"
+    else:
+        # the longest: a window of attention, counted in the row, hides what belongs to a text only in long rows
+        reason = _why_not_shared(model, max(items, key=_tree_length))
+    if reason:
         logger.warning("each context is read again for every ending: %s", reason)
         return _score_rows(model, items, batch_tokens)
-    sums = dict(zip(whole, _score_trees(model, [items[i] for i in whole], batch_tokens), strict=True))
-    rest = [i for i in range(len(items)) if i not in sums]
-    sums.update(zip(rest, _score_rows(model, [items[i] for i in rest], batch_tokens), strict=True))
-    return [sums[i] for i in range(len(items))]
+    return _score_trees(model, items, batch_tokens)
 
 
 def _score_rows(model, items: Sequence[Choices], batch_tokens: int) -> list[list[float]]:
     """The plain way: every ending after its own copy of the context."""
-    if not items:
-        return []
     sequences, starts = [], []
     for item in items:
         for context, ending in zip(item.contexts, item.endings, strict=True):

@@ -84,8 +84,6 @@ def paired_bootstrap(
     """
     a, b = np.asarray(a, dtype=float), np.asarray(b, dtype=float)
     w = np.ones(len(a)) if weights is None else np.asarray(weights, dtype=float)
-    if not len(a) == len(b) == len(w) or len(a) == 0:
-        raise ValueError(f"paired_bootstrap got {len(a)}, {len(b)} and {len(w)} values; give as many of each")
     # whole items are resampled, a and b together: what makes an item hard for both cancels
     sampled = np.random.default_rng(seed).integers(len(a), size=(n_resamples, len(a)))
     # the weights go along, for the sum of a resample's weights varies, too
@@ -109,8 +107,6 @@ def mcnemar(a: Sequence[bool], b: Sequence[bool]) -> McNemar:
     each would win as often as a coin: two-sided binomial test. Source: McNemar 1947; Dietterich 1998.
     """
     a, b = np.asarray(a, dtype=bool), np.asarray(b, dtype=bool)
-    if len(a) != len(b) or len(a) == 0:
-        raise ValueError(f"mcnemar got {len(a)} and {len(b)} items; give as many of each")
     n01, n10 = int((~a & b).sum()), int((a & ~b).sum())
     n = n01 + n10
     # whole numbers: nothing underflows

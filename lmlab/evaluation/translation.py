@@ -20,20 +20,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 
-def corpus_scores(hypotheses: Sequence[str], references: Sequence[str]) -> dict[str, float]:
-    """{"chrf", "bleu"}, each 0 to 100, over all sentences, with sacrebleu's defaults (chrF2; BLEU-4, 13a,
-    exp).
-
-    Sources: Popović 2015; Papineni et al. 2002; Post 2018.
-    """
-    from sacrebleu.metrics import BLEU, CHRF
-
-    return {
-        "chrf": CHRF().corpus_score(hypotheses, [references]).score,
-        "bleu": BLEU().corpus_score(hypotheses, [references]).score,
-    }
-
-
 def sentence_chrf(hypotheses: Sequence[str], references: Sequence[str]) -> np.ndarray:
     """chrF2 of each sentence, (n,), 0 to 100. Their mean is near the corpus' chrF, and not the same number.
 
@@ -70,11 +56,15 @@ def edit_fraction(hypotheses: Sequence[str], references: Sequence[str]) -> np.nd
 def score_translations(hypotheses: Sequence[str], rows: Sequence[Mapping]) -> dict[str, float]:
     """All of the above for translations of pairs {"modern", "shakespearean"}, in their order.
 
-    chrf, bleu: 0 to 100. exact: fraction equal to the reference. edit_fraction: mean. rules_kept: fraction of
+    chrf, bleu: 0 to 100, over all sentences, with sacrebleu's defaults (chrF2; BLEU-4, 13a, exp). exact: fraction equal to the reference. edit_fraction: mean. rules_kept: fraction of
     sentences that keep every rule of ``check_archaic``. forms_correct: of the old forms written, the fraction
     that is correct (nan where there are none); forms_per_sentence: how many old forms there are.
     length_ratio: words written for each word of the references. distinct_2.
+
+    Sources: Popović 2015; Papineni et al. 2002; Post 2018.
     """
+    from sacrebleu.metrics import BLEU, CHRF
+
     references = [row["shakespearean"] for row in rows]
     n_exact = n_kept = n_correct = n_forms = 0
     for row, text in zip(rows, hypotheses, strict=True):
@@ -84,7 +74,8 @@ def score_translations(hypotheses: Sequence[str], rows: Sequence[Mapping]) -> di
         n_correct += correct
         n_forms += correct + wrong
     return {
-        **corpus_scores(hypotheses, references),
+        "chrf": CHRF().corpus_score(hypotheses, [references]).score,
+        "bleu": BLEU().corpus_score(hypotheses, [references]).score,
         "exact": n_exact / len(rows),
         "edit_fraction": float(edit_fraction(hypotheses, references).mean()),
         "rules_kept": n_kept / len(rows),
@@ -97,16 +88,12 @@ def score_translations(hypotheses: Sequence[str], rows: Sequence[Mapping]) -> di
 
 
 def translate(
-    model: "Module",
-    tokenizer: "PreTrainedTokenizerBase",
-    rows: Sequence[Mapping],
-    max_new_tokens: int = 64,
-    **settings,
+    model: "Module", tokenizer: "PreTrainedTokenizerBase", rows: Sequence[Mapping], **settings
 ) -> list[str]:
-    """The greedy translation of each pair's modern side, without whitespace at its ends.
+    """The greedy translation of each pair's modern side, up to 64 tokens, without whitespace at its ends.
 
     settings: of ``generate``.
     """
     # the prompt of the training, or the model would not know what is asked
     prompts = [PROMPT.format(modern=row["modern"]) for row in rows]
-    return [text.strip() for text in generate_greedy(model, tokenizer, prompts, max_new_tokens, **settings)]
+    return [text.strip() for text in generate_greedy(model, tokenizer, prompts, 64, **settings)]

@@ -1,6 +1,7 @@
 """Batched generation with transformers' ``generate``, configured by its GenerationConfig."""
 
 from collections.abc import Sequence
+from itertools import takewhile
 from typing import TYPE_CHECKING
 
 from lmlab.models.chat_template import stop_token_ids
@@ -56,12 +57,12 @@ def generate_sampled(
     import torch
 
     settings = {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0}
+    settings["max_new_tokens"] = max_new_tokens
     repeated = [prompt for prompt in prompts for _ in range(k)]
     # the seed is for these samples alone: a training that goes on keeps its random numbers
-    state = torch.get_rng_state()
-    torch.manual_seed(seed)
-    texts = _generate(model, tokenizer, repeated, batch_size, settings | {"max_new_tokens": max_new_tokens})
-    torch.set_rng_state(state)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        texts = _generate(model, tokenizer, repeated, batch_size, settings)
     return [texts[i : i + k] for i in range(0, len(texts), k)]
 
 
@@ -89,14 +90,8 @@ def _generate(model, tokenizer, prompts: Sequence[str], batch_size: int, setting
         with torch.no_grad():
             written = model.generate(input_ids=ids, attention_mask=mask, generation_config=config)
         for i, row in zip(batch, written[:, width:].tolist(), strict=True):
-            answers[i] = tokenizer.decode(_until_stop(row, stops), skip_special_tokens=True)
+            # a stop token need not be a special one, which decoding would skip, and padding follows it
+            answer = list(takewhile(lambda token: token not in stops, row))
+            answers[i] = tokenizer.decode(answer, skip_special_tokens=True)
     model.train(was_training)
     return answers
-
-
-def _until_stop(ids: list[int], stops: Sequence[int]) -> list[int]:
-    """Without the stop token and what follows: not every one is a special token, which decoding skips."""
-    for i, token in enumerate(ids):
-        if token in stops:
-            return ids[:i]
-    return ids

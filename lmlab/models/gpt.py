@@ -6,7 +6,6 @@ of the files.
 
 import json
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,13 +35,6 @@ class GPTConfig:
     dropout: float = 0.0
     eos_token_id: int | None = None  # where generation stops
     vocab_multiple: int = 1  # 64 pads 50,257 rows to 50,304, which GPUs multiply faster; not in saved files
-
-    def __post_init__(self):
-        for name in ("n_layer", "n_head", "n_embd", "block_size", "vocab_size", "vocab_multiple"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} got {getattr(self, name)}; give a positive number")
-        if self.n_embd % self.n_head:
-            raise ValueError(f"n_embd got {self.n_embd}; give a multiple of n_head, {self.n_head}")
 
     @property
     def padded_vocab_size(self) -> int:
@@ -296,10 +288,9 @@ class GPT(nn.Module):
         temperature: float = 1.0,
         top_k: int | None = None,
         top_p: float | None = None,
-        eos_token_id: int | Sequence[int] | None = None,
         generator: torch.Generator | None = None,
     ) -> Tensor:
-        """Continues each row of ``idx``. Past block_size the oldest tokens are forgotten.
+        """Continues each row of ``idx``, up to the config's EOS. Past block_size the oldest tokens are forgotten.
 
         Args:
             idx: (B, T) token ids, all rows of one length.
@@ -307,15 +298,12 @@ class GPT(nn.Module):
             temperature: 0 is greedy.
             top_k: Sample from so many of the most likely tokens; None: from all.
             top_p: Sample from the most likely tokens of this total probability; None: from all.
-            eos_token_id: One or several, by default the config's. A row that has ended is filled up with the
-                first of them; when all have ended, generation stops.
             generator: Of the random numbers.
 
         Returns:
-            (B, T + up to max_new_tokens).
+            (B, T + up to max_new_tokens); a row that has ended is filled up with EOS.
         """
-        eos = self.config.eos_token_id if eos_token_id is None else eos_token_id
-        stops = torch.tensor([] if eos is None else eos, dtype=torch.long, device=idx.device).view(-1)
+        eos = self.config.eos_token_id
         ended = torch.zeros(idx.shape[0], dtype=torch.bool, device=idx.device)
         was_training = self.training
         self.eval()
@@ -324,9 +312,9 @@ class GPT(nn.Module):
             logits, cache = self._next_logits(idx, cache)
             token = sample(logits, temperature, top_k, top_p, generator)
             # a row that has ended goes on with EOS, for the others are still written
-            if len(stops):
-                token = token.masked_fill(ended, stops[0])
-                ended |= torch.isin(token, stops)
+            if eos is not None:
+                token = token.masked_fill(ended, eos)
+                ended |= token == eos
             idx = torch.cat([idx, token[:, None]], dim=1)
             if ended.all():
                 break
@@ -342,11 +330,11 @@ class GPT(nn.Module):
         return self.logits(hidden[:, -1]).float(), cache  # of the last position alone: the head is large
 
     @classmethod
-    def from_pretrained(cls, folder_or_hub_id: str | Path, dtype: torch.dtype = torch.float32) -> "GPT":
+    def from_pretrained(cls, folder_or_hub_id: str | Path) -> "GPT":
         """A model from a folder in transformers' GPT-2 layout or from the hub ("gpt2", ...), in eval mode."""
         model = cls(_read_config(_locate(folder_or_hub_id, "config.json")))
         model.load_weights(folder_or_hub_id)
-        return model.to(dtype).eval()
+        return model.eval()
 
     @torch.no_grad()
     def load_weights(self, folder_or_hub_id: str | Path) -> None:

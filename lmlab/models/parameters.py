@@ -10,8 +10,8 @@ if TYPE_CHECKING:
     from torch.optim import Optimizer
 
 
-def freeze_layers(model: "Module", n: int) -> None:
-    """Freezes the embeddings and the first ``n`` blocks of a GPT-2; 0: nothing.
+def freeze_layers(model: "Module", n: int) -> int:
+    """Freezes the embeddings and the first ``n`` blocks of a GPT-2; 0: nothing. Returns the trainable parameters.
 
     The output head is the token embedding, so it is frozen with it. Raises ValueError for all blocks or more.
     """
@@ -24,6 +24,7 @@ def freeze_layers(model: "Module", n: int) -> None:
     frozen = [model.transformer.wte, model.transformer.wpe, *blocks[:n]] if n else []
     for module in frozen:
         module.requires_grad_(False)
+    return sum(p.numel() for p in model.parameters() if p.requires_grad)
 
 
 def trainable_to_float32(model: "Module") -> int:

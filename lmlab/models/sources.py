@@ -50,6 +50,7 @@ def local_path(source: str) -> Path | None:
 
 def model_source(source: str) -> str:
     """What ``from_pretrained`` takes: the folder of a base ("miniworld/gpt2"), a local one, or a hub id."""
+    # imported here: who loads real models needs no miniworld
     if source.startswith("miniworld/"):
         from lmlab import miniworld
 

@@ -48,13 +48,15 @@ class Summary:
         """95% Wilson interval of the fraction in which the second was preferred, ties left out."""
         _, n_second = self.wins.values()
         decided = sum(self.wins.values())
-        if decided == 0:  # all ties: nothing is known
+        # all ties: nothing is known
+        if decided == 0:
             return 0.0, 1.0
         return wilson_interval(n_second, decided)
 
     def __str__(self) -> str:
         (first, n_first), (second, n_second) = self.wins.items()
         low, high = self.interval
+        # the names alone would tempt to read a winner into five of nine
         verdict = "this could be chance: the interval contains one half"
         if low > 0.5:
             verdict = f"{second} is better"
@@ -86,6 +88,7 @@ class BlindTest:
         # fails unless all items have the same names
         [self.names] = {tuple(item.texts) for item in items}
         self.path = path
+        # order and sides are the same whenever the test is opened again
         rng = random.Random(seed)
         self._items = rng.sample(list(items), len(items))
         # of either order one half, shuffled
@@ -122,15 +125,13 @@ class BlindTest:
                 return i
         return None
 
-    def rate(self, i: int, grades: Mapping[str, Mapping[str, int]], preferred: str) -> None:
+    def rate(self, i: int, answers: Mapping[str, int | str]) -> None:
         """Saves the rating of the i-th pair; a later one replaces an earlier one.
 
-        Args:
-            grades: side -> quality -> 1 to 5.
-            preferred: a side, or "tie".
+        answers: "A fluency", ... -> 1 to 5, and "better" -> a side or "tie".
         """
         pair = self._hashes[i]
-        self._ratings[pair] = {"pair": pair, "grades": grades, "preferred": preferred}
+        self._ratings[pair] = {"pair": pair, **answers}
         lines = [json.dumps(rating) + "\n" for rating in self._ratings.values()]
         self.path.parent.mkdir(parents=True, exist_ok=True)
         # saved at once: a closed browser loses nothing
@@ -144,19 +145,19 @@ class BlindTest:
         grades = {quality: dict.fromkeys(self.names, 0.0) for quality in QUALITIES}
         for sides, pair in zip(self._sides, self._hashes, strict=True):
             rating = self._ratings[pair]
-            if rating["preferred"] == "tie":
-                ties += 1
+            ties += rating["better"] == "tie"
             for side, name in zip(SIDES, sides, strict=True):
                 # a bool counts as 0 or 1
-                wins[name] += rating["preferred"] == side
+                wins[name] += rating["better"] == side
                 for quality in QUALITIES:
-                    grades[quality][name] += rating["grades"][side][quality] / len(self)
+                    grades[quality][name] += rating[f"{side} {quality}"] / len(self)
         return Summary(wins, ties, grades)
 
     def table(self) -> "HTML":
         """All pairs with the models' names, for those who only read."""
         from IPython.display import HTML
 
+        # in a batch run nobody judges, so nothing is given away
         rows = [(item.prompt, *item.texts.values(), item.reference) for item in self._items]
         return HTML(html_table(("prompt", *self.names, "reference"), rows))
 
@@ -165,19 +166,16 @@ class BlindTest:
         import ipywidgets as widgets
 
         text = widgets.HTML()
-        # side -> quality -> its buttons
-        grades = {side: {} for side in SIDES}
-        columns = []
+        questions = {}
         for side in SIDES:
             for quality in QUALITIES:
-                grades[side][quality] = widgets.ToggleButtons(
-                    options=GRADES, description=quality, style={"button_width": "2.5em"}
-                )
-            columns.append(widgets.VBox([widgets.HTML(f"<b>text {side}</b>"), *grades[side].values()]))
-        preferred = widgets.ToggleButtons(options=PREFERENCES, description="better")
-        questions = [*grades["A"].values(), *grades["B"].values(), preferred]
+                questions[f"{side} {quality}"] = widgets.ToggleButtons(options=GRADES)
+        questions["better"] = widgets.ToggleButtons(options=PREFERENCES)
+        for name, question in questions.items():
+            question.description = name
+            question.style.button_width = "3em"
         save = widgets.Button(description="save", button_style="primary")
-        form = widgets.VBox([widgets.HBox(columns), preferred, save])
+        form = widgets.VBox([*questions.values(), save])
 
         def show_next() -> None:
             """The next pair without answers; after the last one the result."""
@@ -189,23 +187,20 @@ class BlindTest:
             prompt, reference, a, b = self.shown(i)
             table = html_table(("prompt", *SIDES, "reference"), [(prompt, a, b, reference)])
             text.value = f"{self.n_rated} of {len(self)} rated{table}"
-            for question in questions:
+            # this disables the button, too, by way of enable_save
+            for question in questions.values():
                 question.value = None
-            save.disabled = True
 
         def enable_save(_: object) -> None:
             """A rating is complete once every question has an answer."""
-            save.disabled = any(question.value is None for question in questions)
+            save.disabled = any(question.value is None for question in questions.values())
 
         def save_rating(_: object) -> None:
             """Keeps the answers, and goes on."""
-            given = {}
-            for side in SIDES:
-                given[side] = {quality: buttons.value for quality, buttons in grades[side].items()}
-            self.rate(self.next(), given, preferred.value)
+            self.rate(self.next(), {name: question.value for name, question in questions.items()})
             show_next()
 
-        for question in questions:
+        for question in questions.values():
             question.observe(enable_save, "value")
         save.on_click(save_rating)
         show_next()

@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 _HATCHES = ("", "///", "...", "xx", "\\\\")
-_MAX_TICKS = 8  # up to this many values on a logarithmic axis get a tick each
 LOSS = "loss (nats per token)"
 Values = Sequence[float]
 Intervals = Sequence[tuple[float, float]]  # (low, high) of each value
@@ -123,12 +122,7 @@ def fine_tuning_curve(
 
 
 def accuracy_curve(
-    steps: Values,
-    accuracies: Mapping[str, Values],
-    intervals: Mapping[str, Intervals],
-    *,
-    chance: float = 0.25,
-    xlabel: str = "checkpoint (optimizer step)",
+    steps: Values, accuracies: Mapping[str, Values], intervals: Mapping[str, Intervals], *, xlabel: str
 ) -> Axes:
     """Accuracy at each checkpoint with its interval, one line per series (name -> values), and chance level."""
     ax = style.axes(None, xlabel, "accuracy", "")
@@ -136,7 +130,8 @@ def accuracy_curve(
         [line] = ax.plot(steps, values, label=name)
         low, high = zip(*intervals[name], strict=True)
         ax.fill_between(steps, low, high, color=line.get_color(), alpha=0.15, linewidth=0)
-    style.horizontal_line(ax, chance, f"chance {chance:.0%}", ":")
+    # of four endings one is correct
+    style.horizontal_line(ax, 0.25, "chance 25%", ":")
     ax.set_ylim(0, 1.03)
     ax.legend()
     return ax
@@ -170,9 +165,9 @@ def sweep(
     if chosen is not None:
         style.vertical_line(ax, chosen, f"the recipe's: {chosen:g}")
     ax.set_xscale("log")
-    if len(values) <= _MAX_TICKS:
-        ax.set_xticks(values, [f"{value:g}" for value in values])
-        ax.set_xticks([], minor=True)
+    # a tick at each value, not at powers of ten
+    ax.set_xticks(values, [f"{value:g}" for value in values])
+    ax.set_xticks([], minor=True)
     ax.legend()
     return ax
 
@@ -281,12 +276,11 @@ def _error_lengths(values: Values, intervals: Intervals) -> list[list[float]]:
 def differences(
     labels: Sequence[str], values: Values, intervals: Intervals, *, xlabel: str, title: str = ""
 ) -> Axes:
-    """A point per label with its interval (low, high), from top to bottom; filled where that excludes zero."""
+    """A point per label with its interval (low, high), from top to bottom, and a line at zero."""
     ax = style.axes(None, xlabel, "", title, size=(7, 1.2 + 0.3 * len(labels)))
-    for y, (value, (low, high)) in enumerate(zip(values, intervals, strict=True)):
-        fill = BLUE if low > 0 or high < 0 else "white"
-        errors = _error_lengths([value], [(low, high)])
-        ax.errorbar(value, y, xerr=errors, fmt="o", color=BLUE, capsize=4, markerfacecolor=fill)
+    errors = _error_lengths(values, intervals)
+    ax.errorbar(values, range(len(labels)), xerr=errors, fmt="o", color=BLUE, capsize=4)
+    # an interval that crosses this line contains zero: no difference was shown
     ax.axvline(0, color="black", linestyle=":", linewidth=1.2)
     style.label_rows(ax, labels)
     return ax

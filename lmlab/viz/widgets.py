@@ -16,7 +16,6 @@ import numpy as np
 
 from lmlab.data.token_view import token_view, visible
 from lmlab.evaluation.scoring import evaluating
-from lmlab.models import IGNORE_INDEX
 from lmlab.viz import display, style
 from lmlab.viz.style import BLUE, GRAY
 
@@ -90,7 +89,6 @@ SETTINGS = {
     "top-p 0.8": {"temperature": 1.0, "top_p": 0.8},
 }
 _N_BARS = 10
-_END = " (the text ends here)"
 
 
 def next_tokens(model: GPT, ids: Sequence[int], setting: Mapping) -> tuple[np.ndarray, np.ndarray]:
@@ -108,20 +106,15 @@ def next_tokens(model: GPT, ids: Sequence[int], setting: Mapping) -> tuple[np.nd
 
 
 def continuation(
-    model: GPT,
-    tokenizer: PreTrainedTokenizerBase,
-    ids: Sequence[int],
-    setting: Mapping,
-    max_new_tokens: int = 60,
-    seed: int = 0,
+    model: GPT, tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], setting: Mapping, seed: int
 ) -> str:
-    """What the model writes after ``ids``; the same for the same seed."""
+    """What the model writes after ``ids``, up to 60 tokens; the same for the same seed."""
     import torch
 
     # a generator of its own: the reader's random numbers stay as they are
     generator = torch.Generator(model.device).manual_seed(seed)
     prompt = torch.tensor([ids], device=model.device)  # (1, T)
-    output = model.generate(prompt, max_new_tokens, **setting, generator=generator)
+    output = model.generate(prompt, 60, **setting, generator=generator)
     return tokenizer.decode(output[0, len(ids) :], skip_special_tokens=True)
 
 
@@ -146,14 +139,11 @@ def sampling_playground(
         """The next token's probabilities, and the prompt with its continuation."""
         ids = [*start_tokens, *tokenizer(prompt)["input_ids"]]
         # sliders cannot say None, so their ends mean that nothing is cut
-        setting = {
-            "temperature": round(temperature, 2),
-            "top_k": top_k or None,
-            "top_p": top_p if top_p < 1 else None,
-        }
+        cut = {"top_k": top_k or None, "top_p": top_p if top_p < 1 else None}
+        setting = {"temperature": round(temperature, 2), **cut}
         figure = box_figure(7, 4.2)
         draw_next_tokens(figure.subplots(), tokenizer, *next_tokens(model, ids, setting))
-        written = continuation(model, tokenizer, ids, setting, seed=seed) or _END
+        written = continuation(model, tokenizer, ids, setting, seed)
         look = "white-space:pre-wrap;line-height:1.4;max-width:60em"
         return figure, f'<div style="{look}">{html.escape(prompt)}<b>{html.escape(written)}</b></div>'
 
@@ -178,8 +168,7 @@ def _draw_settings(model, tokenizer, prompt: str, ids: Sequence[int]) -> None:
     figure.suptitle(f"What follows {prompt!r}", parse_math=False)
     for (name, setting), ax in zip(SETTINGS.items(), axes.flat, strict=True):
         draw_next_tokens(ax, tokenizer, *next_tokens(model, ids, setting), f"{name}: ")
-        written = continuation(model, tokenizer, ids, setting) or _END
-        print(f"--- {name}\n{prompt}{written}")
+        print(f"--- {name}\n{prompt}{continuation(model, tokenizer, ids, setting, seed=0)}")
 
 
 def draw_next_tokens(
@@ -232,21 +221,7 @@ def token_viewer(rows: Sequence[Mapping] | Mapping, tokenizer: PreTrainedTokeniz
         return token_view([rows[i] for i in range(min(2, len(rows)))], tokenizer)
 
     def draw(example: int) -> tuple[None, str]:
-        """The counts and the tokens of an example, counted from 1."""
-        row = rows[example - 1]
-        return None, f"<p>{count_tokens(row)}</p>{token_view([row], tokenizer)._repr_html_()}"
+        """The tokens of an example, counted from 1."""
+        return None, token_view([rows[example - 1]], tokenizer)._repr_html_()
 
     return control_box({"example": slider("example", 1, len(rows), 1)}, draw)
-
-
-def count_tokens(row: Mapping) -> str:
-    """How many tokens of an example are real, contribute to the loss, and are padding."""
-    mask = row.get("attention_mask", [1] * len(row["input_ids"]))
-    n_real = sum(int(bit) for bit in mask)
-    parts = [f"{n_real} tokens"]
-    if "labels" in row:
-        n_labels = sum(int(label) != IGNORE_INDEX for label in row["labels"])
-        parts.append(f"{n_labels} contribute to the loss")
-    if n_real < len(mask):
-        parts.append(f"{len(mask) - n_real} more are padding")
-    return ", ".join(parts)

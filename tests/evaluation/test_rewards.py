@@ -145,6 +145,7 @@ def one_step(machine, tokenizer, folder, reward, **choices):
     return trainer, cast, moved
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scale", ["group", "none"])
 def test_advantages_are_trls(machine, tokenizer, tmp_path, scale):
     """TRL's are read from what it keeps of its last step; a base that came in 4 bits is still cast by it."""
@@ -156,6 +157,7 @@ def test_advantages_are_trls(machine, tokenizer, tmp_path, scale):
     assert moved and cast == 8  # A and B of four layers
 
 
+@pytest.mark.slow
 def test_groups_with_equal_rewards_move_nothing(machine, tokenizer, tmp_path):
     trainer, _, moved = one_step(machine, tokenizer, tmp_path, lambda **_: [1.0] * GROUP + [0.0] * GROUP)
     assert trainer.state.log_history[0]["frac_reward_zero_std"] == 1 and not moved

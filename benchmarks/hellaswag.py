@@ -45,7 +45,7 @@ def run(
     split = "validation" if items.startswith("miniworld/") else "all"
     rows = load_rows(items, split, n).to_list()
     methods = {
-        "lmlab": lambda: _ours(loaded, words, rows, batch_tokens, None),
+        "lmlab": lambda: _ours(loaded, words, rows, batch_tokens, True),
         ONE: lambda: _ours(loaded, words, rows, 1, False),
     }
     best, why = _best_harness(loaded, words, rows)
@@ -84,7 +84,7 @@ def run(
     }
 
 
-def _ours(model, tokenizer, rows, batch_tokens: int, share_context: bool | None) -> HellaSwagScores:
+def _ours(model, tokenizer, rows, batch_tokens: int, share_context: bool) -> HellaSwagScores:
     with contextlib.redirect_stdout(io.StringIO()):  # that ctx had to be parted by guess
         return score_hellaswag(
             model, tokenizer, rows, batch_tokens, texts="harness", share_context=share_context

@@ -1,6 +1,5 @@
 """HellaSwag in its published conventions (Zellers et al. 2019; lm-evaluation-harness)."""
 
-import logging
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,11 +14,6 @@ from lmlab.models.sources import context_length
 if TYPE_CHECKING:
     from torch.nn import Module
     from transformers import PreTrainedTokenizerBase
-
-NORMALIZATIONS = ("sum", "token", "char", "byte")
-TEXTS = ("plain", "harness")
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -39,8 +33,6 @@ class HellaSwagScores:
         token (acc_norm of build-nanogpt). "char": per character of the ending (acc_norm of the harness),
         "byte": per UTF-8 byte (its acc_bytes). Which texts were read is another matter: ``score_hellaswag``.
         """
-        if convention not in NORMALIZATIONS:
-            raise ValueError(f"convention got {convention!r}; give one of {', '.join(NORMALIZATIONS)}")
         lengths = {"sum": 1, "token": self.n_tokens, "char": self.n_chars, "byte": self.n_bytes}
         return self.logprobs / lengths[convention]
 
@@ -63,6 +55,7 @@ class HellaSwagScores:
     def margins(self, convention: str = "token") -> np.ndarray:
         """Score of the correct ending less that of the best wrong one (N,): below 0 where it was missed."""
         scores, items = self.scores(convention), np.arange(len(self.labels))
+        # without the correct ending, the largest is the best wrong one
         wrong = scores.copy()
         wrong[items, self.labels] = -np.inf
         return scores[items, self.labels] - wrong.max(1)
@@ -75,14 +68,14 @@ def score_hellaswag(
     batch_tokens: int = 2048,
     start_tokens: Sequence[int] = (),
     texts: str = "plain",
-    share_context: bool | None = None,
+    share_context: bool = True,
 ) -> HellaSwagScores:
     """Scores every ending of HellaSwag rows. A context that is too long loses its beginning.
 
     Args:
         model: lmlab's GPT, or one of transformers.
         tokenizer: Its tokenizer.
-        rows: Each with ctx, or ctx_a and ctx_b; endings; label.
+        rows: Each with ctx, endings and label; for the harness' texts also activity_label, ctx_a and ctx_b.
         batch_tokens: Tokens in one forward pass, padding included.
         start_tokens: Before every context: give [eos] for a model that only ever saw documents begin so;
             published GPT-2 numbers have none.
@@ -94,13 +87,13 @@ def score_hellaswag(
     Raises:
         ValueError: A row lacks its keys or its four endings.
     """
-    if texts not in TEXTS:
-        raise ValueError(f"texts got {texts!r}; give one of {', '.join(TEXTS)}")
-    rows = [_checked(row) for row in rows]
-    guessed = sum("ctx_a" not in row for row in rows)
-    if texts == "harness" and guessed:
-        logger.warning("%d of %d rows have no ctx_a: it is guessed from the stops in ctx", guessed, len(rows))
-    read = _read_harness if texts == "harness" else _read_plain
+    rows = list(rows)
+    for row in rows:
+        if len(row["endings"]) != 4 or str(row["label"]) not in ("0", "1", "2", "3"):
+            raise ValueError(
+                f"a HellaSwag row needs 4 endings and a label of 0 to 3; test rows have none: {row}"
+            )
+    read = {"plain": _read_plain, "harness": _read_harness}[texts]
     endings, items = zip(*(read(tokenizer, row) for row in rows), strict=True)
     items = [_fitted(item, start_tokens, context_length(model)) for item in items]
     return HellaSwagScores(
@@ -112,55 +105,30 @@ def score_hellaswag(
     )
 
 
-def hellaswag_context(row: Mapping) -> str:
-    """The context of a row, from ctx or from ctx_a and ctx_b."""
-    if "ctx" in row:
-        return row["ctx"]
-    if "ctx_a" not in row:
-        raise ValueError(f"a HellaSwag row needs ctx, or ctx_a and ctx_b; it has {', '.join(sorted(row))}")
-    return f"{row['ctx_a']} {row['ctx_b']}".strip()
-
-
 def harness_context(row: Mapping) -> str:
     """What lm-evaluation-harness 0.4.13 puts before an ending: "Roof shingle removal: A man sits. He".
 
-    Source: its tasks/hellaswag/utils.py. It writes ctx_b with a capital, so it must know where ctx_b begins.
-    A row with ctx alone is parted after its last full stop, question or exclamation mark if small letters
-    follow: right for the sentences that HellaSwag leaves open (ActivityNet), but a guess.
+    Source: its tasks/hellaswag/utils.py.
     """
-    if "activity_label" not in row:
-        raise ValueError(f"the harness' texts need activity_label; the row has {', '.join(sorted(row))}")
-    if "ctx_a" in row:
-        a, b = row["ctx_a"], row["ctx_b"]
-    else:
-        parted = re.fullmatch(r"(.*[.!?][\"')]*) +([a-z][^.!?]*)", row["ctx"].strip(), re.DOTALL)
-        a, b = parted.groups() if parted else (row["ctx"], "")
-    return harness_clean(f"{row['activity_label']}: {a} {b.capitalize()}")
+    # ctx_b gets a capital and loses all others, so ctx, which has both parts, is of no use
+    return harness_clean(f"{row['activity_label']}: {row['ctx_a']} {row['ctx_b'].capitalize()}")
 
 
 def harness_clean(text: str) -> str:
-    """lm-evaluation-harness' clean-up of WikiHow's marks: " [title]" to ". ", other brackets away."""
+    """lm-evaluation-harness' clean-up of WikiHow's tags: " [title]" to ". ", other tags away."""
+    # the order is the harness': a double space that the tags leave becomes one, a triple one two
     text = re.sub(r"\[.*?\]", "", text.strip().replace(" [title]", ". "))
     return text.replace("  ", " ")
 
 
-def _checked(row: Mapping) -> Mapping:
-    if len(row["endings"]) != 4 or str(row["label"]) not in ("0", "1", "2", "3"):
-        raise ValueError(
-            "a HellaSwag row needs 4 endings and a label of 0 to 3; row "
-            f"{row.get('ind', '?')} has {len(row['endings'])} and {row['label']!r} "
-            "(the test split has no labels)"
-        )
-    return row
-
-
 def _read_plain(tokenizer, row: Mapping) -> tuple[list[str], Choices]:
-    context = _encode(tokenizer, hellaswag_context(row))
+    context = _encode(tokenizer, row["ctx"])
     return row["endings"], Choices([context] * 4, [_encode(tokenizer, " " + text) for text in row["endings"]])
 
 
 def _read_harness(tokenizer, row: Mapping) -> tuple[list[str], Choices]:
-    """Context and ending are tokenized as one text, blanks at the end of the context belong to the ending."""
+    # as the harness does: context and ending are tokenized as one text, and whitespace at the end of the
+    # context belongs to the ending
     endings = [harness_clean(ending) for ending in row["endings"]]
     text = harness_context(row)
     context = tokenizer(text.rstrip())["input_ids"]
@@ -172,7 +140,8 @@ def _fitted(item: Choices, start_tokens: Sequence[int], limit: int) -> Choices:
     """With the start tokens, and as much of the context as the model can read."""
     contexts = []
     for context, ending in zip(item.contexts, item.endings, strict=True):
-        room = limit + 1 - len(ending) - len(start_tokens)  # the last token is not read
+        # the last token is predicted and not read
+        room = limit + 1 - len(ending) - len(start_tokens)
         if room < 1:
             raise ValueError(f"an ending has {len(ending)} tokens, the model's context {limit}; leave it out")
         contexts.append([*start_tokens, *context[-room:]])
@@ -180,5 +149,5 @@ def _fitted(item: Choices, start_tokens: Sequence[int], limit: int) -> Choices:
 
 
 def _encode(tokenizer, text: str) -> list[int]:
-    # verbose would warn of long texts, which are cut later
+    # verbose would warn of long texts, whose beginning _fitted cuts
     return tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]

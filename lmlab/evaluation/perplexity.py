@@ -46,11 +46,12 @@ def perplexity(
         loss (nats per token), perplexity, token_accuracy (fraction of tokens that were the most likely),
         tokens, bits_per_byte (over the UTF-8 bytes of the texts; EOS has bits and no bytes), word_perplexity
         (exp of nats per word as WikiText counts them, see ``count_words``); and per text, for intervals:
-        nats, hits, counts, bytes, words, each (n_texts,).
+        nats, hits, counts, each (n_texts,).
     """
     limit = min(max_length or context_length(model), context_length(model))
     if stride is not None and not 1 <= stride <= limit:
         raise ValueError(f"stride got {stride}; give 1 to {limit}, the length of a window, or None")
+    # disjoint windows share the token between them, which is predicted in one and read in the next
     reads, step = (limit - 1, limit - 1) if stride is None else (limit, stride)
     windows, starts, owners = [], [], []
     for i, document in enumerate(encode_documents(texts, tokenizer)):
@@ -59,26 +60,24 @@ def perplexity(
             starts.append(start)
             owners.append(i)
     scores = score_tokens(model, windows, starts, batch_tokens)
-    # the windows of a text are summed up
+    # the windows of a text are summed up: intervals resample texts, which are independent
     nats = np.bincount(owners, [-score.logprobs.sum() for score in scores], len(texts))
     hits = np.bincount(owners, [score.hits.sum() for score in scores], len(texts))
     counts = np.bincount(owners, [len(score.hits) for score in scores], len(texts))
-    sizes = np.array([len(text.encode()) for text in texts])
-    words = np.array([count_words(text) for text in texts])
+    n_bytes = sum(len(text.encode()) for text in texts)
+    n_words = sum(count_words(text) for text in texts)
     return {
         **_totals(nats, hits, counts),
-        "bits_per_byte": float(nats.sum() / math.log(2) / max(sizes.sum(), 1)),
-        "word_perplexity": math.exp(nats.sum() / words.sum()),
+        "bits_per_byte": float(nats.sum() / math.log(2) / max(n_bytes, 1)),
+        "word_perplexity": math.exp(nats.sum() / n_words),
         "nats": nats,
         "hits": hits,
         "counts": counts,
-        "bytes": sizes,
-        "words": words,
     }
 
 
 def count_words(text: str) -> int:
-    """Words as WikiText counts them: what stands between blanks, and one for the end of each line.
+    """Words as WikiText counts them: what stands between whitespace, and one for the end of each line.
 
     The last line is ended by the EOS. Source: Merity et al. 2017, whose models read "<eos>" at every line's
     end and predict it as a word.
@@ -87,6 +86,7 @@ def count_words(text: str) -> int:
 
 
 def _totals(nats: np.ndarray, hits: np.ndarray, counts: np.ndarray) -> dict:
+    # a mean over tokens, not over texts or batches: else short ones would weigh more
     loss = float(nats.sum() / counts.sum())
     return {
         "loss": loss,
@@ -101,8 +101,10 @@ def _windows(tokens: list[int], reads: int, stride: int) -> Iterator[tuple[list[
 
     A window has ``reads`` tokens and one more, which is predicted only.
     """
-    done = 1  # the first token has nothing before it
+    # the first token has nothing before it, so nothing predicts it
+    done = 1
     for begin in range(0, len(tokens), stride):
+        # windows may overlap: what an earlier one has predicted is read again, and not counted again
         window = tokens[begin : begin + reads + 1]
         yield window, done - begin
         done = begin + len(window)
@@ -123,6 +125,7 @@ def completion_loss(model: "Module", examples: "Dataset | Mapping", batch_tokens
         loss (nats per token), perplexity, token_accuracy, tokens, eos_probability (mean, of the EOS after the
         whole completion), and per example, for intervals: nats, counts (n,).
     """
+    # the prompt, and nothing else, has no labels
     starts = [labels.count(IGNORE_INDEX) for labels in examples["labels"]]
     scores = score_tokens(model, list(examples["input_ids"]), starts, batch_tokens)
     nats = np.array([-score.logprobs.sum() for score in scores])
@@ -130,6 +133,7 @@ def completion_loss(model: "Module", examples: "Dataset | Mapping", batch_tokens
     counts = np.array([len(score.logprobs) for score in scores])
     return {
         **_totals(nats, hits, counts),
+        # a model that does not learn to stop can still have a low loss: EOS is one token of many
         "eos_probability": float(np.mean([math.exp(score.logprobs[-1]) for score in scores])),
         "nats": nats,
         "counts": counts,

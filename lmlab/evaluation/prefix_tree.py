@@ -1,6 +1,5 @@
 """A shared context read once for all its endings (a tree of attention; SpecInfer, Miao et al. 2024)."""
 
-import inspect
 import logging
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
@@ -21,7 +20,7 @@ class Choices(NamedTuple):
 
 
 def score_choices(
-    model: "Module", items: Sequence[Choices], batch_tokens: int = 2048, share_context: bool | None = None
+    model: "Module", items: Sequence[Choices], batch_tokens: int = 2048, share_context: bool = True
 ) -> list[list[float]]:
     """log p(ending | context) in nats, summed over tokens, for every ending of every item.
 
@@ -30,35 +29,27 @@ def score_choices(
         items: Contexts and endings.
         batch_tokens: Tokens in one forward pass, padding included.
         share_context: Read each context once, in one row with all its endings, each of which sees the context
-            and itself. False: it is read again for every ending. None: where the model can do it, which is
-            tried on the longest item.
+            and itself, where the model can do it, which is tried on the longest item. Otherwise, and where
+            this is False, it is read again for every ending.
 
     Returns:
         (n_items, n_endings).
-
-    Raises:
-        ValueError: share_context is True, and the model cannot do it.
     """
-    # the others have a context that was cut differently for each ending
-    whole = [i for i, item in enumerate(items) if all(other == item.contexts[0] for other in item.contexts)]
-    if share_context is False or not whole:
+    if not share_context:
         return _score_rows(model, items, batch_tokens)
-    # the longest: a window of attention, counted in the row, hides what belongs to a text only in long rows
-    if reason := _why_not_shared(model, items[max(whole, key=lambda i: _tree_length(items[i]))]):
-        if share_context:
-            raise ValueError(f"share_context got True, but {reason}; leave it out")
+    if any(other != item.contexts[0] for item in items for other in item.contexts):
+        reason = "a context is too long for the model, and cut differently for each ending"
+    else:
+        # the longest: a window of attention, counted in the row, hides what belongs to a text only in long rows
+        reason = _why_not_shared(model, max(items, key=_tree_length))
+    if reason:
         logger.warning("each context is read again for every ending: %s", reason)
         return _score_rows(model, items, batch_tokens)
-    sums = dict(zip(whole, _score_trees(model, [items[i] for i in whole], batch_tokens), strict=True))
-    rest = [i for i in range(len(items)) if i not in sums]
-    sums.update(zip(rest, _score_rows(model, [items[i] for i in rest], batch_tokens), strict=True))
-    return [sums[i] for i in range(len(items))]
+    return _score_trees(model, items, batch_tokens)
 
 
 def _score_rows(model, items: Sequence[Choices], batch_tokens: int) -> list[list[float]]:
     """The plain way: every ending after its own copy of the context."""
-    if not items:
-        return []
     sequences, starts = [], []
     for item in items:
         for context, ending in zip(item.contexts, item.endings, strict=True):
@@ -89,7 +80,8 @@ def _score_tree_batch(model, items: list[Choices]) -> list[list[float]]:
     ids, positions, parts = pad_right(tokens, 0), pad_right(positions, 0), pad_right(parts, -1)  # each (B, T)
     device = next(model.parameters()).device
     before, targets, owners = _tree_targets(items, ids.shape[1])
-    at, row = before.unique(return_inverse=True)  # the first tokens of the endings share a position
+    # the first tokens of the endings share a position, whose logits are computed once
+    at, row = before.unique(return_inverse=True)
     marked = torch.zeros(ids.numel(), dtype=torch.bool)
     marked[at] = True
     chunks = logits_at(
@@ -135,13 +127,15 @@ def _tree_targets(items: list[Choices], width: int):
 
 
 def _tree_mask(parts, model):
-    """(B, 1, T, T): 0 where a token may look, the lowest number elsewhere. parts: (B, T)."""
+    """(B, 1, T, T): 0 where a token may attend, the lowest number elsewhere. parts: (B, T)."""
     import torch
 
     dtype = next(model.parameters()).dtype
+    # packed 4-bit weights are bytes
     dtype = dtype if dtype.is_floating_point else torch.float32
     width = parts.shape[1]
     earlier = torch.ones(width, width, dtype=torch.bool, device=parts.device).tril()
+    # the context (part 0) is seen by all that comes after it, an ending by itself alone
     seen = earlier & ((parts[:, None, :] == 0) | (parts[:, None, :] == parts[:, :, None]))
     mask = torch.zeros(seen.shape, dtype=dtype, device=parts.device)
     return mask.masked_fill(~seen, torch.finfo(dtype).min)[:, None]
@@ -152,14 +146,11 @@ def _why_not_shared(model, item: Choices) -> str:
     import torch
 
     name = type(model).__name__
-    accepted = inspect.signature(model.forward).parameters
-    takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in accepted.values())
-    if not takes_any and not {"position_ids", "attention_mask"} <= accepted.keys():
-        return f"{name} takes no position_ids and attention_mask"
     try:
         tree = _score_trees(model, [item], 1)[0]
     except (TypeError, ValueError, RuntimeError, IndexError, NotImplementedError) as error:
         return f"{name} refused a tree of attention ({str(error).splitlines()[0]})"
+    # a model may also take the mask and the positions and not heed them, which the scores show
     plain = _score_rows(model, [item], 1)[0]
     # half precision rounds a logit near 100 to half a nat
     tolerance = 1e-3 if next(model.parameters()).dtype in (torch.float32, torch.float64) else 1.0

@@ -30,15 +30,15 @@ def generate_answers(
     max_new_tokens: int,
     batch_size: int = 64,
 ) -> Predictions:
-    """Lets the model answer problems (of ``reasoning_sets``), greedily, and scores the
-    answers.
-    """
+    """Lets the model answer problems (of ``reasoning_sets``), greedily, and scores the answers."""
     prompts = [prompt_text(tokenizer, row["prompt"]) for row in rows]
     texts = generate_greedy(model, tokenizer, prompts, max_new_tokens, batch_size)
+    # each problem has its own tolerance and unit
     scores = [
         grade_response(text, row["answer"], row["tolerance"], row["unit"])
         for text, row in zip(texts, rows, strict=True)
     ]
+    # counted without special tokens: the end of the turn is no part of an answer
     return Predictions(
         texts,
         [score["format_valid"] for score in scores],

@@ -45,9 +45,8 @@ def score_tokens(
     longest, limit = max(map(len, sequences)), context_length(model)
     if longest - 1 > limit:
         raise ValueError(f"a sequence has {longest} tokens, the model's context {limit}; cut the text")
-    if min(starts) < 1:
-        raise ValueError(f"starts got {min(starts)}; give 1 or more, the first token has nothing before it")
     results: list[TokenScores | None] = [None] * len(sequences)
+    # in order of length, then put back in the order of the sequences
     with evaluating(model):
         for batch in batches_by_length([len(tokens) - 1 for tokens in sequences], batch_tokens):
             scored = _score_batch(model, [sequences[i] for i in batch], [starts[i] for i in batch])
@@ -63,6 +62,7 @@ def evaluating(model: "Module") -> Iterator[None]:
 
     was_training = model.training
     model.eval()
+    # restored even after an error: a notebook goes on with the same model
     try:
         with torch.no_grad():
             yield
@@ -73,6 +73,7 @@ def evaluating(model: "Module") -> Iterator[None]:
 def batches_by_length(lengths: Sequence[int], batch_tokens: int) -> Iterator[list[int]]:
     """Indices of sequences of similar length, so that little is padded; longest first."""
     batch: list[int] = []
+    # longest first: what does not fit into memory fails at once, and the first of a batch is its width
     for i in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
         if batch and (len(batch) + 1) * lengths[batch[0]] > batch_tokens:
             yield batch
@@ -128,8 +129,10 @@ def logits_at(model: "Module", ids: "Tensor", at: "Tensor", **kwargs) -> "Iterat
         float32 logits (n, V), row by row of ``ids``.
     """
     head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else model.lm_head
-    hidden, vocab_size = [], model.config.vocab_size  # the head may have padding rows
+    # the head may have padding rows
+    hidden, vocab_size = [], model.config.vocab_size
 
+    # the head itself gets one position per row, whose logits nobody reads
     def keep(_, inputs):
         hidden.append(inputs[0][at])  # (n, C)
         return (inputs[0][:, -1:],)

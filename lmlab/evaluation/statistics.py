@@ -8,15 +8,16 @@ import numpy as np
 
 
 def wilson_interval(k: int, n: int, z: float = 1.959964) -> tuple[float, float]:
-    """Interval of a share of which k in n were seen; z = 1.96 gives 95%. Source: Wilson 1927.
+    """Interval of a fraction of which k in n were seen; z = 1.96 gives 95%. Source: Wilson 1927.
 
     Unlike p +- z * sqrt(p (1 - p) / n) it never leaves [0, 1] and is not empty at k = 0.
     """
     if not 0 <= k <= n or n == 0:
         raise ValueError(f"wilson_interval got k={k}, n={n}; give 0 <= k <= n and n of at least 1")
     p, z2 = k / n, z * z / n
-    centre, half = p + z2 / 2, z * math.sqrt(p * (1 - p) / n + z2 / (4 * n))
-    return max(0.0, (centre - half) / (1 + z2)), min(1.0, (centre + half) / (1 + z2))
+    center, half = p + z2 / 2, z * math.sqrt(p * (1 - p) / n + z2 / (4 * n))
+    # rounding may leave -1e-17 at k = 0
+    return max(0.0, (center - half) / (1 + z2)), min(1.0, (center + half) / (1 + z2))
 
 
 class Proportion(NamedTuple):
@@ -49,11 +50,11 @@ def proportions_by(levels: Sequence, hits: Sequence[bool]) -> dict:
     """level -> ``Proportion`` of its hits, in the order of the levels; items whose level is None are left
     out.
     """
-    pairs = [(level, hit) for level, hit in zip(levels, hits, strict=True) if level is not None]
-    return {
-        level: Proportion.of([hit for its, hit in pairs if its == level])
-        for level in sorted({level for level, _ in pairs})
-    }
+    by_level = {}
+    for level, hit in zip(levels, hits, strict=True):
+        if level is not None:
+            by_level.setdefault(level, []).append(hit)
+    return {level: Proportion.of(by_level[level]) for level in sorted(by_level)}
 
 
 class Difference(NamedTuple):
@@ -76,17 +77,17 @@ def paired_bootstrap(
     n_resamples: int = 2000,
     seed: int = 0,
 ) -> Difference:
-    """sum(b - a) / sum(weights) with its 95% percentile interval, items drawn anew with replacement.
+    """sum(b - a) / sum(weights) with its 95% percentile interval, items resampled with replacement.
 
     a and b belong to the same items in the same order. weights: 1 per item by default; for losses, a and b
     are the nats and weights the tokens of each text. Source: Efron 1979; Koehn 2004 for pairs.
     """
     a, b = np.asarray(a, dtype=float), np.asarray(b, dtype=float)
     w = np.ones(len(a)) if weights is None else np.asarray(weights, dtype=float)
-    if not len(a) == len(b) == len(w) or len(a) == 0:
-        raise ValueError(f"paired_bootstrap got {len(a)}, {len(b)} and {len(w)} values; give as many of each")
-    drawn = np.random.default_rng(seed).integers(len(a), size=(n_resamples, len(a)))
-    means = (b - a)[drawn].sum(1) / w[drawn].sum(1)
+    # whole items are resampled, a and b together: what makes an item hard for both cancels
+    sampled = np.random.default_rng(seed).integers(len(a), size=(n_resamples, len(a)))
+    # the weights go along, for the sum of a resample's weights varies, too
+    means = (b - a)[sampled].sum(1) / w[sampled].sum(1)
     low, high = np.quantile(means, [0.025, 0.975])
     return Difference(float((b - a).sum() / w.sum()), float(low), float(high))
 
@@ -106,9 +107,8 @@ def mcnemar(a: Sequence[bool], b: Sequence[bool]) -> McNemar:
     each would win as often as a coin: two-sided binomial test. Source: McNemar 1947; Dietterich 1998.
     """
     a, b = np.asarray(a, dtype=bool), np.asarray(b, dtype=bool)
-    if len(a) != len(b) or len(a) == 0:
-        raise ValueError(f"mcnemar got {len(a)} and {len(b)} items; give as many of each")
     n01, n10 = int((~a & b).sum()), int((a & ~b).sum())
     n = n01 + n10
-    tail = sum(math.comb(n, k) for k in range(min(n01, n10) + 1))  # whole numbers: nothing underflows
+    # whole numbers: nothing underflows
+    tail = sum(math.comb(n, k) for k in range(min(n01, n10) + 1))
     return McNemar(n01, n10, min(1.0, 2 * tail / 2**n))

@@ -1,7 +1,7 @@
-"""Judging translations beside their loss: likeness to a reference, old forms used rightly, variety.
+"""Judging translations beside their loss: likeness to a reference, correct old forms, variety.
 
 chrF and BLEU are sacrebleu's. No single number says "good": a copy of the modern sentence has a high chrF,
-for most letters stay; the rules of Early Modern English need no reference, but a model may keep them in
+for most characters stay; the rules of Early Modern English need no reference, but a model may keep them in
 another sentence. So they are shown together.
 """
 
@@ -20,21 +20,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 
-def corpus_scores(hypotheses: Sequence[str], references: Sequence[str]) -> dict[str, float]:
-    """{"chrf", "bleu"}, each 0 to 100, over all sentences, with sacrebleu's defaults (chrF2; BLEU-4, 13a,
-    exp).
-
-    Sources: Popović 2015; Papineni et al. 2002; Post 2018.
-    """
-    from sacrebleu.metrics import BLEU, CHRF
-
-    _same_length(hypotheses, references)
-    return {
-        "chrf": CHRF().corpus_score(hypotheses, [references]).score,
-        "bleu": BLEU().corpus_score(hypotheses, [references]).score,
-    }
-
-
 def sentence_chrf(hypotheses: Sequence[str], references: Sequence[str]) -> np.ndarray:
     """chrF2 of each sentence, (n,), 0 to 100. Their mean is near the corpus' chrF, and not the same number.
 
@@ -42,89 +27,73 @@ def sentence_chrf(hypotheses: Sequence[str], references: Sequence[str]) -> np.nd
     """
     from sacrebleu.metrics import CHRF
 
-    _same_length(hypotheses, references)
+    # one metric for all sentences: it is slow to make
     metric = CHRF()
-    return np.array(
-        [
-            metric.sentence_score(text, [reference]).score
-            for text, reference in zip(hypotheses, references, strict=True)
-        ]
-    )
+    pairs = zip(hypotheses, references, strict=True)
+    return np.array([metric.sentence_score(text, [reference]).score for text, reference in pairs])
 
 
 def edit_distance(a: str, b: str) -> int:
-    """How many letters must be put in, taken out or exchanged to make ``b`` of ``a`` (Levenshtein 1966)."""
-    row = list(range(len(b) + 1))  # row[j]: from the part of a that is done to b[:j]
-    for i, letter in enumerate(a, start=1):
+    """How many characters must be inserted, deleted or replaced to make ``b`` of ``a`` (Levenshtein 1966)."""
+    # one row of the dynamic program: row[j] is the distance from the part of a that is done to b[:j]
+    row = list(range(len(b) + 1))
+    for i, character in enumerate(a, start=1):
+        # diagonal: row[j - 1] as it was one character of a ago
         diagonal, row[0] = row[0], i
         for j, other in enumerate(b, start=1):
-            diagonal, row[j] = row[j], min(row[j] + 1, row[j - 1] + 1, diagonal + (letter != other))
+            diagonal, row[j] = row[j], min(row[j] + 1, row[j - 1] + 1, diagonal + (character != other))
     return row[-1]
 
 
 def edit_fraction(hypotheses: Sequence[str], references: Sequence[str]) -> np.ndarray:
-    """Edit distance of each sentence as a share of its longer side: 0 if equal, 1 for nothing in common."""
-    _same_length(hypotheses, references)
-    return np.array(
-        [edit_distance(a, b) / max(len(a), len(b), 1) for a, b in zip(hypotheses, references, strict=True)]
-    )
-
-
-def length_ratio(hypotheses: Sequence[str], references: Sequence[str]) -> float:
-    """Words written for each word of the references."""
-    _same_length(hypotheses, references)
-    written, wanted = (sum(len(text.split()) for text in texts) for texts in (hypotheses, references))
-    if wanted == 0:
-        raise ValueError(
-            f"length_ratio got {len(references)} references without a word; give references with text"
-        )
-    return written / wanted
+    """Edit distance of each sentence as a fraction of its longer side: 0 if equal, 1 for nothing in common."""
+    fractions = []
+    for a, b in zip(hypotheses, references, strict=True):
+        fractions.append(edit_distance(a, b) / max(len(a), len(b), 1))
+    return np.array(fractions)
 
 
 def score_translations(hypotheses: Sequence[str], rows: Sequence[Mapping]) -> dict[str, float]:
     """All of the above for translations of pairs {"modern", "shakespearean"}, in their order.
 
-    chrf, bleu: 0 to 100. exact: share equal to the reference. edit_fraction: mean. rules_kept: share of
-    sentences that keep every rule of ``check_archaic``. forms_correct: of the old forms written, the share
-    used rightly (nan where there are none); forms_per_sentence: how many that were, for who writes none makes
-    no mistake. length_ratio, distinct_2.
+    chrf, bleu: 0 to 100, over all sentences, with sacrebleu's defaults (chrF2; BLEU-4, 13a, exp). exact: fraction equal to the reference. edit_fraction: mean. rules_kept: fraction of
+    sentences that keep every rule of ``check_archaic``. forms_correct: of the old forms written, the fraction
+    that is correct (nan where there are none); forms_per_sentence: how many old forms there are.
+    length_ratio: words written for each word of the references. distinct_2.
+
+    Sources: Popović 2015; Papineni et al. 2002; Post 2018.
     """
+    from sacrebleu.metrics import BLEU, CHRF
+
     references = [row["shakespearean"] for row in rows]
-    _same_length(hypotheses, references)
-    sources = [row["modern"] for row in rows]
-    right, wrong = map(sum, zip(*map(archaic_forms, sources, hypotheses), strict=True))
+    n_exact = n_kept = n_correct = n_forms = 0
+    for row, text in zip(rows, hypotheses, strict=True):
+        n_exact += text == row["shakespearean"]
+        n_kept += check_archaic(row["modern"], text)["all"]
+        correct, wrong = archaic_forms(row["modern"], text)
+        n_correct += correct
+        n_forms += correct + wrong
     return {
-        **corpus_scores(hypotheses, references),
-        "exact": float(np.mean([a == b for a, b in zip(hypotheses, references, strict=True)])),
+        "chrf": CHRF().corpus_score(hypotheses, [references]).score,
+        "bleu": BLEU().corpus_score(hypotheses, [references]).score,
+        "exact": n_exact / len(rows),
         "edit_fraction": float(edit_fraction(hypotheses, references).mean()),
-        "rules_kept": float(
-            np.mean([check_archaic(*texts)["all"] for texts in zip(sources, hypotheses, strict=True)])
-        ),
-        "forms_correct": right / (right + wrong) if right + wrong else float("nan"),
-        "forms_per_sentence": (right + wrong) / len(rows),
-        "length_ratio": length_ratio(hypotheses, references),
+        "rules_kept": n_kept / len(rows),
+        # a text without old forms has no mistakes in them, so their number is told, too
+        "forms_correct": n_correct / n_forms if n_forms else float("nan"),
+        "forms_per_sentence": n_forms / len(rows),
+        "length_ratio": len(" ".join(hypotheses).split()) / len(" ".join(references).split()),
         "distinct_2": distinct_n(hypotheses, 2),
     }
 
 
-def _same_length(hypotheses: Sequence[str], references: Sequence[str]) -> None:
-    if len(hypotheses) != len(references) or len(references) == 0:
-        raise ValueError(
-            f"got {len(hypotheses)} translations and {len(references)} references; "
-            "give one of each per sentence"
-        )
-
-
 def translate(
-    model: "Module",
-    tokenizer: "PreTrainedTokenizerBase",
-    rows: Sequence[Mapping],
-    max_new_tokens: int = 64,
-    **settings,
+    model: "Module", tokenizer: "PreTrainedTokenizerBase", rows: Sequence[Mapping], **settings
 ) -> list[str]:
-    """The greedy translation of each pair's modern side, without blanks at its ends.
+    """The greedy translation of each pair's modern side, up to 64 tokens, without whitespace at its ends.
 
     settings: of ``generate``.
     """
+    # the prompt of the training, or the model would not know what is asked
     prompts = [PROMPT.format(modern=row["modern"]) for row in rows]
-    return [text.strip() for text in generate_greedy(model, tokenizer, prompts, max_new_tokens, **settings)]
+    return [text.strip() for text in generate_greedy(model, tokenizer, prompts, 64, **settings)]

@@ -19,31 +19,14 @@ _PLAIN_STARTS = (True, False, "gaussian", "eva", "orthogonal", "mica")
 # these subtract from the base's 16-bit weights what A and B start with; peft does so again when it loads them
 _REPEATED_STARTS = ("pissa", "olora", "loftq")
 # settings of which peft's layers make B A and its scale, that choose the layers, or that end with training
-_UNDERSTOOD = {
-    "r",
-    "lora_alpha",
-    "use_rslora",
-    "rank_pattern",
-    "alpha_pattern",
-    "fan_in_fan_out",
-    "target_modules",
-    "exclude_modules",
-    "layers_to_transform",
-    "layers_pattern",
-    "lora_dropout",
-    "init_lora_weights",
-    "eva_config",
-    "bias",
-    "revision",
-    "peft_type",
-    "peft_version",
-    "task_type",
-    "auto_mapping",
-    "inference_mode",
-    "base_model_name_or_path",
-}
+_UNDERSTOOD = """
+r lora_alpha use_rslora rank_pattern alpha_pattern fan_in_fan_out
+target_modules exclude_modules layers_to_transform layers_pattern
+lora_dropout init_lora_weights eva_config bias
+revision peft_type peft_version task_type auto_mapping inference_mode base_model_name_or_path
+""".split()
 
-
+# what to do with an adapter that is refused
 CONVERT = (
     "where it was trained, save it once more by save_pretrained(FOLDER, path_initial_model_for_weight_"
     "conversion=THE ADAPTER BEFORE TRAINING), which makes a plain LoRA of it"
@@ -60,20 +43,11 @@ UNTIE = (
 
 
 def read_adapter_config(adapter: str | Path) -> dict:
-    """adapter_config.json of an adapter's folder.
-
-    Raises ValueError where there is none, or none of peft's.
-    """
+    """adapter_config.json of an adapter's folder. Raises ValueError where there is none."""
     file = Path(adapter) / "adapter_config.json"
     if not file.is_file():
         raise ValueError(f"{adapter} holds no adapter_config.json; give a folder that save_adapter wrote")
-    try:
-        config = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{file} is not JSON ({error}); save the adapter again") from error
-    if not isinstance(config, dict) or not isinstance(config.get("peft_type"), str):
-        raise ValueError(f"{file} got no peft_type; save the adapter again, by peft's save_pretrained")
-    return config
+    return json.loads(file.read_text(encoding="utf-8"))
 
 
 def changes_base(config: dict) -> bool:
@@ -81,12 +55,12 @@ def changes_base(config: dict) -> bool:
     return config.get("init_lora_weights", True) not in _PLAIN_STARTS
 
 
-def check_loadable(adapter: str | Path, way: str) -> None:
+def check_loadable(adapter: str | Path, strategy: str) -> None:
     """Checks that peft would load an adapter beside the weights that it was trained with.
 
     Args:
         adapter: its folder.
-        way: one of ``lmlab.export.merge.MERGE_STRATEGIES``, how the base is loaded.
+        strategy: one of ``lmlab.export.merge.MERGE_STRATEGIES``, how the base is loaded.
 
     Raises:
         ValueError: where it would not; for settings that the peft here does not know; and for what is no
@@ -95,35 +69,31 @@ def check_loadable(adapter: str | Path, way: str) -> None:
     from peft import PeftConfig
 
     config = read_adapter_config(adapter)
-    start = config.get("init_lora_weights", True)
-    if changes_base(config) and start not in _REPEATED_STARTS:
-        raise ValueError(
-            f"{adapter} got init_lora_weights {start!r}, which changed the base in a way that "
-            f"is not saved and cannot be repeated; {CONVERT}"
-        )
-    if changes_base(config) and way != "16-bit base":
-        raise ValueError(
-            f"{adapter} got init_lora_weights {start!r}, which changed the base's 16-bit "
-            f"weights, and way {way!r}; give '16-bit base', or {CONVERT}"
-        )
+    if changes_base(config):
+        start = config["init_lora_weights"]
+        # an unknown start, or PiSSA by random projections, would change the base otherwise than in training
+        if start not in _REPEATED_STARTS or strategy != "16-bit base":
+            raise ValueError(
+                f"{adapter} got init_lora_weights {start!r}, which changed the base's 16-bit weights: {CONVERT}; "
+                f"or (if it is one of {', '.join(_REPEATED_STARTS)}) {IN_MEMORY}"
+            )
     try:
         known = PeftConfig.from_pretrained(str(adapter))
     except KeyError as error:
         raise ValueError(
-            f"{adapter} got peft_type {config['peft_type']!r}, which the peft here does not "
-            "know; install the peft that saved it"
+            f"{adapter} got peft_type {error}, which the peft here does not know; install the peft that saved it"
         ) from error
     for key in config.keys() - vars(known).keys():
-        if config[key]:  # peft warns, and goes on without it
+        # peft warns, and goes on without it
+        if config[key]:
             raise ValueError(
                 f"{adapter} got {key} {config[key]!r}, which the peft here does not know; "
                 f"install the peft that saved it (peft_version {config.get('peft_version')})"
             )
-    key = "alora_invocation_tokens" if config.get("alora_invocation_tokens") else "peft_type"
-    if key != "peft_type" or known.is_prompt_learning:
+    if config.get("alora_invocation_tokens") or known.is_prompt_learning:
         raise ValueError(
-            f"{adapter} got {key} {config[key]!r}, which is no change of weights: it can "
-            "neither be merged nor used here; train a LoRA, or run it with peft"
+            f"{adapter} (peft_type {config['peft_type']!r}, with alora_invocation_tokens or virtual tokens) is no "
+            "change of weights: it can neither be merged nor used here; train a LoRA, or run it with peft"
         )
 
 
@@ -136,21 +106,15 @@ def check_mergeable(adapter: str | Path) -> None:
     """
     from peft import LoraConfig
 
-    check_loadable(adapter, "16-bit base")
+    # no way to load the base has this name, so an adapter that changed its base is refused, too
+    check_loadable(adapter, "tensor by tensor")
     config = read_adapter_config(adapter)
     if config["peft_type"] != "LORA":
-        raise ValueError(
-            f"{adapter} got peft_type {config['peft_type']!r}, and LORA alone is merged tensor "
-            f"by tensor; {IN_MEMORY}"
-        )
-    if changes_base(config):
-        raise ValueError(
-            f"{adapter} got init_lora_weights {config['init_lora_weights']!r}, which changed "
-            f"the base that its A and B stand beside; {CONVERT}, or {IN_MEMORY}"
-        )
+        raise ValueError(f"{adapter} got peft_type {config['peft_type']!r}, and not LORA; {IN_MEMORY}")
     defaults = LoraConfig().to_dict()
     for key, value in config.items():
         default = defaults.get(key)
+        # None, False and empty all say that a setting is not used
         if key not in _UNDERSTOOD and value != default and (value or default):
             raise ValueError(
                 f"{adapter} got {key} {value!r}, more than plain LoRA on linear layers; {IN_MEMORY}"
@@ -159,10 +123,10 @@ def check_mergeable(adapter: str | Path) -> None:
 
 def save_adapter(model: "Module", folder: str | Path, source: str) -> Path:
     """Saves the adapter of a PeftModel alone, with the source of its base ("miniworld/llama", a hub id)."""
+    # a name that holds on any machine, in place of the folder that the base was loaded from
     for config in model.peft_config.values():
         config.base_model_name_or_path = source
     with replace_folder(folder) as new:
-        model.save_pretrained(
-            str(new), save_embedding_layers=False, selected_adapters=["default"]
-        )  # TRL may add one
+        # the default one alone: TRL may add a reference adapter
+        model.save_pretrained(str(new), save_embedding_layers=False, selected_adapters=["default"])
     return Path(folder)

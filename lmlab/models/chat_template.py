@@ -68,6 +68,7 @@ def reference_labels(tokenizer: "PreTrainedTokenizerBase", row: Mapping) -> tupl
     prompt_ids, completion_ids = (
         tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"] for text in (prompt, completion)
     )
+    # without this token the model would never learn to stop
     completion_ids = [*completion_ids, end_of_turn(tokenizer)]
     return prompt_ids + completion_ids, [IGNORE_INDEX] * len(prompt_ids) + completion_ids
 
@@ -85,6 +86,7 @@ def _after_prompt(prompt: str, content: str) -> str:
     opened = _OPENED.search(prompt)
     if opened is None:
         return content
+    # the template has written the tag, and maybe the line break after it: neither may come twice
     rest, whitespace = content.removeprefix(OPENING), opened.group(1)
     return rest.removeprefix(whitespace) if rest.startswith(whitespace) else rest.lstrip()
 
@@ -118,6 +120,7 @@ def end_of_turn(tokenizer: "PreTrainedTokenizerBase") -> int:
 
 
 def _after(rendered: str, sentinel: str) -> str:
+    # the last one: a template may repeat the conversation
     _, found, after = rendered.rpartition(sentinel)
     if not found:
         raise ValueError(
@@ -133,6 +136,7 @@ def stop_token_ids(model: "Module", tokenizer: "PreTrainedTokenizerBase") -> lis
     ``generation_config.eos_token_id`` is one id or a list (Qwen2.5 and Llama 3 have several); a base model's
     often lacks the token that its chat template, and so fine-tuning, ends a turn with.
     """
+    # lmlab's GPT has no generation config
     config = getattr(model, "generation_config", None) or model.config
     ends = config.eos_token_id
     ends = list(ends) if isinstance(ends, list | tuple) else [ends]

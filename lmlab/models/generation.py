@@ -1,6 +1,7 @@
 """Batched generation with transformers' ``generate``, configured by its GenerationConfig."""
 
 from collections.abc import Sequence
+from itertools import takewhile
 from typing import TYPE_CHECKING
 
 from lmlab.models.chat_template import stop_token_ids
@@ -56,11 +57,12 @@ def generate_sampled(
     import torch
 
     settings = {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0}
+    settings["max_new_tokens"] = max_new_tokens
     repeated = [prompt for prompt in prompts for _ in range(k)]
-    state = torch.get_rng_state()
-    torch.manual_seed(seed)
-    texts = _generate(model, tokenizer, repeated, batch_size, settings | {"max_new_tokens": max_new_tokens})
-    torch.set_rng_state(state)
+    # the seed is for these samples alone: a training that goes on keeps its random numbers
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        texts = _generate(model, tokenizer, repeated, batch_size, settings)
     return [texts[i : i + k] for i in range(0, len(texts), k)]
 
 
@@ -70,6 +72,7 @@ def _generate(model, tokenizer, prompts: Sequence[str], batch_size: int, setting
 
     stops, pad, limit = stop_token_ids(model, tokenizer), pad_id(tokenizer), context_length(model)
     config = GenerationConfig(**settings, pad_token_id=pad, eos_token_id=stops or None, use_cache=True)
+    # prompts of similar length together, so that little is padded
     by_length = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
     answers, was_training = [""] * len(prompts), model.training
     model.eval()
@@ -82,18 +85,13 @@ def _generate(model, tokenizer, prompts: Sequence[str], batch_size: int, setting
         # padded on the left, so that every prompt ends where its answer begins
         ids = torch.tensor([[pad] * (width - len(row)) + row for row in rows], device=model.device)  # (B, T)
         mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows], device=model.device)
+        # positions beyond the context were never trained
         config.max_new_tokens = min(settings["max_new_tokens"], limit - width)
         with torch.no_grad():
             written = model.generate(input_ids=ids, attention_mask=mask, generation_config=config)
         for i, row in zip(batch, written[:, width:].tolist(), strict=True):
-            answers[i] = tokenizer.decode(_until_stop(row, stops), skip_special_tokens=True)
+            # a stop token need not be a special one, which decoding would skip, and padding follows it
+            answer = list(takewhile(lambda token: token not in stops, row))
+            answers[i] = tokenizer.decode(answer, skip_special_tokens=True)
     model.train(was_training)
     return answers
-
-
-def _until_stop(ids: list[int], stops: Sequence[int]) -> list[int]:
-    """Without the stop token and what follows: not every one is a special token, which decoding skips."""
-    for i, token in enumerate(ids):
-        if token in stops:
-            return ids[:i]
-    return ids

@@ -6,7 +6,6 @@ of the files.
 
 import json
 import math
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +15,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from lmlab.models import IGNORE_INDEX
-from lmlab.models.sampling import apply_repetition_penalty, sample
+from lmlab.models.sampling import sample
 
 KV = tuple[Tensor, Tensor]  # keys and values, (B, n_head, T, head_size) each
 Cache = list[KV]  # one for each layer
@@ -36,13 +35,6 @@ class GPTConfig:
     dropout: float = 0.0
     eos_token_id: int | None = None  # where generation stops
     vocab_multiple: int = 1  # 64 pads 50,257 rows to 50,304, which GPUs multiply faster; not in saved files
-
-    def __post_init__(self):
-        for name in ("n_layer", "n_head", "n_embd", "block_size", "vocab_size", "vocab_multiple"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} got {getattr(self, name)}; give a positive number")
-        if self.n_embd % self.n_head:
-            raise ValueError(f"n_embd got {self.n_embd}; give a multiple of n_head, {self.n_head}")
 
     @property
     def padded_vocab_size(self) -> int:
@@ -79,15 +71,18 @@ class Attention(nn.Module):
         if past is not None:
             assert T == 1, f"with a cache one token goes in at a time, got {T}"
             k, v = torch.cat([past[0], k], dim=2), torch.cat([past[1], v], dim=2)
-        is_causal = past is None and mask is None  # a single token after the cache may see everything
+        # a single token after the cache may see everything
+        is_causal = past is None and mask is None
         dropout = self.dropout if self.training else 0.0
         y = F.scaled_dot_product_attention(q, k, v, mask, dropout, is_causal)
-        y = y.transpose(1, 2).reshape(B, T, C)  # heads side by side again
+        # heads side by side again
+        y = y.transpose(1, 2).reshape(B, T, C)
         return self.resid_dropout(self.c_proj(y)), (k, v)
 
     def weights(self, x: Tensor) -> Tensor:
         """The attention weights (B, H, T, T) for x: (B, T, C), which the fused function does not return."""
         q, k, _ = self._heads(x)
+        # scores of D products have a variance of about D: dividing by its root keeps the softmax soft
         scores = q @ k.transpose(2, 3) / math.sqrt(q.shape[-1])
         later = torch.ones_like(scores[0, 0], dtype=torch.bool).triu(1)
         return scores.masked_fill(later, -torch.inf).softmax(-1)
@@ -123,6 +118,7 @@ class Block(nn.Module):
         self.mlp = MLP(config)
 
     def forward(self, x: Tensor, past: KV | None = None, mask: Tensor | None = None) -> tuple[Tensor, KV]:
+        # the norm comes before each layer (pre-norm), so that gradients reach x unchanged
         attended, present = self.attn(self.ln_1(x), past, mask)
         x = x + attended
         return x + self.mlp(self.ln_2(x)), present
@@ -144,6 +140,7 @@ class GPT(nn.Module):
             }
         )
         self.lm_head = nn.Linear(config.n_embd, config.padded_vocab_size, bias=False)
+        # weight tying: the same tensor embeds tokens and scores them (Press and Wolf 2017)
         self.lm_head.weight = self.transformer.wte.weight
         self.apply(self._init_weights)
         self._scale_residual_init()
@@ -161,6 +158,7 @@ class GPT(nn.Module):
             if name.endswith("c_proj.weight"):
                 nn.init.normal_(parameter, std=0.02 / math.sqrt(2 * self.config.n_layer))
 
+    # as transformers' models have it, so that both can be asked alike
     @property
     def device(self) -> torch.device:
         return self.lm_head.weight.device
@@ -225,6 +223,7 @@ class GPT(nn.Module):
             # torch's own function (2.13) sums in the dtype of its input: bfloat16 loses tokens, float16
             # overflows
             loss = torch.zeros((), device=hidden.device)
+            # checkpoint: the backward pass computes a chunk's logits again, so they are never all kept
             for chunk in zip(hidden.split(rows), targets.split(rows), strict=True):
                 loss = loss + checkpoint(self._chunk_loss, *chunk, use_reentrant=False)
             return loss
@@ -246,6 +245,7 @@ class GPT(nn.Module):
         mask: Tensor | None = None,
     ) -> tuple[Tensor, Cache]:
         """Output of the last layer after its norm (B, T, C), and the keys and values for what comes next."""
+        # with a cache, the tokens come after those whose keys are in it
         if position is None:
             start = cache[0][0].shape[2] if cache else 0
             end = start + idx.shape[1]
@@ -288,11 +288,9 @@ class GPT(nn.Module):
         temperature: float = 1.0,
         top_k: int | None = None,
         top_p: float | None = None,
-        repetition_penalty: float = 1.0,
-        eos_token_id: int | Sequence[int] | None = None,
         generator: torch.Generator | None = None,
     ) -> Tensor:
-        """Continues each row of ``idx``. Past block_size the oldest tokens are forgotten.
+        """Continues each row of ``idx``, up to the config's EOS. Past block_size the oldest tokens are forgotten.
 
         Args:
             idx: (B, T) token ids, all rows of one length.
@@ -300,27 +298,23 @@ class GPT(nn.Module):
             temperature: 0 is greedy.
             top_k: Sample from so many of the most likely tokens; None: from all.
             top_p: Sample from the most likely tokens of this total probability; None: from all.
-            repetition_penalty: See ``sampling.apply_repetition_penalty``.
-            eos_token_id: One or several, by default the config's. A row that has ended is filled up with the
-                first of them; when all have ended, generation stops.
             generator: Of the random numbers.
 
         Returns:
-            (B, T + up to max_new_tokens).
+            (B, T + up to max_new_tokens); a row that has ended is filled up with EOS.
         """
-        eos = self.config.eos_token_id if eos_token_id is None else eos_token_id
-        stops = torch.tensor([] if eos is None else eos, dtype=torch.long, device=idx.device).view(-1)
+        eos = self.config.eos_token_id
         ended = torch.zeros(idx.shape[0], dtype=torch.bool, device=idx.device)
         was_training = self.training
         self.eval()
         cache = None
         for _ in range(max_new_tokens):
             logits, cache = self._next_logits(idx, cache)
-            logits = apply_repetition_penalty(logits, idx, repetition_penalty)
             token = sample(logits, temperature, top_k, top_p, generator)
-            if len(stops):
-                token = token.masked_fill(ended, stops[0])
-                ended |= torch.isin(token, stops)
+            # a row that has ended goes on with EOS, for the others are still written
+            if eos is not None:
+                token = token.masked_fill(ended, eos)
+                ended |= token == eos
             idx = torch.cat([idx, token[:, None]], dim=1)
             if ended.all():
                 break
@@ -336,22 +330,31 @@ class GPT(nn.Module):
         return self.logits(hidden[:, -1]).float(), cache  # of the last position alone: the head is large
 
     @classmethod
-    def from_pretrained(cls, folder_or_hub_id: str | Path, dtype: torch.dtype = torch.float32) -> "GPT":
+    def from_pretrained(cls, folder_or_hub_id: str | Path) -> "GPT":
         """A model from a folder in transformers' GPT-2 layout or from the hub ("gpt2", ...), in eval mode."""
         model = cls(_read_config(_locate(folder_or_hub_id, "config.json")))
         model.load_weights(folder_or_hub_id)
-        return model.to(dtype).eval()
+        return model.eval()
 
     @torch.no_grad()
     def load_weights(self, folder_or_hub_id: str | Path) -> None:
         """Takes over the weights in model.safetensors, of a model of this shape. Padding rows stay."""
         from safetensors.torch import load_file
 
-        own = {name: p.detach() for name, p in self.named_parameters()}  # the tied head is in it once
-        own["transformer.wte.weight"] = own["transformer.wte.weight"][: self.config.vocab_size]
-        saved = load_file(_locate(folder_or_hub_id, "model.safetensors"))
-        for name, tensor in _from_transformers(saved, own):
-            own[name].copy_(tensor)
+        state = {}
+        for name, tensor in load_file(_locate(folder_or_hub_id, "model.safetensors")).items():
+            # the hub's own gpt2 is an old file: it lacks the prefix, and holds buffers of the causal mask
+            if not name.startswith(("transformer.", "lm_head.")):
+                name = f"transformer.{name}"
+            if not name.endswith((".attn.bias", ".attn.masked_bias")):
+                state[name] = tensor.T if _is_conv1d(name) else tensor
+        embeddings = state["transformer.wte.weight"]
+        if not torch.equal(state.get("lm_head.weight", embeddings), embeddings):
+            raise ValueError("lm_head.weight differs from transformer.wte.weight; lmlab's GPT ties the two")
+        padding = self.lm_head.weight[self.config.vocab_size :]
+        embeddings = torch.cat([embeddings.to(padding), padding])
+        state["transformer.wte.weight"] = state["lm_head.weight"] = embeddings
+        self.load_state_dict(state)
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Writes config.json and model.safetensors; ``GPT2LMHeadModel.from_pretrained`` reads them."""
@@ -426,25 +429,3 @@ def _transformers_config(config: GPTConfig, dtype: str) -> dict:
         **dict.fromkeys(("attn_pdrop", "embd_pdrop", "resid_pdrop"), config.dropout),
         **dict.fromkeys(("bos_token_id", "eos_token_id"), config.eos_token_id),
     }
-
-
-def _from_transformers(saved: dict[str, Tensor], expected: dict[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
-    """The tensors of a file under GPT's names; old files lack the prefix and hold mask buffers."""
-    named = {}
-    for name, tensor in saved.items():
-        has_prefix = name.startswith(("transformer.", "lm_head."))
-        named[name if has_prefix else f"transformer.{name}"] = tensor
-    if missing := sorted(expected.keys() - named.keys()):
-        raise ValueError(f"model.safetensors lacks {', '.join(missing[:4])}; give the weights of a GPT-2")
-    head, embeddings = named.get("lm_head.weight"), named["transformer.wte.weight"]
-    if head is not None and not torch.equal(head, embeddings):
-        raise ValueError(
-            "lm_head.weight got other values than transformer.wte.weight; lmlab's GPT ties the two"
-        )
-    for name, wanted in expected.items():
-        tensor = named[name].T if _is_conv1d(name) else named[name]
-        if tensor.shape != wanted.shape:
-            raise ValueError(
-                f"{name} got shape {tuple(tensor.shape)}; config.json says {tuple(wanted.shape)}"
-            )
-        yield name, tensor

@@ -22,6 +22,7 @@ def four_bit_config(machine: Machine) -> "BitsAndBytesConfig":
             f"4-bit weights got device {machine.device!r}, where bitsandbytes cannot compute; "
             "use a CPU or CUDA machine, and check that bitsandbytes is installed"
         )
+    # the weights are stored in 4 bits and multiplied in 16 or 32: a layer unpacks them as it needs them
     return BitsAndBytesConfig(
         load_in_4bit=True,
         bnb_4bit_quant_type="nf4",
@@ -46,39 +47,37 @@ def load_four_bit(
     # of several GPUs, the one that this process has chosen
     place = {"device_map": {"": torch.cuda.current_device()}} if machine.device == "cuda" else {}
     model = load_model(source, quantization_config=config, dtype=machine.torch_dtype, **place)
+    # before the first forward pass, which would repack
     disable_cpu_repacking(model)
     return model
 
 
-def disable_cpu_repacking(model: "Module") -> int:
-    """Stops bitsandbytes from repacking 4-bit weights in place on CPUs with AVX512-BF16; returns the layers.
+def disable_cpu_repacking(model: "Module") -> None:
+    """Stops bitsandbytes from repacking 4-bit weights in place on CPUs with AVX512-BF16.
 
     Its first forward pass without gradients rewrites the weights for a faster kernel. Training after that
-    crashes or gets zero gradients, and dequantising gives garbage (seen with bitsandbytes 0.50).
+    crashes or gets zero gradients, and dequantizing gives garbage (seen with bitsandbytes 0.50).
     """
-    layers = four_bit_layers(model)
-    for layer in layers.values():
+    for layer in four_bit_layers(model).values():
         layer.support_avx512bf16_for_cpu = False
-    return len(layers)
 
 
 def four_bit_layers(model: "Module") -> dict:
     """name -> bitsandbytes ``Linear4bit`` of every layer in 4 bits."""
     import bitsandbytes
 
-    return {
-        name: module
-        for name, module in model.named_modules()
-        if isinstance(module, bitsandbytes.nn.Linear4bit)
-    }
+    kind = bitsandbytes.nn.Linear4bit
+    return {name: module for name, module in model.named_modules() if isinstance(module, kind)}
 
 
 def _constants(state) -> list:
     """Scales of the blocks; with double quantization these are bytes with float32 scales and a mean.
 
-    The code books (16 and 256 numbers, the same for every layer) are left out. state None: not in 4 bits,
-    none.
+    state None: not in 4 bits, none.
     """
     if state is None:
         return []
-    return [state.absmax, *([state.state2.absmax, state.offset] if state.nested else [])]
+    # the code books (16 and 256 values, the same for every layer) are left out
+    if state.nested:
+        return [state.absmax, state.state2.absmax, state.offset]
+    return [state.absmax]

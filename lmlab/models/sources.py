@@ -36,8 +36,10 @@ def local_path(source: str) -> Path | None:
         ValueError: It looks like a path, and there is nothing.
     """
     path = Path(source).expanduser()
+    # absolute: a notebook may change its working directory later
     if path.exists():
         return path.absolute()
+    # a hub id is "name" or "owner/name"; a misspelled path should not become a download
     looks_local = source.startswith(("/", ".", "~")) or source.count("/") > 1
     if looks_local or not re.fullmatch(r"[\w.-]+(/[\w.-]+)?(:[\w.-]+)?", source):
         raise ValueError(
@@ -48,6 +50,7 @@ def local_path(source: str) -> Path | None:
 
 def model_source(source: str) -> str:
     """What ``from_pretrained`` takes: the folder of a base ("miniworld/gpt2"), a local one, or a hub id."""
+    # imported here: who loads real models needs no miniworld
     if source.startswith("miniworld/"):
         from lmlab import miniworld
 
@@ -68,17 +71,17 @@ def load_tokenizer(source: str) -> "PreTrainedTokenizerBase":
 def load_model(source: str, **kwargs) -> "PreTrainedModel":
     """The causal language model of a source, by AutoModelForCausalLM; float32 unless ``dtype`` is given.
 
-    transformers leaves GPT-2 without a ``loss_type``, and its Trainer then reports the loss too low by the
-    factor (T - 1) / T; it is set here. GPT-2's GELU is made one operation (``fused_gelu``).
+    GPT-2's GELU is made one operation (``fused_gelu``).
     """
     import torch
     from transformers import AutoModelForCausalLM
     from transformers.utils import logging
 
     logging.disable_progress_bar()
-    choices = {"dtype": torch.float32} | kwargs
+    options = {"dtype": torch.float32} | kwargs
     with refuse_remote_code(source):
-        model = AutoModelForCausalLM.from_pretrained(model_source(source), **choices)
+        model = AutoModelForCausalLM.from_pretrained(model_source(source), **options)
+    # GPT-2's is not set, and the Trainer then reports the loss too low by the factor (T - 1) / T
     model.loss_type = "ForCausalLM"
     return fused_gelu(model)
 
@@ -90,6 +93,7 @@ def fused_gelu(model: "PreTrainedModel") -> "PreTrainedModel":
     """
     from transformers.activations import ACT2FN, NewGELUActivation
 
+    # the tanh form, which GPT-2 was trained with: the exact GELU would change the outputs
     for module in model.modules():
         if isinstance(getattr(module, "act", None), NewGELUActivation):
             module.act = ACT2FN["gelu_pytorch_tanh"]
@@ -99,6 +103,7 @@ def fused_gelu(model: "PreTrainedModel") -> "PreTrainedModel":
 def context_length(model: "Module") -> int:
     """The most tokens that the model can read at once."""
     config = model.config
+    # lmlab's GPT has block_size; transformers' GPT-2 gives its n_positions under the other name, too
     return getattr(config, "block_size", None) or config.max_position_embeddings
 
 

@@ -10,7 +10,6 @@ import json
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -19,6 +18,7 @@ from lmlab.files import write_atomic
 from lmlab.viz.display import html_table
 
 if TYPE_CHECKING:
+    from IPython.display import HTML
     from ipywidgets import VBox
 
 QUALITIES = ("fluency", "relevance", "correctness")
@@ -48,13 +48,15 @@ class Summary:
         """95% Wilson interval of the fraction in which the second was preferred, ties left out."""
         _, n_second = self.wins.values()
         decided = sum(self.wins.values())
-        if decided == 0:  # all ties: nothing is known
+        # all ties: nothing is known
+        if decided == 0:
             return 0.0, 1.0
         return wilson_interval(n_second, decided)
 
     def __str__(self) -> str:
         (first, n_first), (second, n_second) = self.wins.items()
         low, high = self.interval
+        # the names alone would tempt to read a winner into five of nine
         verdict = "this could be chance: the interval contains one half"
         if low > 0.5:
             verdict = f"{second} is better"
@@ -69,49 +71,39 @@ class Summary:
         return "\n".join(lines)
 
 
-@dataclass(frozen=True)
-class Table:
-    """Texts in columns; they may have several lines."""
-
-    header: tuple[str, ...]
-    rows: list[tuple[str, ...]]
-
-    def _repr_html_(self) -> str:
-        return html_table(self.header, self.rows)
-
-
 class BlindTest:
     """Pairs of texts in random order and on random sides, and their ratings in a JSON-lines file.
 
     Each model stands on side A in half of the pairs, so that a preference for one side does no harm. A rating
-    is appended to the file as it is given and names no model; with the same texts and seed an interrupted
-    test resumes. Ratings of other texts in the file stay there.
+    is saved as it is given and names no model; with the same texts and seed an interrupted test resumes.
+    Ratings of other texts in the file stay there.
 
     Args:
         items: what to judge, all with the same two names.
         path: the file of ratings.
         seed: decides order and sides.
-
-    Raises:
-        ValueError: no items, or items of other than two names.
     """
 
     def __init__(self, items: Sequence[Item], path: Path, seed: int = 0):
-        names = {tuple(item.texts) for item in items}
-        if len(names) != 1 or len(next(iter(names))) != 2:
-            raise ValueError(
-                f"items got {len(items)} with the names {sorted(names)}; give one or more, each with the same two"
-            )
-        self.names = names.pop()
+        # fails unless all items have the same names
+        [self.names] = {tuple(item.texts) for item in items}
         self.path = path
+        # order and sides are the same whenever the test is opened again
         rng = random.Random(seed)
         self._items = rng.sample(list(items), len(items))
         # of either order one half, shuffled
         sides = [self.names, self.names[::-1]] * len(items)
         self._sides = rng.sample(sides[: len(items)], len(items))
         # of the texts as shown: a rating holds for these texts on these sides
-        self._hashes = [_hash(*self.shown(i)) for i in range(len(items))]
-        self._ratings = self._read()
+        self._hashes = []
+        for i in range(len(items)):
+            shown = json.dumps(self.shown(i)).encode()
+            self._hashes.append(hashlib.sha256(shown).hexdigest()[:16])
+        self._ratings = {}  # hash -> rating
+        if path.exists():
+            for line in path.read_text(encoding="utf-8").splitlines():
+                rating = json.loads(line)
+                self._ratings[rating["pair"]] = rating
 
     def __len__(self) -> int:
         return len(self._items)
@@ -119,7 +111,7 @@ class BlindTest:
     @property
     def n_rated(self) -> int:
         """How many pairs have a rating."""
-        return len(self._ratings)
+        return sum(pair in self._ratings for pair in self._hashes)
 
     def shown(self, i: int) -> tuple[str, str, str, str]:
         """Of the i-th pair: prompt, reference, the text on side A, the text on side B."""
@@ -133,44 +125,17 @@ class BlindTest:
                 return i
         return None
 
-    def rate(self, i: int, grades: Mapping[str, Mapping[str, int]], preferred: str) -> None:
+    def rate(self, i: int, answers: Mapping[str, int | str]) -> None:
         """Saves the rating of the i-th pair; a later one replaces an earlier one.
 
-        Args:
-            grades: side -> quality -> 1 to 5.
-            preferred: a side, or "tie".
-
-        Raises:
-            ValueError: the rating is incomplete.
+        answers: "A fluency", ... -> 1 to 5, and "better" -> a side or "tie".
         """
-        if preferred not in PREFERENCES:
-            raise ValueError(f"preferred got {preferred!r}; give {', '.join(PREFERENCES)}")
-        for side in SIDES:
-            missing = [name for name in QUALITIES if grades.get(side, {}).get(name) not in GRADES]
-            if missing:
-                raise ValueError(f"side {side} got no grade of 1 to 5 for {', '.join(missing)}; give all")
-        row = {
-            "pair": self._hashes[i],
-            "grades": {side: dict(grades[side]) for side in SIDES},
-            "preferred": preferred,
-            "at": datetime.now(UTC).isoformat(timespec="seconds"),
-        }
+        pair = self._hashes[i]
+        self._ratings[pair] = {"pair": pair, **answers}
+        lines = [json.dumps(rating) + "\n" for rating in self._ratings.values()]
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        # appended at once: a closed browser loses nothing
-        with open(self.path, "a", encoding="utf-8") as file:
-            file.write(json.dumps(row) + "\n")
-        self._ratings[row["pair"]] = row
-
-    def _read(self) -> dict[str, dict]:
-        """The last rating of each of our pairs. A line that was cut off is removed from the file."""
-        if not self.path.exists():
-            return {}
-        text = self.path.read_text(encoding="utf-8")
-        complete = text[: text.rfind("\n") + 1]
-        if complete != text:  # the process died while it wrote
-            write_atomic(self.path, complete)
-        rows = map(json.loads, complete.splitlines())
-        return {row["pair"]: row for row in rows if row["pair"] in self._hashes}
+        # saved at once: a closed browser loses nothing
+        write_atomic(self.path, "".join(lines))
 
     def summary(self) -> Summary:
         """Who was preferred, and the mean grades. Raises ValueError while a pair is without a rating."""
@@ -180,75 +145,63 @@ class BlindTest:
         grades = {quality: dict.fromkeys(self.names, 0.0) for quality in QUALITIES}
         for sides, pair in zip(self._sides, self._hashes, strict=True):
             rating = self._ratings[pair]
-            if rating["preferred"] == "tie":
-                ties += 1
+            ties += rating["better"] == "tie"
             for side, name in zip(SIDES, sides, strict=True):
                 # a bool counts as 0 or 1
-                wins[name] += rating["preferred"] == side
+                wins[name] += rating["better"] == side
                 for quality in QUALITIES:
-                    grades[quality][name] += rating["grades"][side][quality] / len(self)
+                    grades[quality][name] += rating[f"{side} {quality}"] / len(self)
         return Summary(wins, ties, grades)
 
-    def table(self) -> Table:
+    def table(self) -> "HTML":
         """All pairs with the models' names, for those who only read."""
+        from IPython.display import HTML
+
+        # in a batch run nobody judges, so nothing is given away
         rows = [(item.prompt, *item.texts.values(), item.reference) for item in self._items]
-        return Table(("prompt", *self.names, "reference"), rows)
+        return HTML(html_table(("prompt", *self.names, "reference"), rows))
 
     def panel(self) -> "VBox":
         """An ipywidgets box that asks for the ratings pair after pair, and reveals the names at the end."""
-        return _Panel(self).box
-
-
-def _hash(*texts: str) -> str:
-    return hashlib.sha256(json.dumps(texts).encode()).hexdigest()[:16]
-
-
-class _Panel:
-    """The widgets of a BlindTest: one pair at a time, and a button that waits until everything is answered."""
-
-    def __init__(self, test: BlindTest):
         import ipywidgets as widgets
 
-        self.test = test
-        self.text = widgets.HTML()
-        self.grades = {side: {} for side in SIDES}  # side -> quality -> its buttons
-        columns = []
+        text = widgets.HTML()
+        questions = {}
         for side in SIDES:
             for quality in QUALITIES:
-                self.grades[side][quality] = widgets.ToggleButtons(
-                    options=GRADES, value=None, description=quality, style={"button_width": "2.5em"}
-                )
-            columns.append(widgets.VBox([widgets.HTML(f"<b>text {side}</b>"), *self.grades[side].values()]))
-        self.preferred = widgets.ToggleButtons(options=PREFERENCES, value=None, description="better")
-        self.questions = [*self.grades["A"].values(), *self.grades["B"].values(), self.preferred]
-        for question in self.questions:
-            question.observe(self._update_button, "value")
-        self.button = widgets.Button(description="save", disabled=True, button_style="primary")
-        self.button.on_click(self._save)
-        side_by_side = widgets.HBox(columns, layout=widgets.Layout(grid_gap="4em"))
-        self.form = widgets.VBox([side_by_side, self.preferred, self.button])
-        self.box = widgets.VBox([self.text, self.form])
-        self._show_next()
+                questions[f"{side} {quality}"] = widgets.ToggleButtons(options=GRADES)
+        questions["better"] = widgets.ToggleButtons(options=PREFERENCES)
+        for name, question in questions.items():
+            question.description = name
+            question.style.button_width = "3em"
+        save = widgets.Button(description="save", button_style="primary")
+        form = widgets.VBox([*questions.values(), save])
 
-    def _show_next(self) -> None:
-        self.current = self.test.next()
-        if self.current is None:
-            self.text.value = f"<pre>{html.escape(str(self.test.summary()))}</pre>"
-            self.form.layout.display = "none"
-            return
-        prompt, reference, *sides = self.test.shown(self.current)
-        table = html_table(("prompt", *SIDES, "reference"), [(prompt, *sides, reference)])
-        self.text.value = f"{self.test.n_rated} of {len(self.test)} rated{table}"
-        # also disables the button, by way of _update_button
-        for question in self.questions:
-            question.value = None
+        def show_next() -> None:
+            """The next pair without answers; after the last one the result."""
+            i = self.next()
+            if i is None:
+                text.value = f"<pre>{html.escape(str(self.summary()))}</pre>"
+                form.layout.display = "none"
+                return
+            prompt, reference, a, b = self.shown(i)
+            table = html_table(("prompt", *SIDES, "reference"), [(prompt, a, b, reference)])
+            text.value = f"{self.n_rated} of {len(self)} rated{table}"
+            # this disables the button, too, by way of enable_save
+            for question in questions.values():
+                question.value = None
 
-    def _update_button(self, _) -> None:
-        self.button.disabled = any(question.value is None for question in self.questions)
+        def enable_save(_: object) -> None:
+            """A rating is complete once every question has an answer."""
+            save.disabled = any(question.value is None for question in questions.values())
 
-    def _save(self, _) -> None:
-        grades = {
-            side: {quality: buttons.value for quality, buttons in self.grades[side].items()} for side in SIDES
-        }
-        self.test.rate(self.current, grades, self.preferred.value)
-        self._show_next()
+        def save_rating(_: object) -> None:
+            """Keeps the answers, and goes on."""
+            self.rate(self.next(), {name: question.value for name, question in questions.items()})
+            show_next()
+
+        for question in questions.values():
+            question.observe(enable_save, "value")
+        save.on_click(save_rating)
+        show_next()
+        return widgets.VBox([text, form])

@@ -1,6 +1,6 @@
 """What all displays share: is a reader there, figures as PNG, and tables as HTML."""
 
-import functools
+import html
 from collections.abc import Iterable, Sequence
 from io import BytesIO
 from typing import TYPE_CHECKING
@@ -8,13 +8,6 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_TABLE = """
-<table>
-<tr>{% for name in header %}<th style="{{ style }}">{{ name }}</th>{% endfor %}</tr>
-{% for row in rows %}
-<tr>{% for cell in row %}<td style="{{ style }}">{{ cell }}</td>{% endfor %}</tr>
-{% endfor %}
-</table>"""
 _CELL_STYLE = "text-align:left;vertical-align:top;padding:3px 9px;white-space:pre-wrap"
 
 
@@ -29,18 +22,17 @@ def is_interactive() -> bool:
 
 def png_bytes(figure: "Figure", dpi: int) -> bytes:
     """A figure as the bytes of a PNG file."""
+    # pyplot's figures and those unknown to it alike
     file = BytesIO()
     figure.savefig(file, format="png", dpi=dpi)
     return file.getvalue()
 
 
-@functools.cache
-def _table_template():
-    from jinja2 import Environment
-
-    return Environment(autoescape=True, trim_blocks=True).from_string(_TABLE)
-
-
 def html_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """A table as HTML. Cells may have several lines; all of them are escaped."""
-    return _table_template().render(header=header, rows=rows, style=_CELL_STYLE)
+    lines = []
+    for tag, cells in [("th", header), *(("td", row) for row in rows)]:
+        # escaped: a model may write anything, tags among it
+        line = [f'<{tag} style="{_CELL_STYLE}">{html.escape(cell)}</{tag}>' for cell in cells]
+        lines.append(f"<tr>{''.join(line)}</tr>")
+    return f"<table>{''.join(lines)}</table>"

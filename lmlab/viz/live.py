@@ -1,13 +1,12 @@
 """A loss curve that grows under the cell that trains."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 from lmlab.viz import display, plots
 
 MIN_INTERVAL = 1.0  # seconds between two figures
 MAX_TIME_FRACTION = 0.03  # of the training time may go into drawing
-MAX_POINTS = 500  # of a line; the eye cannot tell apart more
 
 
 class LiveLoss:
@@ -41,13 +40,13 @@ class LiveLoss:
         from matplotlib.figure import Figure  # not pyplot's, or the cell would show it a second time
 
         figure = Figure(figsize=(8, 3.5))
-        figure.subplots_adjust(
-            left=0.08, right=0.98, top=0.9, bottom=0.15
-        )  # a layout engine takes as long again
+        # by hand: a layout engine takes as long again as the drawing
+        figure.subplots_adjust(left=0.08, right=0.98, top=0.9, bottom=0.15)
         ax = figure.subplots()
-        steps, train = _thin_out(self.losses["train"])
-        val_steps, val = _thin_out(self.losses["validation"])
-        plots.loss_curve(steps, train, val or None, self.floor, val_steps=val_steps, title=self.title, ax=ax)
+        train, val = self.losses["train"], self.losses["validation"]
+        look = {"floor": self.floor, "title": self.title, "ax": ax}
+        val_losses = list(val.values()) or None
+        plots.loss_curve(list(train), list(train.values()), val_losses, val_steps=list(val), **look)
         ax.set_xlim(0, max(1, n_steps))  # shows how far training has come
         return display.png_bytes(figure, dpi=80)
 
@@ -61,10 +60,3 @@ class LiveLoss:
             self._handle = show(image, display_id=True)
         else:
             self._handle.update(image)
-
-
-def _thin_out(losses: Mapping[int, float]) -> tuple[Sequence[int], Sequence[float]]:
-    """Steps and losses of at most ``MAX_POINTS`` points, the last among them."""
-    steps = list(losses)
-    steps = steps[: -1 : 1 + len(steps) // MAX_POINTS] + steps[-1:]
-    return steps, [losses[step] for step in steps]

@@ -1,13 +1,13 @@
 """Plots of the course: each function draws one kind of plot and returns its Axes.
 
-Every function takes ``ax``, an Axes to draw into; without it, it makes a figure of its own.
+Functions that take ``ax`` draw into that Axes; the others, and these without it, make a figure of their own.
 """
 
 from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from lmlab.viz import style
@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 _HATCHES = ("", "///", "...", "xx", "\\\\")
-_MAX_TICKS = 8  # up to this many values on a logarithmic axis get a tick each
 LOSS = "loss (nats per token)"
 Values = Sequence[float]
 Intervals = Sequence[tuple[float, float]]  # (low, high) of each value
@@ -44,12 +43,10 @@ def loss_curve(
 
     Args:
         steps: optimizer steps of ``train``.
-        val: validation losses, at ``val_steps``, or at ``steps`` where these are not given.
+        val: validation losses, at ``val_steps``.
         floor: the entropy of the data, which no model can beat.
         baseline: a loss to compare with, such as ln V or the loss before fine-tuning.
     """
-    if val_steps is None:
-        val_steps = steps
     # one point above the floor is no curve
     if ax is None and floor is not None and val is not None and len(val) > 1:
         from matplotlib import pyplot
@@ -69,9 +66,10 @@ def loss_curve(
 
 
 def _loss_above_floor(ax: Axes, steps: Values, gaps: Values) -> None:
-    """Validation loss minus the floor; the logarithmic axis leaves out a gap of zero or less."""
+    """Validation loss minus the floor, on a logarithmic axis."""
     style.axes(ax, "optimizer step", "loss minus floor (nats)", "validation above the floor")
     ax.plot(steps, gaps, "o--", color=ORANGE)
+    # a validation sample may lie below the floor by chance: such a gap has no logarithm and is left out
     ax.set_yscale("log", nonpositive="mask")
     ax.yaxis.set_major_formatter("{x:g}")
     ax.grid(which="minor", axis="y", alpha=0.15)
@@ -87,7 +85,6 @@ def fine_tuning_curve(
     floor: float | None = None,
     each_step: tuple[Values, Values] | None = None,
     steps_per_epoch: float | None = None,
-    log: bool = True,
     title: str = "",
     ax: Axes | None = None,
 ) -> Axes:
@@ -98,8 +95,9 @@ def fine_tuning_curve(
         floor: the entropy of the data.
         each_step: (epochs, losses) of the single optimizer steps, drawn as a thin line behind.
         steps_per_epoch: adds a second axis at the top, in optimizer steps.
-        log: whether the loss axis is logarithmic, for training losses fall by factors.
     """
+    from matplotlib.ticker import LogLocator, NullFormatter
+
     ax = style.axes(ax, "epoch", LOSS, title)
     if each_step is not None:
         ax.plot(*each_step, "-", color=GRAY, linewidth=0.7, alpha=0.7, label="each step's batch")
@@ -114,66 +112,26 @@ def fine_tuning_curve(
         # matplotlib asks for the way back, too
         to_steps_and_back = (lambda epoch: epoch * steps_per_epoch, lambda step: step / steps_per_epoch)
         ax.secondary_xaxis("top", functions=to_steps_and_back).set_xlabel("optimizer step")
-    if log:
-        _log_loss_axis(ax)
-    ax.legend()
-    return ax
-
-
-def _log_loss_axis(ax: Axes) -> None:
-    """A logarithmic loss axis with plain numbers: 1, 2, 5, ..."""
-    from matplotlib.ticker import LogLocator, NullFormatter
-
+    # training losses fall by factors, so the axis is logarithmic, with plain numbers: 1, 2, 5, ...
     ax.set_yscale("log")
     ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     ax.yaxis.set_major_formatter("{x:g}")
     ax.yaxis.set_minor_formatter(NullFormatter())  # else "3 x 10^0" stands between them
-
-
-def moving_mean(
-    steps: Values, values: Values, ylabel: str, *, window: int = 8, title: str = "", ax: Axes | None = None
-) -> Axes:
-    """A noisy value over optimizer steps as a thin line, and its mean over the last ``window`` steps as a
-    thick one.
-    """
-    ax = style.axes(ax, "optimizer step", ylabel, title)
-    means = []
-    for end in range(1, len(values) + 1):
-        recent = values[max(0, end - window) : end]
-        means.append(sum(recent) / len(recent))
-    ax.plot(steps, values, "-", color=GRAY, linewidth=0.8, label="each step")
-    ax.plot(steps, means, "--", color=BLUE, linewidth=2.2, label=f"mean of the last {window}")
     ax.legend()
     return ax
 
 
-def learning_rate(steps: Values, rates: Values, *, title: str = "", ax: Axes | None = None) -> Axes:
-    """The learning rate of each optimizer step."""
-    ax = style.axes(ax, "optimizer step", "learning rate", title)
-    ax.plot(steps, rates, "-", color=BLUE)
-    ax.set_ylim(bottom=0)  # warmup begins there
-    ax.ticklabel_format(axis="y", style="sci", scilimits=(0, 0))
-    return ax
-
-
 def accuracy_curve(
-    steps: Values,
-    accuracies: Mapping[str, Values],
-    intervals: Mapping[str, Intervals] | None = None,
-    *,
-    chance: float = 0.25,
-    xlabel: str = "checkpoint (optimizer step)",
-    title: str = "",
-    ax: Axes | None = None,
+    steps: Values, accuracies: Mapping[str, Values], intervals: Mapping[str, Intervals], *, xlabel: str
 ) -> Axes:
     """Accuracy at each checkpoint with its interval, one line per series (name -> values), and chance level."""
-    ax = style.axes(ax, xlabel, "accuracy", title)
+    ax = style.axes(None, xlabel, "accuracy", "")
     for name, values in accuracies.items():
         [line] = ax.plot(steps, values, label=name)
-        if intervals is not None:
-            low, high = zip(*intervals[name], strict=True)
-            ax.fill_between(steps, low, high, color=line.get_color(), alpha=0.15, linewidth=0)
-    style.horizontal_line(ax, chance, f"chance {chance:.0%}", ":")
+        low, high = zip(*intervals[name], strict=True)
+        ax.fill_between(steps, low, high, color=line.get_color(), alpha=0.15, linewidth=0)
+    # of four endings one is correct
+    style.horizontal_line(ax, 0.25, "chance 25%", ":")
     ax.set_ylim(0, 1.03)
     ax.legend()
     return ax
@@ -183,69 +141,38 @@ def accuracy_curve(
 
 
 def sweep(
-    values: Sequence,
-    results: Sequence[float | None],
-    xlabel: str,
-    *,
-    ylabel: str = LOSS,
-    best: Callable = min,
-    log: bool = True,
-    joined: bool = True,
-    chosen: float | None = None,
-    title: str = "",
-    ax: Axes | None = None,
+    values: Values, losses: Values, xlabel: str, *, chosen: float | None = None, title: str = ""
 ) -> Axes:
-    """A result over each value of a hyperparameter, such as the loss over the learning rate; a star marks the
-    best.
+    """The loss over each value of a hyperparameter, such as the learning rate; a star marks the best.
 
     Args:
-        values: numbers, or names, which then stand side by side.
-        results: one per value; None, nan or infinite (the run failed or diverged) is a cross at the bad edge.
-        best: ``min`` or ``max``.
-        log: whether the axis of numbers is logarithmic.
-        joined: whether a line joins the results.
+        values: positive numbers, drawn on a logarithmic axis.
+        losses: one per value; nan or infinite (the run diverged) is a cross at the upper edge.
         chosen: the value of the recipe, marked by a vertical line.
     """
-    ax = style.axes(ax, xlabel, ylabel, title)
-    # a mean or a line through nan would hide that a run diverged
-    finished, failed = [], []  # (x, result, value); x
-    for x, result, value in zip(_x_positions(ax, values, log), results, values, strict=True):
-        if result is None or not math.isfinite(result):
-            failed.append(x)
-        else:
-            finished.append((x, result, value))
+    ax = style.axes(None, xlabel, LOSS, title)
+    # a line through nan would hide that a run diverged
+    finished = sorted((x, y) for x, y in zip(values, losses, strict=True) if math.isfinite(y))
+    diverged = [x for x, y in zip(values, losses, strict=True) if not math.isfinite(y)]
     if finished:
-        finished.sort(key=lambda point: point[0])
-        xs, ys, _ = zip(*finished, strict=True)
-        ax.plot(xs, ys, "o-" if joined else "o", color=BLUE)
-        x, y, value = best(finished, key=lambda point: point[1])
-        label = f"best: {y:.4g} at " + (f"{value:.3g}" if isinstance(value, float) else str(value))
-        ax.plot(x, y, "*", color=ORANGE, markersize=14, label=label)
-    if failed:
-        edge = 0.97 if best is min else 0.03  # of the height: such a result is worse than all others
-        height = ax.get_xaxis_transform()
-        ax.plot(
-            failed, [edge] * len(failed), "kx", markersize=8, transform=height, label="failed or diverged"
-        )
+        ax.plot(*zip(*finished, strict=True), "o-", color=BLUE)
+        x, y = min(finished, key=lambda point: point[1])
+        ax.plot(x, y, "*", color=ORANGE, markersize=14, label=f"best: {y:.4g} at {x:.3g}")
+    if diverged:
+        # at 0.97 of the height: worse than all others, whatever the loss axis ends at
+        height = [0.97] * len(diverged)
+        ax.plot(diverged, height, "kx", markersize=8, transform=ax.get_xaxis_transform(), label="diverged")
     if chosen is not None:
         style.vertical_line(ax, chosen, f"the recipe's: {chosen:g}")
+    ax.set_xscale("log")
+    # a tick at each value, not at powers of ten
+    ax.set_xticks(values, [f"{value:g}" for value in values])
+    ax.set_xticks([], minor=True)
     ax.legend()
     return ax
 
 
-def _x_positions(ax: Axes, values: Sequence, log: bool) -> list[float]:
-    """Where values stand on the x axis: numbers at themselves, names side by side."""
-    # True and False are names here, though Python takes them for numbers
-    if all(type(value) in (int, float) for value in values):
-        ax.set_xscale("log" if log else "linear")
-        if log and len(values) <= _MAX_TICKS:
-            ax.set_xticks(values, [f"{value:g}" for value in values])
-            ax.set_xticks([], minor=True)
-        return list(values)
-    # in the order in which they first occur
-    names = list(dict.fromkeys(map(str, values)))
-    ax.set_xticks(range(len(names)), names)
-    return [names.index(str(value)) for value in values]
+# --- distributions ---------------------------------------------------------------------------------
 
 
 def histogram(
@@ -274,7 +201,7 @@ def histogram(
 
 
 def length_histogram(
-    lengths: Sequence[int], limits: Sequence[int] = (), *, title: str = "", ax: Axes | None = None
+    lengths: Sequence[int], limits: Sequence[int], *, title: str = "", ax: Axes | None = None
 ) -> Axes:
     """Lengths in tokens, and a line at each max_length that says what fraction of the texts it truncates."""
     width = math.ceil((max(lengths) - min(lengths) + 1) / 40)  # whole, so that bins hold equally many lengths
@@ -283,23 +210,7 @@ def length_histogram(
     for limit, line in zip(limits, itertools.cycle(LINES), strict=False):
         truncated = sum(length > limit for length in lengths) / len(lengths)
         ax.axvline(limit, color=ORANGE, linestyle=line, label=f"{limit}: truncates {truncated:.1%}")
-    if limits:
-        ax.legend(title="max_length")
-    return ax
-
-
-def rank_frequency(series: Mapping[str, Sequence[int]], *, title: str = "", ax: Axes | None = None) -> Axes:
-    """Zipf's plot: the frequency of the word of each rank, both axes logarithmic.
-
-    series: name -> word counts.
-    """
-    ax = style.axes(ax, "word rank", "fraction of all words", title)
-    for name, counts in series.items():
-        # from the most frequent word to the rarest
-        frequencies = [count / sum(counts) for count in sorted(counts, reverse=True)]
-        ax.plot(range(1, len(counts) + 1), frequencies, marker="", label=name)
-    ax.set(xscale="log", yscale="log")
-    ax.legend()
+    ax.legend(title="max_length")
     return ax
 
 
@@ -335,13 +246,12 @@ def before_after(
     before_intervals: Intervals | None = None,
     after_intervals: Intervals | None = None,
     title: str = "",
-    ax: Axes | None = None,
 ) -> Axes:
     """Two bars per label, before and after training, with intervals (low, high) where they are known."""
-    ax = style.axes(ax, "", ylabel, title)
+    ax = style.axes(None, "", ylabel, title)
+    # side by side around the label's position
     left = [i - 0.19 for i in range(len(labels))]
     right = [i + 0.19 for i in range(len(labels))]
-    # side by side around the label's position
     look = {"width": 0.36, "edgecolor": "black"}
     _bars(ax, left, before, before_intervals, color=GRAY, hatch="///", label="before", **look)
     _bars(ax, right, after, after_intervals, color=BLUE, label="after", **look)
@@ -350,36 +260,35 @@ def before_after(
     return ax
 
 
+def _bars(ax: Axes, x: Values, values: Values, intervals: Intervals | None, **look) -> None:
+    errors = None if intervals is None else _error_lengths(values, intervals)
+    ax.bar(x, values, yerr=errors, capsize=4, alpha=0.75, **look)
+
+
+def _error_lengths(values: Values, intervals: Intervals) -> list[list[float]]:
+    """Lengths of the error bars, down and up, as matplotlib wants them."""
+    # rounding may leave -1e-16, which matplotlib refuses
+    down = [max(0.0, value - low) for value, (low, _) in zip(values, intervals, strict=True)]
+    up = [max(0.0, high - value) for value, (_, high) in zip(values, intervals, strict=True)]
+    return [down, up]
+
+
 def differences(
-    labels: Sequence[str],
-    values: Values,
-    intervals: Intervals,
-    *,
-    xlabel: str,
-    title: str = "",
-    ax: Axes | None = None,
+    labels: Sequence[str], values: Values, intervals: Intervals, *, xlabel: str, title: str = ""
 ) -> Axes:
-    """A point per label with its interval (low, high), from top to bottom; filled where that excludes zero."""
-    ax = style.axes(ax, xlabel, "", title, size=(7, 1.2 + 0.3 * len(labels)))
-    for y, (value, (low, high)) in enumerate(zip(values, intervals, strict=True)):
-        fill = BLUE if low > 0 or high < 0 else "white"
-        errors = _error_lengths([value], [(low, high)])
-        ax.errorbar(value, y, xerr=errors, fmt="o", color=BLUE, capsize=4, markerfacecolor=fill)
+    """A point per label with its interval (low, high), from top to bottom, and a line at zero."""
+    ax = style.axes(None, xlabel, "", title, size=(7, 1.2 + 0.3 * len(labels)))
+    errors = _error_lengths(values, intervals)
+    ax.errorbar(values, range(len(labels)), xerr=errors, fmt="o", color=BLUE, capsize=4)
+    # an interval that crosses this line contains zero: no difference was shown
     ax.axvline(0, color="black", linestyle=":", linewidth=1.2)
     style.label_rows(ax, labels)
     return ax
 
 
-def stacked_bars(
-    labels: Sequence[str],
-    parts: Mapping[str, Values],
-    *,
-    xlabel: str,
-    title: str = "",
-    ax: Axes | None = None,
-) -> Axes:
+def stacked_bars(labels: Sequence[str], parts: Mapping[str, Values], *, xlabel: str, title: str = "") -> Axes:
     """A horizontal bar per label, stacked from ``parts`` (name -> a value per label)."""
-    ax = style.axes(ax, xlabel, "", title)
+    ax = style.axes(None, xlabel, "", title)
     left = [0.0] * len(labels)
     for (name, values), color, hatch in zip(parts.items(), (*COLORS, GRAY), _HATCHES, strict=False):
         look = {"color": color, "hatch": hatch, "alpha": 0.75, "edgecolor": "black", "height": 0.6}
@@ -390,15 +299,3 @@ def stacked_bars(
     # below the plot: inside it would cover bars
     ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=len(parts))
     return ax
-
-
-def _bars(ax: Axes, x: Values, values: Values, intervals: Intervals | None, **look) -> None:
-    errors = None if intervals is None else _error_lengths(values, intervals)
-    ax.bar(x, values, yerr=errors, capsize=4, alpha=0.75, **look)
-
-
-def _error_lengths(values: Values, intervals: Intervals) -> list[list[float]]:
-    """Lengths of the error bars, down and up, as matplotlib wants them; rounding may leave -1e-16."""
-    down = [max(0.0, value - low) for value, (low, _) in zip(values, intervals, strict=True)]
-    up = [max(0.0, high - value) for value, (_, high) in zip(values, intervals, strict=True)]
-    return [down, up]

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 BLUE, ORANGE, GREEN, PINK, GRAY = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#666666"
+# gray is for what stands behind or before the series that matter
 COLORS = (BLUE, ORANGE, GREEN, PINK)
 # as many as there are colors: the cycle takes them together
 LINES = ("-", "--", "-.", ":")

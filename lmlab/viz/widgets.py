@@ -10,14 +10,12 @@ from __future__ import annotations
 
 import html
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from lmlab.data.token_view import token_view, visible
 from lmlab.evaluation.scoring import evaluating
-from lmlab.models import IGNORE_INDEX
-from lmlab.models.sources import context_length
 from lmlab.viz import display, style
 from lmlab.viz.style import BLUE, GRAY
 
@@ -25,7 +23,7 @@ if TYPE_CHECKING:
     from ipywidgets import VBox, Widget
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedTokenizerBase
 
     from lmlab.data.token_view import TokenView
     from lmlab.models.gpt import GPT
@@ -74,20 +72,6 @@ def slider(description: str, low: float, high: float, value: float, step: float 
     return kind(value=value, description=description, **limits, **_LOOK)
 
 
-def text_field(description: str, value: str) -> Widget:
-    """A line of text to edit; Enter takes it over."""
-    import ipywidgets
-
-    return ipywidgets.Text(value=value, description=description, continuous_update=False, **_LOOK)
-
-
-def dropdown(description: str, options: Sequence[str], value: str) -> Widget:
-    """A choice of one of several names."""
-    import ipywidgets
-
-    return ipywidgets.Dropdown(options=options, value=value, description=description, **_LOOK)
-
-
 def box_figure(width: float, height: float) -> Figure:
     """A figure (inches) unknown to pyplot, which would show it once more at the end of the cell."""
     from matplotlib.figure import Figure
@@ -95,151 +79,79 @@ def box_figure(width: float, height: float) -> Figure:
     return Figure(figsize=(width, height), layout="constrained")
 
 
-def encode(tokenizer: PreTrainedTokenizerBase, text: str, start_tokens: Sequence[int] = ()) -> list[int]:
-    """Token ids of a text, at least one. start_tokens replace what the tokenizer itself puts in front."""
-    ids = tokenizer(text, add_special_tokens=not start_tokens, verbose=False)["input_ids"]
-    if not (start_tokens or ids):
-        raise ValueError("the text got no token; write something, or give start_tokens")
-    return [*start_tokens, *ids]
-
-
 # --- sampling --------------------------------------------------------------------------------------
 
-
-class Setting(NamedTuple):
-    """How the next token is sampled. None for top_k or top_p: no token is cut."""
-
-    temperature: float = 1.0
-    top_k: int | None = None
-    top_p: float | None = None
-
-    def __str__(self) -> str:
-        parts = [f"temperature {self.temperature:g}"]
-        if self.top_k:
-            parts.append(f"top-k {self.top_k}")
-        if self.top_p:
-            parts.append(f"top-p {self.top_p:g}")
-        return ", ".join(parts)
-
-
-SETTINGS = (Setting(), Setting(temperature=0.5), Setting(top_k=3), Setting(top_p=0.8))
+# how the next token is sampled, as ``sampling.distribution`` takes it
+SETTINGS = {
+    "temperature 1": {"temperature": 1.0},
+    "temperature 0.5": {"temperature": 0.5},
+    "top-k 3": {"temperature": 1.0, "top_k": 3},
+    "top-p 0.8": {"temperature": 1.0, "top_p": 0.8},
+}
 _N_BARS = 10
-_END = " (the text ends here)"
 
 
-class NextTokens(NamedTuple):
-    """Probabilities (V,) of the next token: the model's own, and those it is sampled from (0: cut)."""
-
-    before: np.ndarray
-    after: np.ndarray
-
-    @property
-    def n_kept(self) -> int:
-        """How many tokens can be sampled."""
-        return int((self.after > 0).sum())
-
-
-def next_tokens(model: GPT | PreTrainedModel, ids: Sequence[int], setting: Setting) -> NextTokens:
-    """Which tokens may follow ``ids``. model: lmlab's GPT or a model of transformers."""
+def next_tokens(model: GPT, ids: Sequence[int], setting: Mapping) -> tuple[np.ndarray, np.ndarray]:
+    """Probabilities (V,) of the token after ``ids``: the model's own, and those it is sampled from (0: cut)."""
     import torch
 
     from lmlab.models.sampling import distribution
 
+    # of a long text the model can read the end alone
+    window = torch.tensor([ids[-model.config.block_size :]], device=model.device)  # (1, T)
     # in evaluation mode, or dropout would give other probabilities each time
     with evaluating(model):
-        logits = model(torch.tensor([list(ids)], device=model.device))[0][0, -1].float().cpu()  # (V,)
-    return NextTokens(logits.softmax(-1).numpy(), distribution(logits, *setting).numpy())
+        logits = model(window)[0][0, -1].float().cpu()  # (V,)
+    return logits.softmax(-1).numpy(), distribution(logits, **setting).numpy()
 
 
 def continuation(
-    model: GPT | PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    ids: Sequence[int],
-    setting: Setting,
-    max_new_tokens: int = 60,
-    seed: int = 0,
+    model: GPT, tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], setting: Mapping, seed: int
 ) -> str:
-    """What the model writes after ``ids``, within its context; the same for the same seed."""
+    """What the model writes after ``ids``, up to 60 tokens; the same for the same seed."""
     import torch
 
-    from lmlab.models.chat_template import stop_token_ids
-    from lmlab.models.gpt import GPT
-
-    prompt = torch.tensor([list(ids)], device=model.device)  # (1, T)
-    max_new_tokens = min(max_new_tokens, context_length(model) - len(ids))
-    stops = stop_token_ids(model, tokenizer)
-    cuda = [model.device] if model.device.type == "cuda" else []
-    # seeded inside a fork: the reader's own random numbers stay as they are
-    with evaluating(model), torch.random.fork_rng(devices=cuda):
-        torch.manual_seed(seed)
-        if isinstance(model, GPT):
-            output = model.generate(prompt, max_new_tokens, **setting._asdict(), eos_token_id=stops)
-        else:
-            output = _generate(model, prompt, setting, max_new_tokens, stops)
+    # a generator of its own: the reader's random numbers stay as they are
+    generator = torch.Generator(model.device).manual_seed(seed)
+    prompt = torch.tensor([ids], device=model.device)  # (1, T)
+    output = model.generate(prompt, 60, **setting, generator=generator)
     return tokenizer.decode(output[0, len(ids) :], skip_special_tokens=True)
 
 
-def _generate(model, prompt, setting: Setting, max_new_tokens: int, stops: Sequence[int]):
-    """``generate`` of transformers with all that the model's own generation config might say overridden."""
-    # temperature 0 is greedy decoding; transformers wants it said like this
-    sampling = {"do_sample": False}
-    if setting.temperature > 0:
-        cut = {"top_k": setting.top_k or 0, "top_p": setting.top_p or 1.0}
-        sampling = {"do_sample": True, "temperature": setting.temperature, **cut}
-    return model.generate(
-        prompt,
-        attention_mask=prompt.new_ones(prompt.shape),
-        max_new_tokens=max_new_tokens,
-        repetition_penalty=1.0,
-        eos_token_id=list(stops) or None,
-        pad_token_id=next(iter(stops), 0),
-        **sampling,
-    )
-
-
-def sampling_playground(model, tokenizer, prompt: str, *, start_tokens: Sequence[int] = ()) -> VBox | None:
+def sampling_playground(
+    model: GPT, tokenizer: PreTrainedTokenizerBase, prompt: str, *, start_tokens: Sequence[int]
+) -> VBox | None:
     """Sliders for temperature, top-k and top-p above the next token's probabilities and a text sampled from
     them.
 
     Args:
-        model: lmlab's GPT or a model of transformers.
-        prompt: the text to continue; of a long one the model reads the end.
+        prompt: the text to continue.
         start_tokens: put before the prompt; [EOS] for a model whose training documents all began so.
 
     Returns:
         The box; in a batch run None, after drawing and printing the four ``SETTINGS``.
     """
-    limit = context_length(model) // 2  # leaves room for what is to be written
-
-    def read(prompt: str) -> tuple[list[int], str]:
-        """The tokens that the model reads, and a remark where these are not all."""
-        ids = encode(tokenizer, prompt, start_tokens)
-        if len(ids) <= limit:
-            return ids, ""
-        return ids[-limit:], f"(the model reads the last {limit:,} of {len(ids):,} tokens)"
-
     if not display.is_interactive():
-        ids, remark = read(prompt)
-        print(remark, end="\n" if remark else "")
-        _draw_settings(model, tokenizer, prompt, ids)
+        _draw_settings(model, tokenizer, prompt, [*start_tokens, *tokenizer(prompt)["input_ids"]])
         return None
 
     def draw(prompt: str, temperature: float, top_k: int, top_p: float, seed: int) -> tuple[Figure, str]:
         """The next token's probabilities, and the prompt with its continuation."""
-        ids, remark = read(prompt)
+        ids = [*start_tokens, *tokenizer(prompt)["input_ids"]]
         # sliders cannot say None, so their ends mean that nothing is cut
-        setting = Setting(round(temperature, 2), top_k or None, top_p if top_p < 1 else None)
-        found = next_tokens(model, ids, setting)
+        cut = {"top_k": top_k or None, "top_p": top_p if top_p < 1 else None}
+        setting = {"temperature": round(temperature, 2), **cut}
         figure = box_figure(7, 4.2)
-        title = f"{found.n_kept:,} of {len(found.after):,} tokens are left"
-        draw_next_tokens(figure.subplots(), found, tokenizer, title)
-        written = continuation(model, tokenizer, ids, setting, seed=seed) or _END
+        draw_next_tokens(figure.subplots(), tokenizer, *next_tokens(model, ids, setting))
+        written = continuation(model, tokenizer, ids, setting, seed)
         look = "white-space:pre-wrap;line-height:1.4;max-width:60em"
-        text = f"{html.escape(prompt)}<b>{html.escape(written)}</b>"
-        return figure, f'<div style="{look}">{text}</div>{remark}'
+        return figure, f'<div style="{look}">{html.escape(prompt)}<b>{html.escape(written)}</b></div>'
 
+    import ipywidgets
+
+    text = ipywidgets.Text(value=prompt, description="prompt", continuous_update=False, **_LOOK)
     controls = {
-        "prompt": text_field("prompt", prompt),
+        "prompt": text,
         "temperature": slider("temperature", 0.0, 2.0, 1.0, step=0.1),
         "top_k": slider("top-k (0: all)", 0, 50, 0),
         "top_p": slider("top-p (1: all)", 0.05, 1.0, 1.0, step=0.05),
@@ -254,45 +166,39 @@ def _draw_settings(model, tokenizer, prompt: str, ids: Sequence[int]) -> None:
 
     figure, axes = pyplot.subplots(2, 2, figsize=(11, 7.6), layout="constrained")
     figure.suptitle(f"What follows {prompt!r}", parse_math=False)
-    for setting, ax in zip(SETTINGS, axes.flat, strict=True):
-        found = next_tokens(model, ids, setting)
-        draw_next_tokens(ax, found, tokenizer, f"{setting}: {found.n_kept:,} tokens are left")
-        written = continuation(model, tokenizer, ids, setting) or _END
-        print(f"--- {setting}\n{prompt}{written}")
+    for (name, setting), ax in zip(SETTINGS.items(), axes.flat, strict=True):
+        draw_next_tokens(ax, tokenizer, *next_tokens(model, ids, setting), f"{name}: ")
+        print(f"--- {name}\n{prompt}{continuation(model, tokenizer, ids, setting, seed=0)}")
 
 
-def draw_next_tokens(ax: Axes, found: NextTokens, tokenizer: PreTrainedTokenizerBase, title: str) -> None:
+def draw_next_tokens(
+    ax: Axes, tokenizer: PreTrainedTokenizerBase, before: np.ndarray, after: np.ndarray, title: str = ""
+) -> None:
     """Two bars for each of the most likely tokens, and for all others together: the model's, and after the
-    cut.
+    cut. A token that was cut has no second bar.
 
-    A token that was cut has an empty, dashed bar and the word "cut", so that it is told apart without color.
+    Args:
+        before: the model's probabilities (V,).
+        after: those it is sampled from (V,).
+        title: put before the number of tokens that are left.
     """
-    # the order of the model's own probabilities, so that bars stay in their place when a slider moves
-    top = found.before.argsort()[::-1][:_N_BARS]
+    # the order of the model's own probabilities, so that bars stay in their position when a slider moves
+    top = before.argsort()[::-1][:_N_BARS]
+    # matplotlib's font lacks the wide bar of some special tokens
     names = [visible(tokenizer.decode([token])).replace("｜", "|") for token in top.tolist()]
-    names.append(f"{len(found.before) - len(top):,} others")
-    before = [*found.before[top], np.delete(found.before, top).sum()]
-    after = [*found.after[top], np.delete(found.after, top).sum()]
-    y = np.arange(len(names))
+    y = np.arange(len(names) + 1)
+    hollow = {"color": "white", "edgecolor": GRAY, "hatch": "///"}
+    filled = {"color": BLUE, "edgecolor": "black", "linewidth": 0.5}
 
-    style.axes(ax, "probability", "", title)
-    colors = ["white" if p == 0 else "#bbbbbb" for p in after]
-    look = {"hatch": "///", "edgecolor": GRAY, "linestyle": "--"}
-    ax.barh(y - 0.2, before, height=0.38, label="of the model", color=colors, **look)
-    ax.barh(y + 0.2, after, height=0.38, label="sampled from", color=BLUE, edgecolor="black", linewidth=0.5)
-    for i in range(len(names)):
-        if after[i] == 0:
-            label, end = "cut", (before[i], i - 0.2)
-        else:
-            label, end = _percent(after[i]), (after[i], i + 0.2)
-        ax.annotate(label, end, xytext=(3, 0), textcoords="offset points", va="center", fontsize=7)
-    style.label_rows(ax, names, fontsize=8)
-    ax.set_xlim(0, min(1.1, 1.15 * max(*before, *after)))
+    style.axes(ax, "probability", "", f"{title}{(after > 0).sum():,} of {len(after):,} tokens are left")
+    for probabilities, shift, label, look in (
+        (before, -0.2, "of the model", hollow),
+        (after, 0.2, "sampled from", filled),
+    ):
+        others = np.delete(probabilities, top).sum()
+        ax.barh(y + shift, [*probabilities[top], others], height=0.38, label=label, **look)
+    style.label_rows(ax, [*names, f"{len(before) - len(top):,} others"], fontsize=8)
     ax.legend(loc="lower right", fontsize=8)
-
-
-def _percent(probability: float) -> str:
-    return f"{probability:.0%}" if probability >= 0.005 else "<1%"
 
 
 # --- tokens and labels -----------------------------------------------------------------------------
@@ -307,34 +213,15 @@ def token_viewer(rows: Sequence[Mapping] | Mapping, tokenizer: PreTrainedTokeniz
 
     Returns:
         The box; in a batch run a view of the first two examples.
-
-    Raises:
-        ValueError: there is no example.
     """
     if isinstance(rows, Mapping):
         # a batch: a dict of columns becomes a list of dicts
         rows = [dict(zip(rows, row, strict=True)) for row in zip(*rows.values(), strict=True)]
-    if not len(rows):
-        raise ValueError("rows got no example; give tokenized examples, or a batch of them")
     if not display.is_interactive():
         return token_view([rows[i] for i in range(min(2, len(rows)))], tokenizer)
 
     def draw(example: int) -> tuple[None, str]:
-        """The counts and the tokens of an example, counted from 1."""
-        row = rows[example - 1]
-        return None, f"<p>{count_tokens(row)}</p>{token_view([row], tokenizer)._repr_html_()}"
+        """The tokens of an example, counted from 1."""
+        return None, token_view([rows[example - 1]], tokenizer)._repr_html_()
 
     return control_box({"example": slider("example", 1, len(rows), 1)}, draw)
-
-
-def count_tokens(row: Mapping) -> str:
-    """How many tokens of an example are real, contribute to the loss, and are padding."""
-    mask = row.get("attention_mask", [1] * len(row["input_ids"]))
-    n_real = sum(int(bit) for bit in mask)
-    parts = [f"{n_real} tokens"]
-    if "labels" in row:
-        n_labels = sum(int(label) != IGNORE_INDEX for label in row["labels"])
-        parts.append(f"{n_labels} contribute to the loss")
-    if n_real < len(mask):
-        parts.append(f"{len(mask) - n_real} more are padding")
-    return ", ".join(parts)

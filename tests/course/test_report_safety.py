@@ -8,6 +8,7 @@ import shutil
 import threading
 from functools import partial
 from pathlib import Path
+from unittest import mock
 
 import nbformat
 import pytest
@@ -791,7 +792,7 @@ def shown_by(text):
     from lmlab.data import preflight, token_view
     from lmlab.evaluation.hellaswag import HellaSwagScores
     from lmlab.exercises.judging import Verdict
-    from lmlab.viz import blind, hellaswag_browser, widgets
+    from lmlab.viz import blind, display, hellaswag_browser, widgets
 
     machine = dataclasses.replace(hardware.gpu("T4"), device_name=text, reasons=(text,))
     recipe = recipes.load_recipe("01_data_analysis").model_copy(
@@ -799,11 +800,8 @@ def shown_by(text):
     )
     tokens = token_view.token_view([{"input_ids": [0, 1], "labels": [-100, 1]}] * 2, Words(text))
     scores = HellaSwagScores(*(np.ones((1, 4)),) * 4, labels=np.zeros(1, int))
-    item = hellaswag_browser.item_view(
-        [{"ctx": text, "ctx_a": text, "ctx_b": text, "activity_label": text, "endings": [text] * 4}],
-        scores,
-        0,
-    )
+    with mock.patch.object(display, "is_interactive", return_value=True):
+        browser = hellaswag_browser.hellaswag_browser([{"ctx": text, "endings": [text] * 4}], scores)
     test = blind.BlindTest([blind.Item(text, text, {text: text, "b": text})], Path("/nowhere/x"), 0)
 
     def fail(**_):
@@ -822,7 +820,7 @@ def shown_by(text):
         )._repr_html_(),
         "blind table": test.table()._repr_html_(),
         "blind panel": test.panel().children[0].value,
-        "item": hellaswag_browser.ItemViews((item,))._repr_html_(),
+        "item": browser.children[-1].value,
         "error": widgets.control_box({}, fail).children[-1].value,
         "verdict": Verdict(text, text, text, (text,))._repr_html_(),
     }

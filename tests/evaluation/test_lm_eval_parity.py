@@ -19,6 +19,8 @@ lm_eval = pytest.importorskip(
     "lm_eval", reason="lm-eval is not installed: pip install --no-deps -r requirements-dev.txt"
 )
 
+pytestmark = pytest.mark.slow
+
 # HellaSwag's WikiHow half is marked with brackets, of which the harness takes away what it can
 MARKS = ("[header] How to [title] Begin. [step] {}", "{} [substeps] Take care.", "[step]  {} [step]", "{}")
 FOREIGN = ["Zqxj vkwq jzxq.", "Η Ζωή γελάει.", "彼女は笑う。", "Zoë’s café là."]  # 1 to 3 bytes a character
@@ -83,7 +85,6 @@ def scores(request, rows):
     return score_hellaswag(model, load_tokenizer("miniworld/gpt2"), rows, texts="harness", share_context=True)
 
 
-@pytest.mark.slow
 def test_every_log_likelihood_is_the_harness_own(harness, scores):
     theirs = np.array([[logprob for logprob, _ in sample["filtered_resps"]] for sample in harness])
     assert theirs.shape == (200, 4)

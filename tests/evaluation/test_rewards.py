@@ -85,9 +85,6 @@ def test_advantages_by_hand():
     assert a == pytest.approx([up, down, down, up, down, down, down, down], abs=1e-3)
     assert sum(a) == pytest.approx(0)
     assert rewards.group_advantages([1, 0, 5, 5], 2, scale=False) == [0.5, -0.5, 0, 0]
-    for n, group in ((7, 2), (4, 1)):
-        with pytest.raises(ValueError, match=f"got {n} rewards in groups of {group}"):
-            rewards.group_advantages([1.0] * n, group)
 
 
 def test_a_group_is_silent_as_often_as_its_pass_rate_says():
@@ -107,9 +104,6 @@ def test_pass_at_k_is_the_mean_over_all_choices_of_k():
             statistics.fmean(any(some) for some in itertools.combinations(group, k)) for group in hits
         )
         assert rewards.pass_at_k(hits, k) == pytest.approx(brute)
-    for k in (0, 6):
-        with pytest.raises(ValueError, match=f"got k={k} and 5 samples"):
-            rewards.pass_at_k(hits, k)
 
 
 # --- against TRL -------------------------------------------------------------------------------------
@@ -151,6 +145,7 @@ def one_step(machine, tokenizer, folder, reward, **choices):
     return trainer, cast, moved
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scale", ["group", "none"])
 def test_advantages_are_trls(machine, tokenizer, tmp_path, scale):
     """TRL's are read from what it keeps of its last step; a base that came in 4 bits is still cast by it."""
@@ -162,6 +157,7 @@ def test_advantages_are_trls(machine, tokenizer, tmp_path, scale):
     assert moved and cast == 8  # A and B of four layers
 
 
+@pytest.mark.slow
 def test_groups_with_equal_rewards_move_nothing(machine, tokenizer, tmp_path):
     trainer, _, moved = one_step(machine, tokenizer, tmp_path, lambda **_: [1.0] * GROUP + [0.0] * GROUP)
     assert trainer.state.log_history[0]["frac_reward_zero_std"] == 1 and not moved
@@ -187,9 +183,9 @@ def test_trls_choices_are_those_that_the_lesson_explains():
 @pytest.mark.parametrize(
     "override, message",
     [
-        ({"num_generations": 6}, "batch_size x grad_accumulation is 64, not a multiple of num_generations 6"),
-        ({"num_generations": 1}, "num_generations is 1, and an answer alone"),
-        ({"n_probe": 1000}, "n_probe is 1000, more than n_eval"),
+        ({"num_generations": 6}, "num_generations 6"),
+        ({"num_generations": 1}, "num_generations is 1"),
+        ({"n_probe": 1000}, "n_probe is 1000"),
     ],
 )
 def test_recipes_that_cannot_be(override, message):

@@ -25,7 +25,7 @@ from lmlab.models.sources import load_model, load_tokenizer
 BASE = "miniworld/llama"
 SEQUENCES = [[5, 90, 700, 301, 44, 9, 1200, 63], [8, 1400, 77, 77, 1001]]
 LAYERS = ["q_proj", "v_proj", "down_proj"]
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_thread")]
 
 MERGED = {  # what peft's B A and its scale are the whole of
     "plain": {"target_modules": "all-linear"},

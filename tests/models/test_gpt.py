@@ -8,7 +8,7 @@ import torch
 
 from lmlab.models import gpt
 from lmlab.models.gpt import GPT, GPT2_SIZES, GPTConfig
-from lmlab.models.sampling import apply_repetition_penalty, top_k_top_p_filter
+from lmlab.models.sampling import top_k_top_p_filter
 
 CONFIG = GPTConfig(n_layer=3, n_head=4, n_embd=32, block_size=24, vocab_size=97, eos_token_id=0)
 
@@ -29,6 +29,12 @@ def reference(model, tmp_path):
 
     model.save_pretrained(tmp_path)
     return GPT2LMHeadModel.from_pretrained(tmp_path).eval()
+
+
+def endless(model: GPT) -> GPT:
+    """The model, which no token stops any more."""
+    model.config = replace(model.config, eos_token_id=None)
+    return model
 
 
 def tokens(*shape: int) -> torch.Tensor:
@@ -71,35 +77,23 @@ def test_loss_and_gradients_equal_transformers(model, reference):
     assert len(named) == len(list(model.parameters()))
 
 
-@pytest.mark.parametrize("penalty", [1.0, 1.3])
-def test_greedy_tokens_equal_transformers(model, reference, penalty):
+def test_greedy_tokens_equal_transformers(model, reference):
     idx = tokens(2, 5)
-    ours = model.generate(idx, 15, temperature=0, repetition_penalty=penalty)
+    ours = model.generate(idx, 15, temperature=0)
     theirs = reference.generate(
-        idx,
-        max_new_tokens=15,
-        do_sample=False,
-        repetition_penalty=penalty,
-        pad_token_id=0,
-        attention_mask=torch.ones_like(idx),
+        idx, max_new_tokens=15, do_sample=False, pad_token_id=0, attention_mask=torch.ones_like(idx)
     )
     assert ours.tolist() == theirs.tolist()
 
 
 @pytest.mark.parametrize(
     "settings",
-    [
-        {},
-        {"temperature": 0.7},
-        {"top_k": 9},
-        {"top_p": 0.8},
-        {"temperature": 1.3, "top_k": 30, "top_p": 0.9, "repetition_penalty": 1.2},
-    ],
+    [{}, {"temperature": 0.7}, {"top_k": 9}, {"top_p": 0.8}, {"temperature": 1.3, "top_k": 30, "top_p": 0.9}],
 )
 def test_sampled_tokens_equal_transformers_with_one_seed(model, reference, settings):
     idx = tokens(2, 5)
     torch.manual_seed(3)
-    ours = model.generate(idx, 15, eos_token_id=-1, **settings)
+    ours = endless(model).generate(idx, 15, **settings)
     torch.manual_seed(3)
     theirs = reference.generate(
         idx,
@@ -156,16 +150,16 @@ def test_loss_in_chunks_equals_the_whole(model, wide, monkeypatch):
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_a_sum_in_half_precision_neither_overflows_nor_loses_tokens(dtype, monkeypatch):
-    """120,000 nats: float16 ends at 65,504, and bfloat16 has steps of 512 there."""
+    """106,000 nats: float16 ends at 65,504, and bfloat16 has steps of 512 there."""
     torch.manual_seed(0)
-    model = GPT(GPTConfig(n_layer=1, n_head=1, n_embd=8, block_size=64, vocab_size=1536))
-    idx = torch.randint(1536, (256, 65))
+    model = GPT(GPTConfig(n_layer=1, n_head=1, n_embd=8, block_size=64, vocab_size=64))
+    idx = torch.randint(64, (400, 65))
     losses = []
-    for piece in (2**30, 2**20):
+    for piece in (2**30, 2**16):
         monkeypatch.setitem(gpt.LOSS_CHUNK, "cpu", piece)
         with torch.autocast("cpu", dtype):
             losses.append(model.summed_loss(idx[:, :-1], idx[:, 1:]))
-    expected = 256 * 64 * model(idx[:, :-1], idx[:, 1:])[1].item()
+    expected = 400 * 64 * model(idx[:, :-1], idx[:, 1:])[1].item()
     assert expected > 100_000
     for loss in losses:
         assert loss.dtype == torch.float32 and loss.item() == pytest.approx(expected, rel=1e-4)
@@ -174,7 +168,7 @@ def test_a_sum_in_half_precision_neither_overflows_nor_loses_tokens(dtype, monke
 
 
 def test_filters_equal_transformers():
-    from transformers.generation import RepetitionPenaltyLogitsProcessor, TopKLogitsWarper, TopPLogitsWarper
+    from transformers.generation import TopKLogitsWarper, TopPLogitsWarper
 
     logits, idx = 3 * torch.randn(8, 97, generator=torch.Generator().manual_seed(0)), tokens(8, 6)
     torch.testing.assert_close(top_k_top_p_filter(logits, top_k=7), TopKLogitsWarper(7)(idx, logits))
@@ -182,15 +176,12 @@ def test_filters_equal_transformers():
         torch.testing.assert_close(
             top_k_top_p_filter(logits, top_p=top_p), TopPLogitsWarper(top_p)(idx, logits)
         )
-    torch.testing.assert_close(
-        apply_repetition_penalty(logits, idx, 1.7), RepetitionPenaltyLogitsProcessor(1.7)(idx, logits.clone())
-    )
 
 
 def test_cache_changes_nothing(model):
     """Greedy generation, checked by recomputing every step without a cache, past the end of the window."""
     idx = tokens(2, 10)
-    made = model.generate(idx, 30, temperature=0, eos_token_id=-1)
+    made = endless(model).generate(idx, 30, temperature=0)
     assert made.shape == (2, 40)
     for end in range(10, 40):
         window = made[:, max(0, end - CONFIG.block_size) : end]
@@ -198,14 +189,15 @@ def test_cache_changes_nothing(model):
 
 
 def test_prompt_longer_than_the_window(model):
-    assert model.generate(tokens(1, 40), 3, temperature=0, eos_token_id=-1).shape == (1, 43)
+    assert endless(model).generate(tokens(1, 40), 3, temperature=0).shape == (1, 43)
 
 
 def test_generation_stops_at_eos(model):
     idx = tokens(2, 5)
-    free = model.generate(idx, 12, temperature=0, eos_token_id=-1)
+    free = endless(model).generate(idx, 12, temperature=0)
     eos = int(free[0, 7])
-    made = model.generate(idx, 12, temperature=0, eos_token_id=eos)
+    model.config = replace(model.config, eos_token_id=eos)
+    made = model.generate(idx, 12, temperature=0)
     first = free[0].tolist().index(eos, 5)
     assert made[0, : first + 1].tolist() == free[0, : first + 1].tolist()
     assert set(made[0, first:].tolist()) == {eos}
@@ -320,13 +312,20 @@ def test_loads_files_without_prefix_and_with_mask_buffers(model, reference, tmp_
     assert torch.equal(GPT.from_pretrained(tmp_path)(tokens(1, 9))[0], model(tokens(1, 9))[0])
 
 
-@pytest.mark.parametrize(("change", "words"), [({"n_embd": 30}, "n_embd"), ({"n_layer": 0}, "n_layer")])
-def test_impossible_shapes_are_refused(change, words):
-    with pytest.raises(ValueError, match=words):
-        GPTConfig(**change)
+def test_files_of_another_shape_are_refused(model, tmp_path):
+    model.save_pretrained(tmp_path)
+    config = tmp_path / "config.json"
+    config.write_text(config.read_text().replace('"n_layer": 3', '"n_layer": 4'))
+    with pytest.raises(RuntimeError, match="h.3.ln_1.weight"):
+        GPT.from_pretrained(tmp_path)
+    for key, wrong in (("vocab_size", (97, 90)), ("n_positions", (24, 30))):
+        model.save_pretrained(tmp_path)
+        config.write_text(config.read_text().replace(f'"{key}": {wrong[0]}', f'"{key}": {wrong[1]}'))
+        with pytest.raises(RuntimeError, match="size mismatch"):
+            GPT.from_pretrained(tmp_path)
 
 
-def test_errors_say_what_to_do(model, tmp_path):
+def test_impossible_requests_are_refused(model, tmp_path):
     with pytest.raises(ValueError, match="block_size is 24"):
         model(tokens(1, 25))
     with pytest.raises(OSError, match="nowhere"):

@@ -263,6 +263,7 @@ def assert_same_course(a: tuple, b: tuple) -> None:
     assert all(torch.equal(a[1][name], b[1][name]) for name in a[1])
 
 
+@pytest.mark.slow
 def test_logits_in_pieces_train_as_whole_ones_do(machine, tmp_path, one_thread, monkeypatch):
     """Six steps with two micro-batches each; the vocabulary of 1,536 in three pieces."""
     monkeypatch.setattr("trl.trainer.utils._CHUNKED_LOGPROB_CHUNK_SIZE", 512)
@@ -278,6 +279,7 @@ def test_logits_in_pieces_train_as_whole_ones_do(machine, tmp_path, one_thread, 
         torch.testing.assert_close(adapter[name], tensor, atol=2e-3, rtol=1e-2)
 
 
+@pytest.mark.slow
 def test_evaluations_in_mid_training_change_nothing(machine, tmp_path, one_thread):
     """The Trainer's own, before the first step and after each; the weights keep their bytes."""
     plain = trainer_of(machine, tmp_path / "plain", dropout=0.0)
@@ -374,6 +376,7 @@ def test_on_a_t4_adapters_are_float32_beside_float16(t4_model):
     assert parameters.trainable_to_float32(t4_model) == 0
 
 
+@pytest.mark.slow
 def test_on_a_t4_the_trainer_trains_them(t4_model, t4, machine, tmp_path):
     """The real Trainer in float16; on a CPU accelerate leaves the scaler out: it has its own test."""
     from transformers import Trainer, TrainingArguments, default_data_collator

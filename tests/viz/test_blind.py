@@ -6,16 +6,18 @@ import sys
 
 import pytest
 
-from lmlab.viz import blind, display
-from lmlab.viz.blind import GRADES, QUALITIES, SIDES, BlindTest, Item
+from lmlab.viz import display
+from lmlab.viz.blind import QUALITIES, SIDES, BlindTest, Item
 
 ITEMS = [
     Item(f"begin {i}", f"truth {i}", {"base": f"wrote {i} x", "adapter": f"wrote {i} y"}) for i in range(10)
 ]
 
 
-def grades(a: int, b: int) -> dict:
-    return {"A": dict.fromkeys(QUALITIES, a), "B": dict.fromkeys(QUALITIES, b)}
+def answers(a: int, b: int, better: str) -> dict:
+    """A rating in which every grade of a side is the same."""
+    grades = {f"{side} {quality}": n for side, n in (("A", a), ("B", b)) for quality in QUALITIES}
+    return {**grades, "better": better}
 
 
 def side_of(test: BlindTest, i: int, mark: str) -> str:
@@ -27,7 +29,7 @@ def judge(test: BlindTest, mark: str = "y") -> None:
     """Rates what is left; prefers the model that writes ``mark`` and gives it 5, the other 2."""
     while (i := test.next()) is not None:
         better = side_of(test, i, mark)
-        test.rate(i, grades(5, 2) if better == "A" else grades(2, 5), better)
+        test.rate(i, answers(5, 2, better) if better == "A" else answers(2, 5, better))
 
 
 def test_each_model_stands_on_each_side_as_often(tmp_path):
@@ -52,8 +54,8 @@ def test_order_and_sides_are_the_seeds(tmp_path):
 def test_names_stay_hidden_until_all_is_rated(tmp_path):
     test = BlindTest(ITEMS, tmp_path / "r.jsonl")
     for _ in range(9):
-        test.rate(test.next(), grades(3, 3), "tie")
-        with pytest.raises(ValueError, match="of 10 pairs"):
+        test.rate(test.next(), answers(3, 3, "tie"))
+        with pytest.raises(ValueError):
             test.summary()
     text = (tmp_path / "r.jsonl").read_text()
     assert "base" not in text and "adapter" not in text and len(text.splitlines()) == 9
@@ -74,7 +76,7 @@ def test_interval_is_wilsons_of_the_decided(tmp_path):
 
     test = BlindTest(ITEMS, tmp_path / "r.jsonl")
     for i in range(10):
-        test.rate(i, grades(3, 3), "tie" if i < 2 else side_of(test, i, "y" if i < 7 else "x"))
+        test.rate(i, answers(3, 3, "tie" if i < 2 else side_of(test, i, "y" if i < 7 else "x")))
     found = test.summary()
     assert (found.wins, found.ties) == ({"base": 3, "adapter": 5}, 2)
     assert found.interval == wilson_interval(5, 8) and "this could be chance" in str(found)
@@ -82,7 +84,7 @@ def test_interval_is_wilsons_of_the_decided(tmp_path):
 
 def test_all_ties_say_nothing(tmp_path):
     test = BlindTest(ITEMS[:1], tmp_path / "r.jsonl")
-    test.rate(0, grades(3, 3), "tie")
+    test.rate(0, answers(3, 3, "tie"))
     assert test.summary().interval == (0.0, 1.0)
 
 
@@ -90,9 +92,7 @@ def test_an_interrupted_test_goes_on(tmp_path):
     path = tmp_path / "new" / "r.jsonl"
     first = BlindTest(ITEMS, path, 1)
     for _ in range(4):
-        first.rate(first.next(), grades(1, 4), "B")
-    with open(path, "a") as file:
-        file.write('{"pair": "cut o')  # the machine went off
+        first.rate(first.next(), answers(1, 4, "B"))
     second = BlindTest(ITEMS, path, 1)
     assert second.next() == first.next() == 4
     judge(second)
@@ -112,53 +112,37 @@ def test_ratings_of_other_texts_and_other_sides_do_not_count(tmp_path):
 
 def test_a_later_rating_replaces_an_earlier(tmp_path):
     test = BlindTest(ITEMS[:1], tmp_path / "r.jsonl")
-    test.rate(0, grades(1, 5), "A")
-    test.rate(0, grades(1, 5), "B")
+    test.rate(0, answers(1, 5, "A"))
+    test.rate(0, answers(1, 5, "B"))
     for again in (test, BlindTest(ITEMS[:1], tmp_path / "r.jsonl")):
         assert again.summary().wins[("base", "adapter")[side_of(test, 0, "y") == "B"]] == 1
 
 
-@pytest.mark.parametrize(
-    ("given", "preferred", "said"),
-    [
-        (grades(0, 3), "A", "side A .* fluency, relevance, correctness"),
-        ({"A": grades(1, 1)["A"]}, "A", "side B"),
-        (grades(1, 1), "left", "preferred got 'left'"),
-    ],
-)
-def test_half_a_rating_is_refused(tmp_path, given, preferred, said):
-    with pytest.raises(ValueError, match=said):
-        BlindTest(ITEMS, tmp_path / "r.jsonl").rate(0, given, preferred)
-    assert not (tmp_path / "r.jsonl").exists()
-
-
 def test_two_names_are_wanted(tmp_path):
-    with pytest.raises(ValueError, match="other"):
+    with pytest.raises(ValueError):
         BlindTest([*ITEMS, Item("", "", {"base": "", "other": ""})], tmp_path / "r.jsonl")
 
 
 def test_the_panel_asks_saves_and_tells(tmp_path):
     """The widgets without a browser: values are set and the button is pressed, as a browser would."""
     test = BlindTest(ITEMS, tmp_path / "r.jsonl")
-    panel = blind._Panel(test)
+    text, form = test.panel().children
+    *questions, button = form.children
     for n in range(10):
         prompt, truth, a, b = test.shown(n)
-        assert f"{n} of 10 rated" in panel.text.value
-        assert all(text in panel.text.value for text in (prompt, truth, a, b))
-        assert "base" not in panel.text.value and "adapter" not in panel.text.value
-        assert panel.button.disabled and panel.preferred.value is None
+        assert f"{n} of 10 rated" in text.value
+        assert all(shown in text.value for shown in (prompt, truth, a, b))
+        assert "base" not in text.value and "adapter" not in text.value
         better = side_of(test, n, "y")
-        for side, questions in panel.grades.items():
-            for question in questions.values():
-                assert panel.button.disabled
-                question.value = GRADES[4 if side == better else 0]
-        assert panel.button.disabled, "the preference is missing"
-        panel.preferred.value = better
-        assert not panel.button.disabled
-        panel.button.click()
+        for question in questions:
+            assert button.disabled and question.value is None
+            grade = 5 if question.description.startswith(better) else 1
+            question.value = better if question.description == "better" else grade
+        assert not button.disabled
+        button.click()
         assert len((tmp_path / "r.jsonl").read_text().splitlines()) == n + 1
     told = "base preferred 0 times, adapter 10 times"
-    assert told in panel.text.value and panel.form.layout.display == "none"
+    assert told in text.value and form.layout.display == "none"
     assert test.summary().grades["fluency"] == pytest.approx({"base": 1, "adapter": 5})
     assert told in BlindTest(ITEMS, tmp_path / "r.jsonl").panel().children[0].value
 
@@ -166,12 +150,13 @@ def test_the_panel_asks_saves_and_tells(tmp_path):
 def test_texts_are_shown_as_they_are(tmp_path):
     wild = Item("<b>x</b>", "a\nb", {"base": "<script>1</script>", "adapter": "&"})
     test = BlindTest([wild], tmp_path / "r.jsonl")
-    for shown in (blind._Panel(test).text.value, test.table()._repr_html_()):
+    for shown in (test.panel().children[0].value, test.table()._repr_html_()):
         assert "<script>" not in shown and "&lt;script&gt;" in shown and "pre-wrap" in shown
     assert "base" in test.table()._repr_html_()
 
 
-def test_a_batch_run_is_noticed(tmp_path):
+@pytest.mark.slow
+def test_a_batch_run_is_noticed():
     """In a real kernel: nbclient forbids it to ask, a notebook's front end allows it."""
     code = """
 import queue, sys

@@ -95,17 +95,6 @@ def test_what_came_last_is_drawn(clock, monkeypatch):
     assert max(drawn[-1]["train"]) == 10 and list(drawn[-1]["validation"]) == [10]
 
 
-def test_a_long_training_draws_a_few_hundred_points(monkeypatch):
-    drawn = []
-    monkeypatch.setattr(live.plots, "loss_curve", lambda steps, *_, **__: drawn.append(list(steps)))
-    monkeypatch.setattr(display, "is_interactive", lambda: True)
-    curve = live.LiveLoss()
-    curve.losses["train"] = dict.fromkeys(range(100000), 1.0)
-    curve._draw(100_000)
-    assert len(drawn[0]) <= live.MAX_POINTS + 1
-    assert drawn[0][0] == 0 and drawn[0][-1] == 99_999
-
-
 def test_a_training_of_no_steps_is_drawn_without_a_warning(monkeypatch, recwarn):
     monkeypatch.setattr(display, "is_interactive", lambda: True)
     monkeypatch.setattr(live.LiveLoss, "_show", lambda self, png: None)
@@ -113,6 +102,7 @@ def test_a_training_of_no_steps_is_drawn_without_a_warning(monkeypatch, recwarn)
     assert not recwarn.list
 
 
+@pytest.mark.slow
 def test_a_kernel_shows_it_and_an_interrupt_does_no_harm():
     """In a real kernel, as Jupyter and as nbclient ask it; the third cell stops in the middle of a drawing."""
     code = r"""

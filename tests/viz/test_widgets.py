@@ -1,6 +1,7 @@
 """Widgets: they compute what transformers does, show all of it escaped, and draw in batch runs, too."""
 
 import io
+import itertools
 from types import SimpleNamespace
 
 import matplotlib
@@ -8,11 +9,11 @@ import numpy
 import pytest
 
 from lmlab.data.token_view import LABELLED, MASKED, PAD, READ, token_view, visible
+from lmlab.evaluation.attention import attention_weights
 from lmlab.evaluation.hellaswag import HellaSwagScores
 from lmlab.models.sources import load_tokenizer
 from lmlab.viz import display, hellaswag_browser, widgets
-from lmlab.viz.attention_explorer import TextAttention, attention_explorer
-from lmlab.viz.widgets import Setting
+from lmlab.viz.attention_explorer import attention_explorer
 
 matplotlib.use("Agg")
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -87,109 +88,74 @@ def image(box):
 
 
 @pytest.mark.parametrize(
-    "sampling",
+    "setting",
     [
-        Setting(),
-        Setting(0.5),
-        Setting(1.7),
-        Setting(top_k=1),
-        Setting(top_k=7),
-        Setting(top_k=1000),
-        Setting(top_p=0.3),
-        Setting(top_p=0.9),
-        Setting(top_p=1.0),
-        Setting(0.8, 20, 0.7),
-        Setting(1.3, 3, 0.99),
+        *widgets.SETTINGS.values(),
+        {"temperature": 1.7},
+        {"temperature": 1.0, "top_k": 1},
+        {"temperature": 1.0, "top_k": 1000},
+        {"temperature": 1.0, "top_p": 1.0},
+        {"temperature": 0.8, "top_k": 20, "top_p": 0.7},
+        {"temperature": 1.3, "top_k": 3, "top_p": 0.99},
     ],
 )
-def test_what_is_drawn_from_equals_transformers_warpers(own, tokenizer, sampling):
+def test_what_is_sampled_from_equals_transformers_warpers(own, tokenizer, setting):
     import torch
     from transformers.generation import TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
     ids = tokenizer(PROMPT)["input_ids"]
     with torch.no_grad():
         logits = own(torch.tensor([ids]))[0][:, -1]
-    warpers = [
-        TemperatureLogitsWarper(sampling.temperature),
-        sampling.top_k and TopKLogitsWarper(sampling.top_k),
-        sampling.top_p and TopPLogitsWarper(sampling.top_p),
-    ]
-    warped = logits
-    for warper in filter(None, warpers):
-        warped = warper(torch.tensor([ids]), warped)
-    found = widgets.next_tokens(own, ids, sampling)
-    assert found.after == pytest.approx(warped.softmax(-1)[0].numpy(), abs=1e-6)
-    assert ((found.after == 0) == (warped[0] == -torch.inf).numpy()).all()
-    assert found.before == pytest.approx(logits.softmax(-1)[0].numpy(), abs=1e-6)
-    assert found.before.sum() == pytest.approx(1, abs=1e-5) and found.n_kept == (warped[0] > -torch.inf).sum()
+    warped = TemperatureLogitsWarper(setting["temperature"])(torch.tensor([ids]), logits)
+    if "top_k" in setting:
+        warped = TopKLogitsWarper(setting["top_k"])(torch.tensor([ids]), warped)
+    if "top_p" in setting:
+        warped = TopPLogitsWarper(setting["top_p"])(torch.tensor([ids]), warped)
+    before, after = widgets.next_tokens(own, ids, setting)
+    assert after == pytest.approx(warped.softmax(-1)[0].numpy(), abs=1e-6)
+    assert ((after == 0) == (warped[0] == -torch.inf).numpy()).all()
+    assert before == pytest.approx(logits.softmax(-1)[0].numpy(), abs=1e-6)
 
 
 def test_temperature_0_leaves_the_most_likely(own, tokenizer):
-    found = widgets.next_tokens(own, tokenizer(PROMPT)["input_ids"], Setting(0.0))
-    assert found.n_kept == 1 and found.after[found.before.argmax()] == 1
+    before, after = widgets.next_tokens(own, tokenizer(PROMPT)["input_ids"], {"temperature": 0.0})
+    assert (after > 0).sum() == 1 and after[before.argmax()] == 1
 
 
-def test_both_kinds_of_models_give_the_same_and_stay_as_they_were(own, theirs, tokenizer):
-    ids = tokenizer(PROMPT)["input_ids"]
-    both = [widgets.next_tokens(model.train(), ids, Setting(top_k=5)) for model in (own, theirs)]
-    assert own.training and theirs.training
-    own.eval(), theirs.eval()
-    assert both[0].after == pytest.approx(both[1].after, abs=1e-4)
-
-
-def test_a_continuation_belongs_to_its_seed(model, tokenizer):
+def test_a_continuation_belongs_to_its_seed_and_leaves_the_model_in_training(own, tokenizer):
     import torch
 
+    own.train()
     ids, state = tokenizer(PROMPT)["input_ids"], torch.get_rng_state()
-    texts = [widgets.continuation(model, tokenizer, ids, Setting(), 20, seed) for seed in (1, 1, 2)]
+    texts = [widgets.continuation(own, tokenizer, ids, {"temperature": 1.0}, seed) for seed in (1, 1, 2)]
     assert texts[0] == texts[1] != texts[2]
     assert torch.equal(torch.get_rng_state(), state), "the reader's own random numbers are left alone"
+    widgets.next_tokens(own, ids, {"temperature": 1.0})
+    assert own.training
+    own.eval()
 
 
-def test_a_model_in_training_stays_in_training(model, tokenizer, monkeypatch):
-    ids = tokenizer(PROMPT)["input_ids"]
-    model.train()
-    widgets.continuation(model, tokenizer, ids, Setting(), 3)
-    assert model.training
-    monkeypatch.setattr(model.transformer.wte, "forward", lambda *_: 1 / 0)
-    for of in (
-        lambda: widgets.next_tokens(model, ids, Setting()),
-        lambda: widgets.continuation(model, tokenizer, ids, Setting(), 3),
-    ):
-        with pytest.raises(ZeroDivisionError):
-            of()
-        assert model.training
-    model.eval()
-
-
-def test_greedy_continuations_of_both_kinds_are_equal(own, theirs, tokenizer):
-    ids = tokenizer(PROMPT)["input_ids"]
-    first, second = (widgets.continuation(each, tokenizer, ids, Setting(0.0), 12) for each in (own, theirs))
-    assert first == second != ""
-
-
-def test_cut_tokens_are_seen_to_be_cut(own, tokenizer):
+def test_cut_tokens_have_no_bar(own, tokenizer):
     ax = widgets.box_figure(6, 4).subplots()
-    found = widgets.next_tokens(own, tokenizer(PROMPT)["input_ids"], Setting(top_k=3))
-    widgets.draw_next_tokens(ax, found, tokenizer, "")
-    said = [text.get_text() for text in ax.texts]
-    assert said.count("cut") == len(said) - 3 == 8  # ten tokens and all others
+    found = widgets.next_tokens(own, tokenizer(PROMPT)["input_ids"], widgets.SETTINGS["top-k 3"])
+    widgets.draw_next_tokens(ax, tokenizer, *found)
+    assert "3 of 400" in ax.get_title()
     assert not any(label.get_parse_math() for label in ax.get_yticklabels()), "a dollar is no formula"
     before, after = ax.containers
-    assert [bar.get_width() > 0 for bar in after] == [True] * 3 + [False] * 8
-    assert len({bar.get_facecolor() for bar in before}) == 2
-    assert sum(bar.get_width() for bar in before) == pytest.approx(1, abs=1e-5)
-    assert sum(bar.get_width() for bar in after) == pytest.approx(1, abs=1e-5)
+    assert [bar.get_width() > 0 for bar in after] == [True] * 3 + [False] * 8  # ten tokens and all others
+    assert {bar.get_hatch() for bar in before} != {bar.get_hatch() for bar in after}
+    for bars in (before, after):
+        assert sum(bar.get_width() for bar in bars) == pytest.approx(1, abs=1e-5)
 
 
 def test_the_playground(there, own, tokenizer, capsys):
     from matplotlib import pyplot
 
-    box = widgets.sampling_playground(own, tokenizer, PROMPT)
+    box = widgets.sampling_playground(own, tokenizer, PROMPT, start_tokens=[0])
     if not there:
         figure, said = pyplot.gcf(), capsys.readouterr().out
         assert box is None and len(figure.axes) == 4 == said.count("---")
-        assert all(str(setting) in said for setting in widgets.SETTINGS)
+        assert all(name in said for name in widgets.SETTINGS)
         return
     assert not pyplot.get_fignums(), "it would be shown a second time below the box"
     before, text = image(box), box.children[-1].value
@@ -197,32 +163,14 @@ def test_the_playground(there, own, tokenizer, capsys):
     assert (image(box) != before).any() and box.children[-1].value != text
     control(box, "prompt").value = "<i>"
     assert "&lt;i&gt;" in box.children[-1].value and "<i>" not in box.children[-1].value
-    control(box, "prompt").value = ""
-    assert "got no token" in box.children[-1].value and box.children[-2].layout.display == "none"
     control(box, "prompt").value = PROMPT
     control(box, "top-k").value = 0
     assert (image(box) == before).all() and box.children[-1].value == text
 
 
-def test_of_a_prompt_longer_than_the_context_the_end_is_read_and_that_is_said(
-    there, own, theirs, tokenizer, capsys, caplog
-):
-    prompt = "so " * 400
-    said = f"(the model reads the last 128 of {len(tokenizer(prompt, verbose=False)['input_ids']):,} tokens)"
-    caplog.clear()
-    for model in (own, theirs):
-        box = widgets.sampling_playground(model, tokenizer, prompt)
-        assert said in (box.children[-1].value if there else capsys.readouterr().out)
-    assert not caplog.records
-    if there:
-        control(box, "prompt").value = PROMPT
-        assert "the model reads" not in box.children[-1].value and "ValueError" not in box.children[-1].value
-
-
-def test_where_nothing_follows_the_text_ends(there, own, tokenizer, monkeypatch, capsys):
-    monkeypatch.setattr(widgets, "continuation", lambda *_, **__: "")
-    box = widgets.sampling_playground(own, tokenizer, PROMPT)
-    assert "(the text ends here)" in (box.children[-1].value if there else capsys.readouterr().out)
+def test_a_prompt_longer_than_the_context_is_continued(there, own, tokenizer, capsys):
+    box = widgets.sampling_playground(own, tokenizer, "so " * 400, start_tokens=[0])
+    assert "so so" in (box.children[-1].value if there else capsys.readouterr().out)
 
 
 @pytest.mark.parametrize(
@@ -230,7 +178,7 @@ def test_where_nothing_follows_the_text_ends(there, own, tokenizer, monkeypatch,
     [(RuntimeError("out of <memory>"), "out of &lt;memory&gt;"), (AssertionError(), "AssertionError")],
 )
 def test_every_error_is_shown_in_place_of_the_image(watched, own, tokenizer, monkeypatch, error, told):
-    box = widgets.sampling_playground(own, tokenizer, PROMPT)
+    box = widgets.sampling_playground(own, tokenizer, PROMPT, start_tokens=[0])
 
     def fail(*_, **__):
         raise error
@@ -255,20 +203,18 @@ def test_attention_is_causal_weights_equal_to_transformers(own, theirs, tokenize
     theirs.set_attn_implementation("eager")
     expected = torch.cat(theirs(torch.tensor([ids]), output_attentions=True).attentions).detach().numpy()
     for each in (own, theirs):
-        attention = TextAttention(each, tokenizer, ids)
-        weights, names = attention.of(attention.text)
-        assert weights.shape == (2, 2, len(ids), len(ids)) and "".join(names) == PROMPT
+        weights = attention_weights(each, ids)
+        assert weights.shape == (2, 2, len(ids), len(ids))
         assert weights == pytest.approx(expected, abs=1e-5)
         assert weights.sum(-1) == pytest.approx(numpy.ones(weights.shape[:3]), abs=1e-5)
         assert (weights == numpy.tril(weights)).all()
-        assert len(attention.of("another text")[1]) == len(tokenizer("another text")["input_ids"])
 
 
 def test_the_explorer(there, model, tokenizer):
     from matplotlib import pyplot
 
     ids = tokenizer("Ada was hungry. Ada ate $2 and $3.")["input_ids"]
-    box = attention_explorer(model, tokenizer, ids, layer=1, token=5)
+    box = attention_explorer(model, tokenizer, ids, layer=1, head=0, token=5)
     if not there:
         [one] = (pyplot.figure(number) for number in pyplot.get_fignums())
         assert box is None and [ax.get_title()[:7] for ax in one.axes[:2]] == ["Layer 1", "Token 5"]
@@ -280,41 +226,17 @@ def test_the_explorer(there, model, tokenizer):
     for name, value in (("layer", 0), ("head", 1), ("token", 3)):
         control(box, name).value = value
         images.append(image(box))
-    assert all((a != b).any() for a, b in zip(images, images[1:], strict=False) if a.shape == b.shape)
-    control(box, "token").value = control(box, "token").max
-    control(box, "text").value = "Ada"
-    assert control(box, "token").max == control(box, "token").value < 4
-    control(box, "text").value = "Ada was hungry and ate."
-    assert control(box, "token").value == control(box, "token").max > 4, "the last token of the new text"
-    control(box, "token").value = 2
-    assert control(box, "token").value == 2
-    control(box, "text").value = ""
-    assert "got no token" in box.children[-1].value
+    assert all((a != b).any() for a, b in itertools.pairwise(images))
 
 
 def test_dollars_are_no_formula(alone, own, tokenizer):
     from matplotlib import pyplot
 
     ids = tokenizer("Ada ate $2$")["input_ids"]
-    for token in range(len(ids)):
-        attention_explorer(own, tokenizer, ids, token=token)
-        for number in pyplot.get_fignums():
-            for ax in pyplot.figure(number).axes:
-                assert ax.get_title().count("$") == ax.get_title().count(r"\$")
-        pyplot.close("all")
-
-
-def test_no_tokens_are_refused(there, own, tokenizer):
-    with pytest.raises(ValueError, match="ids"):
-        attention_explorer(own, tokenizer, [])
-    with pytest.raises(ValueError, match="rows"):
-        widgets.token_viewer([], tokenizer)
-
-
-@pytest.mark.parametrize("wrong", [{"layer": 2}, {"head": -1}, {"token": 99}])
-def test_a_head_that_is_not_there_is_refused(alone, own, tokenizer, wrong):
-    with pytest.raises(ValueError, match=f"{next(iter(wrong))} got {next(iter(wrong.values()))}"):
-        attention_explorer(own, tokenizer, tokenizer(PROMPT)["input_ids"], **wrong)
+    attention_explorer(own, tokenizer, ids, layer=0, head=0, token=len(ids) - 1)
+    for ax in pyplot.gcf().axes:
+        assert ax.get_title().count("$") == ax.get_title().count(r"\$")
+    pyplot.close("all")
 
 
 # --- HellaSwag ---
@@ -333,54 +255,41 @@ def test_items_are_filtered_and_the_worst_come_first():
     assert hellaswag_browser.filter_items(SCORES, "all").tolist() == [1, 3, 2, 0]
     assert hellaswag_browser.filter_items(SCORES, "incorrect").tolist() == [1, 3, 2]
     assert hellaswag_browser.filter_items(SCORES, "correct").tolist() == [0]
-    assert hellaswag_browser.filter_items(SCORES, "correct", "sum").tolist() == [3, 0]
     assert 3 in hellaswag_browser.filter_items(SCORES, "conventions differ")
-    with pytest.raises(ValueError, match="best"):
-        hellaswag_browser.filter_items(SCORES, "best")
 
 
 def test_an_item_says_who_picks_what():
-    view = hellaswag_browser.item_view(ROWS, SCORES, 3)
-    assert [row[:3] for row in view.rows[:2]] == [("✓ correct", "a", "1"), ("", "bb", "2")]
-    assert [row[3:] for row in view.rows[:2]] == [
-        ("▶ -1.00", "-1.00", "-1.00", "sum"),
-        ("-1.50", "▶ -0.75", "▶ -0.75", "token, char"),
-    ]
-    text, page = repr(view), view._repr_html_()
-    assert "incorrect by token, margin -0.25" in text and "✓ correct a" in text
-    assert "picked by token, char" in text
-    assert "Item 3 &lt;b&gt;" in page and "d &amp; d" in page and page.count("▶") == 3 and "✓ correct" in page
+    text = hellaswag_browser.item_text(ROWS, SCORES, 3)
+    assert "incorrect by token, margin -0.25" in text and "✓ a\n" in text
+    assert "1 tokens, sum ▶-1.00, token -1.00, char -1.00" in text
+    assert "2 tokens, sum -1.50, token ▶-0.75, char ▶-0.75" in text
 
 
-def test_the_browser(there):
+def test_the_browser(there, capsys):
     shown = hellaswag_browser.hellaswag_browser(ROWS, SCORES)
     if not there:
-        assert [view.title.split(":")[0] for view in shown.views] == ["item 1", "item 2", "item 0"]
-        assert shown._repr_html_().count("<table>") == 3 == repr(shown).count("margin")
+        printed = [line.split(":")[0] for line in capsys.readouterr().out.splitlines() if "margin" in line]
+        assert shown is None and printed == ["item 1", "item 2", "item 0"]
         return
     page = shown.children[-1]
     assert "1 of 4, 100.0% of all" in page.value and "item 1:" in page.value
+    assert "Item 1 &lt;b&gt;" in page.value and "d &amp; d" in page.value
+    control(shown, "item").value = 4
+    assert "4 of 4" in page.value and "item 0:" in page.value
     control(shown, "show").value = "correct"
     assert "1 of 1" in page.value and "item 0:" in page.value and control(shown, "item").max == 1
-    control(shown, "convention").value = "sum"
-    assert "1 of 2" in page.value and "item 3:" in page.value
-    control(shown, "item").value = 2
-    assert "2 of 2" in page.value and "item 0:" in page.value
 
 
-def test_a_batch_run_also_shows_where_the_conventions_differ(alone):
+def test_a_batch_run_also_shows_where_the_conventions_differ(alone, capsys):
     scores = HellaSwagScores(
         numpy.array([[-9.0, -1], [-2, -2.1], [-1, -9], [-3, -4]]),
         *(numpy.array([[1, 1], [1, 1], [1, 1], [1, 2]]) for _ in range(3)),
         labels=numpy.zeros(4, int),
     )
     rows = [{**row, "endings": row["endings"][:2]} for row in ROWS]
-    assert [view.title.split(":")[0] for view in hellaswag_browser.hellaswag_browser(rows, scores).views] == [
-        "item 0",
-        "item 1",
-        "item 2",
-        "item 3",
-    ]
+    hellaswag_browser.hellaswag_browser(rows, scores)
+    printed = capsys.readouterr().out
+    assert all(f"item {i}:" in printed for i in range(4))
 
 
 def test_where_no_item_is_left_it_says_so(watched):
@@ -391,11 +300,6 @@ def test_where_no_item_is_left_it_says_so(watched):
     box = hellaswag_browser.hellaswag_browser(ROWS[:1], right)
     control(box, "show").value = "incorrect"
     assert "no such item" in box.children[-1].value
-
-
-def test_scores_of_other_items_are_refused():
-    with pytest.raises(ValueError, match="3 rows .* 4"):
-        hellaswag_browser.hellaswag_browser(ROWS[:3], SCORES)
 
 
 # --- tokens and labels ---
@@ -469,9 +373,6 @@ def test_the_viewer(there, batch, tokenizer):
     if not there:
         assert len(shown.rows) == 2
         return
-    n = int((batch["labels"][0] != -100).sum())
-    real = int(batch["attention_mask"][0].sum())
-    assert f"{real} tokens, {n} contribute to the loss, 5 more are padding" in shown.children[-1].value
     shown = widgets.token_viewer([tokenizer("Ada"), tokenizer("Ben ran")], tokenizer)
     first = shown.children[-1].value
     control(shown, "example").value = 2

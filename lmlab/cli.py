@@ -5,7 +5,6 @@ is imported by the command that needs it.
 """
 
 import logging
-import math
 import signal
 import sys
 import warnings
@@ -64,17 +63,11 @@ def main(argv: list[str] | None = None) -> int:
 @contextmanager
 def long_command() -> Iterator[None]:
     """For hours maybe, with results in files: shows the log, and goes on whether or not anybody reads it."""
+    from lmlab.course.lesson import show_log
+
     with unbreakable_output():
-        handler = logging.StreamHandler(sys.stdout)
-        logger = logging.getLogger("lmlab")
-        level = logger.level
-        logger.addHandler(handler)
-        logger.setLevel(logging.INFO)
-        try:
-            yield
-        finally:
-            logger.removeHandler(handler)
-            logger.setLevel(level)
+        show_log()
+        yield
 
 
 def _quiet(*libraries: str) -> None:
@@ -204,12 +197,6 @@ def search(
         int | None, typer.Option(min=1, help="in all, with those it has (default 12, or all of a grid)")
     ] = None,
     name: Annotated[str | None, typer.Option(help="of the study, which resumes if it exists")] = None,
-    storage: Annotated[
-        str | None, typer.Option(metavar="URL", help="a database that several processes share")
-    ] = None,
-    timeout: Annotated[
-        float, typer.Option(min=0, metavar="SECONDS", help="begin no trial after so many")
-    ] = math.inf,
     no_pruning: Annotated[bool, typer.Option("--no-pruning", help="let every trial come to its end")] = False,
     save_as: Annotated[
         str | None, typer.Option("--save-recipe", metavar="NAME", help="keep the best values as a recipe")
@@ -224,19 +211,10 @@ def search(
     if save_as:
         searching.check_new_recipe(lesson, save_as)
     dimensions = tuple(SearchDimension.parse(text) for text in space)
-    overrides = parse_settings(settings)
-    plan = SearchPlan(lesson, recipe, dimensions, metric, direction, overrides)
+    plan = SearchPlan(lesson, recipe, dimensions, metric, direction, parse_settings(settings))
     # SIGTERM ends the notebook as Ctrl-C does
     with long_command(), handle_signals([signal.SIGTERM], signal.default_int_handler):
-        result = searching.search(
-            plan,
-            trials=trials,
-            name=name,
-            storage=storage,
-            timeout=timeout,
-            pruning=not no_pruning,
-            root=output_dir,
-        )
+        result = searching.search(plan, root=output_dir, trials=trials, name=name, pruning=not no_pruning)
         print(f"\n{result}\n{result.folder}")
         if save_as:
             print(f"saved: {searching.save_recipe(result, save_as)}")
@@ -248,13 +226,11 @@ def generate_data(
     base_url: Annotated[str, typer.Option(help="such as http://localhost:8080/v1")],
     model: Annotated[str, typer.Option(help="its name at the endpoint")],
     output: Annotated[Path, typer.Option(help="a .jsonl file; it only grows")],
-    n: Annotated[int, typer.Option("--n", help="descriptions in the file")] = 1000,
-    concurrency: Annotated[int, typer.Option(help="requests at the same time")] = 8,
-    temperature: Annotated[float, typer.Option(help="of the sampling")] = 1.0,
-    max_tokens: Annotated[int, typer.Option(help="longest answer; a reasoning model needs more")] = 600,
+    n: Annotated[int, typer.Option("--n", min=1, help="descriptions in the file")] = 1000,
+    concurrency: Annotated[int, typer.Option(min=1, help="requests at the same time")] = 8,
+    temperature: Annotated[float, typer.Option(min=0, max=2, help="of the sampling")] = 1.0,
+    max_tokens: Annotated[int, typer.Option(min=1, help="longest answer; reasoning needs more")] = 600,
     seed: Annotated[int, typer.Option(help="another one asks other questions")] = 0,
-    price_input: Annotated[float | None, typer.Option(help="of a million tokens, to know the cost")] = None,
-    price_output: Annotated[float | None, typer.Option(help="of a million tokens")] = None,
     yes: Annotated[bool, typer.Option("--yes", help="begin without asking back")] = False,
 ) -> None:
     """Have a model behind an OpenAI-compatible endpoint write lesson 08's texts.
@@ -262,21 +238,13 @@ def generate_data(
     The key comes from LMLAB_API_KEY, else OPENAI_API_KEY, and is neither shown nor saved.
     Interrupted, the same command resumes.
     """
-    from lmlab.course.generation import check_prices, run_generation
+    from lmlab.course.generate_data import Endpoint, find_key
+    from lmlab.course.generation import run_generation
 
+    _, key = find_key()
+    endpoint = Endpoint(base_url, model, key, temperature, max_tokens)
     with long_command():
-        run_generation(
-            base_url,
-            model,
-            output,
-            n,
-            temperature=temperature,
-            max_tokens=max_tokens,
-            seed=seed,
-            concurrency=concurrency,
-            prices=check_prices(price_input, price_output),
-            agreed=yes,
-        )
+        run_generation(endpoint, output, n, seed=seed, concurrency=concurrency, agreed=yes)
 
 
 @app.command()

@@ -24,7 +24,7 @@ class ResumableFile:
 
     def __init__(self, path: str | Path):
         self.path = Path(path).expanduser()
-        read_rows(self.path)  # before anything is made
+        read_rows(self.path)  # what is no such file is refused before anything is made
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self.lock = FileLock(f"{self.path}.lock")
         try:

@@ -1,7 +1,8 @@
 """Hyperparameter search over a recipe: a trial is one run of the lesson's notebook, a study all of them.
 
-Optuna (Akiba et al. 2019) samples the values, prunes, and keeps the study in a database that several worker
-processes may share. A running trial has a heartbeat there; the trial of a worker that died is retried.
+Optuna (Akiba et al. 2019) samples the values, prunes, and keeps the study in a database in its folder, which
+several worker processes may share. A running trial has a heartbeat there; the trial of a worker that died is
+retried.
 """
 
 import json
@@ -19,7 +20,6 @@ import yaml
 from filelock import FileLock
 from optuna.storages import RDBStorage, RetryHeartbeatStaleTrialCallback, fail_stale_trials
 from optuna.trial import FrozenTrial
-from sqlalchemy.exc import SQLAlchemyError
 
 from lmlab.course import runner
 from lmlab.course.search_space import SearchPlan
@@ -39,12 +39,8 @@ RANDOM_TRIALS = 5  # before the sampler begins to learn from the others
 PRUNING = {"n_startup_trials": 4, "n_warmup_steps": 1, "n_min_trials": 3}
 
 
-class TrialFailed(Exception):
+class TrialFailed(ValueError):
     """The notebook of a trial failed, or its metric is not finite; the search goes on."""
-
-
-class UnknownMetric(ValueError):
-    """The lesson does not measure it, so no further trial would."""
 
 
 @dataclass(frozen=True)
@@ -68,10 +64,9 @@ class StudyResult:
         for trial in self.trials:
             seconds = round(trial.duration.total_seconds()) if trial.duration else ""
             row = {"trial": trial.number, "state": state_of(trial), self.plan.metric: _shown(trial.value)}
-            for dimension in self.plan.space:
-                row[dimension.key] = _shown(trial.params.get(dimension.key))
+            row |= {key: _shown(value) for key, value in trial.params.items()}
             rows.append({**row, "seconds": seconds, "error": trial.user_attrs.get("error", "")})
-        return pd.DataFrame(rows).to_string(index=False) if rows else "no trial has begun"
+        return pd.DataFrame(rows).to_string(index=False)
 
 
 def _shown(value: object) -> str:
@@ -88,14 +83,7 @@ def state_of(trial: FrozenTrial) -> str:
 
 
 def search(
-    plan: SearchPlan,
-    *,
-    root: Path,
-    trials: int | None = None,
-    name: str | None = None,
-    storage: str | None = None,
-    timeout: float = math.inf,
-    pruning: bool = True,
+    plan: SearchPlan, *, root: Path, trials: int | None = None, name: str | None = None, pruning: bool = True
 ) -> StudyResult:
     """Runs trials until the study has enough; those of earlier calls and of other workers count.
 
@@ -104,8 +92,6 @@ def search(
         root: Studies lie below it, each in a folder of its name.
         trials: How many the study shall have; by default 12, or all combinations of a grid.
         name: Of the study, which resumes if it exists; by default made from the plan.
-        storage: The URL of a database; by default sqlite, in the study's folder.
-        timeout: Seconds after which no trial begins.
         pruning: Whether a trial that falls behind the others is ended early.
 
     Returns:
@@ -117,16 +103,13 @@ def search(
     plan.check()
     wanted = plan.number_of_trials(trials)
     name = name or f"{plan.lesson[:2]}-{Path(plan.recipe).stem}-{plan.metric}"
-    worker = _Worker(plan, (root / name).expanduser().resolve(), storage, pruning)
-    began = last = time.monotonic()
-    waits = False
-    while time.monotonic() - began < timeout:
+    worker = _Worker(plan, (root / name).expanduser().resolve(), pruning)
+    last = time.monotonic()
+    while True:
         if worker.run_trial(wanted):
             last = time.monotonic()
         elif worker.others_run() and time.monotonic() - last <= GRACE_SECONDS + HEARTBEAT_SECONDS:
-            if not waits:
-                log.info("waiting for other workers' trials: one that has died is retried here")
-            waits = True
+            # Another worker's trial may yet turn out to have died, and is then retried here.
             time.sleep(POLL_SECONDS)
         else:
             break
@@ -139,31 +122,33 @@ def search(
 class _Worker:
     """One process's part in a study."""
 
-    def __init__(self, plan: SearchPlan, folder: Path, storage: str | None, pruning: bool):
+    def __init__(self, plan: SearchPlan, folder: Path, pruning: bool):
         self.plan, self.folder = plan, folder
         self.recipe = load_recipe(plan.lesson, plan.recipe, **plan.overrides)
         folder.mkdir(parents=True, exist_ok=True)
         self.lock = FileLock(folder / "study.lock")
         with self.lock:
-            self.study = _open_study(folder, storage, plan.direction, pruning)
+            self.study = _open_study(folder, plan.direction, pruning)
             self._check_same_plan()
 
     def _check_same_plan(self) -> None:
         """The study is new, or of this plan and of a recipe with these values."""
+        # By way of JSON, as the study keeps it: tuples become lists.
         mine = json.loads(json.dumps({**dict(self.recipe.rows()), **asdict(self.plan)}))
-        kept = self.study.user_attrs.get("plan", {})
-        for key, value in kept.items():  # a key that is new since then had no part in the trials
-            if mine.get(key) != value:
-                raise ValueError(
-                    f"study {self.folder.name!r} is another search ({key} {value} there, "
-                    f"{mine.get(key)} now); give another --name"
-                )
-        if not kept:
+        kept = self.study.user_attrs.get("plan")
+        if kept is None:
             self.study.set_user_attr("plan", mine)
+            return
+        changed = [key for key in mine if kept.get(key) != mine[key]]
+        if changed:
+            raise ValueError(
+                f"study {self.folder.name!r} is another search ({', '.join(changed)} differ); give another --name"
+            )
 
     def run_trial(self, wanted: int) -> bool:
         """Runs the next trial, or returns False when the study has all that are wanted."""
-        self.lock.acquire()  # until the trial has its values: workers together begin no more than are wanted
+        # Until the trial has its values (in _objective): workers together begin no more than are wanted.
+        self.lock.acquire()
         try:
             fail_stale_trials(self.study)
             states = [state_of(trial) for trial in self.study.get_trials(deepcopy=False)]
@@ -172,10 +157,6 @@ class _Worker:
                 return False
             self.study.sampler = _sampler(self.plan, self.recipe.seed, begun)
             self.study.optimize(self._objective, n_trials=1, catch=TrialFailed)
-        except ValueError as error:
-            if not str(error).startswith("Cannot tell a FAIL trial"):  # Optuna's words; it has no type for it
-                raise
-            log.info("another worker took this trial for dead, and retries it")
         finally:
             self.lock.release()
         return True
@@ -188,12 +169,10 @@ class _Worker:
         """Runs the notebook with a trial's values; returns its metric."""
         values = {dimension.key: dimension.suggest(trial) for dimension in self.plan.space}
         self.lock.release()
-        shown = ", ".join(f"{key} {_shown(value)}" for key, value in values.items())
-        log.info("trial %d: %s", trial.number, shown)
+        log.info("trial %d: %s", trial.number, values)
         try:
             value = self._run_notebook(trial, values)
-            trial.set_user_attr("ended", True)  # raises where another worker took the trial for dead
-        except (TrialFailed, UnknownMetric) as error:
+        except ValueError as error:
             trial.set_user_attr("error", str(error))
             log.info("trial %d failed: %s", trial.number, error)
             raise
@@ -247,28 +226,22 @@ class _Worker:
         return StudyResult(self.plan, sorted(begun, key=rank), self.folder)
 
 
-def _open_study(folder: Path, storage: str | None, direction: str, pruning: bool) -> optuna.Study:
+def _open_study(folder: Path, direction: str, pruning: bool) -> optuna.Study:
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
-    storage = storage or f"sqlite:///{folder / 'study.db'}"
-    try:
-        database = RDBStorage(
-            storage,
-            # sqlite has one writer at a time: others wait for it
-            engine_kwargs={"connect_args": {"timeout": 60}} if storage.startswith("sqlite") else {},
-            heartbeat_interval=HEARTBEAT_SECONDS,
-            grace_period=GRACE_SECONDS,
-            heartbeat_stale_trial_callback=_retry,
-        )
-        pruner = optuna.pruners.MedianPruner(**PRUNING) if pruning else optuna.pruners.NopPruner()
-        return optuna.create_study(
-            storage=database, study_name=folder.name, direction=direction, pruner=pruner, load_if_exists=True
-        )
-    except (ImportError, ValueError, SQLAlchemyError, optuna.exceptions.OptunaError) as error:
-        # the address may hold a password: only the kind of the error is shown
-        raise ValueError(
-            f"--storage: {type(error).__name__}; give the address of a database, as sqlite:///study.db"
-        ) from None
+    database = RDBStorage(
+        f"sqlite:///{folder / 'study.db'}",
+        engine_kwargs={
+            "connect_args": {"timeout": 60}
+        },  # sqlite has one writer at a time: others wait for it
+        heartbeat_interval=HEARTBEAT_SECONDS,
+        grace_period=GRACE_SECONDS,
+        heartbeat_stale_trial_callback=_retry,
+    )
+    pruner = optuna.pruners.MedianPruner(**PRUNING) if pruning else optuna.pruners.NopPruner()
+    return optuna.create_study(
+        storage=database, study_name=folder.name, direction=direction, pruner=pruner, load_if_exists=True
+    )
 
 
 def _sampler(plan: SearchPlan, seed: int, begun: int) -> optuna.samplers.BaseSampler:
@@ -308,13 +281,13 @@ def _run_watched(job: runner.Job, out: Path, look: Callable[[], None]) -> runner
 
 
 def _read_metric(path: Path, metric: str) -> float:
-    """Raises UnknownMetric, which names those that there are."""
+    """Raises ValueError, which names those that there are: no further trial would measure it either."""
     if not path.exists():
         raise TrialFailed("the notebook wrote no metrics.json")
     metrics = json.loads(path.read_text(encoding="utf-8"))["metrics"]
-    numbers = {name: value for name, value in metrics.items() if type(value) in (int, float)}
+    numbers = {name: value for name, value in metrics.items() if isinstance(value, int | float)}
     if metric not in numbers:
-        raise UnknownMetric(
+        raise ValueError(
             f"--metric got {metric!r}, expected a number that the lesson measures: {', '.join(numbers)}"
             f"{nearest(metric, numbers)}"
         )

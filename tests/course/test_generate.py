@@ -457,6 +457,7 @@ def start(server, path, *more, key=KEY, n=30):
     )
 
 
+@pytest.mark.drill
 def test_killed_at_any_moment_it_resumes_up_to_n(server, tmp_path):
     path, shown, server.delay = tmp_path / "out.jsonl", "", 0.05
     server.script = {
@@ -485,6 +486,7 @@ def test_killed_at_any_moment_it_resumes_up_to_n(server, tmp_path):
     assert "nothing to do" in again.communicate(timeout=60)[0] and again.returncode == 0
 
 
+@pytest.mark.drill
 def test_ctrl_c_ends_it_at_once_and_says_how_to_go_on(server, tmp_path):
     path, server.delay = tmp_path / "out.jsonl", 0.05
     server.script = dict.fromkeys(range(6, 20), hang)
@@ -499,26 +501,30 @@ def test_ctrl_c_ends_it_at_once_and_says_how_to_go_on(server, tmp_path):
 
 
 @pytest.mark.parametrize("key", [KEY + "\nX: y", "schlüssel-0123456789", KEY + " two"])
-def test_a_bad_key_is_refused_unseen(server, tmp_path, key):
-    process = start(server, tmp_path / "out.jsonl", "--yes", key=key)
-    shown = "".join(process.communicate(timeout=60))
-    assert process.returncode == 2 and "the key" in shown and key[:8] not in shown
+def test_a_bad_key_is_refused_unseen(server, tmp_path, capsys, monkeypatch, key):
+    monkeypatch.setenv("LMLAB_API_KEY", key)
+    assert cli.main(command(server, tmp_path / "out.jsonl", "--yes")) == 2
+    shown = "".join(capsys.readouterr())
+    assert "the key" in shown and key[:8] not in shown
     assert server.requests == []
 
 
-def test_a_refusal_shows_no_key(server, tmp_path):
+def test_a_refusal_shows_no_key(server, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("LMLAB_API_KEY", KEY)
     server.default = (401, {"X-Echo": KEY}, {"error": {"message": f"Incorrect key: {KEY}; Bearer {KEY}"}})
-    process = start(server, tmp_path / "out.jsonl", "--yes")
-    shown = "".join(process.communicate(timeout=60))
-    assert process.returncode == 2 and "401" in shown and "[key]" in shown and KEY not in shown
+    assert cli.main(command(server, tmp_path / "out.jsonl", "--yes")) == 2
+    shown = "".join(capsys.readouterr())
+    assert "401" in shown and "[key]" in shown and KEY not in shown
 
 
-def test_without_a_terminal_yes_is_needed(server, tmp_path):
+def test_without_a_terminal_yes_is_needed(server, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(sys.stdin, "isatty", lambda: False, raising=False)
+    monkeypatch.setenv("LMLAB_API_KEY", KEY)
     path = tmp_path / "new" / "out.jsonl"
-    process = start(server, path)
-    out, error = process.communicate(timeout=60)
+    assert cli.main(command(server, path)) == 2
     assert not path.parent.exists(), "nothing is made before the cost is agreed to"
-    assert process.returncode == 2 and "give --yes" in error and server.requests == []
+    out, error = capsys.readouterr()
+    assert "--yes" in error and server.requests == []
     assert "30 requests to 127.0.0.1" in out and "with the key in LMLAB_API_KEY" in out
 
 

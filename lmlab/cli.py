@@ -305,7 +305,7 @@ def plan(
     recipe: RecipeName = "tiny",
     gpu: Annotated[str | None, typer.Option(help=f"{', '.join(GPUS)} (default: this machine)")] = None,
 ) -> None:
-    """Predict memory, disk, time and cost of a recipe; nothing is loaded."""
+    """Predict memory, time and cost of a recipe; nothing is loaded."""
     from lmlab import hardware
     from lmlab.course.plan import plan as make_plan
 

@@ -219,8 +219,8 @@ class Endpoint:
         except (AttributeError, LookupError, TypeError):
             return Answer(self.redact(str(reply)), "no chat completion")
         self.has_answered = True
-        usage = [getattr(reply.usage, name, 0) for name in ("prompt_tokens", "completion_tokens")]
-        tokens = [number if isinstance(number, int) else 0 for number in usage]
+        # Not every endpoint counts them.
+        tokens = [getattr(reply.usage, name, 0) for name in ("prompt_tokens", "completion_tokens")]
         if self._holds_key(text):
             return Answer(self.redact(text), "the key stands in it", *tokens)
         if choice.finish_reason == "length":
@@ -312,8 +312,12 @@ async def _fill(endpoint: Endpoint, file: ResumableFile, n: int, seed: int, conc
                     row = {"text": answer.text, "model": endpoint.model, "prompt": number, "seed": seed}
                     file.append(row)
                 tally.add(answer, problem)
-                recent.append(problem)
-                _check_recent(recent, endpoint.host)
+                recent.append(problem is not None)
+                if len(recent) == RECENT and sum(recent) > RECENT / 2:
+                    raise EndpointError(
+                        f"more than half of the last {RECENT} answers of {endpoint.host} had to be left out "
+                        f"({tally}); try another model or temperature; the same command resumes"
+                    )
     return tally
 
 
@@ -321,13 +325,3 @@ def _next_prompt(rows: list[dict], seed: int) -> int:
     """The first prompt number that no row of this seed has used."""
     used = [row["prompt"] for row in rows if row.get("seed") == seed]
     return max(used, default=-1) + 1
-
-
-def _check_recent(recent: deque, host: str) -> None:
-    left_out = Counter(problem for problem in recent if problem)
-    if len(recent) == RECENT and left_out.total() > RECENT / 2:
-        problems = ", ".join(f"{n} {problem}" for problem, n in left_out.most_common())
-        raise EndpointError(
-            f"{left_out.total()} of the last {RECENT} answers of {host} had to be left out ({problems}); try "
-            "another model or temperature; what is written stays, and the same command resumes"
-        )

@@ -48,7 +48,7 @@ class StudyResult:
     """A study as it stands, and the folder where its plots and trials are."""
 
     plan: SearchPlan
-    trials: list[FrozenTrial]  # that have begun, the best first
+    trials: list[FrozenTrial]  # that have begun, the complete ones first, the best before all
     folder: Path
 
     @property
@@ -62,17 +62,10 @@ class StudyResult:
 
         rows = []
         for trial in self.trials:
-            seconds = round(trial.duration.total_seconds()) if trial.duration else ""
-            row = {"trial": trial.number, "state": state_of(trial), self.plan.metric: _shown(trial.value)}
-            row |= {key: _shown(value) for key, value in trial.params.items()}
-            rows.append({**row, "seconds": seconds, "error": trial.user_attrs.get("error", "")})
-        return pd.DataFrame(rows).to_string(index=False)
-
-
-def _shown(value: object) -> str:
-    if value is None:
-        return ""
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+            row = {"trial": trial.number, "state": state_of(trial), self.plan.metric: trial.value}
+            seconds = trial.duration.total_seconds() if trial.duration else None
+            rows.append(row | trial.params | {"seconds": seconds, "error": trial.user_attrs.get("error", "")})
+        return pd.DataFrame(rows).to_string(index=False, float_format="{:.4g}".format, na_rep="")
 
 
 def state_of(trial: FrozenTrial) -> str:
@@ -104,15 +97,9 @@ def search(
     wanted = plan.number_of_trials(trials)
     name = name or f"{plan.lesson[:2]}-{Path(plan.recipe).stem}-{plan.metric}"
     worker = _Worker(plan, (root / name).expanduser().resolve(), pruning)
-    last = time.monotonic()
-    while True:
-        if worker.run_trial(wanted):
-            last = time.monotonic()
-        elif worker.others_run() and time.monotonic() - last <= GRACE_SECONDS + HEARTBEAT_SECONDS:
-            # Another worker's trial may yet turn out to have died, and is then retried here.
-            time.sleep(POLL_SECONDS)
-        else:
-            break
+    # Another worker's running trial may turn out to have died: it is then queued again, and run here.
+    while worker.run_trial(wanted) or worker.others_run():
+        time.sleep(POLL_SECONDS)
     result = worker.result()
     if result.best:
         save_plots(worker.study, plan, result.folder)
@@ -179,26 +166,23 @@ class _Worker:
         except (KeyboardInterrupt, OSError):  # no fault of the values
             _retry(self.study, self.study.trials[trial.number])
             raise
-        log.info("trial %d: %s %s", trial.number, self.plan.metric, _shown(value))
+        log.info("trial %d: %s %.4g", trial.number, self.plan.metric, value)
         return value
 
     def _run_notebook(self, trial: optuna.Trial, values: dict) -> float:
-        overrides = {**self.plan.overrides, **values}
-        try:
-            load_recipe(self.plan.lesson, self.plan.recipe, **overrides)
-        except ValueError as error:  # values that contradict each other
-            raise TrialFailed(str(error)) from None
+        """The metric of the notebook with these values. Raises TrialFailed where it has none."""
+        lesson, overrides = self.plan.lesson, {**self.plan.overrides, **values}
         out = self.folder / "trials" / f"{trial.number:04d}"
         out.mkdir(parents=True)
-        recipe = str(find_recipe(self.plan.lesson, self.plan.recipe))
+        recipe = str(find_recipe(lesson, self.plan.recipe))
         parameters = {"recipe": recipe, "overrides": overrides, "output_dir": str(out)}
-        job = runner.Job(self.plan.lesson, runner.NOTEBOOKS / f"{self.plan.lesson}.ipynb", parameters)
+        job = runner.Job(lesson, runner.NOTEBOOKS / f"{lesson}.ipynb", parameters)
         reported: set[int] = set()  # steps
-        outcome = _run_watched(job, out, lambda: self._report(trial, out / self.plan.lesson, reported))
+        outcome = _run_watched(job, out, lambda: self._report(trial, out / lesson, reported))
         if not outcome.ok:
             write_atomic(out / "error.txt", outcome.error)
             raise TrialFailed(outcome.error.strip().splitlines()[-1].strip())
-        value = _read_metric(out / self.plan.lesson / "metrics.json", self.plan.metric)
+        value = _read_metric(out / lesson / "metrics.json", self.plan.metric)
         if not math.isfinite(value):
             raise TrialFailed(f"diverged: {value}")
         return value
@@ -215,15 +199,11 @@ class _Worker:
 
     def result(self) -> StudyResult:
         """All trials that have begun, the best first."""
-        order = ("complete", "pruned", "running", "failed", "interrupted")
-        sign = 1 if self.plan.direction == "minimize" else -1
-
-        def rank(trial: FrozenTrial) -> tuple:
-            value = math.inf if trial.value is None else sign * trial.value
-            return order.index(state_of(trial)), value, trial.number
-
         begun = [trial for trial in self.study.trials if state_of(trial) != "waiting"]
-        return StudyResult(self.plan, sorted(begun, key=rank), self.folder)
+        complete = [trial for trial in begun if state_of(trial) == "complete"]
+        complete.sort(key=lambda trial: trial.value, reverse=self.plan.direction == "maximize")
+        others = [trial for trial in begun if state_of(trial) != "complete"]
+        return StudyResult(self.plan, complete + others, self.folder)
 
 
 def _open_study(folder: Path, direction: str, pruning: bool) -> optuna.Study:
@@ -231,9 +211,8 @@ def _open_study(folder: Path, direction: str, pruning: bool) -> optuna.Study:
     warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
     database = RDBStorage(
         f"sqlite:///{folder / 'study.db'}",
-        engine_kwargs={
-            "connect_args": {"timeout": 60}
-        },  # sqlite has one writer at a time: others wait for it
+        # sqlite has one writer at a time: others wait for it
+        engine_kwargs={"connect_args": {"timeout": 60}},
         heartbeat_interval=HEARTBEAT_SECONDS,
         grace_period=GRACE_SECONDS,
         heartbeat_stale_trial_callback=_retry,
@@ -282,8 +261,6 @@ def _run_watched(job: runner.Job, out: Path, look: Callable[[], None]) -> runner
 
 def _read_metric(path: Path, metric: str) -> float:
     """Raises ValueError, which names those that there are: no further trial would measure it either."""
-    if not path.exists():
-        raise TrialFailed("the notebook wrote no metrics.json")
     metrics = json.loads(path.read_text(encoding="utf-8"))["metrics"]
     numbers = {name: value for name, value in metrics.items() if isinstance(value, int | float)}
     if metric not in numbers:
@@ -322,17 +299,15 @@ def save_recipe(result: StudyResult, name: str) -> Path:
     Its expected bands are left out: they were measured with other values.
 
     Raises:
-        ValueError: The name is taken, a trial still runs, or none is complete.
+        ValueError: The name is taken, or no trial is complete.
     """
     plan, best = result.plan, result.best
     path = check_new_recipe(plan.lesson, name)
-    states = [state_of(trial) for trial in result.trials]
-    if best is None or "running" in states:
-        raise ValueError(f"--save-recipe {name}: not saved; trials are {', '.join(states)}: search on first")
+    if best is None:
+        raise ValueError(f"--save-recipe {name}: not saved, no trial of {result.folder.name} is complete")
     head = (
-        f"# Found by a search from recipe {plan.recipe}: {plan.metric} {best.value:.6g}, the best "
-        f"({plan.direction}) of {states.count('complete')} complete trials\n"
-        f"# of study {result.folder.name} ({time.strftime('%Y-%m-%d')}). It has no expected bands yet.\n"
+        f"# Found by a search from recipe {plan.recipe}: {plan.metric} {best.value:.6g} ({plan.direction})\n"
+        f"# in study {result.folder.name} ({time.strftime('%Y-%m-%d')}). It has no expected bands yet.\n"
     )
     values = {"extends": plan.recipe, **plan.overrides, **best.params, "expected": {}}
     path.parent.mkdir(parents=True, exist_ok=True)

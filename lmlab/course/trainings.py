@@ -143,15 +143,8 @@ def _from_scratch(cfg: Recipe, machine: Machine) -> dict:
         vocab_size = published_config(cfg.tokenizer).vocab_size
     else:
         vocab_size = len(load_tokenizer(cfg.tokenizer))
-    config = GPTConfig(
-        n_layer=cfg.n_layer,
-        n_head=cfg.n_head,
-        n_embd=cfg.n_embd,
-        dropout=cfg.dropout,
-        block_size=cfg.block_size,
-        vocab_size=vocab_size,
-        vocab_multiple=cfg.vocab_multiple,
-    )
+    shape = (cfg.n_layer, cfg.n_head, cfg.n_embd, cfg.block_size, vocab_size)
+    config = GPTConfig(*shape, dropout=cfg.dropout, vocab_multiple=cfg.vocab_multiple)
     return {"model": "a new GPT-2", "config": config, "steps": cfg.max_steps}
 
 
@@ -202,14 +195,8 @@ def _locations(cfg: Recipe, machine: Machine) -> dict:
     from lmlab.models.gpt import GPTConfig
 
     base = published_config(cfg.model)
-    config = GPTConfig(
-        n_layer=base.n_layer,
-        n_head=base.n_head,
-        n_embd=base.n_embd,
-        dropout=base.resid_pdrop,
-        block_size=base.n_positions,
-        vocab_size=base.vocab_size,
-    )
+    shape = (base.n_layer, base.n_head, base.n_embd, base.n_positions, base.vocab_size)
+    config = GPTConfig(*shape, dropout=base.resid_pdrop)
     length = min(cfg.block_size, base.n_positions)
     tokens_per_step = cfg.batch_size * cfg.grad_accumulation * length
     steps_per_epoch = max(1, round(cfg.n_train * DESCRIPTION_TOKENS / tokens_per_step))

@@ -150,7 +150,7 @@ def test_a_search_goes_on_after_a_failure_and_saves_its_winner(tmp_path, monkeyp
     found = load_recipe(LESSON, "found")
     assert found == wanted.model_copy(update={"name": "found", "expected": {}})
     saved = (tmp_path / "recipes" / LESSON / "found.yaml").read_text()
-    assert "val_loss 0, the best (minimize) of 1 complete trials" in saved
+    assert "val_loss 0 (minimize)" in saved
 
 
 def seed_study(folder: Path, plan: SearchPlan, n: int) -> None:
@@ -434,7 +434,7 @@ def test_values_that_contradict_each_other_are_refused():
 def test_a_recipe_is_saved_once_and_only_of_a_complete_trial(tmp_path, quick, monkeypatch):
     monkeypatch.chdir(tmp_path)
     bad = search(plan_of("learning_rate=categorical:1.0"), name="bad", root=tmp_path)
-    with pytest.raises(ValueError, match="found.*failed"):
+    with pytest.raises(ValueError, match="found"):
         save_recipe(bad, "found")
     result = search(plan_of(RATE), trials=1, name="good", root=tmp_path)
     save_recipe(result, "found")

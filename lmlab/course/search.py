@@ -1,8 +1,7 @@
 """Hyperparameter search over a recipe: a trial is one run of the lesson's notebook, a study all of them.
 
-Optuna (Akiba et al. 2019) samples the values, prunes, and keeps the study in a database in its folder, which
-several worker processes may share. A running trial has a heartbeat there; the trial of a worker that died is
-retried.
+Optuna (Akiba et al. 2019) samples the values, prunes, and keeps the study in a database in its folder. A trial
+that was interrupted is retried with its values when the study resumes.
 """
 
 import json
@@ -13,26 +12,25 @@ import warnings
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 import optuna
 import yaml
 from filelock import FileLock
-from optuna.storages import RDBStorage, RetryHeartbeatStaleTrialCallback, fail_stale_trials
-from optuna.trial import FrozenTrial
+from optuna.storages import RetryHeartbeatStaleTrialCallback
+from optuna.trial import FrozenTrial, TrialState
 
 from lmlab.course import runner
 from lmlab.course.search_space import SearchPlan
 from lmlab.files import replace_file, write_atomic
-from lmlab.recipes import find_recipe, list_recipes, load_recipe
+from lmlab.recipes import Recipe, find_recipe, list_recipes, load_recipe
 from lmlab.recipes.types import nearest
 from lmlab.training.progress import read_progress
 
 log = logging.getLogger(__name__)
 
 POLL_SECONDS = 0.5
-HEARTBEAT_SECONDS = 30
-GRACE_SECONDS = 300  # a trial without a heartbeat for so long has died with its worker
 RANDOM_TRIALS = 5  # before the sampler begins to learn from the others
 # a learning rate that is good early may not be so in the end: only what falls behind half of the others is
 # pruned
@@ -78,7 +76,7 @@ def state_of(trial: FrozenTrial) -> str:
 def search(
     plan: SearchPlan, *, root: Path, trials: int | None = None, name: str | None = None, pruning: bool = True
 ) -> StudyResult:
-    """Runs trials until the study has enough; those of earlier calls and of other workers count.
+    """Runs trials until the study has enough; those of earlier calls count.
 
     Args:
         plan: What is searched.
@@ -88,139 +86,118 @@ def search(
         pruning: Whether a trial that falls behind the others is ended early.
 
     Returns:
-        The study's result. Trials of other workers may still run.
+        The study's result.
 
     Raises:
         ValueError: A request that cannot be met, before anything runs; or an unknown metric.
     """
     plan.check()
     wanted = plan.number_of_trials(trials)
+    recipe = load_recipe(plan.lesson, plan.recipe, **plan.overrides)
     name = name or f"{plan.lesson[:2]}-{Path(plan.recipe).stem}-{plan.metric}"
-    worker = _Worker(plan, (root / name).expanduser().resolve(), pruning)
-    # Another worker's running trial may turn out to have died: it is then queued again, and run here.
-    while worker.run_trial(wanted) or worker.others_run():
-        time.sleep(POLL_SECONDS)
-    result = worker.result()
-    if result.best:
-        save_plots(worker.study, plan, result.folder)
+    folder = (root / name).expanduser().resolve()
+    folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder / "study.lock", timeout=0):  # one process at a time
+        study = _open_study(folder, plan, recipe, pruning)
+        while (begun := _count_begun(study)) < wanted:
+            study.sampler = _sampler(plan, recipe.seed, begun)
+            study.optimize(partial(_objective, plan, folder), n_trials=1, catch=TrialFailed)
+        result = StudyResult(plan, _ranked(study, plan.direction), folder)
+        if result.best:
+            save_plots(study, plan, folder)
     return result
 
 
-class _Worker:
-    """One process's part in a study."""
-
-    def __init__(self, plan: SearchPlan, folder: Path, pruning: bool):
-        self.plan, self.folder = plan, folder
-        self.recipe = load_recipe(plan.lesson, plan.recipe, **plan.overrides)
-        folder.mkdir(parents=True, exist_ok=True)
-        self.lock = FileLock(folder / "study.lock")
-        with self.lock:
-            self.study = _open_study(folder, plan.direction, pruning)
-            self._check_same_plan()
-
-    def _check_same_plan(self) -> None:
-        """The study is new, or of this plan and of a recipe with these values."""
-        # By way of JSON, as the study keeps it: tuples become lists.
-        mine = json.loads(json.dumps({**dict(self.recipe.rows()), **asdict(self.plan)}))
-        kept = self.study.user_attrs.get("plan")
-        if kept is None:
-            self.study.set_user_attr("plan", mine)
-            return
-        changed = [key for key in mine if kept.get(key) != mine[key]]
-        if changed:
-            raise ValueError(
-                f"study {self.folder.name!r} is another search ({', '.join(changed)} differ); give another --name"
-            )
-
-    def run_trial(self, wanted: int) -> bool:
-        """Runs the next trial, or returns False when the study has all that are wanted."""
-        # Until the trial has its values (in _objective): workers together begin no more than are wanted.
-        self.lock.acquire()
-        try:
-            fail_stale_trials(self.study)
-            states = [state_of(trial) for trial in self.study.get_trials(deepcopy=False)]
-            begun = sum(state not in ("waiting", "interrupted") for state in states)
-            if begun >= wanted:
-                return False
-            self.study.sampler = _sampler(self.plan, self.recipe.seed, begun)
-            self.study.optimize(self._objective, n_trials=1, catch=TrialFailed)
-        finally:
-            self.lock.release()
-        return True
-
-    def others_run(self) -> bool:
-        """Whether another worker is at a trial."""
-        return any(state_of(trial) == "running" for trial in self.study.get_trials(deepcopy=False))
-
-    def _objective(self, trial: optuna.Trial) -> float:
-        """Runs the notebook with a trial's values; returns its metric."""
-        values = {dimension.key: dimension.suggest(trial) for dimension in self.plan.space}
-        self.lock.release()
-        log.info("trial %d: %s", trial.number, values)
-        try:
-            value = self._run_notebook(trial, values)
-        except ValueError as error:
-            trial.set_user_attr("error", str(error))
-            log.info("trial %d failed: %s", trial.number, error)
-            raise
-        except (KeyboardInterrupt, OSError):  # no fault of the values
-            _retry(self.study, self.study.trials[trial.number])
-            raise
-        log.info("trial %d: %s %.4g", trial.number, self.plan.metric, value)
-        return value
-
-    def _run_notebook(self, trial: optuna.Trial, values: dict) -> float:
-        """The metric of the notebook with these values. Raises TrialFailed where it has none."""
-        lesson, overrides = self.plan.lesson, {**self.plan.overrides, **values}
-        out = self.folder / "trials" / f"{trial.number:04d}"
-        out.mkdir(parents=True)
-        recipe = str(find_recipe(lesson, self.plan.recipe))
-        parameters = {"recipe": recipe, "overrides": overrides, "output_dir": str(out)}
-        job = runner.Job(lesson, runner.NOTEBOOKS / f"{lesson}.ipynb", parameters)
-        reported: set[int] = set()  # steps
-        outcome = _run_watched(job, out, lambda: self._report(trial, out / lesson, reported))
-        if not outcome.ok:
-            write_atomic(out / "error.txt", outcome.error)
-            raise TrialFailed(outcome.error.strip().splitlines()[-1].strip())
-        value = _read_metric(out / lesson / "metrics.json", self.plan.metric)
-        if not math.isfinite(value):
-            raise TrialFailed(f"diverged: {value}")
-        return value
-
-    def _report(self, trial: optuna.Trial, lesson_folder: Path, reported: set[int]) -> None:
-        """Passes on what the notebook has reported since. Raises TrialPruned where it falls behind."""
-        for row in read_progress(lesson_folder):
-            if self.plan.metric in row and row["step"] not in reported:
-                reported.add(row["step"])
-                trial.report(row[self.plan.metric], row["step"])
-                if trial.should_prune():
-                    log.info("trial %d: pruned at step %d", trial.number, row["step"])
-                    raise optuna.TrialPruned
-
-    def result(self) -> StudyResult:
-        """All trials that have begun, the best first."""
-        begun = [trial for trial in self.study.trials if state_of(trial) != "waiting"]
-        complete = [trial for trial in begun if state_of(trial) == "complete"]
-        complete.sort(key=lambda trial: trial.value, reverse=self.plan.direction == "maximize")
-        others = [trial for trial in begun if state_of(trial) != "complete"]
-        return StudyResult(self.plan, complete + others, self.folder)
+def _count_begun(study: optuna.Study) -> int:
+    states = [state_of(trial) for trial in study.get_trials(deepcopy=False)]
+    return sum(state not in ("waiting", "interrupted") for state in states)
 
 
-def _open_study(folder: Path, direction: str, pruning: bool) -> optuna.Study:
+def _ranked(study: optuna.Study, direction: str) -> list[FrozenTrial]:
+    """All trials that have begun: the complete ones, the best first, then the others."""
+    begun = [trial for trial in study.trials if state_of(trial) != "waiting"]
+    complete = [trial for trial in begun if state_of(trial) == "complete"]
+    complete.sort(key=lambda trial: trial.value, reverse=direction == "maximize")
+    return complete + [trial for trial in begun if state_of(trial) != "complete"]
+
+
+def _open_study(folder: Path, plan: SearchPlan, recipe: Recipe, pruning: bool) -> optuna.Study:
+    """The study in a folder, new or as it was left.
+
+    Raises:
+        ValueError: It is of another plan, or of a recipe with other values.
+    """
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
-    database = RDBStorage(
-        f"sqlite:///{folder / 'study.db'}",
-        # sqlite has one writer at a time: others wait for it
-        engine_kwargs={"connect_args": {"timeout": 60}},
-        heartbeat_interval=HEARTBEAT_SECONDS,
-        grace_period=GRACE_SECONDS,
-        heartbeat_stale_trial_callback=_retry,
+    study = optuna.create_study(
+        storage=f"sqlite:///{folder / 'study.db'}",
+        study_name=folder.name,
+        direction=plan.direction,
+        pruner=optuna.pruners.MedianPruner(**PRUNING) if pruning else optuna.pruners.NopPruner(),
+        load_if_exists=True,
     )
-    pruner = optuna.pruners.MedianPruner(**PRUNING) if pruning else optuna.pruners.NopPruner()
-    return optuna.create_study(
-        storage=database, study_name=folder.name, direction=direction, pruner=pruner, load_if_exists=True
-    )
+    # By way of JSON, as the study keeps it: tuples become lists.
+    mine = json.loads(json.dumps({**dict(recipe.rows()), **asdict(plan)}))
+    kept = study.user_attrs.get("plan")
+    if kept is None:
+        study.set_user_attr("plan", mine)
+    elif kept != mine:
+        changed = ", ".join(key for key in mine if kept.get(key) != mine[key])
+        raise ValueError(f"study {folder.name!r} is another search ({changed} differ); give another --name")
+    # Nobody else has the lock: what is still running was killed with its process.
+    for trial in study.get_trials(states=[TrialState.RUNNING]):
+        study.tell(trial.number, state=TrialState.FAIL)
+        _retry(study, trial)
+    return study
+
+
+def _objective(plan: SearchPlan, folder: Path, trial: optuna.Trial) -> float:
+    """Runs the notebook with a trial's values; returns its metric."""
+    values = {dimension.key: dimension.suggest(trial) for dimension in plan.space}
+    log.info("trial %d: %s", trial.number, values)
+    try:
+        value = _run_notebook(plan, folder, trial, values)
+    except ValueError as error:
+        trial.set_user_attr("error", str(error))
+        log.info("trial %d failed: %s", trial.number, error)
+        raise
+    except (KeyboardInterrupt, OSError):  # no fault of the values
+        _retry(trial.study, trial.study.trials[trial.number])
+        raise
+    log.info("trial %d: %s %.4g", trial.number, plan.metric, value)
+    return value
+
+
+def _run_notebook(plan: SearchPlan, folder: Path, trial: optuna.Trial, values: dict) -> float:
+    """The metric of the notebook with these values. Raises TrialFailed where it has none."""
+    out = folder / "trials" / f"{trial.number:04d}"
+    out.mkdir(parents=True)
+    parameters = {
+        "recipe": str(find_recipe(plan.lesson, plan.recipe)),
+        "overrides": {**plan.overrides, **values},
+        "output_dir": str(out),
+    }
+    job = runner.Job(plan.lesson, runner.NOTEBOOKS / f"{plan.lesson}.ipynb", parameters)
+    reported: set[int] = set()  # steps
+    outcome = _run_watched(job, out, lambda: _report(trial, plan.metric, out / plan.lesson, reported))
+    if not outcome.ok:
+        write_atomic(out / "error.txt", outcome.error)
+        raise TrialFailed(outcome.error.strip().splitlines()[-1].strip())
+    value = _read_metric(out / plan.lesson / "metrics.json", plan.metric)
+    if not math.isfinite(value):
+        raise TrialFailed(f"diverged: {value}")
+    return value
+
+
+def _report(trial: optuna.Trial, metric: str, lesson_folder: Path, reported: set[int]) -> None:
+    """Passes on what the notebook has reported since. Raises TrialPruned where it falls behind."""
+    for row in read_progress(lesson_folder):
+        if metric in row and row["step"] not in reported:
+            reported.add(row["step"])
+            trial.report(row[metric], row["step"])
+            if trial.should_prune():
+                log.info("trial %d: pruned at step %d", trial.number, row["step"])
+                raise optuna.TrialPruned
 
 
 def _sampler(plan: SearchPlan, seed: int, begun: int) -> optuna.samplers.BaseSampler:

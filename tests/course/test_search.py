@@ -13,6 +13,7 @@ from pathlib import Path
 import nbformat
 import psutil
 import pytest
+from filelock import FileLock
 from nbformat.v4 import new_code_cell, new_notebook
 
 from lmlab import cli
@@ -82,13 +83,6 @@ def quick(monkeypatch):
     monkeypatch.setattr(runner, "run_notebook", stand_in())
     monkeypatch.setattr(searching, "POLL_SECONDS", 0.02)
     monkeypatch.setattr(searching, "save_plots", lambda *_: None)  # it takes the most time of all
-
-
-@pytest.fixture
-def short_grace(monkeypatch):
-    """A worker counts as dead after two seconds."""
-    monkeypatch.setattr(searching, "HEARTBEAT_SECONDS", 1)
-    monkeypatch.setattr(searching, "GRACE_SECONDS", 2)
 
 
 def start_worker(root: Path, *arguments: str, code: str) -> subprocess.Popen:
@@ -188,9 +182,7 @@ def test_a_trial_that_falls_behind_is_pruned_and_its_processes_are_gone(tmp_path
 
 
 @pytest.mark.drill
-def test_a_killed_worker_takes_its_notebook_along_and_the_trial_is_retried(
-    tmp_path, monkeypatch, short_grace
-):
+def test_a_killed_worker_takes_its_notebook_along_and_the_trial_is_retried(tmp_path, monkeypatch):
     write_notebook(tmp_path / "notebooks", BLOCK)
     code = f"runner.NOTEBOOKS = Path({str(tmp_path / 'notebooks')!r})"
     worker = start_worker(tmp_path, "--space", RATE, "--trials", "1", code=code)
@@ -225,7 +217,7 @@ def test_a_search_in_two_parts_samples_what_one_does(tmp_path, quick):
 
 @pytest.mark.drill
 @pytest.mark.parametrize("space", [RATES, RATE])
-def test_killed_in_the_middle_nothing_is_lost_and_nothing_repeated(tmp_path, quick, short_grace, space):
+def test_killed_in_the_middle_nothing_is_lost_and_nothing_repeated(tmp_path, quick, space):
     plan = plan_of(space)
     whole = search(plan, trials=5, name="whole", root=tmp_path)
     code = "runner.run_notebook = stand_in(block_at=2)"
@@ -243,19 +235,10 @@ def test_killed_in_the_middle_nothing_is_lost_and_nothing_repeated(tmp_path, qui
         assert set(rates) == {values["learning_rate"] for values in values_of(whole)}
 
 
-@pytest.mark.slow
-def test_two_workers_share_the_trials(tmp_path):
-    space = "learning_rate=categorical:" + ",".join(f"{i}e-3" for i in range(1, 9))
-    code = "runner.run_notebook = stand_in(seconds=0.3)"
-    workers = [start_worker(tmp_path, "--space", space, code=code) for _ in range(2)]
-    printed = [worker.communicate(timeout=100)[0] for worker in workers]
-    assert [worker.returncode for worker in workers] == [0, 0], printed
-    result = search(plan_of(space), name="s", root=tmp_path)
-    assert sorted(values["learning_rate"] for values in values_of(result)) == [i / 1000 for i in range(1, 9)]
-    done = [len(re.findall(r"trial \d: val_loss", text)) for text in printed]
-    assert sum(done) == 8 and min(done) > 0
-    tables = [re.split(r"\n +trial +state", text)[1] for text in printed]
-    assert tables[0] == tables[1], "each waits for the other's last trial"
+def test_a_study_is_one_processs_at_a_time(tmp_path, quick):
+    (tmp_path / "s").mkdir()
+    with FileLock(tmp_path / "s" / "study.lock"), pytest.raises(TimeoutError, match="study.lock"):
+        search(plan_of(RATE), trials=1, name="s", root=tmp_path)
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, OSError])

@@ -73,15 +73,12 @@ def _timed_step(model, optimizer, batch: Mapping, autocast) -> float:
 def product_speed(size: int = 1024, seconds: float = 0.3) -> float:
     """FLOPs per second of square float32 matrix products on this CPU, as it is now."""
     import torch
+    from torch.utils.benchmark import Timer
 
-    a = torch.ones(size, size)
-    a @ a  # the first allocates
+    # Timer's own default is a single thread.
+    timer = Timer("a @ a", globals={"a": torch.ones(size, size)}, num_threads=torch.get_num_threads())
     # For a while, as clocks change; other processes on these cores count, as they will in the training.
-    start, products = time.perf_counter(), 0
-    while time.perf_counter() - start < seconds:
-        a @ a
-        products += 1
-    return products * 2 * size**3 / (time.perf_counter() - start)
+    return 2 * size**3 / timer.blocked_autorange(min_run_time=seconds).mean
 
 
 def four_bit_bytes(n: int) -> int:

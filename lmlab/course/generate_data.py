@@ -14,7 +14,6 @@ import re
 import unicodedata
 from collections import Counter, deque
 from dataclasses import dataclass, field
-from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import unquote, urlsplit
@@ -294,22 +293,17 @@ async def _fill(endpoint: Endpoint, file: ResumableFile, n: int, seed: int, conc
     # Rows of earlier runs count, and no new one may repeat them.
     tally, index = Tally(len(file.rows)), TextIndex(row["text"] for row in file.rows)
     endpoint.has_answered |= any(row.get("model") == endpoint.model for row in file.rows)
-    numbers, recent = count(_next_prompt(file.rows, seed)), deque(maxlen=RECENT)
-    pending: dict[asyncio.Task, int] = {}  # request -> number of its prompt
+    number, recent = _next_prompt(file.rows, seed), deque(maxlen=RECENT)
     async with endpoint.connect() as client:
         while tally.written < n:
-            while len(pending) < min(concurrency, n - tally.written):
-                number = next(numbers)
-                request = endpoint.ask(client, prompt_messages(number, seed))
-                pending[asyncio.create_task(request)] = number
-            # Whichever answer comes first is judged first; its place goes to the next prompt.
-            done, _ = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
-            for task in done:
-                number, answer = pending.pop(task), task.result()
+            numbers = range(number, number + min(concurrency, n - tally.written))
+            number = numbers.stop
+            requests = [endpoint.ask(client, prompt_messages(asked, seed)) for asked in numbers]
+            for asked, answer in zip(numbers, await asyncio.gather(*requests), strict=True):
                 problem = answer.problem or index.repeats(answer.text)
                 if problem is None:
                     index.add(answer.text)
-                    row = {"text": answer.text, "model": endpoint.model, "prompt": number, "seed": seed}
+                    row = {"text": answer.text, "model": endpoint.model, "prompt": asked, "seed": seed}
                     file.append(row)
                 tally.add(answer, problem)
                 recent.append(problem is not None)

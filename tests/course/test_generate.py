@@ -421,7 +421,7 @@ def test_a_file_of_another_name_is_not_made(tmp_path):
 
 def test_two_writers_do_not_mix(tmp_path):
     path = tmp_path / "out.jsonl"
-    with ResumableFile(path), pytest.raises(ValueError, match="out.jsonl"):
+    with ResumableFile(path), pytest.raises(TimeoutError, match="out.jsonl"):
         ResumableFile(path)
     with ResumableFile(path):
         pass

@@ -78,9 +78,7 @@ def _quiet(*libraries: str) -> None:
 
 
 Lesson = Annotated[str, typer.Argument(help="01 to 09, or a full name")]
-RecipeName = Annotated[
-    str, typer.Option("--recipe", help="tiny, t4, gpu, local, one of your own in ./recipes, or its path")
-]
+RecipeName = Annotated[str, typer.Option(help="tiny, t4, gpu, local, one in ./recipes, or a path")]
 Settings = Annotated[
     list[str],
     typer.Option(
@@ -93,9 +91,7 @@ Settings = Annotated[
 ]
 OutFolder = Annotated[
     Path | None,
-    typer.Option(
-        "--out", help="the run's folder (default runs/<command>-<recipe>); an unfinished run resumes"
-    ),
+    typer.Option(help="the run's folder (default runs/<command>-<recipe>); an unfinished run resumes"),
 ]
 
 
@@ -122,8 +118,7 @@ def run(
     jobs: Annotated[int, typer.Option(min=1, help="notebooks at the same time")] = 1,
     output_dir: Annotated[Path, typer.Option(help="where runs go")] = Path("runs"),
     from_run: Annotated[
-        str | None,
-        typer.Option("--from", metavar="RUN", help="use this run's models, not the newest that there are"),
+        str | None, typer.Option("--from", help="use this run's models, not the newest")
     ] = None,
 ) -> None:
     """Run notebooks in batch."""
@@ -143,9 +138,7 @@ def pretrain(
     settings: Settings,
     recipe: RecipeName = "tiny",
     out: OutFolder = None,
-    replace: Annotated[
-        bool, typer.Option("--replace", help="begin anew; the run that is there goes to OUT/previous")
-    ] = False,
+    replace: Annotated[bool, typer.Option("--replace", help="begin anew, the old run is kept")] = False,
     data_only: Annotated[bool, typer.Option("--data-only", help="prepare the shards, and stop")] = False,
 ) -> None:
     """Train the model of lesson 02 without its notebook; also by torchrun -m lmlab pretrain."""
@@ -183,24 +176,17 @@ def search(
         list[str],
         typer.Option(
             metavar="KEY=RANGE",
-            help="LOW:HIGH, log:LOW:HIGH, int:LOW:HIGH or categorical:A,B,C; may be given again. "
-            "Where all are categorical, each combination runs once",
+            help="LOW:HIGH, log:LOW:HIGH, int:LOW:HIGH or categorical:A,B,C; may be given again",
         ),
     ],
     metric: Annotated[str, typer.Option(help="what is judged: a name in the lesson's metrics.json")],
     settings: Settings,
     recipe: RecipeName = "tiny",
-    direction: Annotated[
-        Literal["minimize", "maximize"], typer.Option(help="whether the least or the most is the best")
-    ] = "minimize",
-    trials: Annotated[
-        int | None, typer.Option(min=1, help="in all, with those it has (default 12, or all of a grid)")
-    ] = None,
+    direction: Annotated[Literal["minimize", "maximize"], typer.Option(help="of the metric")] = "minimize",
+    trials: Annotated[int | None, typer.Option(min=1, help="in all (default 12, or all of a grid)")] = None,
     name: Annotated[str | None, typer.Option(help="of the study, which resumes if it exists")] = None,
     no_pruning: Annotated[bool, typer.Option("--no-pruning", help="let every trial come to its end")] = False,
-    save_as: Annotated[
-        str | None, typer.Option("--save-recipe", metavar="NAME", help="keep the best values as a recipe")
-    ] = None,
+    save_as: Annotated[str | None, typer.Option("--save-recipe", help="keep the best values as this")] = None,
     output_dir: Annotated[Path, typer.Option(help="where studies go")] = Path("runs/search"),
 ) -> None:
     """Try many values of a recipe, and find the best."""
@@ -253,40 +239,28 @@ def chat(
         str, typer.Argument(help="a folder, a .gguf file, a lesson (06), a run, miniworld/qwen2, or a hub id")
     ],
     prompt: Annotated[str | None, typer.Option(help="one question; shows the answer and ends")] = None,
-    system: Annotated[str | None, typer.Option(help="what the model is told before the conversation")] = None,
     temperature: Annotated[float | None, typer.Option(help="0: greedy (default 0.7)")] = None,
-    top_p: Annotated[float | None, typer.Option(help="nucleus sampling (default 0.95)")] = None,
-    top_k: Annotated[int | None, typer.Option(help="sample from so many (default 0: no limit)")] = None,
     max_new_tokens: Annotated[int, typer.Option(help="longest answer, reasoning included")] = 512,
-    seed: Annotated[int, typer.Option(help="of the sampling")] = 0,
     show_thinking: Annotated[bool, typer.Option("--show-thinking", help="show the reasoning too")] = False,
-    raw: Annotated[
-        bool, typer.Option("--raw", help="continue the text; for models of 02, 04, 05, 08")
-    ] = False,
+    raw: Annotated[bool, typer.Option("--raw", help="continue the text; for 02, 04, 05, 08")] = False,
 ) -> None:
     """Talk with a model: a folder, an adapter, what a lesson left, a GGUF file.
 
-    The answer goes to stdout as it comes, all else to stderr. Sampling options default to the model's own.
+    The answer goes to stdout as it comes, all else to stderr.
     Ctrl-C ends an answer, twice the chat. Without a terminal each line of stdin is a question.
     """
     from lmlab.course.runs import find_model
     from lmlab.export.chat import ChatSession, load_chat_model
     from lmlab.export.generation_config import sampling_config
 
-    given = {"max_new_tokens": max_new_tokens, "temperature": temperature, "top_p": top_p, "top_k": top_k}
-    sampling_config(**given)  # a mistake is told before the model is loaded
+    sampling_config(max_new_tokens=max_new_tokens, temperature=temperature)  # before the model is loaded
     _quiet("bitsandbytes", "transformers")
     logging.basicConfig(format="%(message)s")  # on stderr: stdout is the answer's
     logging.getLogger("lmlab").setLevel(logging.INFO)
     chat_model = load_chat_model(find_model(model))
-    session = ChatSession(
-        chat_model,
-        sampling_config(chat_model.generation_config, **given),
-        seed,
-        show_thinking,
-        raw,
-        [{"role": "system", "content": system}] if system else [],
-    )
+    # What is not given is the model's own.
+    config = sampling_config(chat_model.generation_config, max_new_tokens, temperature=temperature)
+    session = ChatSession(chat_model, config, show_reasoning=show_thinking, raw=raw)
     if prompt is not None:
         raise typer.Exit(0 if session.ask(prompt) else 130)
     terminal = sys.stdin.isatty()

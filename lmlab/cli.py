@@ -28,9 +28,11 @@ class ReaderErrors(TyperGroup):
     def invoke(self, ctx: typer.Context) -> None:
         try:
             super().invoke(ctx)
+            # What is still in the buffer fails here, within the try, and not as Python ends.
             print(end="", flush=True)
         except BrokenPipeError:
-            discard(sys.stdout)  # whoever read the output has enough of it
+            # Whoever read the output has enough of it, as with ``| head``.
+            discard(sys.stdout)
         except (ValueError, OSError) as error:
             print(f"lmlab: {error}", file=sys.stderr)
             raise typer.Exit(2) from None
@@ -39,6 +41,7 @@ class ReaderErrors(TyperGroup):
             raise typer.Exit(130) from None
 
 
+# Typer's own rich tracebacks would hide the one that a bug should show.
 app = typer.Typer(
     cls=ReaderErrors,
     help="Run the course, see its recipes, read its report.",
@@ -55,7 +58,8 @@ def main(argv: list[str] | None = None) -> int:
     """
     try:
         app(args=argv, prog_name="lmlab")
-    except SystemExit as ended:  # typer always ends so
+    except SystemExit as ended:
+        # Typer always ends so; tests and other callers want the code.
         return ended.code or 0
     return 0
 
@@ -72,11 +76,13 @@ def long_command() -> Iterator[None]:
 
 def _quiet(*libraries: str) -> None:
     """Libraries that warn of optional packages."""
+    # The commands that show a result to read: warnings of libraries would stand between its lines.
     warnings.simplefilter("ignore")
     for library in libraries:
         logging.getLogger(library).setLevel(logging.ERROR)
 
 
+# Options that several commands share.
 Lesson = Annotated[str, typer.Argument(help="01 to 09, or a full name")]
 RecipeName = Annotated[str, typer.Option(help="tiny, t4, gpu, local, one in ./recipes, or a path")]
 Settings = Annotated[
@@ -125,6 +131,7 @@ def run(
     from lmlab.course.batch import run_lessons
 
     with long_command():
+        # A notebook that fails does not end the others: the table says which one did.
         run_dir, outcomes = run_lessons(lessons, recipe, settings, output_dir, jobs, from_run)
         print(f"\n{'lesson':<32} {'status':<12} {'seconds':>8} {'peak GiB':>9}")
         for one in outcomes:
@@ -144,8 +151,8 @@ def pretrain(
     """Train the model of lesson 02 without its notebook; also by torchrun -m lmlab pretrain."""
     from lmlab.course import jobs
 
+    # Before the log is shown: a mistake in the recipe is one line.
     cfg = load_recipe("02", recipe, **parse_settings(settings))
-
     with long_command():
         jobs.pretrain(cfg, out, replace, data_only)
 
@@ -195,12 +202,14 @@ def search(
 
     lesson = find_lesson(lesson)
     if save_as:
+        # Hours later it would be too late to learn that the name is taken.
         searching.check_new_recipe(lesson, save_as)
     dimensions = tuple(SearchDimension.parse(text) for text in space)
     plan = SearchPlan(lesson, recipe, dimensions, metric, direction, parse_settings(settings))
-    # SIGTERM ends the notebook as Ctrl-C does
+    # SIGTERM, which a job queue sends, ends the notebook as Ctrl-C does.
     with long_command(), handle_signals([signal.SIGTERM], signal.default_int_handler):
         result = searching.search(plan, root=output_dir, trials=trials, name=name, pruning=not no_pruning)
+        # The plots and the executed notebooks of all trials are in the folder.
         print(f"\n{result}\n{result.folder}")
         if save_as:
             print(f"saved: {searching.save_recipe(result, save_as)}")
@@ -227,6 +236,7 @@ def generate_data(
     from lmlab.course.generate_data import Endpoint, find_key
     from lmlab.course.generation import run_generation
 
+    # Never an option: command lines are seen by all users of a machine, and kept in the shell's history.
     _, key = find_key()
     endpoint = Endpoint(base_url, model, key, temperature, max_tokens)
     with long_command():
@@ -253,19 +263,23 @@ def chat(
     from lmlab.export.chat import ChatSession, load_chat_model
     from lmlab.export.generation_config import sampling_config
 
-    sampling_config(max_new_tokens=max_new_tokens, temperature=temperature)  # before the model is loaded
+    # A mistake is told before the model is loaded.
+    sampling_config(max_new_tokens=max_new_tokens, temperature=temperature)
     _quiet("bitsandbytes", "transformers")
-    logging.basicConfig(format="%(message)s")  # on stderr: stdout is the answer's
+    # basicConfig logs to stderr: stdout is the answer's, which may go into a file.
+    logging.basicConfig(format="%(message)s")
     logging.getLogger("lmlab").setLevel(logging.INFO)
     chat_model = load_chat_model(find_model(model))
     # What is not given is the model's own.
     config = sampling_config(chat_model.generation_config, max_new_tokens, temperature=temperature)
     session = ChatSession(chat_model, config, show_reasoning=show_thinking, raw=raw)
+    # 130 as after Ctrl-C: an answer that was cut off is no answer.
     if prompt is not None:
         raise typer.Exit(0 if session.ask(prompt) else 130)
     terminal = sys.stdin.isatty()
     if terminal:
-        import readline  # noqa: F401  input() then has a history and arrow keys
+        # By its import alone input() gets a history and arrow keys.
+        import readline  # noqa: F401
 
         print(session.banner(), file=sys.stderr)
     all_asked = session.run(lambda: input("> " if terminal else ""))
@@ -284,10 +298,12 @@ def plan(
     from lmlab.course.plan import plan as make_plan
 
     cfg = load_recipe(lesson, recipe, **parse_settings(settings))
+    # A GPU of the table need not be here: nothing of the plan runs on it.
     machine = hardware.gpu(gpu) if gpu else hardware.describe_machine()
     _quiet("bitsandbytes")
     made = make_plan(cfg, machine)
     print(made)
+    # A script can ask whether it fits by the exit code.
     raise typer.Exit(0 if all(forecast.fits for forecast in made.forecasts.values()) else 1)
 
 
@@ -301,7 +317,9 @@ def recipes(
         for known in LESSONS:
             print(f"{known:<32} {', '.join(list_recipes(known))}")
         return
+    # The folder of a reader's files is a placeholder here: a recipe can be shown without them.
     cfg = load_recipe(lesson, recipe, data_dir="{data_dir}")
+    # Only the YAML has the comments, and only the recipe has the values that it inherits.
     for line in find_recipe(cfg.lesson, recipe).read_text(encoding="utf-8").splitlines():
         if line.startswith("#"):
             print(line)

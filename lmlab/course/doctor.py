@@ -39,6 +39,7 @@ def examine() -> str:
 
 def reachable(url: str) -> bool:
     """Whether a server answers in time, through a proxy if one is set."""
+    # By urllib and not by a socket, as urllib knows the environment's proxies.
     try:
         urllib.request.urlopen(url, timeout=3).close()
     except urllib.error.HTTPError:

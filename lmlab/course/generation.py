@@ -25,6 +25,7 @@ def run_generation(
     Raises:
         ValueError: Nobody is at the terminal to agree; or as ``generate``.
     """
+    # Only looked at: nothing is written before the reader has agreed.
     there = len(read_rows(output)[0])
     if there >= n:
         print(f"{output} holds {there:,} descriptions already; nothing to do")

@@ -44,6 +44,7 @@ def changes(cfg: Recipe, made: Forecast) -> list[Change]:
         for job in trainings(cfg.model_copy(update=settings), made.machine):
             if job.name == made.training.name:
                 found.append(Change(settings, forecast(job, made.machine)))
+    # Where the peak is in the KV cache, say, checkpointing does not lower it.
     helpful = [change for change in found if change.forecast.peak < made.peak]
     return sorted(helpful, key=lambda change: change.forecast.peak)
 
@@ -57,6 +58,7 @@ class Plan:
     machine: Machine
     forecasts: Mapping[str, Forecast]
 
+    # Cached: each change is a trace of its own, and both the text and the HTML show them.
     @cached_property
     def advice(self) -> dict[str, list[Change]]:
         """For each training that does not fit, what to change."""
@@ -92,6 +94,7 @@ def plan(cfg: Recipe, machine: Machine) -> Plan:
     Raises:
         ValueError: The lesson trains nothing.
     """
+    # A lesson may have several trainings: they run one after another, so their memory does not add up.
     forecasts = {job.name: forecast(job, machine) for job in trainings(cfg, machine)}
     memory = machine.memory_gb if machine.gpu_memory_gb is None else machine.gpu_memory_gb
     title = f"{cfg.lesson}, recipe {cfg.name}, on {machine.device_name} ({memory:.1f} GiB, {machine.dtype})"

@@ -29,6 +29,7 @@ class ResumableFile:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self.lock = FileLock(f"{self.path}.lock", timeout=0)
         self.lock.acquire()
+        # Again, under the lock: another process may have added rows meanwhile.
         self.rows, incomplete = read_rows(self.path)
         self.file = self.path.open("ab")
         if incomplete:
@@ -48,6 +49,7 @@ class ResumableFile:
         """Adds a row and waits until it is on the disk."""
         self.file.write(json.dumps(row, ensure_ascii=False).encode() + b"\n")
         self.file.flush()
+        # An answer was paid for: a crash of the machine must not lose it.
         os.fsync(self.file.fileno())
         self.rows.append(row)
 

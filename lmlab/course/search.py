@@ -97,10 +97,12 @@ def search(
     name = name or f"{plan.lesson[:2]}-{Path(plan.recipe).stem}-{plan.metric}"
     folder = (root / name).expanduser().resolve()
     folder.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder / "study.lock", timeout=0):  # one process at a time
+    # One process at a time; the lock of one that was killed is free again.
+    with FileLock(folder / "study.lock", timeout=0):
         study = _open_study(folder, plan, recipe, pruning)
         while (begun := _count_begun(study)) < wanted:
             study.sampler = _sampler(plan, recipe.seed, begun)
+            # One trial a call: the sampler of the next one has another seed. What fails does not end the search.
             study.optimize(partial(_objective, plan, folder), n_trials=1, catch=TrialFailed)
         result = StudyResult(plan, _ranked(study, plan.direction), folder)
         if result.best:
@@ -109,6 +111,7 @@ def search(
 
 
 def _count_begun(study: optuna.Study) -> int:
+    # An interrupted trial is queued again as a new one, so it does not count.
     states = [state_of(trial) for trial in study.get_trials(deepcopy=False)]
     return sum(state not in ("waiting", "interrupted") for state in states)
 
@@ -178,7 +181,8 @@ def _run_notebook(plan: SearchPlan, folder: Path, trial: optuna.Trial, values: d
         "output_dir": str(out),
     }
     job = runner.Job(plan.lesson, runner.NOTEBOOKS / f"{plan.lesson}.ipynb", parameters)
-    reported: set[int] = set()  # steps
+    # Steps: the file of progress is read from its begin each time, and Optuna takes a step once.
+    reported: set[int] = set()
     outcome = _run_watched(job, out, lambda: _report(trial, plan.metric, out / plan.lesson, reported))
     if not outcome.ok:
         write_atomic(out / "error.txt", outcome.error)
@@ -226,13 +230,15 @@ def _run_watched(job: runner.Job, out: Path, look: Callable[[], None]) -> runner
             while not wait([running], timeout=POLL_SECONDS).done:
                 look()
         except BaseException:
-            while not wait([running], timeout=0.1).done:  # it may not have begun yet
+            # Again and again: the notebook's process may not have begun yet.
+            while not wait([running], timeout=0.1).done:
                 for process in list(live):
                     runner.kill_process_tree(process)
             raise
     outcome = running.result()
     if outcome.ok:
-        look()  # later trials are compared with its last values too
+        # Later trials are compared with its last values too.
+        look()
     return outcome
 
 
@@ -252,7 +258,8 @@ def save_plots(study: optuna.Study, plan: SearchPlan, folder: Path) -> None:
     """Saves a plot of the metric over each key, and one over the trials, in the study's folder."""
     import matplotlib
 
-    matplotlib.use("agg")  # no window
+    # No window is opened, and no display is needed.
+    matplotlib.use("agg")
     from optuna.visualization.matplotlib import plot_optimization_history, plot_slice
 
     plots = {"history": plot_optimization_history(study, target_name=plan.metric)}
@@ -286,6 +293,7 @@ def save_recipe(result: StudyResult, name: str) -> Path:
         f"# Found by a search from recipe {plan.recipe}: {plan.metric} {best.value:.6g} ({plan.direction})\n"
         f"# in study {result.folder.name} ({time.strftime('%Y-%m-%d')}). It has no expected bands yet.\n"
     )
+    # Only what differs, so that the recipe goes on to follow the one that it extends.
     values = {"extends": plan.recipe, **plan.overrides, **best.params, "expected": {}}
     path.parent.mkdir(parents=True, exist_ok=True)
     return write_atomic(path, head + yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=100))

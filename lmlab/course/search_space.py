@@ -25,6 +25,7 @@ class SearchDimension:
     @classmethod
     def parse(cls, text: str) -> "SearchDimension":
         """From "learning_rate=log:1e-4:7e-3" and the like. Raises ValueError for another form."""
+        # Without a kind it is LOW:HIGH, where the part before the first colon is a number.
         key, _, range_text = text.partition("=")
         kind, _, values = range_text.partition(":")
         if kind not in ("log", "int", "categorical"):
@@ -73,6 +74,7 @@ class SearchPlan:
 
     def check(self) -> None:
         """Raises ValueError where a key comes twice, or a value of the space cannot be."""
+        # Otherwise the searched value would replace that of --set without a word.
         keys = [dimension.key for dimension in self.space]
         for key in keys:
             if keys.count(key) > 1 or key in self.overrides:
@@ -93,5 +95,6 @@ class SearchPlan:
         grid = self.grid()
         if grid is None:
             return wanted or DEFAULT_TRIALS
+        # GridSampler would begin again once all combinations have run.
         size = math.prod(len(choices) for choices in grid.values())
         return min(wanted or size, size)

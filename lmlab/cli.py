@@ -5,7 +5,6 @@ is imported by the command that needs it.
 """
 
 import logging
-import math
 import signal
 import sys
 import warnings
@@ -29,9 +28,11 @@ class ReaderErrors(TyperGroup):
     def invoke(self, ctx: typer.Context) -> None:
         try:
             super().invoke(ctx)
+            # What is still in the buffer fails here, within the try, and not as Python ends.
             print(end="", flush=True)
         except BrokenPipeError:
-            discard(sys.stdout)  # whoever read the output has enough of it
+            # Whoever read the output has enough of it, as with ``| head``.
+            discard(sys.stdout)
         except (ValueError, OSError) as error:
             print(f"lmlab: {error}", file=sys.stderr)
             raise typer.Exit(2) from None
@@ -40,6 +41,7 @@ class ReaderErrors(TyperGroup):
             raise typer.Exit(130) from None
 
 
+# Typer's own rich tracebacks would hide the one that a bug should show.
 app = typer.Typer(
     cls=ReaderErrors,
     help="Run the course, see its recipes, read its report.",
@@ -56,7 +58,8 @@ def main(argv: list[str] | None = None) -> int:
     """
     try:
         app(args=argv, prog_name="lmlab")
-    except SystemExit as ended:  # typer always ends so
+    except SystemExit as ended:
+        # Typer always ends so; tests and other callers want the code.
         return ended.code or 0
     return 0
 
@@ -64,30 +67,24 @@ def main(argv: list[str] | None = None) -> int:
 @contextmanager
 def long_command() -> Iterator[None]:
     """For hours maybe, with results in files: shows the log, and goes on whether or not anybody reads it."""
+    from lmlab.course.lesson import show_log
+
     with unbreakable_output():
-        handler = logging.StreamHandler(sys.stdout)
-        logger = logging.getLogger("lmlab")
-        level = logger.level
-        logger.addHandler(handler)
-        logger.setLevel(logging.INFO)
-        try:
-            yield
-        finally:
-            logger.removeHandler(handler)
-            logger.setLevel(level)
+        show_log()
+        yield
 
 
 def _quiet(*libraries: str) -> None:
     """Libraries that warn of optional packages."""
+    # The commands that show a result to read: warnings of libraries would stand between its lines.
     warnings.simplefilter("ignore")
     for library in libraries:
         logging.getLogger(library).setLevel(logging.ERROR)
 
 
+# Options that several commands share.
 Lesson = Annotated[str, typer.Argument(help="01 to 09, or a full name")]
-RecipeName = Annotated[
-    str, typer.Option("--recipe", help="tiny, t4, gpu, local, one of your own in ./recipes, or its path")
-]
+RecipeName = Annotated[str, typer.Option(help="tiny, t4, gpu, local, one in ./recipes, or a path")]
 Settings = Annotated[
     list[str],
     typer.Option(
@@ -100,9 +97,7 @@ Settings = Annotated[
 ]
 OutFolder = Annotated[
     Path | None,
-    typer.Option(
-        "--out", help="the run's folder (default runs/<command>-<recipe>); an unfinished run resumes"
-    ),
+    typer.Option(help="the run's folder (default runs/<command>-<recipe>); an unfinished run resumes"),
 ]
 
 
@@ -129,14 +124,14 @@ def run(
     jobs: Annotated[int, typer.Option(min=1, help="notebooks at the same time")] = 1,
     output_dir: Annotated[Path, typer.Option(help="where runs go")] = Path("runs"),
     from_run: Annotated[
-        str | None,
-        typer.Option("--from", metavar="RUN", help="use this run's models, not the newest that there are"),
+        str | None, typer.Option("--from", help="use this run's models, not the newest")
     ] = None,
 ) -> None:
     """Run notebooks in batch."""
     from lmlab.course.batch import run_lessons
 
     with long_command():
+        # A notebook that fails does not end the others: the table says which one did.
         run_dir, outcomes = run_lessons(lessons, recipe, settings, output_dir, jobs, from_run)
         print(f"\n{'lesson':<32} {'status':<12} {'seconds':>8} {'peak GiB':>9}")
         for one in outcomes:
@@ -150,16 +145,14 @@ def pretrain(
     settings: Settings,
     recipe: RecipeName = "tiny",
     out: OutFolder = None,
-    replace: Annotated[
-        bool, typer.Option("--replace", help="begin anew; the run that is there goes to OUT/previous")
-    ] = False,
+    replace: Annotated[bool, typer.Option("--replace", help="begin anew, the old run is kept")] = False,
     data_only: Annotated[bool, typer.Option("--data-only", help="prepare the shards, and stop")] = False,
 ) -> None:
     """Train the model of lesson 02 without its notebook; also by torchrun -m lmlab pretrain."""
     from lmlab.course import jobs
 
+    # Before the log is shown: a mistake in the recipe is one line.
     cfg = load_recipe("02", recipe, **parse_settings(settings))
-
     with long_command():
         jobs.pretrain(cfg, out, replace, data_only)
 
@@ -190,30 +183,17 @@ def search(
         list[str],
         typer.Option(
             metavar="KEY=RANGE",
-            help="LOW:HIGH, log:LOW:HIGH, int:LOW:HIGH or categorical:A,B,C; may be given again. "
-            "Where all are categorical, each combination runs once",
+            help="LOW:HIGH, log:LOW:HIGH, int:LOW:HIGH or categorical:A,B,C; may be given again",
         ),
     ],
     metric: Annotated[str, typer.Option(help="what is judged: a name in the lesson's metrics.json")],
     settings: Settings,
     recipe: RecipeName = "tiny",
-    direction: Annotated[
-        Literal["minimize", "maximize"], typer.Option(help="whether the least or the most is the best")
-    ] = "minimize",
-    trials: Annotated[
-        int | None, typer.Option(min=1, help="in all, with those it has (default 12, or all of a grid)")
-    ] = None,
+    direction: Annotated[Literal["minimize", "maximize"], typer.Option(help="of the metric")] = "minimize",
+    trials: Annotated[int | None, typer.Option(min=1, help="in all (default 12, or all of a grid)")] = None,
     name: Annotated[str | None, typer.Option(help="of the study, which resumes if it exists")] = None,
-    storage: Annotated[
-        str | None, typer.Option(metavar="URL", help="a database that several processes share")
-    ] = None,
-    timeout: Annotated[
-        float, typer.Option(min=0, metavar="SECONDS", help="begin no trial after so many")
-    ] = math.inf,
     no_pruning: Annotated[bool, typer.Option("--no-pruning", help="let every trial come to its end")] = False,
-    save_as: Annotated[
-        str | None, typer.Option("--save-recipe", metavar="NAME", help="keep the best values as a recipe")
-    ] = None,
+    save_as: Annotated[str | None, typer.Option("--save-recipe", help="keep the best values as this")] = None,
     output_dir: Annotated[Path, typer.Option(help="where studies go")] = Path("runs/search"),
 ) -> None:
     """Try many values of a recipe, and find the best."""
@@ -222,21 +202,14 @@ def search(
 
     lesson = find_lesson(lesson)
     if save_as:
+        # Hours later it would be too late to learn that the name is taken.
         searching.check_new_recipe(lesson, save_as)
     dimensions = tuple(SearchDimension.parse(text) for text in space)
-    overrides = parse_settings(settings)
-    plan = SearchPlan(lesson, recipe, dimensions, metric, direction, overrides)
-    # SIGTERM ends the notebook as Ctrl-C does
+    plan = SearchPlan(lesson, recipe, dimensions, metric, direction, parse_settings(settings))
+    # SIGTERM, which a job queue sends, ends the notebook as Ctrl-C does.
     with long_command(), handle_signals([signal.SIGTERM], signal.default_int_handler):
-        result = searching.search(
-            plan,
-            trials=trials,
-            name=name,
-            storage=storage,
-            timeout=timeout,
-            pruning=not no_pruning,
-            root=output_dir,
-        )
+        result = searching.search(plan, root=output_dir, trials=trials, name=name, pruning=not no_pruning)
+        # The plots and the executed notebooks of all trials are in the folder.
         print(f"\n{result}\n{result.folder}")
         if save_as:
             print(f"saved: {searching.save_recipe(result, save_as)}")
@@ -248,13 +221,11 @@ def generate_data(
     base_url: Annotated[str, typer.Option(help="such as http://localhost:8080/v1")],
     model: Annotated[str, typer.Option(help="its name at the endpoint")],
     output: Annotated[Path, typer.Option(help="a .jsonl file; it only grows")],
-    n: Annotated[int, typer.Option("--n", help="descriptions in the file")] = 1000,
-    concurrency: Annotated[int, typer.Option(help="requests at the same time")] = 8,
-    temperature: Annotated[float, typer.Option(help="of the sampling")] = 1.0,
-    max_tokens: Annotated[int, typer.Option(help="longest answer; a reasoning model needs more")] = 600,
+    n: Annotated[int, typer.Option("--n", min=1, help="descriptions in the file")] = 1000,
+    concurrency: Annotated[int, typer.Option(min=1, help="requests at the same time")] = 8,
+    temperature: Annotated[float, typer.Option(min=0, max=2, help="of the sampling")] = 1.0,
+    max_tokens: Annotated[int, typer.Option(min=1, help="longest answer; reasoning needs more")] = 600,
     seed: Annotated[int, typer.Option(help="another one asks other questions")] = 0,
-    price_input: Annotated[float | None, typer.Option(help="of a million tokens, to know the cost")] = None,
-    price_output: Annotated[float | None, typer.Option(help="of a million tokens")] = None,
     yes: Annotated[bool, typer.Option("--yes", help="begin without asking back")] = False,
 ) -> None:
     """Have a model behind an OpenAI-compatible endpoint write lesson 08's texts.
@@ -262,21 +233,14 @@ def generate_data(
     The key comes from LMLAB_API_KEY, else OPENAI_API_KEY, and is neither shown nor saved.
     Interrupted, the same command resumes.
     """
-    from lmlab.course.generation import check_prices, run_generation
+    from lmlab.course.generate_data import Endpoint, find_key
+    from lmlab.course.generation import run_generation
 
+    # Never an option: command lines are seen by all users of a machine, and kept in the shell's history.
+    _, key = find_key()
+    endpoint = Endpoint(base_url, model, key, temperature, max_tokens)
     with long_command():
-        run_generation(
-            base_url,
-            model,
-            output,
-            n,
-            temperature=temperature,
-            max_tokens=max_tokens,
-            seed=seed,
-            concurrency=concurrency,
-            prices=check_prices(price_input, price_output),
-            agreed=yes,
-        )
+        run_generation(endpoint, output, n, seed=seed, concurrency=concurrency, agreed=yes)
 
 
 @app.command()
@@ -285,45 +249,37 @@ def chat(
         str, typer.Argument(help="a folder, a .gguf file, a lesson (06), a run, miniworld/qwen2, or a hub id")
     ],
     prompt: Annotated[str | None, typer.Option(help="one question; shows the answer and ends")] = None,
-    system: Annotated[str | None, typer.Option(help="what the model is told before the conversation")] = None,
     temperature: Annotated[float | None, typer.Option(help="0: greedy (default 0.7)")] = None,
-    top_p: Annotated[float | None, typer.Option(help="nucleus sampling (default 0.95)")] = None,
-    top_k: Annotated[int | None, typer.Option(help="sample from so many (default 0: no limit)")] = None,
     max_new_tokens: Annotated[int, typer.Option(help="longest answer, reasoning included")] = 512,
-    seed: Annotated[int, typer.Option(help="of the sampling")] = 0,
     show_thinking: Annotated[bool, typer.Option("--show-thinking", help="show the reasoning too")] = False,
-    raw: Annotated[
-        bool, typer.Option("--raw", help="continue the text; for models of 02, 04, 05, 08")
-    ] = False,
+    raw: Annotated[bool, typer.Option("--raw", help="continue the text; for 02, 04, 05, 08")] = False,
 ) -> None:
     """Talk with a model: a folder, an adapter, what a lesson left, a GGUF file.
 
-    The answer goes to stdout as it comes, all else to stderr. Sampling options default to the model's own.
+    The answer goes to stdout as it comes, all else to stderr.
     Ctrl-C ends an answer, twice the chat. Without a terminal each line of stdin is a question.
     """
     from lmlab.course.runs import find_model
     from lmlab.export.chat import ChatSession, load_chat_model
     from lmlab.export.generation_config import sampling_config
 
-    given = {"max_new_tokens": max_new_tokens, "temperature": temperature, "top_p": top_p, "top_k": top_k}
-    sampling_config(**given)  # a mistake is told before the model is loaded
+    # A mistake is told before the model is loaded.
+    sampling_config(max_new_tokens=max_new_tokens, temperature=temperature)
     _quiet("bitsandbytes", "transformers")
-    logging.basicConfig(format="%(message)s")  # on stderr: stdout is the answer's
+    # basicConfig logs to stderr: stdout is the answer's, which may go into a file.
+    logging.basicConfig(format="%(message)s")
     logging.getLogger("lmlab").setLevel(logging.INFO)
     chat_model = load_chat_model(find_model(model))
-    session = ChatSession(
-        chat_model,
-        sampling_config(chat_model.generation_config, **given),
-        seed,
-        show_thinking,
-        raw,
-        [{"role": "system", "content": system}] if system else [],
-    )
+    # What is not given is the model's own.
+    config = sampling_config(chat_model.generation_config, max_new_tokens, temperature=temperature)
+    session = ChatSession(chat_model, config, show_reasoning=show_thinking, raw=raw)
+    # 130 as after Ctrl-C: an answer that was cut off is no answer.
     if prompt is not None:
         raise typer.Exit(0 if session.ask(prompt) else 130)
     terminal = sys.stdin.isatty()
     if terminal:
-        import readline  # noqa: F401  input() then has a history and arrow keys
+        # By its import alone input() gets a history and arrow keys.
+        import readline  # noqa: F401
 
         print(session.banner(), file=sys.stderr)
     all_asked = session.run(lambda: input("> " if terminal else ""))
@@ -337,15 +293,17 @@ def plan(
     recipe: RecipeName = "tiny",
     gpu: Annotated[str | None, typer.Option(help=f"{', '.join(GPUS)} (default: this machine)")] = None,
 ) -> None:
-    """Predict memory, disk, time and cost of a recipe; nothing is loaded."""
+    """Predict memory, time and cost of a recipe; nothing is loaded."""
     from lmlab import hardware
     from lmlab.course.plan import plan as make_plan
 
     cfg = load_recipe(lesson, recipe, **parse_settings(settings))
+    # A GPU of the table need not be here: nothing of the plan runs on it.
     machine = hardware.gpu(gpu) if gpu else hardware.describe_machine()
     _quiet("bitsandbytes")
     made = make_plan(cfg, machine)
     print(made)
+    # A script can ask whether it fits by the exit code.
     raise typer.Exit(0 if all(forecast.fits for forecast in made.forecasts.values()) else 1)
 
 
@@ -359,7 +317,9 @@ def recipes(
         for known in LESSONS:
             print(f"{known:<32} {', '.join(list_recipes(known))}")
         return
+    # The folder of a reader's files is a placeholder here: a recipe can be shown without them.
     cfg = load_recipe(lesson, recipe, data_dir="{data_dir}")
+    # Only the YAML has the comments, and only the recipe has the values that it inherits.
     for line in find_recipe(cfg.lesson, recipe).read_text(encoding="utf-8").splitlines():
         if line.startswith("#"):
             print(line)

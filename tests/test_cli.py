@@ -35,6 +35,7 @@ def notebook(tmp_path, monkeypatch):
     return write
 
 
+@pytest.mark.slow
 def test_parameters_reach_the_notebook_which_runs_in_the_working_directory(notebook, tmp_path, capsys):
     own = tmp_path / "recipes" / LESSON / "mine.yaml"
     own.parent.mkdir(parents=True)
@@ -53,12 +54,14 @@ def test_parameters_reach_the_notebook_which_runs_in_the_working_directory(noteb
     assert executed.cells[-1].outputs[0].text == f"{tmp_path}\n"
 
 
+@pytest.mark.slow
 def test_a_notebook_that_fails_gives_exit_code_1(notebook, capsys):
     notebook("raise ValueError('a bad thing')")
     assert main(["run", "01"]) == 1
     assert "failed" in capsys.readouterr().out
 
 
+@pytest.mark.drill
 def test_an_interrupted_run_leaves_no_process(notebook, tmp_path):
     notebook("import os, pathlib, time\npathlib.Path('pid').write_text(str(os.getpid()))\ntime.sleep(600)")
     code = (

@@ -3,7 +3,6 @@
 import os
 import platform
 import shutil
-import threading
 import urllib.error
 import urllib.request
 from importlib import metadata
@@ -14,46 +13,40 @@ from packaging.requirements import Requirement
 from lmlab.hardware import Machine, describe_machine
 from lmlab.recipes import list_recipes
 
-# GiB; for GPUs a little below what is on the box: drivers keep some
-TINY_MEMORY_GB, T4_MEMORY_GB, GPU_MEMORY_GB = 4, 14, 21
+# GiB, a little below what is on the box: drivers keep some.
+T4_MEMORY_GB, GPU_MEMORY_GB = 14, 21
 
 
 def examine() -> str:
     """The whole report as text. It never raises for something missing: it says so."""
+    from jupyter_client.kernelspec import KernelSpecManager
+
     machine = describe_machine()
-    hub, here = os.environ.get("HF_ENDPOINT", "https://huggingface.co"), Path.cwd()
+    hub = os.environ.get("HF_ENDPOINT", "https://huggingface.co")
     online = reachable(hub)
-    verdicts = [f"{name:<6} {verdict}" for name, verdict in tiers(machine, online).items()]
+    packages = [f"{'python':<14} {platform.python_version()}", *package_lines()]
+    kernel = KernelSpecManager().find_kernel_specs().get("python3")
     sections = {
         "machine": str(machine),
-        "packages": "\n".join([f"{'python':<14} {platform.python_version()}", *package_lines()]),
-        "disk": f"{shutil.disk_usage(here).free / 2**30:.0f} GiB free in {here}",
+        "packages": "\n".join(packages),
+        "disk": f"{shutil.disk_usage(Path.cwd()).free / 2**30:.0f} GiB free in {Path.cwd()}",
         "network": f"model hub {hub}: {'' if online else 'not '}reachable (tiny and local do not need it)",
-        "notebook kernel": kernel_line(),
-        "recipes": "\n".join(verdicts),
+        "notebook kernel": f"python3 in {kernel}" if kernel else "no python3 kernel: pip install ipykernel",
+        "recipes": "\n".join(f"{name:<6} {verdict}" for name, verdict in tiers(machine, online).items()),
     }
     return "\n\n".join(f"{title}\n{'-' * len(title)}\n{body}" for title, body in sections.items())
 
 
-def reachable(url: str, seconds: float = 3.0) -> bool:
+def reachable(url: str) -> bool:
     """Whether a server answers in time, through a proxy if one is set."""
-    answers = []
-
-    def ask() -> None:
-        """Notes any answer of the server."""
-        try:
-            urllib.request.urlopen(urllib.request.Request(url, method="HEAD"), timeout=seconds)
-            answers.append(True)
-        except urllib.error.HTTPError:  # it answered, if only to refuse
-            answers.append(True)
-        except (OSError, ValueError):
-            pass
-
-    # the timeout does not bound the look-up of the name, so a thread asks
-    thread = threading.Thread(target=ask, daemon=True)
-    thread.start()
-    thread.join(seconds + 1)
-    return bool(answers)
+    # By urllib and not by a socket, as urllib knows the environment's proxies.
+    try:
+        urllib.request.urlopen(url, timeout=3).close()
+    except urllib.error.HTTPError:
+        return True  # it answered, if only to refuse
+    except (OSError, ValueError):
+        return False
+    return True
 
 
 def package_lines() -> list[str]:
@@ -67,43 +60,26 @@ def package_lines() -> list[str]:
         try:
             version = metadata.version(needed.name)
         except metadata.PackageNotFoundError:
-            lines.append(
-                f"{needed.name:<14} MISSING         install: pip install '{needed.name}{needed.specifier}'"
-            )
-            continue
-        fits = needed.specifier.contains(version, prereleases=True)
-        verdict = (
-            "ok" if fits else f"NEEDED {needed.specifier}: pip install '{needed.name}{needed.specifier}'"
-        )
+            version = "MISSING"
+        verdict = "ok"
+        if version == "MISSING" or not needed.specifier.contains(version, prereleases=True):
+            verdict = f"pip install '{needed.name}{needed.specifier}'"
         lines.append(f"{needed.name:<14} {version:<15} {verdict}")
     return lines
 
 
-def kernel_line() -> str:
-    """Where Jupyter finds the kernel that runs the notebooks."""
-    try:
-        from jupyter_client.kernelspec import KernelSpecManager
-
-        return f"python3 in {KernelSpecManager().get_kernel_spec('python3').resource_dir}"
-    except Exception as error:  # any failure here is the finding
-        return f"no python3 kernel: {error}; install: pip install ipykernel"
-
-
 def tiers(machine: Machine, online: bool) -> dict[str, str]:
     """What each recipe name can do on this machine, and why."""
-    # tiny and local run anywhere, but for what a small machine or a missing library takes away.
+    # tiny and local run anywhere, but for what a missing library takes away.
     tiny = "runs here"
-    if 0 < machine.memory_gb < TINY_MEMORY_GB:
-        tiny = f"may not fit: needs {TINY_MEMORY_GB} GiB of memory, here {machine.memory_gb:.1f}"
     if not machine.four_bit:
         tiny += f", but for lessons 05 to 07 ({machine.reasons[-1]})"
     # t4 and gpu need a GPU, and the hub or its cache.
     gpu_gib = machine.gpu_memory_gb or 0
     here = f"{machine.device_name}, {gpu_gib:.0f} GiB, {machine.dtype}" if gpu_gib else "none here"
-    runs = f"runs here: {here}"
+    t4 = gpu = f"runs here: {here}"
     if not online:
-        runs += "; models and data must be in the local cache, the hub is not reachable"
-    t4 = gpu = runs
+        t4 = gpu = f"{t4}; models and data must be in the local cache, the hub is not reachable"
     if gpu_gib < T4_MEMORY_GB:
         t4 = f"no: needs a GPU with 15 GB, {here}"
     if gpu_gib < GPU_MEMORY_GB or not machine.bf16:

@@ -1,5 +1,4 @@
-"""What one training will need on one machine: memory and disk in bytes, time in seconds, the cost of a rented
-GPU.
+"""What one training will need on one machine: memory in bytes, time in seconds, the cost of a rented GPU.
 
 Memory comes from a step on torch's meta device (``lmlab.training.memory``), and so do FLOPs; seconds follow
 from the data sheet's peak and a utilization that is assumed. Everything is predicted.
@@ -26,15 +25,12 @@ GIB = 2**30
 HOURLY_COST = {"H200": 3.50, "H100": 3.00, "A100": 1.80, "A10G": 1.01, "L4": 0.70, "T4": 0.35}
 # Fraction of the data sheet's FLOPS that training is assumed to reach; not measured on any GPU.
 UTILIZATION = {"pretraining": 0.4, "full": 0.3, "qlora": 0.2}
-CPU_UTILIZATION = (
-    0.6  # of what one large product reaches on the same cores; measured 0.4 to 0.9 on the tiny models
-)
+# Of what one large product reaches on the same cores; measured 0.4 to 0.9 on the tiny models.
+CPU_UTILIZATION = 0.6
 CALL_SECONDS = 1e-5  # that a call of torch takes at least, from Python; assumed
 OTHER_BANDWIDTH = 300  # GB/s, for a GPU that the table does not have
-CUDA_GIB, FRAGMENTATION = (
-    0.6,
-    0.05,
-)  # CUDA's own memory, and the fraction that an allocator loses between tensors
+# CUDA's own memory, and the fraction that an allocator loses between tensors.
+CUDA_GIB, FRAGMENTATION = 0.6, 0.05
 
 
 @dataclass(frozen=True)
@@ -46,10 +42,8 @@ class Forecast:
     n_parameters: int  # an adapter's among them
     n_trainable: int
     memory: Mapping[str, int]  # at the peak of a step; the parts add up to it
-    model_states: Mapping[
-        str, int
-    ]  # weights, adapter, optimizer, checkpoint: can be counted exactly after a run
-    disk: Mapping[str, int]
+    # Weights, adapter, optimizer, checkpoint: what can be counted exactly after a run.
+    model_states: Mapping[str, int]
     seconds: float | None  # of one step, at the batches' average fill; None where no data sheet says
 
     @property
@@ -90,30 +84,26 @@ class Forecast:
     @property
     def hourly_cost(self) -> float | None:
         """US dollars for an hour of this GPU; None where the table has none."""
-        return by_gpu_name(HOURLY_COST, self.machine.device_name) if self.machine.device == "cuda" else None
+        return by_gpu_name(HOURLY_COST, self.machine.device_name)
 
     def rows(self) -> list[tuple[str, str]]:
-        """The forecast in words, as (name, value)."""
-        trainable = f"{self.n_trainable:,}"
-        if self.n_trainable < self.n_parameters:
-            trainable += f" ({self.n_trainable / self.n_parameters:.4%})"
-        verdict = "fits" if self.fits else "DOES NOT FIT"
-        return [
+        """The forecast in words, as (name, value): memory, its verdict, time and cost."""
+        rows = [
             ("model", f"{self.training.model}, {self.n_parameters:,} parameters"),
-            ("trainable", trainable),
-            *((name, format_bytes(size)) for name, size in self.memory.items()),
-            ("peak memory", f"{format_bytes(self.peak)} of {format_bytes(self.available)}, {verdict}"),
-            *((f"disk: {name}", format_bytes(size)) for name, size in self.disk.items()),
-            *self._time_rows(),
+            ("trainable", f"{self.n_trainable:,}"),
         ]
-
-    def _time_rows(self) -> list[tuple[str, str]]:
+        rows += [(name, format_bytes(size)) for name, size in self.memory.items()]
+        verdict = "fits" if self.fits else "DOES NOT FIT"
+        rows.append(
+            ("peak memory", f"{format_bytes(self.peak)} of {format_bytes(self.available)}, {verdict}")
+        )
         if self.seconds is None:
-            return [("time", "unknown: no data sheet for this machine")]
-        rows = [("tokens per second", f"{self.tokens_per_second:,.0f}")]
+            return [*rows, ("time", "unknown: no data sheet for this machine")]
+        rows.append(("tokens per second", f"{self.tokens_per_second:,.0f}"))
         if self.hours is None:
-            return [*rows, ("time", f"{format_hours(self.seconds / 3.6)} for 1,000 steps")]
-        rows.append(("time", f"{format_hours(self.hours)} of training, {self.training.steps:,} steps"))
+            return [*rows, ("time", f"{self.seconds:.3g} seconds a step; the steps depend on the data")]
+        # Minutes: a tiny recipe takes one, a large one hundreds.
+        rows.append(("time", f"{60 * self.hours:,.1f} minutes of training, {self.training.steps:,} steps"))
         if self.hourly_cost is not None:
             cost = f"${self.hourly_cost * self.hours:.2f} at ${self.hourly_cost:.2f} an hour"
             rows.append(("cost", cost))
@@ -126,20 +116,8 @@ def usable_bytes(gpu_gib: float) -> float:
 
 
 def format_bytes(size: float) -> str:
-    """In the unit that reads best."""
-    if size == math.inf:
-        return "an unknown size"
-    for unit, name in ((GIB, "GiB"), (2**20, "MiB")):
-        if size >= unit / 10:
-            return f"{size / unit:.2f} {name}"
-    return f"{size / 2**10:.2f} KiB" if size else "0"
-
-
-def format_hours(hours: float) -> str:
-    """In the unit that reads best."""
-    if hours >= 2:
-        return f"{hours:.1f} hours"
-    return f"{60 * hours:.0f} minutes" if hours >= 1 / 30 else f"{3600 * hours:.0f} seconds"
+    """In MiB below a tenth of a GiB, else in GiB."""
+    return f"{size / GIB:.2f} GiB" if size >= GIB / 10 else f"{size / 2**20:.2f} MiB"
 
 
 def forecast(training: Training, machine: Machine) -> Forecast:
@@ -155,7 +133,6 @@ def forecast(training: Training, machine: Machine) -> Forecast:
     model = _meta_model(training, machine)
     n_parameters = sum(p.numel() for p in model.parameters())
     n_trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    n_frozen = n_parameters - n_trainable  # before the padding goes: it has no part in a LoRA
     if isinstance(model, GPT):
         n_parameters = n_trainable = model.num_parameters()  # without the vocabulary's padding
     step = estimate_step(
@@ -172,9 +149,9 @@ def forecast(training: Training, machine: Machine) -> Forecast:
     )
     states = model_states(model, training.optimizer)
     learning = {"gradients": step.gradients, "activations": step.activations, "logits": step.logits}
-    generating = {"KV cache": kv_cache_bytes(training, machine)}
     # Generating and learning take turns, so the larger of the two decides.
-    larger = max(learning, generating, key=lambda parts: sum(parts.values()))
+    cache = kv_cache_bytes(training, machine)
+    larger = learning if cache <= sum(learning.values()) else {"KV cache": cache}
     return Forecast(
         training,
         machine,
@@ -182,7 +159,6 @@ def forecast(training: Training, machine: Machine) -> Forecast:
         n_trainable,
         memory={name: size for name, size in states.items() if name != "checkpoint"} | larger,
         model_states=states,
-        disk=_disk(training, states, n_frozen),
         seconds=_step_seconds(training, machine, step, states["weights"]),
     )
 
@@ -216,7 +192,7 @@ def model_states(model: "nn.Module", optimizer: str) -> dict[str, int]:
 
     Args:
         model: On the meta device.
-        optimizer: A name in ``cost.OPTIMIZERS``.
+        optimizer: "adamw_torch", "adamw_8bit" or "paged_adamw_8bit".
     """
     from torch import nn
 
@@ -235,22 +211,11 @@ def model_states(model: "nn.Module", optimizer: str) -> dict[str, int]:
     trainable_bytes = sum(p.nbytes for p in trainable)
     state = adam_bytes([(p.numel(), id(p) in embeddings) for p in trainable], optimizer)
     if hasattr(model, "peft_config"):
-        checkpoint = trainable_bytes + state
         sizes = {"weights": frozen_bytes, "adapter": trainable_bytes, "optimizer": state}
-        return sizes | {"checkpoint": checkpoint}
+        return sizes | {"checkpoint": trainable_bytes + state}
     weights = frozen_bytes + trainable_bytes
     saved = WEIGHT * model.num_parameters() if isinstance(model, GPT) else weights  # files hold no padding
     return {"weights": weights, "optimizer": state, "checkpoint": saved + state}
-
-
-def _disk(training: Training, states: Mapping[str, int], n_frozen: int) -> dict[str, int]:
-    # Training writes checkpoints; what it leaves in the end is a model, or an adapter that lesson 07 merges.
-    disk = {"data": training.data_bytes, "checkpoints": training.checkpoints * states["checkpoint"]}
-    if training.lora is None:
-        disk["model"] = states["checkpoint"] - states["optimizer"]
-    else:
-        disk |= {"adapter": states["adapter"], "merged, 16 bits": 2 * n_frozen}
-    return {name: size for name, size in disk.items() if size}
 
 
 def _step_seconds(training: Training, machine: Machine, step, weight_bytes: int) -> float | None:
@@ -259,24 +224,21 @@ def _step_seconds(training: Training, machine: Machine, step, weight_bytes: int)
     A GPU computes while Python calls, so the longer of the two counts; on a CPU they add up. Answers are
     generated token by token: each is a forward pass that reads all weights.
     """
-    on_cpu = machine.device == "cpu"
-    if on_cpu:
-        speed, bandwidth = CPU_UTILIZATION * _cpu_speed(), math.inf
+    if machine.device == "cpu":
+        combine, speed, bandwidth = sum, CPU_UTILIZATION * _cpu_speed(), math.inf
     else:
-        peak = by_gpu_name(PEAK_TFLOPS, machine.device_name) if machine.device == "cuda" else None
+        peak = by_gpu_name(PEAK_TFLOPS, machine.device_name)
         if peak is None:
             return None
-        speed = 1e12 * peak * UTILIZATION[training.method]
+        combine, speed = max, 1e12 * peak * UTILIZATION[training.method]
         bandwidth = 1e9 * (by_gpu_name(BANDWIDTH, machine.device_name) or OTHER_BANDWIDTH)
-    combine = sum if on_cpu else max
     calls = CALL_SECONDS * step.operations
     learning = training.accumulation * combine((calls, training.fill * step.flops / speed))
-    if not training.rollouts:
-        return learning
-    # a step's work in forward passes: the backward pass is two, recomputed activations are one more
+    # A step's work in forward passes: the backward pass is two, recomputed activations are one more.
     passes = 4 if training.checkpointing else 3
     flops_per_token = step.flops / passes / (training.batch_size * training.length)
     forward = max(flops_per_token * training.rollouts / speed, weight_bytes / bandwidth)
+    # Without generation there are no new tokens.
     return learning + training.new_tokens * combine((calls / passes, forward))
 
 

@@ -13,9 +13,7 @@ import os
 import re
 import unicodedata
 from collections import Counter, deque
-from collections.abc import Mapping
 from dataclasses import dataclass, field
-from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import unquote, urlsplit
@@ -33,14 +31,12 @@ SHORTEST, LONGEST = 80, 1500  # characters of a description
 # so that a quota per minute is free again.
 MAX_RETRIES = 15
 RECENT = 50  # of so many last answers half may be left out
-CHARACTERS_PER_TOKEN = 4  # of English text, roughly
 SHORTEST_SECRET = 8  # characters; a shorter key ("none", "x") is no secret and may occur in any text
+URL = r"https?://([\w.-]+|\[[\da-fA-F:]+\])(:\d+)?(/[\w.~/-]*)?"
 PROMPT_REFUSED = (400, 413, 422)  # from an endpoint that has answered other prompts: a content filter, say
 ADVICE = {
-    307: "give the address that it has now",
     400: "check the model's name and the settings; if it is the prompt, another --seed asks others",
     401: f"check the key in {' or '.join(KEY_VARIABLES)}",
-    403: "check the key and what it may do",
     404: "check the base URL (most end in /v1) and the model's name",
     429: "ask less at once (--concurrency), or wait; the same command resumes",
     503: "see whether it runs, or ask less at once (--concurrency); the same command resumes",
@@ -79,20 +75,6 @@ def prompt_messages(number: int, seed: int = 0) -> list[dict[str, str]]:
     return [{"role": "system", "content": lists["system"]}, {"role": "user", "content": request}]
 
 
-class Estimate(NamedTuple):
-    """Tokens of a run in which every answer is used: about so many in, at most so many out."""
-
-    requests: int
-    tokens_in: int
-    tokens_out: int
-
-
-def estimate(requests: int, max_tokens: int, seed: int = 0) -> Estimate:
-    """Estimates the cost in tokens from the length of the first prompt."""
-    characters = sum(len(message["content"]) for message in prompt_messages(0, seed))
-    return Estimate(requests, requests * round(characters / CHARACTERS_PER_TOKEN), requests * max_tokens)
-
-
 # --- answers ---------------------------------------------------------------------------------------
 
 
@@ -103,22 +85,15 @@ def strip_reasoning(content: str) -> str:
 
 def format_problem(text: str) -> str | None:
     """Why a stripped answer cannot be used; None if it is one description between its tags."""
-    if not text:
-        return "empty"
-    found = re.search("<LOC>(.*?)</LOC>", text)
+    found = re.fullmatch("<LOC>([^<>]*)</LOC>", text)
     if found is None:
-        return "not between <LOC> and </LOC>"
-    if found[0] != text:
-        return "text around the tags"
+        return "not one text between <LOC> and </LOC>"
     description = found[1].strip()
-    if re.search("[<>]", description):
-        return "tags inside"
+    # Control characters, and halves of a surrogate pair, which no file in UTF-8 can hold.
     if any(unicodedata.category(character) in ("Cc", "Cs") for character in description):
         return "control characters"
-    if len(description) < SHORTEST:
-        return f"shorter than {SHORTEST} characters"
-    if len(description) > LONGEST:
-        return f"longer than {LONGEST} characters"
+    if not SHORTEST <= len(description) <= LONGEST:
+        return f"not of {SHORTEST} to {LONGEST} characters"
     return None
 
 
@@ -134,10 +109,10 @@ class Answer(NamedTuple):
 # --- the endpoint ----------------------------------------------------------------------------------
 
 
-def find_key(environment: Mapping[str, str] = os.environ) -> tuple[str, str]:
+def find_key() -> tuple[str, str]:
     """(name of the variable, key) from the environment; two empty strings where none is set."""
     for name in KEY_VARIABLES:
-        key = environment.get(name, "").strip()
+        key = os.environ.get(name, "").strip()
         if key:
             return name, key
     return "", ""
@@ -157,7 +132,7 @@ class Endpoint:
         max_retries: Further tries per prompt.
 
     Raises:
-        ValueError: A value is impossible; the message never holds the key or a password.
+        ValueError: An impossible URL or key; the message never holds the key or a password.
     """
 
     base_url: str
@@ -170,15 +145,14 @@ class Endpoint:
     has_answered: bool = field(default=False, init=False)
 
     def __post_init__(self):
-        _check_url(self.base_url)
+        # A user name, a password or a query may hold a secret, so a URL that is refused is not shown.
+        if not re.fullmatch(URL, self.base_url):
+            raise ValueError(
+                "base_url is not scheme, host and path, such as http://localhost:8080/v1; give it without user "
+                f"name, password and query, and the key in {KEY_VARIABLES[0]}"
+            )
         if not re.fullmatch("[!-~]*", self.key):
             raise ValueError("the key has spaces, line breaks or characters beyond ASCII; set it again")
-        if not 0 <= self.temperature <= 2:
-            raise ValueError(f"temperature got {self.temperature}; give 0 to 2")
-        if self.max_tokens < 1 or not self.model:
-            raise ValueError(
-                f"got model {self.model!r}, max_tokens {self.max_tokens}; give a name, and 1 or more tokens"
-            )
         parts = urlsplit(self.base_url)
         self.host = parts.netloc
         self.is_local = parts.hostname in ("localhost", "127.0.0.1", "::1")
@@ -233,8 +207,8 @@ class Endpoint:
             return Answer(shown, f"refused ({status})")
         if status is None:
             raise EndpointError(f"{self.host} does not answer: {shown}; {ADVICE[503]}")
-        kind = {3: 307, 5: 503}.get(status // 100, status)
-        raise EndpointError(f"{self.host} refused: {status} {shown}; {ADVICE.get(kind, ADVICE[400])}")
+        advice = ADVICE[503] if status >= 500 else ADVICE.get(status, ADVICE[404])
+        raise EndpointError(f"{self.host} refused: {status} {shown}; {advice}")
 
     def _read(self, reply) -> Answer:
         """Checks a reply: the client hands on whatever JSON, or text, came."""
@@ -244,8 +218,8 @@ class Endpoint:
         except (AttributeError, LookupError, TypeError):
             return Answer(self.redact(str(reply)), "no chat completion")
         self.has_answered = True
-        usage = [getattr(reply.usage, name, 0) for name in ("prompt_tokens", "completion_tokens")]
-        tokens = [number if isinstance(number, int) else 0 for number in usage]
+        # Not every endpoint counts them.
+        tokens = [getattr(reply.usage, name, 0) for name in ("prompt_tokens", "completion_tokens")]
         if self._holds_key(text):
             return Answer(self.redact(text), "the key stands in it", *tokens)
         if choice.finish_reason == "length":
@@ -263,20 +237,6 @@ class Endpoint:
         return " ".join(printable.split())[:200]
 
 
-def _check_url(url: str) -> None:
-    from pydantic import HttpUrl, TypeAdapter, ValidationError
-
-    if re.search("[@?#]", url):
-        raise ValueError(
-            "base_url holds more than scheme, host and path; give it without user name, password and query, and "
-            f"the key in {KEY_VARIABLES[0]}"
-        )
-    try:
-        TypeAdapter(HttpUrl).validate_python(url)
-    except ValidationError:
-        raise ValueError(f"base_url got {url!r}; give a URL such as http://localhost:8080/v1") from None
-
-
 # --- the run ---------------------------------------------------------------------------------------
 
 
@@ -290,15 +250,23 @@ class Tally:
     tokens_in: int = 0
     tokens_out: int = 0
 
+    def add(self, answer: Answer, problem: str | None) -> None:
+        """Counts an answer, and logs one of each problem and every hundredth row."""
+        self.asked += 1
+        self.tokens_in += answer.tokens_in
+        self.tokens_out += answer.tokens_out
+        if problem is None:
+            self.written += 1
+            if self.written % 100 == 0:
+                logger.info("%s", self)
+            return
+        if problem not in self.left_out:
+            logger.info("left out, %s: %r", problem, answer.text[:100])
+        self.left_out[problem] += 1
+
     def __str__(self) -> str:
         problems = ", ".join(f"{n} {problem}" for problem, n in self.left_out.most_common())
         return f"{self.written:,} written; left out: {problems or 'none'}"
-
-
-def check_counts(n: int, concurrency: int) -> None:
-    """Raises ValueError for numbers below 1."""
-    if n < 1 or concurrency < 1:
-        raise ValueError(f"got n {n}, concurrency {concurrency}; give 1 or more of both")
 
 
 def generate(endpoint: Endpoint, path: str | Path, n: int, *, seed: int = 0, concurrency: int = 8) -> Tally:
@@ -317,7 +285,6 @@ def generate(endpoint: Endpoint, path: str | Path, n: int, *, seed: int = 0, con
     Raises:
         EndpointError: The endpoint refuses, or more than half of the last 50 answers were left out.
     """
-    check_counts(n, concurrency)
     with ResumableFile(path) as file:
         return asyncio.run(_fill(endpoint, file, n, seed, concurrency))
 
@@ -326,58 +293,29 @@ async def _fill(endpoint: Endpoint, file: ResumableFile, n: int, seed: int, conc
     # Rows of earlier runs count, and no new one may repeat them.
     tally, index = Tally(len(file.rows)), TextIndex(row["text"] for row in file.rows)
     endpoint.has_answered |= any(row.get("model") == endpoint.model for row in file.rows)
-    numbers, recent = count(_next_prompt(file.rows, seed)), deque(maxlen=RECENT)
-    pending: dict[asyncio.Task, int] = {}  # request -> number of its prompt
+    number, recent = _next_prompt(file.rows, seed), deque(maxlen=RECENT)
     async with endpoint.connect() as client:
         while tally.written < n:
-            while len(pending) < min(concurrency, n - tally.written):
-                number = next(numbers)
-                request = endpoint.ask(client, prompt_messages(number, seed))
-                pending[asyncio.create_task(request)] = number
-            # Whichever answer comes first is judged first; its place goes to the next prompt.
-            done, _ = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
-            for task in done:
-                number, answer = pending.pop(task), task.result()
+            numbers = range(number, number + min(concurrency, n - tally.written))
+            number = numbers.stop
+            requests = [endpoint.ask(client, prompt_messages(asked, seed)) for asked in numbers]
+            for asked, answer in zip(numbers, await asyncio.gather(*requests), strict=True):
                 problem = answer.problem or index.repeats(answer.text)
                 if problem is None:
                     index.add(answer.text)
-                    file.append(
-                        {"text": answer.text, "model": endpoint.model, "prompt": number, "seed": seed}
+                    row = {"text": answer.text, "model": endpoint.model, "prompt": asked, "seed": seed}
+                    file.append(row)
+                tally.add(answer, problem)
+                recent.append(problem is not None)
+                if len(recent) == RECENT and sum(recent) > RECENT / 2:
+                    raise EndpointError(
+                        f"more than half of the last {RECENT} answers of {endpoint.host} had to be left out "
+                        f"({tally}); try another model or temperature; the same command resumes"
                     )
-                _count(tally, answer, problem, n)
-                recent.append(problem)
-                _check_recent(recent, endpoint.host)
     return tally
 
 
 def _next_prompt(rows: list[dict], seed: int) -> int:
     """The first prompt number that no row of this seed has used."""
-    used = [-1]
-    for row in rows:
-        if row.get("seed") == seed and isinstance(row.get("prompt"), int):
-            used.append(row["prompt"])
-    return max(used) + 1
-
-
-def _count(tally: Tally, answer: Answer, problem: str | None, n: int) -> None:
-    tally.asked += 1
-    tally.tokens_in += answer.tokens_in
-    tally.tokens_out += answer.tokens_out
-    if problem is None:
-        tally.written += 1
-        if tally.written % max(1, n // 20) == 0:
-            logger.info("%s (of %s)", tally, f"{n:,}")
-        return
-    if problem not in tally.left_out:
-        logger.info("left out, %s: %r", problem, answer.text[:100])
-    tally.left_out[problem] += 1
-
-
-def _check_recent(recent: deque, host: str) -> None:
-    left_out = Counter(problem for problem in recent if problem)
-    if len(recent) == RECENT and left_out.total() > RECENT / 2:
-        problems = ", ".join(f"{n} {problem}" for problem, n in left_out.most_common())
-        raise EndpointError(
-            f"{left_out.total()} of the last {RECENT} answers of {host} had to be left out ({problems}); try "
-            "another model or temperature; what is written stays, and the same command resumes"
-        )
+    used = [row["prompt"] for row in rows if row.get("seed") == seed]
+    return max(used, default=-1) + 1

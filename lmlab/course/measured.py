@@ -83,9 +83,8 @@ def measure(
     else:
         found = {"weights": sum(p.nbytes for p in model.parameters())}  # tied weights come once
     if optimizer is not None:
-        found["optimizer"] = optimizer_bytes(
-            getattr(optimizer, "optimizer", optimizer)
-        )  # accelerate wraps it
+        # accelerate wraps the Trainer's
+        found["optimizer"] = optimizer_bytes(getattr(optimizer, "optimizer", optimizer))
     if checkpoint is not None:
         found["checkpoint"] = stored_bytes(checkpoint)
     if seconds is not None:
@@ -125,19 +124,12 @@ def compare(planned: Plan, measured: Mapping[str, float], name: str | None = Non
         planned: From ``plan``.
         measured: From ``measure``.
         name: Of the training, where the plan has several; by default its first.
-
-    Raises:
-        ValueError: The plan has no such training.
     """
-    # What was measured and not predicted, or the other way round, has no row.
-    name = name or next(iter(planned.forecasts))
-    if name not in planned.forecasts:
-        raise ValueError(f"compare got training {name!r}; the plan has {', '.join(planned.forecasts)}")
-    made = planned.forecasts[name]
+    made = planned.forecasts[name or next(iter(planned.forecasts))]
     predicted = {**made.model_states, "peak memory": made.peak}
     # Steps may depend on data that the plan does not read: there is no time to compare then.
     if made.hours is not None:
         predicted["seconds"] = 3600 * made.hours
-    return Comparison(
-        [Row(key, predicted[key], value) for key, value in measured.items() if key in predicted]
-    )
+    # What was measured and not predicted, or the other way round, has no row.
+    rows = [Row(key, predicted[key], value) for key, value in measured.items() if key in predicted]
+    return Comparison(rows)

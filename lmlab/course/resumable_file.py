@@ -5,7 +5,7 @@ import logging
 import os
 from pathlib import Path
 
-from filelock import FileLock, Timeout
+from filelock import FileLock
 
 logger = logging.getLogger(__name__)
 
@@ -19,27 +19,24 @@ class ResumableFile:
         path: The file; it and its folder are made if missing.
 
     Raises:
-        ValueError: As ``read_rows``, and for a file that another process is writing.
+        ValueError: As ``read_rows``.
+        TimeoutError: Another process is writing the file.
     """
 
     def __init__(self, path: str | Path):
         self.path = Path(path).expanduser()
-        read_rows(self.path)  # before anything is made
+        read_rows(self.path)  # what is no such file is refused before anything is made
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        self.lock = FileLock(f"{self.path}.lock")
-        try:
-            self.lock.acquire(timeout=0)
-        except Timeout:
-            raise ValueError(
-                f"{self.path} is being written by another process; wait for it, or give another file"
-            ) from None
+        self.lock = FileLock(f"{self.path}.lock", timeout=0)
+        self.lock.acquire()
+        # Again, under the lock: another process may have added rows meanwhile.
         self.rows, incomplete = read_rows(self.path)
         self.file = self.path.open("ab")
         if incomplete:
             logger.warning("%s: an incomplete last row is removed: %r", self.path, incomplete[:80])
-            self.file.truncate(self.file.seek(0, os.SEEK_END) - len(incomplete))
+            self.file.truncate(self.path.stat().st_size - len(incomplete))
         elif self.rows and not self.path.read_bytes().endswith(b"\n"):
-            self.file.write(b"\n")
+            self.file.write(b"\n")  # the last row was written by hand
 
     def __enter__(self) -> "ResumableFile":
         return self
@@ -52,6 +49,7 @@ class ResumableFile:
         """Adds a row and waits until it is on the disk."""
         self.file.write(json.dumps(row, ensure_ascii=False).encode() + b"\n")
         self.file.flush()
+        # An answer was paid for: a crash of the machine must not lose it.
         os.fsync(self.file.fileno())
         self.rows.append(row)
 
@@ -69,29 +67,24 @@ def read_rows(path: str | Path) -> tuple[list[dict], bytes]:
     incomplete = lines.pop() if _is_incomplete(lines[-1]) else b""
     rows = []
     for number, line in enumerate(lines, 1):
-        if line.strip():
-            rows.append(_parse_row(line, f"{path}, line {number}"))
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except ValueError:
+            row = None
+        if not isinstance(row, dict) or "text" not in row:
+            raise ValueError(f'{path}, line {number} is no row {{"text": ...}}; fix or remove it')
+        rows.append(row)
     return rows, incomplete
 
 
 def _is_incomplete(line: bytes) -> bool:
-    """Whether a last line is the beginning of a row: it starts as rows do and is no JSON yet.
-
-    (Zeros are what some file systems leave of what had not reached the disk.)
-    """
+    """Whether a last line is the beginning of a row: it starts as rows do and is no JSON yet."""
+    # Zeros are what some file systems leave of what had not reached the disk.
     beginning, text = '{"text": "', line.rstrip(b"\0").decode(errors="ignore")
     try:
         json.JSONDecoder().raw_decode(text)
     except ValueError:
         return text.startswith(beginning) or beginning.startswith(text)
     return False
-
-
-def _parse_row(line: bytes, where: str) -> dict:
-    try:
-        row = json.loads(line)
-    except ValueError:
-        row = None
-    if not isinstance(row, dict) or not isinstance(row.get("text"), str):
-        raise ValueError(f'{where} is no row {{"text": ...}}; fix the line, or give another file')
-    return row

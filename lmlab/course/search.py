@@ -1,7 +1,7 @@
 """Hyperparameter search over a recipe: a trial is one run of the lesson's notebook, a study all of them.
 
-Optuna (Akiba et al. 2019) samples the values, prunes, and keeps the study in a database that several worker
-processes may share. A running trial has a heartbeat there; the trial of a worker that died is retried.
+Optuna (Akiba et al. 2019) samples the values, prunes, and keeps the study in a database in its folder. A trial
+that was interrupted is retried with its values when the study resumes.
 """
 
 import json
@@ -12,39 +12,33 @@ import warnings
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 import optuna
 import yaml
 from filelock import FileLock
-from optuna.storages import RDBStorage, RetryHeartbeatStaleTrialCallback, fail_stale_trials
-from optuna.trial import FrozenTrial
-from sqlalchemy.exc import SQLAlchemyError
+from optuna.storages import RetryHeartbeatStaleTrialCallback
+from optuna.trial import FrozenTrial, TrialState
 
 from lmlab.course import runner
 from lmlab.course.search_space import SearchPlan
 from lmlab.files import replace_file, write_atomic
-from lmlab.recipes import find_recipe, list_recipes, load_recipe
+from lmlab.recipes import Recipe, find_recipe, list_recipes, load_recipe
 from lmlab.recipes.types import nearest
 from lmlab.training.progress import read_progress
 
 log = logging.getLogger(__name__)
 
 POLL_SECONDS = 0.5
-HEARTBEAT_SECONDS = 30
-GRACE_SECONDS = 300  # a trial without a heartbeat for so long has died with its worker
 RANDOM_TRIALS = 5  # before the sampler begins to learn from the others
 # a learning rate that is good early may not be so in the end: only what falls behind half of the others is
 # pruned
 PRUNING = {"n_startup_trials": 4, "n_warmup_steps": 1, "n_min_trials": 3}
 
 
-class TrialFailed(Exception):
+class TrialFailed(ValueError):
     """The notebook of a trial failed, or its metric is not finite; the search goes on."""
-
-
-class UnknownMetric(ValueError):
-    """The lesson does not measure it, so no further trial would."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +46,7 @@ class StudyResult:
     """A study as it stands, and the folder where its plots and trials are."""
 
     plan: SearchPlan
-    trials: list[FrozenTrial]  # that have begun, the best first
+    trials: list[FrozenTrial]  # that have begun, the complete ones first, the best before all
     folder: Path
 
     @property
@@ -66,18 +60,10 @@ class StudyResult:
 
         rows = []
         for trial in self.trials:
-            seconds = round(trial.duration.total_seconds()) if trial.duration else ""
-            row = {"trial": trial.number, "state": state_of(trial), self.plan.metric: _shown(trial.value)}
-            for dimension in self.plan.space:
-                row[dimension.key] = _shown(trial.params.get(dimension.key))
-            rows.append({**row, "seconds": seconds, "error": trial.user_attrs.get("error", "")})
-        return pd.DataFrame(rows).to_string(index=False) if rows else "no trial has begun"
-
-
-def _shown(value: object) -> str:
-    if value is None:
-        return ""
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+            row = {"trial": trial.number, "state": state_of(trial), self.plan.metric: trial.value}
+            seconds = trial.duration.total_seconds() if trial.duration else None
+            rows.append(row | trial.params | {"seconds": seconds, "error": trial.user_attrs.get("error", "")})
+        return pd.DataFrame(rows).to_string(index=False, float_format="{:.4g}".format, na_rep="")
 
 
 def state_of(trial: FrozenTrial) -> str:
@@ -88,187 +74,134 @@ def state_of(trial: FrozenTrial) -> str:
 
 
 def search(
-    plan: SearchPlan,
-    *,
-    root: Path,
-    trials: int | None = None,
-    name: str | None = None,
-    storage: str | None = None,
-    timeout: float = math.inf,
-    pruning: bool = True,
+    plan: SearchPlan, *, root: Path, trials: int | None = None, name: str | None = None, pruning: bool = True
 ) -> StudyResult:
-    """Runs trials until the study has enough; those of earlier calls and of other workers count.
+    """Runs trials until the study has enough; those of earlier calls count.
 
     Args:
         plan: What is searched.
         root: Studies lie below it, each in a folder of its name.
         trials: How many the study shall have; by default 12, or all combinations of a grid.
         name: Of the study, which resumes if it exists; by default made from the plan.
-        storage: The URL of a database; by default sqlite, in the study's folder.
-        timeout: Seconds after which no trial begins.
         pruning: Whether a trial that falls behind the others is ended early.
 
     Returns:
-        The study's result. Trials of other workers may still run.
+        The study's result.
 
     Raises:
         ValueError: A request that cannot be met, before anything runs; or an unknown metric.
     """
     plan.check()
     wanted = plan.number_of_trials(trials)
+    recipe = load_recipe(plan.lesson, plan.recipe, **plan.overrides)
     name = name or f"{plan.lesson[:2]}-{Path(plan.recipe).stem}-{plan.metric}"
-    worker = _Worker(plan, (root / name).expanduser().resolve(), storage, pruning)
-    began = last = time.monotonic()
-    waits = False
-    while time.monotonic() - began < timeout:
-        if worker.run_trial(wanted):
-            last = time.monotonic()
-        elif worker.others_run() and time.monotonic() - last <= GRACE_SECONDS + HEARTBEAT_SECONDS:
-            if not waits:
-                log.info("waiting for other workers' trials: one that has died is retried here")
-            waits = True
-            time.sleep(POLL_SECONDS)
-        else:
-            break
-    result = worker.result()
-    if result.best:
-        save_plots(worker.study, plan, result.folder)
+    folder = (root / name).expanduser().resolve()
+    folder.mkdir(parents=True, exist_ok=True)
+    # One process at a time; the lock of one that was killed is free again.
+    with FileLock(folder / "study.lock", timeout=0):
+        study = _open_study(folder, plan, recipe, pruning)
+        while (begun := _count_begun(study)) < wanted:
+            study.sampler = _sampler(plan, recipe.seed, begun)
+            # One trial a call: the sampler of the next one has another seed. What fails does not end the search.
+            study.optimize(partial(_objective, plan, folder), n_trials=1, catch=TrialFailed)
+        result = StudyResult(plan, _ranked(study, plan.direction), folder)
+        if result.best:
+            save_plots(study, plan, folder)
     return result
 
 
-class _Worker:
-    """One process's part in a study."""
-
-    def __init__(self, plan: SearchPlan, folder: Path, storage: str | None, pruning: bool):
-        self.plan, self.folder = plan, folder
-        self.recipe = load_recipe(plan.lesson, plan.recipe, **plan.overrides)
-        folder.mkdir(parents=True, exist_ok=True)
-        self.lock = FileLock(folder / "study.lock")
-        with self.lock:
-            self.study = _open_study(folder, storage, plan.direction, pruning)
-            self._check_same_plan()
-
-    def _check_same_plan(self) -> None:
-        """The study is new, or of this plan and of a recipe with these values."""
-        mine = json.loads(json.dumps({**dict(self.recipe.rows()), **asdict(self.plan)}))
-        kept = self.study.user_attrs.get("plan", {})
-        for key, value in kept.items():  # a key that is new since then had no part in the trials
-            if mine.get(key) != value:
-                raise ValueError(
-                    f"study {self.folder.name!r} is another search ({key} {value} there, "
-                    f"{mine.get(key)} now); give another --name"
-                )
-        if not kept:
-            self.study.set_user_attr("plan", mine)
-
-    def run_trial(self, wanted: int) -> bool:
-        """Runs the next trial, or returns False when the study has all that are wanted."""
-        self.lock.acquire()  # until the trial has its values: workers together begin no more than are wanted
-        try:
-            fail_stale_trials(self.study)
-            states = [state_of(trial) for trial in self.study.get_trials(deepcopy=False)]
-            begun = sum(state not in ("waiting", "interrupted") for state in states)
-            if begun >= wanted:
-                return False
-            self.study.sampler = _sampler(self.plan, self.recipe.seed, begun)
-            self.study.optimize(self._objective, n_trials=1, catch=TrialFailed)
-        except ValueError as error:
-            if not str(error).startswith("Cannot tell a FAIL trial"):  # Optuna's words; it has no type for it
-                raise
-            log.info("another worker took this trial for dead, and retries it")
-        finally:
-            self.lock.release()
-        return True
-
-    def others_run(self) -> bool:
-        """Whether another worker is at a trial."""
-        return any(state_of(trial) == "running" for trial in self.study.get_trials(deepcopy=False))
-
-    def _objective(self, trial: optuna.Trial) -> float:
-        """Runs the notebook with a trial's values; returns its metric."""
-        values = {dimension.key: dimension.suggest(trial) for dimension in self.plan.space}
-        self.lock.release()
-        shown = ", ".join(f"{key} {_shown(value)}" for key, value in values.items())
-        log.info("trial %d: %s", trial.number, shown)
-        try:
-            value = self._run_notebook(trial, values)
-            trial.set_user_attr("ended", True)  # raises where another worker took the trial for dead
-        except (TrialFailed, UnknownMetric) as error:
-            trial.set_user_attr("error", str(error))
-            log.info("trial %d failed: %s", trial.number, error)
-            raise
-        except (KeyboardInterrupt, OSError):  # no fault of the values
-            _retry(self.study, self.study.trials[trial.number])
-            raise
-        log.info("trial %d: %s %s", trial.number, self.plan.metric, _shown(value))
-        return value
-
-    def _run_notebook(self, trial: optuna.Trial, values: dict) -> float:
-        overrides = {**self.plan.overrides, **values}
-        try:
-            load_recipe(self.plan.lesson, self.plan.recipe, **overrides)
-        except ValueError as error:  # values that contradict each other
-            raise TrialFailed(str(error)) from None
-        out = self.folder / "trials" / f"{trial.number:04d}"
-        out.mkdir(parents=True)
-        recipe = str(find_recipe(self.plan.lesson, self.plan.recipe))
-        parameters = {"recipe": recipe, "overrides": overrides, "output_dir": str(out)}
-        job = runner.Job(self.plan.lesson, runner.NOTEBOOKS / f"{self.plan.lesson}.ipynb", parameters)
-        reported: set[int] = set()  # steps
-        outcome = _run_watched(job, out, lambda: self._report(trial, out / self.plan.lesson, reported))
-        if not outcome.ok:
-            write_atomic(out / "error.txt", outcome.error)
-            raise TrialFailed(outcome.error.strip().splitlines()[-1].strip())
-        value = _read_metric(out / self.plan.lesson / "metrics.json", self.plan.metric)
-        if not math.isfinite(value):
-            raise TrialFailed(f"diverged: {value}")
-        return value
-
-    def _report(self, trial: optuna.Trial, lesson_folder: Path, reported: set[int]) -> None:
-        """Passes on what the notebook has reported since. Raises TrialPruned where it falls behind."""
-        for row in read_progress(lesson_folder):
-            if self.plan.metric in row and row["step"] not in reported:
-                reported.add(row["step"])
-                trial.report(row[self.plan.metric], row["step"])
-                if trial.should_prune():
-                    log.info("trial %d: pruned at step %d", trial.number, row["step"])
-                    raise optuna.TrialPruned
-
-    def result(self) -> StudyResult:
-        """All trials that have begun, the best first."""
-        order = ("complete", "pruned", "running", "failed", "interrupted")
-        sign = 1 if self.plan.direction == "minimize" else -1
-
-        def rank(trial: FrozenTrial) -> tuple:
-            value = math.inf if trial.value is None else sign * trial.value
-            return order.index(state_of(trial)), value, trial.number
-
-        begun = [trial for trial in self.study.trials if state_of(trial) != "waiting"]
-        return StudyResult(self.plan, sorted(begun, key=rank), self.folder)
+def _count_begun(study: optuna.Study) -> int:
+    # An interrupted trial is queued again as a new one, so it does not count.
+    states = [state_of(trial) for trial in study.get_trials(deepcopy=False)]
+    return sum(state not in ("waiting", "interrupted") for state in states)
 
 
-def _open_study(folder: Path, storage: str | None, direction: str, pruning: bool) -> optuna.Study:
+def _ranked(study: optuna.Study, direction: str) -> list[FrozenTrial]:
+    """All trials that have begun: the complete ones, the best first, then the others."""
+    begun = [trial for trial in study.trials if state_of(trial) != "waiting"]
+    complete = [trial for trial in begun if state_of(trial) == "complete"]
+    complete.sort(key=lambda trial: trial.value, reverse=direction == "maximize")
+    return complete + [trial for trial in begun if state_of(trial) != "complete"]
+
+
+def _open_study(folder: Path, plan: SearchPlan, recipe: Recipe, pruning: bool) -> optuna.Study:
+    """The study in a folder, new or as it was left.
+
+    Raises:
+        ValueError: It is of another plan, or of a recipe with other values.
+    """
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
-    storage = storage or f"sqlite:///{folder / 'study.db'}"
+    study = optuna.create_study(
+        storage=f"sqlite:///{folder / 'study.db'}",
+        study_name=folder.name,
+        direction=plan.direction,
+        pruner=optuna.pruners.MedianPruner(**PRUNING) if pruning else optuna.pruners.NopPruner(),
+        load_if_exists=True,
+    )
+    # By way of JSON, as the study keeps it: tuples become lists.
+    mine = json.loads(json.dumps({**dict(recipe.rows()), **asdict(plan)}))
+    kept = study.user_attrs.get("plan")
+    if kept is None:
+        study.set_user_attr("plan", mine)
+    elif kept != mine:
+        changed = ", ".join(key for key in mine if kept.get(key) != mine[key])
+        raise ValueError(f"study {folder.name!r} is another search ({changed} differ); give another --name")
+    # Nobody else has the lock: what is still running was killed with its process.
+    for trial in study.get_trials(states=[TrialState.RUNNING]):
+        study.tell(trial.number, state=TrialState.FAIL)
+        _retry(study, trial)
+    return study
+
+
+def _objective(plan: SearchPlan, folder: Path, trial: optuna.Trial) -> float:
+    """Runs the notebook with a trial's values; returns its metric."""
+    values = {dimension.key: dimension.suggest(trial) for dimension in plan.space}
+    log.info("trial %d: %s", trial.number, values)
     try:
-        database = RDBStorage(
-            storage,
-            # sqlite has one writer at a time: others wait for it
-            engine_kwargs={"connect_args": {"timeout": 60}} if storage.startswith("sqlite") else {},
-            heartbeat_interval=HEARTBEAT_SECONDS,
-            grace_period=GRACE_SECONDS,
-            heartbeat_stale_trial_callback=_retry,
-        )
-        pruner = optuna.pruners.MedianPruner(**PRUNING) if pruning else optuna.pruners.NopPruner()
-        return optuna.create_study(
-            storage=database, study_name=folder.name, direction=direction, pruner=pruner, load_if_exists=True
-        )
-    except (ImportError, ValueError, SQLAlchemyError, optuna.exceptions.OptunaError) as error:
-        # the address may hold a password: only the kind of the error is shown
-        raise ValueError(
-            f"--storage: {type(error).__name__}; give the address of a database, as sqlite:///study.db"
-        ) from None
+        value = _run_notebook(plan, folder, trial, values)
+    except ValueError as error:
+        trial.set_user_attr("error", str(error))
+        log.info("trial %d failed: %s", trial.number, error)
+        raise
+    except (KeyboardInterrupt, OSError):  # no fault of the values
+        _retry(trial.study, trial.study.trials[trial.number])
+        raise
+    log.info("trial %d: %s %.4g", trial.number, plan.metric, value)
+    return value
+
+
+def _run_notebook(plan: SearchPlan, folder: Path, trial: optuna.Trial, values: dict) -> float:
+    """The metric of the notebook with these values. Raises TrialFailed where it has none."""
+    out = folder / "trials" / f"{trial.number:04d}"
+    out.mkdir(parents=True)
+    parameters = {
+        "recipe": str(find_recipe(plan.lesson, plan.recipe)),
+        "overrides": {**plan.overrides, **values},
+        "output_dir": str(out),
+    }
+    job = runner.Job(plan.lesson, runner.NOTEBOOKS / f"{plan.lesson}.ipynb", parameters)
+    # Steps: the file of progress is read from its begin each time, and Optuna takes a step once.
+    reported: set[int] = set()
+    outcome = _run_watched(job, out, lambda: _report(trial, plan.metric, out / plan.lesson, reported))
+    if not outcome.ok:
+        write_atomic(out / "error.txt", outcome.error)
+        raise TrialFailed(outcome.error.strip().splitlines()[-1].strip())
+    value = _read_metric(out / plan.lesson / "metrics.json", plan.metric)
+    if not math.isfinite(value):
+        raise TrialFailed(f"diverged: {value}")
+    return value
+
+
+def _report(trial: optuna.Trial, metric: str, lesson_folder: Path, reported: set[int]) -> None:
+    """Passes on what the notebook has reported since. Raises TrialPruned where it falls behind."""
+    for row in read_progress(lesson_folder):
+        if metric in row and row["step"] not in reported:
+            reported.add(row["step"])
+            trial.report(row[metric], row["step"])
+            if trial.should_prune():
+                log.info("trial %d: pruned at step %d", trial.number, row["step"])
+                raise optuna.TrialPruned
 
 
 def _sampler(plan: SearchPlan, seed: int, begun: int) -> optuna.samplers.BaseSampler:
@@ -297,24 +230,24 @@ def _run_watched(job: runner.Job, out: Path, look: Callable[[], None]) -> runner
             while not wait([running], timeout=POLL_SECONDS).done:
                 look()
         except BaseException:
-            while not wait([running], timeout=0.1).done:  # it may not have begun yet
+            # Again and again: the notebook's process may not have begun yet.
+            while not wait([running], timeout=0.1).done:
                 for process in list(live):
                     runner.kill_process_tree(process)
             raise
     outcome = running.result()
     if outcome.ok:
-        look()  # later trials are compared with its last values too
+        # Later trials are compared with its last values too.
+        look()
     return outcome
 
 
 def _read_metric(path: Path, metric: str) -> float:
-    """Raises UnknownMetric, which names those that there are."""
-    if not path.exists():
-        raise TrialFailed("the notebook wrote no metrics.json")
+    """Raises ValueError, which names those that there are: no further trial would measure it either."""
     metrics = json.loads(path.read_text(encoding="utf-8"))["metrics"]
-    numbers = {name: value for name, value in metrics.items() if type(value) in (int, float)}
+    numbers = {name: value for name, value in metrics.items() if isinstance(value, int | float)}
     if metric not in numbers:
-        raise UnknownMetric(
+        raise ValueError(
             f"--metric got {metric!r}, expected a number that the lesson measures: {', '.join(numbers)}"
             f"{nearest(metric, numbers)}"
         )
@@ -325,7 +258,8 @@ def save_plots(study: optuna.Study, plan: SearchPlan, folder: Path) -> None:
     """Saves a plot of the metric over each key, and one over the trials, in the study's folder."""
     import matplotlib
 
-    matplotlib.use("agg")  # no window
+    # No window is opened, and no display is needed.
+    matplotlib.use("agg")
     from optuna.visualization.matplotlib import plot_optimization_history, plot_slice
 
     plots = {"history": plot_optimization_history(study, target_name=plan.metric)}
@@ -349,18 +283,17 @@ def save_recipe(result: StudyResult, name: str) -> Path:
     Its expected bands are left out: they were measured with other values.
 
     Raises:
-        ValueError: The name is taken, a trial still runs, or none is complete.
+        ValueError: The name is taken, or no trial is complete.
     """
     plan, best = result.plan, result.best
     path = check_new_recipe(plan.lesson, name)
-    states = [state_of(trial) for trial in result.trials]
-    if best is None or "running" in states:
-        raise ValueError(f"--save-recipe {name}: not saved; trials are {', '.join(states)}: search on first")
+    if best is None:
+        raise ValueError(f"--save-recipe {name}: not saved, no trial of {result.folder.name} is complete")
     head = (
-        f"# Found by a search from recipe {plan.recipe}: {plan.metric} {best.value:.6g}, the best "
-        f"({plan.direction}) of {states.count('complete')} complete trials\n"
-        f"# of study {result.folder.name} ({time.strftime('%Y-%m-%d')}). It has no expected bands yet.\n"
+        f"# Found by a search from recipe {plan.recipe}: {plan.metric} {best.value:.6g} ({plan.direction})\n"
+        f"# in study {result.folder.name} ({time.strftime('%Y-%m-%d')}). It has no expected bands yet.\n"
     )
+    # Only what differs, so that the recipe goes on to follow the one that it extends.
     values = {"extends": plan.recipe, **plan.overrides, **best.params, "expected": {}}
     path.parent.mkdir(parents=True, exist_ok=True)
     return write_atomic(path, head + yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=100))

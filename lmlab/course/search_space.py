@@ -12,7 +12,6 @@ from lmlab.recipes.types import number_from_text
 
 DEFAULT_TRIALS = 12
 FORMS = "expected KEY=LOW:HIGH, KEY=log:LOW:HIGH, KEY=int:LOW:HIGH or KEY=categorical:A,B,C"
-MOST_CHECKS = 200  # combinations of bounds and choices that are tried on the recipe before anything runs
 
 
 @dataclass(frozen=True)
@@ -26,6 +25,7 @@ class SearchDimension:
     @classmethod
     def parse(cls, text: str) -> "SearchDimension":
         """From "learning_rate=log:1e-4:7e-3" and the like. Raises ValueError for another form."""
+        # Without a kind it is LOW:HIGH, where the part before the first colon is a number.
         key, _, range_text = text.partition("=")
         kind, _, values = range_text.partition(":")
         if kind not in ("log", "int", "categorical"):
@@ -46,17 +46,16 @@ class SearchDimension:
 
 
 def _choices(text: str) -> tuple:
+    # As in a recipe's YAML, so that null, true and 1e-3 are what they are there.
     choices = tuple(number_from_text(value) for value in yaml.safe_load(f"[{text}]"))
     if not choices or len(set(map(repr, choices))) < len(choices):
         raise ValueError("give different values with commas between them")
-    if any(isinstance(value, list | dict) for value in choices):
-        raise ValueError("give single values; Optuna keeps no lists")
     return choices
 
 
 def _bounds(kind: str, text: str) -> tuple:
     number = int if kind == "int" else float
-    low, high = [number(part) for part in text.split(":")]
+    low, high = map(number, text.split(":"))
     if not -math.inf < low < high < math.inf or (kind == "log" and low <= 0):
         raise ValueError("give finite bounds with LOW < HIGH, and 0 < LOW after log:")
     return low, high
@@ -75,12 +74,14 @@ class SearchPlan:
 
     def check(self) -> None:
         """Raises ValueError where a key comes twice, or a value of the space cannot be."""
+        # Otherwise the searched value would replace that of --set without a word.
         keys = [dimension.key for dimension in self.space]
         for key in keys:
             if keys.count(key) > 1 or key in self.overrides:
                 raise ValueError(f"--space got {key} twice, or in --set too; give each key once")
         corners = itertools.product(*(dimension.values for dimension in self.space))
-        for values in itertools.islice(corners, MOST_CHECKS):
+        # Together, not one by one: a value may fit the other keys' choices alone, and not the recipe's own.
+        for values in corners:
             load_recipe(self.lesson, self.recipe, **self.overrides, **dict(zip(keys, values, strict=True)))
 
     def grid(self) -> dict[str, tuple] | None:
@@ -94,5 +95,6 @@ class SearchPlan:
         grid = self.grid()
         if grid is None:
             return wanted or DEFAULT_TRIALS
+        # GridSampler would begin again once all combinations have run.
         size = math.prod(len(choices) for choices in grid.values())
         return min(wanted or size, size)

@@ -45,8 +45,6 @@ def test_speed_is_measured_on_a_copy():
     assert speed.tokens_per_batch == 32 and speed.flops_per_second > 0
     assert not model.training and all(p.grad is None for p in model.parameters())
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
-    with pytest.raises(ValueError, match="1 batches"):
-        cost.measured_speed(model, [batch(1, 8)], FULL)
 
 
 def test_the_measured_seconds_are_those_of_the_steps_after_the_first(monkeypatch):
@@ -92,25 +90,15 @@ def test_what_saves_memory_and_what_does_not():
     embedded = (100 + 64) * 32  # stay in 32 bits
     eight = plain - cost.full_memory_gib(SMALL, n_weights, 2000, "adamw_8bit")
     assert eight == pytest.approx((6 - 8 / 256) * (n_weights - embedded) / 2**30, rel=0.01)
-    with pytest.raises(ValueError, match="'sgd'"):
-        cost.full_memory_gib(SMALL, n_weights, 8, "sgd")
 
 
-def test_the_bytes_of_weights_gradients_and_moments_are_real():
+def test_the_bytes_of_adams_moments_are_real():
     model = AutoModelForCausalLM.from_config(SMALL)
     optimizer = torch.optim.AdamW(model.parameters())
     model(**batch(1, 8)).loss.backward()
     optimizer.step()
-    kept = [*model.parameters(), *(p.grad for p in model.parameters())]
-    kept += [value for state in optimizer.state.values() for value in state.values() if value.ndim]
-    n_weights = sum(p.numel() for p in model.parameters())
-    assert sum(t.numel() * t.element_size() for t in kept) == 16 * n_weights
-    n_tensors = len(optimizer.state)
-    kept_bytes = 2**30 * cost.full_memory_gib(SMALL, n_weights, 0, half=False)
-    assert kept_bytes == pytest.approx(
-        16 * n_weights + 4 * 2
-    )  # steps are counted for two tensors, not for all
-    assert n_tensors > 2
+    kept = sum(value.nbytes for state in optimizer.state.values() for value in state.values())
+    assert cost.adam_bytes([(p.numel(), False) for p in model.parameters()], "adamw_torch") == kept
 
 
 def test_logits_are_chunked_where_they_are_many():

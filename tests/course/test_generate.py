@@ -293,20 +293,21 @@ def test_a_key_that_is_no_secret_hides_no_text(server):
         ask(Endpoint(server.url, "writer", "none"))
 
 
+NO_TAGS = "not one text between <LOC> and </LOC>"
 GOOD = "A hall of mirrors stands on the hill, and every mirror shows another winter, said the keeper. " * 2
 
 
 @pytest.mark.parametrize(
     "text, problem",
     [
-        ("", "empty"),
-        (GOOD, "not between <LOC> and </LOC>"),
-        (f"<LOC>{GOOD}", "not between <LOC> and </LOC>"),
-        (f"Sure! <LOC>{GOOD}</LOC>", "text around the tags"),
-        (f"<LOC>{GOOD}</LOC> <LOC>{GOOD}</LOC>", "text around the tags"),
-        (f"<LOC><b>{GOOD}</b></LOC>", "tags inside"),
-        ("<LOC>A hill.</LOC>", "shorter than 80 characters"),
-        (f"<LOC>{GOOD * 20}</LOC>", "longer than 1500 characters"),
+        ("", NO_TAGS),
+        (GOOD, NO_TAGS),
+        (f"<LOC>{GOOD}", NO_TAGS),
+        (f"Sure! <LOC>{GOOD}</LOC>", NO_TAGS),
+        (f"<LOC>{GOOD}</LOC> <LOC>{GOOD}</LOC>", NO_TAGS),
+        (f"<LOC><b>{GOOD}</b></LOC>", NO_TAGS),
+        ("<LOC>A hill.</LOC>", "not of 80 to 1500 characters"),
+        (f"<LOC>{GOOD * 20}</LOC>", "not of 80 to 1500 characters"),
         (f"<LOC>{GOOD}\ud800</LOC>", "control characters"),
         (f"<LOC>{GOOD}\x00</LOC>", "control characters"),
         (f"<LOC>{GOOD}</LOC>", None),
@@ -342,19 +343,17 @@ def test_what_cannot_be_used_is_counted_by_its_problem(server, endpoint, tmp_pat
         "repeats another": 1,
         "nearly repeats another": 1,
         "no chat completion": 4,
-        "empty": 1,
-        "not between <LOC> and </LOC>": 1,
+        NO_TAGS: 2,
         "cut off at 600 tokens": 1,
         "the key stands in it": 1,
     }
     assert tally.written == 5 and tally.asked == 15
     assert KEY not in caplog.text + (tmp_path / "out.jsonl").read_text()
-    assert "left out, not between <LOC> and </LOC>: 'no tags'" in caplog.text
 
 
 def test_it_stops_when_most_answers_are_of_no_use(server, endpoint, tmp_path):
     server.script = {number: (200, {}, chat("Sure!")) for number in range(200) if number % 5}
-    with pytest.raises(EndpointError, match="of the last 50 answers .* not between <LOC>"):
+    with pytest.raises(EndpointError, match="50"):
         generate_data.generate(endpoint, tmp_path / "out.jsonl", 500, concurrency=1)
     assert len(server.requests) == 50 and len(rows_of(tmp_path / "out.jsonl")) == 10
 
@@ -422,7 +421,7 @@ def test_a_file_of_another_name_is_not_made(tmp_path):
 
 def test_two_writers_do_not_mix(tmp_path):
     path = tmp_path / "out.jsonl"
-    with ResumableFile(path), pytest.raises(ValueError, match="out.jsonl"):
+    with ResumableFile(path), pytest.raises(TimeoutError, match="out.jsonl"):
         ResumableFile(path)
     with ResumableFile(path):
         pass
@@ -458,6 +457,7 @@ def start(server, path, *more, key=KEY, n=30):
     )
 
 
+@pytest.mark.drill
 def test_killed_at_any_moment_it_resumes_up_to_n(server, tmp_path):
     path, shown, server.delay = tmp_path / "out.jsonl", "", 0.05
     server.script = {
@@ -486,6 +486,7 @@ def test_killed_at_any_moment_it_resumes_up_to_n(server, tmp_path):
     assert "nothing to do" in again.communicate(timeout=60)[0] and again.returncode == 0
 
 
+@pytest.mark.drill
 def test_ctrl_c_ends_it_at_once_and_says_how_to_go_on(server, tmp_path):
     path, server.delay = tmp_path / "out.jsonl", 0.05
     server.script = dict.fromkeys(range(6, 20), hang)
@@ -500,26 +501,30 @@ def test_ctrl_c_ends_it_at_once_and_says_how_to_go_on(server, tmp_path):
 
 
 @pytest.mark.parametrize("key", [KEY + "\nX: y", "schlüssel-0123456789", KEY + " two"])
-def test_a_bad_key_is_refused_unseen(server, tmp_path, key):
-    process = start(server, tmp_path / "out.jsonl", "--yes", key=key)
-    shown = "".join(process.communicate(timeout=60))
-    assert process.returncode == 2 and "the key" in shown and key[:8] not in shown
+def test_a_bad_key_is_refused_unseen(server, tmp_path, capsys, monkeypatch, key):
+    monkeypatch.setenv("LMLAB_API_KEY", key)
+    assert cli.main(command(server, tmp_path / "out.jsonl", "--yes")) == 2
+    shown = "".join(capsys.readouterr())
+    assert "the key" in shown and key[:8] not in shown
     assert server.requests == []
 
 
-def test_a_refusal_shows_no_key(server, tmp_path):
+def test_a_refusal_shows_no_key(server, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("LMLAB_API_KEY", KEY)
     server.default = (401, {"X-Echo": KEY}, {"error": {"message": f"Incorrect key: {KEY}; Bearer {KEY}"}})
-    process = start(server, tmp_path / "out.jsonl", "--yes")
-    shown = "".join(process.communicate(timeout=60))
-    assert process.returncode == 2 and "401" in shown and "[key]" in shown and KEY not in shown
+    assert cli.main(command(server, tmp_path / "out.jsonl", "--yes")) == 2
+    shown = "".join(capsys.readouterr())
+    assert "401" in shown and "[key]" in shown and KEY not in shown
 
 
-def test_without_a_terminal_yes_is_needed(server, tmp_path):
+def test_without_a_terminal_yes_is_needed(server, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(sys.stdin, "isatty", lambda: False, raising=False)
+    monkeypatch.setenv("LMLAB_API_KEY", KEY)
     path = tmp_path / "new" / "out.jsonl"
-    process = start(server, path)
-    out, error = process.communicate(timeout=60)
+    assert cli.main(command(server, path)) == 2
     assert not path.parent.exists(), "nothing is made before the cost is agreed to"
-    assert process.returncode == 2 and "give --yes" in error and server.requests == []
+    out, error = capsys.readouterr()
+    assert "--yes" in error and server.requests == []
     assert "30 requests to 127.0.0.1" in out and "with the key in LMLAB_API_KEY" in out
 
 
@@ -528,31 +533,28 @@ def test_the_estimate_comes_first_and_no_means_no(server, tmp_path, capsys, monk
     monkeypatch.setattr("builtins.input", lambda question: "n")
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     monkeypatch.delenv("LMLAB_API_KEY", raising=False)
-    arguments = command(server, tmp_path / "out.jsonl", "--price-input", "2", "--price-output", "10")
+    arguments = command(server, tmp_path / "out.jsonl")
     (tmp_path / "out.jsonl").write_text('{"te')
     assert cli.main(arguments) == 0 and server.requests == []
     assert (tmp_path / "out.jsonl").read_text() == '{"te'
     out = capsys.readouterr().out
     characters = sum(len(message["content"]) for message in prompt_messages(0))
     tokens = 30 * round(characters / 4)
-    assert f"about {tokens:,} tokens in, at most 18,000 out: {(tokens * 2 + 180_000) / 1e6:.2f}" in out
+    assert f"about {tokens:,} tokens in, at most 18,000 out" in out
     assert "without a key" in out and "nothing was asked" in out
     monkeypatch.setattr("builtins.input", lambda question: "y")
     assert cli.main(arguments) == 0
     out = capsys.readouterr().out
-    assert "30 answers, 3,000 tokens in, 1,500 out, as the endpoint counts them: 0.02" in out
+    assert "30 answers, 3,000 tokens in, 1,500 out" in out
     assert "Authorization" not in server.requests[0]["headers"]
 
 
 @pytest.mark.parametrize(
     "more, named",
     [
-        (["--price-input", "1"], "--price-output"),
-        (["--price-input", "-1", "--price-output", "1"], "-1"),
-        (["--price-input", "nan", "--price-output", "1"], "nan"),
         (["--temperature", "3"], "temperature"),
-        (["--max-tokens", "0"], "max_tokens"),
-        (["--n", "0"], "n 0"),
+        (["--max-tokens", "0"], "--max-tokens"),
+        (["--n", "0"], "--n"),
         (["--concurrency", "0"], "concurrency"),
         (["--base-url", "localhost:80"], "base_url"),
         (["--base-url", "http://localhost:80a/v1"], "base_url"),
@@ -589,11 +591,14 @@ def test_a_key_in_the_clear_is_warned_of(server, tmp_path, capsys, monkeypatch, 
     assert ("the key will travel unencrypted" in capsys.readouterr().out) == warned
 
 
-def test_whose_key_it_is():
-    both = {"OPENAI_API_KEY": "other", "LMLAB_API_KEY": " mine\n"}
-    assert find_key(both) == ("LMLAB_API_KEY", "mine")
-    assert find_key({"OPENAI_API_KEY": "other", "LMLAB_API_KEY": ""}) == ("OPENAI_API_KEY", "other")
-    assert find_key({}) == ("", "")
+def test_whose_key_it_is(monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", "other")
+    monkeypatch.setenv("LMLAB_API_KEY", " mine\n")
+    assert find_key() == ("LMLAB_API_KEY", "mine")
+    monkeypatch.setenv("LMLAB_API_KEY", "")
+    assert find_key() == ("OPENAI_API_KEY", "other")
+    monkeypatch.delenv("OPENAI_API_KEY")
+    assert find_key() == ("", "")
     assert KEY not in repr(Endpoint("https://x/v1", "m", KEY))
     assert Endpoint("http://far.example/v1", "m", KEY).in_the_clear
     assert not Endpoint("http://localhost/v1", "m", KEY).in_the_clear

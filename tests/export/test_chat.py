@@ -293,8 +293,8 @@ def test_one_answer_without_a_terminal(capsys):
     assert main(["chat", "miniworld/qwen2", "--prompt", "Who works at the mill?", "--temperature", "0"]) == 0
     assert capsys.readouterr().out == "The miller works at the mill.\n"
     assert main(["chat", "miniworld/gpt2", "--prompt", "The", "--raw", "--max-new-tokens", "3"]) == 0
-    assert main(["chat", "miniworld/gpt2", "--prompt", "The", "--top-p", "0"]) == 2
-    assert "top_p got 0.0" in capsys.readouterr().err
+    assert main(["chat", "miniworld/gpt2", "--prompt", "The", "--temperature", "-1"]) == 2
+    assert "temperature got -1.0" in capsys.readouterr().err
 
 
 def test_questions_from_a_pipe(capsys, monkeypatch):

@@ -2,7 +2,6 @@
 
 import re
 from collections import Counter
-from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 
@@ -38,7 +37,10 @@ _SHORT_UNITS = {"F", "in", "dB", "D", "AU", "yr", "KJ", "JK"}
 _SMALL_WORDS = {"of", "a", "an", "at", "by", "on", "in"}
 
 
-def read_unit(text: str, known: Mapping[str, Unit] | None = None) -> Unit | None:
+_UNITS: dict[str, Unit] = {}  # all units by their names, prefixes included
+
+
+def read_unit(text: str) -> Unit | None:
     """ "km/h", "N · m^{-1}", "\\frac{J}{mol K}" or "J/(mol K)": factors with powers; None where one is
     unknown.
 
@@ -46,9 +48,7 @@ def read_unit(text: str, known: Mapping[str, Unit] | None = None) -> Unit | None
 
     Args:
         text: In the notation of ``plain_notation``.
-        known: The units so far, while their table is built; None: all of them.
     """
-    known = _UNITS if known is None else known
     size, powers = Fraction(1), Counter()
     position, divided = 0, False
     text = _in_a_row(text)
@@ -56,7 +56,7 @@ def read_unit(text: str, known: Mapping[str, Unit] | None = None) -> Unit | None
         return None
     while position < len(text):
         found = _FACTOR.match(text, position)
-        factor = _look_up(found["name"], known) if found else None
+        factor = _look_up(found["name"]) if found else None
         if factor is None or (divided and not found["link"]):
             return None
         exponent = int(found["braced"] or found["power"] or 1)
@@ -80,27 +80,24 @@ def _in_a_row(text: str) -> str:
     return text.strip()
 
 
-def _look_up(name: str, known: Mapping[str, Unit]) -> Unit | None:
+def _look_up(name: str) -> Unit | None:
     """As written, since m and M differ; words in any case, in singular or plural."""
-    # short names are exact
-    if name in known or len(name) < 3:
-        return known.get(name)
-    return known.get(name.lower()) or known.get(name.lower().removesuffix("s"))
+    # short names are exact: "ms" is no plural of m
+    if name in _UNITS or len(name) < 3:
+        return _UNITS.get(name)
+    return _UNITS.get(name.lower()) or _UNITS.get(name.lower().removesuffix("s"))
 
 
 def leading_unit(text: str) -> str:
     """The longest known unit that a text begins with; empty without one, or if it is part of another."""
-    if read_unit(text):
-        return text.strip()
-    longest = end = 0
-    for _ in range(6):  # no unit has more factors
-        found = _FACTOR.match(text, end)
-        if not found:
-            break
-        end = found.end()
-        if read_unit(text[:end]):
-            longest = end
-    return "" if re.match(r"\s*(?:[/·^]|per\b)", text[longest:]) else text[:longest].strip()
+    words = text.split()
+    # the longest first; no unit has more than six words
+    for n in (len(words), 6, 5, 4, 3, 2, 1):
+        unit = " ".join(words[:n])
+        if read_unit(unit):
+            # of "m / fortnight" the m is only a part
+            return "" if re.match(r"[/·^]|per$", "".join(words[n : n + 1])) else unit
+    return ""
 
 
 def may_be_unit(text: str) -> bool:
@@ -119,38 +116,26 @@ def may_be_unit(text: str) -> bool:
         return False
     for word in words - _SHORT_UNITS - _SMALL_WORDS:
         pronounceable = len(word) > 2 and re.search("[aeiouy]", word, re.IGNORECASE)
-        if not pronounceable and not _look_up(word, _UNITS):
+        if not pronounceable and not _look_up(word):
             return False
     return True
 
 
-def _table() -> dict[str, Unit]:
-    """All units by their names, prefixes included."""
-    tables = TABLES["units"]
-    known: dict[str, Unit] = {}
-
-    def _define(name: str, unit: Unit, prefixes: Mapping[str, int]) -> None:
-        known[name] = unit
-        for prefix, power in prefixes.items():
-            known[prefix + name] = Unit(unit.size * Fraction(10) ** power, unit.powers)
-
-    def _defined(definition: str) -> Unit:  # "60 s"
-        number, text = definition.split(" ", 1)
-        unit = read_unit(text, known)
-        return Unit(Fraction(number) * unit.size, unit.powers)
-
-    for name in tables["alone"]:
-        _define(name, Unit(Fraction(1), frozenset({(name, 1)})), {})
-    for name in tables["basic"]:
-        _define(name, Unit(Fraction(1), frozenset({(name, 1)})), tables["prefixes"])
-    for name, definition in tables["derived"].items():
-        _define(name, _defined(definition), tables["prefixes"])
-    for name, symbol in tables["names"].items():
-        _define(name, known[symbol], tables["long_prefixes"])
-    for names, definition in tables["others"].items():
-        for name in names.split():
-            _define(name, _defined(definition), {})
-    return known
+def _define_units() -> None:
+    """Fills ``_UNITS``; a unit is defined by those before it."""
+    for group in TABLES["units"]:
+        for names, definition in group["names"].items():
+            for name in names.split():
+                unit = _defined(definition) if definition else Unit(Fraction(1), frozenset({(name, 1)}))
+                _UNITS[name] = unit
+                for prefix, power in group["prefixes"].items():
+                    _UNITS[prefix + name] = Unit(unit.size * Fraction(10) ** power, unit.powers)
 
 
-_UNITS = _table()
+def _defined(definition: str) -> Unit:
+    number, text = definition.split(" ", 1)  # "60 s"
+    unit = read_unit(text)
+    return Unit(Fraction(number) * unit.size, unit.powers)
+
+
+_define_units()

@@ -32,7 +32,6 @@ _REWRITES = [
     (r"·", "*"),
     (r"(?<![\\A-Za-z])(sin|cos|tan|ln|log|sqrt|pi)(?![A-Za-z])", r"\\\1"),
     (r"\b(?:or|and)\b", ","),
-    (r"\\frac\s*(\d)\s*(\d)", r"\\frac{\1}{\2}"),
     (r"(\d+)\s*\\frac\{(\d+)\}\{(\d+)\}", r"(\1+\2/\3)"),  # a mixed number is no product
     (r"\\begin\{[bp]matrix\}", "⟪"),
     (r"\\end\{[bp]matrix\}", "⟫"),

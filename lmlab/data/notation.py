@@ -17,6 +17,7 @@ _GROUP = r"\{((?:[^{}]|\{[^{}]*\})*)\}"  # braces with one pair of braces in the
 _REWRITES = [
     (r"(?<!\d)–|–(?!\d)", "-"),  # between two digits it stands for "to"
     (r"\\sqrt(\d+(?:\.\d+)?)", r"\\sqrt{\1}"),
+    (r"\\frac\s*(\d)\s*(\d)", r"\\frac{\1}{\2}"),
     (r",\s*\\!\s*", ","),
     (r"\\!", ""),
     (r"~|(?<!\\)\\[,;: ]", " "),

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from fractions import Fraction
 
 from lmlab.data.answers import answers_match, arithmetic, extract_answer
-from lmlab.data.numbers import parse_gold, read_answer, unread_parts
+from lmlab.data.numbers import parse_gold, read_answer
 from lmlab.data.rows import UnusableRow, block_text, is_missing, problem_row
 from lmlab.data.usable import MAX_INVALID_FRACTION, BadRow, leave_out
 
@@ -165,9 +165,6 @@ def why_bad(row: Mapping, problem: Mapping) -> str:
         return "the answer is not read back"
     if "messages" in row:
         return _why_code_is_wrong(row["messages"][-1]["content"])
-    gold = str(row["answer_number"]) if "problem_text" in row else row["answer"].partition("####")[2]
-    if unread_parts(gold, answer):
-        return "the answer is not read whole"
     if "problem_text" in row:
         return ""
     for calculation, value in CALCULATION.findall(row["answer"]):

@@ -70,13 +70,7 @@ def _scale(given: Answer, expected: Answer, unit: str) -> Fraction | None:
     # a unit that is missing or unknown is not held against the answer
     if a is None or b is None:
         return Fraction(1)
-    if a.powers == b.powers:
-        return a.size / b.size
-    # degrees, of an angle or of temperature, may stand for degrees Celsius
-    degree = frozenset({("degree", 1)})
-    # what one of them measures and the other does not
-    kinds = {name for name, _ in a.powers ^ b.powers}
-    return Fraction(1) if kinds in ({"Celsius"}, {"Fahrenheit"}) and degree in (a.powers, b.powers) else None
+    return a.size / b.size if a.powers == b.powers else None
 
 
 def _same_text(a: Answer, b: Answer) -> bool:

@@ -20,7 +20,6 @@ _SPACED = r"[1-9]\d{0,2}(?:[ ']\d{3})+(?:\.\d+)?"  # 1 234 or 5'000
 _FORMS = [  # the longest reading comes first
     rf"(?:(?P<whole>\d+)\s*)?\\frac\s*\{{\s*(?P<above>-?\s*{DECIMAL})\s*\}}\s*\{{\s*(?P<below>{DECIMAL})\s*\}}",
     rf"(?:(?P<whole>\d+)\s+)?(?P<above>{DECIMAL})\s*/\s*(?P<below>{DECIMAL})",  # 2 1/2
-    r"(?P<fixed>\d*\.\d*)(?:\((?P<repeated>\d+)\)|\\(?:overline|bar)\s*\{(?P<barred>\d+)\})",  # 0.1(6)
     rf"(?:(?P<times>{DECIMAL})\s*(?:\\times|[·x*])\s*)?10\s*(?:\^|\*\*)\s*(?P<power>[-+]?\d+|\{{\s*[-+]?\d+\s*\}})",
     rf"(?P<times>{DECIMAL})(?P<e>[eE])(?P<power>[-+]?\d+)",
     rf"(?P<number>{_SPACED}|{DECIMAL})",
@@ -61,7 +60,7 @@ class Answer:
 @lru_cache(maxsize=4096)  # votes and rewards ask for the same few answers again and again
 def read_answer(text: str) -> Answer:
     """What an answer says: integers, decimals, 1,200.50, 3/4, 2 1/2, \\frac{3}{4}, 1.5e-3, 1.5 \\times
-    10^{-3}, 0.(3), 15%, $12, 5 million, 5 km, with a sign, and any of them in \\boxed{} or between dollar
+    10^{-3}, 15%, $12, 5 million, 5 km, with a sign, and any of them in \\boxed{} or between dollar
     signs.
 
     All of the text must be understood: "2x", "5π", "≤5", "not 5" and "3 to 5" are no numbers, "5 apples" is
@@ -74,14 +73,14 @@ def read_answer(text: str) -> Answer:
     return read_number(_VARIABLE.sub("", plain)) or _formula_with_unit(plain)
 
 
-def parse_gold(text: str | None) -> Answer | None:
-    """The answer that a data set gives, read as a whole: a number, a formula, or a text ("Tuesday").
+def parse_gold(text: str) -> str | None:
+    """The answer that a data set gives, as one writes it: a number, a formula, or a text ("Tuesday").
 
     Returns:
         None where it is none of these: empty, "nan", "N/A", "None", "-", "?".
     """
-    answer = read_answer("" if text is None else str(text))
-    return None if says_nothing(answer.text) else answer
+    answer = read_answer(text)
+    return None if says_nothing(answer.text) else answer.written
 
 
 def says_nothing(text: str) -> bool:
@@ -139,11 +138,6 @@ def _value(found: re.Match) -> tuple[Fraction, str] | None:
     parts = {name: part for name, part in found.groupdict().items() if part is not None}
     if "above" in parts:
         return _fraction(**parts)
-    if "fixed" in parts:  # 0.1(6) is 0.1 + 6/90
-        digits = parts.get("repeated") or parts["barred"]
-        n_fixed = len(parts["fixed"].partition(".")[2])
-        repeating = Fraction(int(digits), 10**n_fixed * (10 ** len(digits) - 1))
-        return Fraction(f"0{parts['fixed']}0") + repeating, re.sub(r"\s", "", found.group())
     if "number" in parts:
         number = _digits(parts["number"])
         return Fraction(number), number

@@ -54,20 +54,14 @@ def to_reasoning_format(row: Mapping) -> dict:
 
 def _gsm8k(row: Mapping) -> tuple[str, str, str | None]:
     reasoning, _, answer = row["answer"].partition("####")
-    return row["question"].strip(), re.sub(r"<<.*?>>", "", reasoning).strip(), _gold(answer)
+    return row["question"], re.sub(r"<<.*?>>", "", reasoning).strip(), parse_gold(answer)
 
 
 def _scibench(row: Mapping) -> tuple[str, str, str | None, str]:
-    question, unit = row["problem_text"].strip(), (row.get("unit") or "").strip()
+    question, unit = row["problem_text"], row["unit"]
     if unit and unit not in question:
         question += f" Give the answer in {unit}."
-    return question, (row.get("solution") or "").strip(), _gold(row["answer_number"]), unit
-
-
-def _gold(text: str | float | None) -> str | None:
-    """A gold answer, read as a whole (``numbers.parse_gold``), as one writes it; None where it is none."""
-    gold = parse_gold(text)
-    return None if gold is None else gold.written
+    return question, row["solution"], parse_gold(row["answer_number"]), unit
 
 
 def _math_code_instruct(messages: list[dict]) -> tuple[list[dict], str, str | None]:
@@ -130,12 +124,9 @@ def reasoning_rows(
         try:
             row = problem_row(published)
             problem = to_reasoning_format(row)
+            _check(row, problem)
         except UnusableRow as error:
             bad.append(BadRow(i, str(error), repr(published)))
-            continue
-        # a row that would teach something wrong
-        if reason := why_bad(row, problem):
-            bad.append(BadRow(i, reason, repr(question_of(problem))))
             continue
         problem["tolerance"] = tolerance if "problem_text" in row else 0.0
         problem["steps"] = difficulty(problem)
@@ -145,41 +136,37 @@ def reasoning_rows(
     return good
 
 
-def why_bad(row: Mapping, problem: Mapping) -> str:
-    """Why a row cannot be used; empty if it can.
-
-    Args:
-        row: Of ``problem_row``.
-        problem: What ``to_reasoning_format`` made of it.
-    """
+def _check(row: Mapping, problem: Mapping) -> None:
+    """Raises UnusableRow for a row that would teach something wrong."""
     answer = problem["answer"]
     if is_missing(answer):
-        return "no final answer"
+        raise UnusableRow("no final answer")
     if problem["completion"] is None:
-        return "" if "problem_text" in row else "no solution"  # SciBench without one serves to evaluate
+        if "problem_text" in row:
+            return  # SciBench without a solution serves to evaluate
+        raise UnusableRow("no solution")
     completion = problem["completion"][0]["content"]
     reasoning = completion.removeprefix("<think>\n").partition("\n</think>")[0]
     if any(_TAG.search(text) for text in (reasoning, *(turn["content"] for turn in problem["prompt"]))):
-        return "a tag of the chat template in the text"
+        raise UnusableRow("a tag of the chat template in the text")
     if not answers_match(extract_answer(completion), answer):
-        return "the answer is not read back"
+        raise UnusableRow("the answer is not read back")
     if "messages" in row:
-        return _why_code_is_wrong(row["messages"][-1]["content"])
-    if "problem_text" in row:
-        return ""
-    for calculation, value in CALCULATION.findall(row["answer"]):
+        _check_code(row["messages"][-1]["content"])
+    # GSM8K's calculations; the other layouts have none
+    for calculation, value in CALCULATION.findall(row.get("answer", "") if "question" in row else ""):
         result, stated = arithmetic(calculation), read_answer(value).value
         if result is None or stated is None or abs(result - stated) > _ROUNDING:
-            return f"a calculation that is wrong: {calculation}"
-    return ""
+            raise UnusableRow(f"a calculation that is wrong: {calculation}")
 
 
-def _why_code_is_wrong(blocks: Sequence[Mapping]) -> str:
+def _check_code(blocks: Sequence[Mapping]) -> None:
     printed = [block["content"] for block in blocks if block["type"] == "execution"]
     if printed and re.search(r"Traceback|\b\w+Error:", printed[-1]):
-        return "its code failed"
+        raise UnusableRow("its code failed")
     boxed, last = _last_answers(blocks)
-    return "two answers" if boxed and last and not answers_match(last, boxed) else ""
+    if boxed and last and not answers_match(last, boxed):
+        raise UnusableRow("two answers")
 
 
 # --- difficulty --------------------------------------------------------------------------------------

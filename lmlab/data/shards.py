@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 TOKEN = np.dtype("<u2")
 MAX_VOCABULARY = 65_536  # ids that 16 bits can hold
 INDEX = "shards.json"
-_CHUNK_CHARACTERS = 1_000_000  # encoded at once: enough work for every thread, little to hold
+_CHUNK_DOCUMENTS = 500  # encoded at once: enough work for every thread, little to hold
 
 logger = logging.getLogger(__name__)
 
@@ -159,21 +159,11 @@ def tokenize(texts: Iterable[str], tokenizer: "PreTrainedTokenizerBase") -> Iter
     CPU seconds per million, and worker processes 2.0M at 0.95.
     """
     encoder, eos = _encoder(tokenizer), tokenizer.eos_token_id
-    for chunk in _chunks(texts):
+    # a lone surrogate, which JSON can hold, is no character: it becomes "?"
+    texts = (text.encode("utf-8", "replace").decode("utf-8") for text in texts)
+    while chunk := list(islice(texts, _CHUNK_DOCUMENTS)):
         for document in encoder.encode_batch_fast(chunk, add_special_tokens=False):
             yield np.array([eos, *document.ids], TOKEN)
-
-
-def _chunks(texts: Iterable[str]) -> Iterator[list[str]]:
-    chunk, size = [], 0
-    for text in texts:
-        # a lone surrogate, which JSON can hold, is no character: it becomes "?"
-        chunk.append(text.encode("utf-8", "replace").decode("utf-8"))
-        size += len(text) + 1  # empty texts must not pile up
-        if size >= _CHUNK_CHARACTERS:
-            yield chunk
-            chunk, size = [], 0
-    yield chunk
 
 
 # --- preparing ------------------------------------------------------------------------------------
@@ -224,50 +214,37 @@ def prepare_shards(
     }
     there = ShardSet.read(folder) or ShardSet(made_with, [], False)
     _check_made_with(folder, there.made_with, made_with)
-    if not there.finished:
-        for shard in there.shards:
-            _open_shard(folder / shard.name, shard, verify=True)
-        there = _write_rest(there, texts, tokenizer, folder, expected_tokens)
-    n_tokens = sum(shard.n_tokens for shard in there.shards)
-    logger.info("finished: %d shards, %s tokens", len(there.shards), f"{n_tokens:,}")
-    return [folder / shard.name for shard in there.shards]
+    shards = there.shards
+    if there.finished:
+        return [folder / shard.name for shard in shards]
+    for shard in shards:
+        _open_shard(folder / shard.name, shard, verify=True)
 
-
-def _write_rest(
-    there: ShardSet,
-    texts: Callable[[int], Iterator[str]],
-    tokenizer: "PreTrainedTokenizerBase",
-    folder: Path,
-    expected_tokens: int | None,
-) -> ShardSet:
-    """Writes the shards that are missing, each with an index that lists it; gives the finished set."""
-    shards, made_with = list(there.shards), there.made_with
-    written = sum(shard.n_tokens for shard in shards)
     # checked before the first of what may be hours of work
-    missing = (expected_tokens or written + made_with["shard_tokens"]) - written
+    written = sum(shard.n_tokens for shard in shards)
+    missing = (expected_tokens or written + shard_tokens) - written
     require_disk_space(folder, missing * TOKEN.itemsize)
     document, offset = 0, 0
     if shards:
         document, offset = shards[-1].next_document, shards[-1].next_offset
         logger.info("resumes after %d shards, at document %d", len(shards), document)
     remaining = texts(document)
-    if made_with["n_docs"] is not None:
-        remaining = islice(remaining, made_with["n_docs"] - document)
+    if n_docs is not None:
+        remaining = islice(remaining, n_docs - document)
     documents = tokenize(remaining, tokenizer)
-    cuts = _cut(documents, made_with["shard_tokens"], document, offset, tokenizer.eos_token_id)
+    cuts = _cut(documents, shard_tokens, document, offset, tokenizer.eos_token_id)
     for tokens, next_document, next_offset, last in cuts:
-        split = "validation" if made_with["validation"] and not shards else "train"
+        split = "validation" if validation and not shards else "train"
         name = f"{split}_{len(shards):06d}.npy"
         with replace_file(folder / name) as temporary, open(temporary, "wb") as file:
             np.save(file, tokens)
         # the index comes after the file: a file that it does not list is written again
         checksum = hashlib.sha256(tokens).hexdigest()
         shards.append(Shard(name, len(tokens), checksum, next_document, next_offset))
-        there = ShardSet(made_with, shards, last)
-        there.write(folder)
+        ShardSet(made_with, shards, last).write(folder)
         written += len(tokens)
         logger.info("%s: %s tokens so far", name, f"{written:,}")
-    return there
+    return [folder / shard.name for shard in shards]
 
 
 def _cut(

@@ -19,21 +19,20 @@ class Unit:
 
 
 _FACTOR = re.compile(
-    r"\s*(?P<link>[/·*]|per\b)?\s*(?P<shape>(?:square|sq\.?|cubic|cu\.?)\s+)?"
-    r"(?P<name>[A-Za-zµΩ]+|[$€£¥₹])"
+    r"\s*(?P<link>[/·*]|per\b)?\s*(?P<name>[A-Za-zµΩ]+|[$€£¥₹])"
     r"(?:\s*\^\s*(?:\{\s*(?P<braced>-?\d)\s*\}|(?P<power>-?\d)))?(?![\w^{])"
 )
 _REWRITES = [
-    (r"degrees?\s*(?:C\b|[Cc]elsius)|[Cc]elsius", "degree Celsius"),
-    (r"degrees?\s*(?:F\b|[Ff]ahrenheit)|[Ff]ahrenheit", "degree Fahrenheit"),
+    (r"degrees?\s*(?:C\b|[Cc]elsius)", "Celsius"),
+    (r"degrees?\s*(?:F\b|[Ff]ahrenheit)", "Fahrenheit"),
     (r"\s+\^", "^"),
-    (r"\\frac\s*\{([^{}]*)\}\s*\{([^{}]*)\}", r"\1/(\2)"),
+    (r"\\frac\s*\{([^{}]*)\}\s*\{([^{}]*)\}", r"\1/\2"),
 ]
 # in an answer these say that it is not simply this number
 DOUBT = re.compile(rf"{any_word('negations', 'doubts')}|n't\b", re.IGNORECASE)
 _NO_UNIT = re.compile(rf"{any_word('no_unit', 'months')}|\btimes\b(?!\W*$)", re.IGNORECASE)
 # without a size here, but no variables either; the small words only beside others ("10 a day")
-_SHORT_UNITS = {"F", "in", "dB", "D", "AU", "yr", "KJ", "JK"}
+_SHORT_UNITS = {"F", "in", "sq", "cu", "dB", "D", "AU", "yr", "KJ", "JK"}
 _SMALL_WORDS = {"of", "a", "an", "at", "by", "on", "in"}
 
 
@@ -41,17 +40,18 @@ _UNITS: dict[str, Unit] = {}  # all units by their names, prefixes included
 
 
 def read_unit(text: str) -> Unit | None:
-    """ "km/h", "N · m^{-1}", "\\frac{J}{mol K}" or "J/(mol K)": factors with powers; None where one is
-    unknown.
+    """ "km/h", "N · m^{-1}" or "\\frac{J}{mol}": factors with powers; None where one is unknown.
 
-    Behind a slash only one factor is clear: "J/mol K" is not read.
+    Behind a slash only one factor is clear: "J/mol K" is not read, nor "J/(mol K)".
 
     Args:
         text: In the notation of ``plain_notation``.
     """
     size, powers = Fraction(1), Counter()
     position, divided = 0, False
-    text = _in_a_row(text)
+    for pattern, replacement in _REWRITES:
+        text = re.sub(pattern, replacement, text)
+    text = text.strip()
     if not text:
         return None
     while position < len(text):
@@ -60,24 +60,12 @@ def read_unit(text: str) -> Unit | None:
         if factor is None or (divided and not found["link"]):
             return None
         exponent = int(found["braced"] or found["power"] or 1)
-        exponent *= {"s": 2, "c": 3}.get((found["shape"] or " ")[0], 1)  # square feet, cubic meters
         if found["link"] in ("/", "per"):
             exponent, divided = -exponent, True
         size *= factor.size**exponent
         powers.update({name: power * exponent for name, power in factor.powers})
         position = found.end()
     return Unit(size, frozenset((name, power) for name, power in powers.items() if power))
-
-
-def _in_a_row(text: str) -> str:
-    """Without fractions and parentheses: "J/(mol K)" and "\\frac{J}{mol K}" become "J/mol/K"."""
-    for pattern, replacement in _REWRITES:
-        text = re.sub(pattern, replacement, text)
-    # of "J/(mol K)" both factors are below the line
-    quotient = re.fullmatch(r"([^/()]*)/\s*\(([^/()]*)\)\s*", text)
-    if quotient:
-        text = "/".join([quotient[1], *re.split(r"[\s·*]+", quotient[2].strip())])
-    return text.strip()
 
 
 def _look_up(name: str) -> Unit | None:
@@ -106,7 +94,7 @@ def may_be_unit(text: str) -> bool:
         return False
     if read_unit(text) is not None:
         return True
-    if not re.fullmatch(r"[A-Za-zµΩ/·$€£¥₹](?:[A-Za-zµΩ .'/^{}\d·$€£¥₹]|(?<=\w)-(?=\w)|\^\{?-)*", text):
+    if not re.fullmatch(r"[A-Za-zµΩ/·$€£¥₹](?:[A-Za-zµΩ .'/^(){}\d·$€£¥₹]|(?<=\w)-(?=\w)|\^\{?-)*", text):
         return False
     digit_that_is_no_power = re.search(r"(?<![\^{\-\d])\d", text)
     if DOUBT.search(text) or _NO_UNIT.search(text) or digit_that_is_no_power:

@@ -118,7 +118,7 @@ def test_a_special_token_in_a_text_is_plain_text(tmp_path, tokenizer):
 
 
 def test_the_stream_is_not_read_ahead_of_a_chunk(monkeypatch, tokenizer, texts):
-    monkeypatch.setattr(shards, "_CHUNK_CHARACTERS", 1)
+    monkeypatch.setattr(shards, "_CHUNK_DOCUMENTS", 1)
     read = []
     for number, _ in enumerate(tokenize((read.append(text) or text for text in texts), tokenizer), 1):
         assert len(read) == number
@@ -150,7 +150,7 @@ def test_the_final_eos_stays_with_a_last_shard_that_is_full(tmp_path, tokenizer,
 def test_the_files_do_not_depend_on_chunks_and_documents_span_shards(tmp_path, monkeypatch, tokenizer):
     documents = [" the" * n for n in range(16)]  # with eos 1, 2, ..., 16 tokens; one ends at 7
     prepare(tmp_path / "whole", documents, tokenizer, shard_tokens=7)
-    monkeypatch.setattr(shards, "_CHUNK_CHARACTERS", 1)
+    monkeypatch.setattr(shards, "_CHUNK_DOCUMENTS", 1)
     prepare(tmp_path / "single", documents, tokenizer, shard_tokens=7)
     assert contents(tmp_path / "single") == contents(tmp_path / "whole")
     begin = [(shard.next_document, shard.next_offset) for shard in listed(tmp_path / "whole")]
@@ -192,7 +192,7 @@ folder, mode = Path(sys.argv[1]), sys.argv[2]
 documents = json.loads(sys.stdin.read())
 backend = Tokenizer.from_file(str(miniworld.model_dir("gpt2") / "tokenizer.json"))
 tokenizer = SimpleNamespace(backend_tokenizer=backend, eos_token_id=0)
-shards._CHUNK_CHARACTERS = 500
+shards._CHUNK_DOCUMENTS = 2
 replace, fsync = os.replace, os.fsync
 
 def die():

@@ -135,14 +135,6 @@ def majority_vote(answers: Sequence[str | None]) -> str | None:
 
     "1/2" and "0.5" are votes for one answer. Source: Wang et al. 2023, "Self-consistency".
     """
-    votes: list[list[str]] = []  # of each different answer, all that gave it
-    for answer in answers:
-        if answer is None:
-            continue
-        for same in votes:
-            if answers_match(answer, same[0]):
-                same.append(answer)
-                break
-        else:
-            votes.append([answer])
-    return max(votes, key=len)[0] if votes else None
+    given = [answer for answer in answers if answer is not None]
+    # of several that are largest, max gives the first
+    return max(given, key=lambda answer: sum(answers_match(other, answer) for other in given), default=None)

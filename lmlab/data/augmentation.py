@@ -63,11 +63,7 @@ def resample_numbers(row: Mapping, rng: random.Random) -> dict | None:
     new = _new_values(problem, rng)
     if new is None:
         return None
-    question, solution = _rewritten(problem.question, new), _rewritten(problem.solution, new)
-    answer = str(new[problem.answer])
-    if problem.in_miniworld:
-        return _miniworld_row(question, solution, answer)
-    return {**row, "question": question, "answer": f"{solution}#### {answer}"}
+    return {name: _rewritten_field(value, new) for name, value in row.items()}
 
 
 def augment_problems(train: Sequence[Mapping], copies: int, seed: int = 0) -> list[dict]:
@@ -115,18 +111,15 @@ def _read(row: Mapping) -> _Problem | None:
     return _Problem(question, solution, noted, int(answer), in_miniworld)
 
 
-def _miniworld_row(question: str, solution: str, answer: str) -> dict:
-    steps = [f"{step}." for step in solution.rstrip(".").split(". ")]
-    blocks = [{"type": "text", "content": text} for text in (solution, f"The answer is {answer}.")]
-    return {
-        "messages": [
-            {"role": "user", "content": [{"type": "text", "content": question}]},
-            {"role": "assistant", "content": blocks},
-        ],
-        "problem": question,
-        "steps": steps,
-        "answer": answer,
-    }
+def _rewritten_field(value: object, new: Mapping[int, int]) -> object:
+    """A field of a row with the new numbers in all of its texts."""
+    if isinstance(value, str):
+        return _rewritten(value, new)
+    if isinstance(value, list):
+        return [_rewritten_field(part, new) for part in value]
+    if isinstance(value, dict):
+        return {name: _rewritten_field(part, new) for name, part in value.items()}
+    return value
 
 
 # --- which numbers may change -------------------------------------------------------------------------

@@ -26,7 +26,7 @@ class WindowLoader:
     Memory: the order is computed (see ``permuted``) and the tokens stay on disk. A map from ``open_shards``
     is read by ``pread`` and not through its pages: a page touched there stays resident, with up to 2 MB
     around it, until the whole file is; to hand pages back after each batch took five times as long.
-    Raises ValueError for arrays of another kind, too few tokens for one window, or an eos that is not there.
+    Raises ValueError for too few tokens for one window, or an eos that is not there.
     """
 
     def __init__(
@@ -37,9 +37,6 @@ class WindowLoader:
         seed: int = 0,
         eos: int | None = None,
     ):
-        for array in arrays:
-            if array.ndim != 1 or array.dtype.kind not in "iu":
-                raise ValueError(f"WindowLoader needs 1-D integer arrays, got {array.dtype} {array.shape}")
         self.block_size, self.batch_size, self.seed = block_size, batch_size, seed
         longest = max(map(len, arrays), default=0)
         if longest <= block_size:

@@ -6,25 +6,24 @@ from fractions import Fraction
 from functools import lru_cache
 
 from lmlab.data.formulas import MAX_CHARACTERS as MAX_FORMULA
-from lmlab.data.formulas import is_formula
+from lmlab.data.formulas import formula_value, is_formula
 from lmlab.data.notation import TABLES, plain_notation
 from lmlab.data.rows import is_missing
 from lmlab.data.units import leading_unit, may_be_unit, read_unit
 
 MAX_ANSWER = 1000  # characters; nothing longer is read at all
 _MAX_NUMBER = 60  # nothing longer is meant as a number
-_MAX_EXPONENT = 300
 CURRENCY = "[$€£¥₹]"
 DECIMAL = r"(?:[1-9]\d{0,2}(?:,\d{3})+(?:\.\d*)?|\d+(?:\.\d*)?|\.\d+)"
 _SPACED = r"[1-9]\d{0,2}(?:[ ']\d{3})+(?:\.\d+)?"  # 1 234 or 5'000
 _FORMS = [  # the longest reading comes first
-    rf"(?:(?P<whole>\d+)\s*)?\\frac\s*\{{\s*(?P<above>-?\s*{DECIMAL})\s*\}}\s*\{{\s*(?P<below>{DECIMAL})\s*\}}",
-    rf"(?:(?P<whole>\d+)\s+)?(?P<above>{DECIMAL})\s*/\s*(?P<below>{DECIMAL})",  # 2 1/2
-    rf"(?:(?P<times>{DECIMAL})\s*(?:\\times|[·x*])\s*)?10\s*(?:\^|\*\*)\s*(?P<power>[-+]?\d+|\{{\s*[-+]?\d+\s*\}})",
-    rf"(?P<times>{DECIMAL})(?P<e>[eE])(?P<power>[-+]?\d+)",
-    rf"(?P<number>{_SPACED}|{DECIMAL})",
+    rf"(?:\d+\s*)?\\frac\s*\{{\s*-?{DECIMAL}\s*\}}\s*\{{\s*{DECIMAL}\s*\}}",
+    rf"(?:\d+\s+)?{DECIMAL}\s*/\s*{DECIMAL}",  # 2 1/2
+    rf"(?:{DECIMAL}\s*(?:\\times|[·x*])\s*)?10\s*(?:\^|\*\*)\s*(?:-?\d+|\{{\s*-?\d+\s*\}})",
+    rf"{DECIMAL}[eE][-+]?\d+",
+    rf"{_SPACED}|{DECIMAL}",
 ]
-_FORMS = [re.compile(form) for form in _FORMS]
+_NUMBER = re.compile("|".join(_FORMS))
 _SIGN = re.compile(rf"\s*(?:≈\s*)?([-+]?)\s*({CURRENCY}?)\s*([-+]?)\s*")
 _PERCENT = re.compile(r"\s*(%|percent\b|per cent\b)")
 _SCALE = re.compile(rf"\s*({'|'.join(TABLES['scales'])})s?\b", re.IGNORECASE)
@@ -101,18 +100,14 @@ def without_lead(text: str) -> str:
 def read_number(plain: str) -> Answer | None:
     """A number with all that stands behind it; None where something is not understood."""
     sign = _SIGN.match(plain)
-    for form in _FORMS:
-        if found := form.match(plain, sign.end()):
-            break
-    else:
-        return None
+    found = _NUMBER.match(plain, sign.end())
     # also no two signs, as in -$-5
-    if len(found.group()) > _MAX_NUMBER or (sign.group(1) and sign.group(3)):
+    if found is None or len(found.group()) > _MAX_NUMBER or (sign.group(1) and sign.group(3)):
         return None
-    read = _value(found)
-    if read is None:
+    shown = _shown(found.group())
+    value = _value(shown)
+    if value is None:
         return None
-    value, shown = read
     currency, rest = sign.group(2), plain[found.end() :]
     if scale := _SCALE.match(rest):
         name = scale.group(1).lower()
@@ -133,41 +128,28 @@ def read_number(plain: str) -> Answer | None:
     )
 
 
-def _value(found: re.Match) -> tuple[Fraction, str] | None:
-    """The value of a number and how it is shown, with all of its digits; None where it has none."""
-    parts = {name: part for name, part in found.groupdict().items() if part is not None}
-    if "above" in parts:
-        return _fraction(**parts)
-    if "number" in parts:
-        number = _digits(parts["number"])
-        return Fraction(number), number
-    exponent = int(parts["power"].strip("{} "))
-    # 10^999999999 would take for ever to compute
-    if abs(exponent) > _MAX_EXPONENT:
+def _shown(number: str) -> str:
+    """3/4 of \\frac{3}{4}, 2 1/2 of 2\\frac{1}{2}, 1234 of 1,234 and of 1 234."""
+    text = re.sub(r"\s*\\frac\s*\{\s*(.*?)\s*\}\s*\{\s*(.*?)\s*\}", r" \1/\2", number).strip()
+    text = re.sub(r"\s*/\s*", "/", re.sub("[,']", "", text))
+    if re.fullmatch(r"[\d. ]+", text):
+        text = text.replace(" ", "")
+    return text.rstrip(".")
+
+
+def _value(shown: str) -> Fraction | None:
+    """Exactly; None without a value, as of 1/0, or with a huge one."""
+    if "/" in shown and " " in shown:
+        whole, above, below = re.split("[ /]", shown)
+        # 1 234/5: is this 1234/5?
+        proper = above.isdecimal() and below.isdecimal() and int(above) < int(below)
+        return int(whole) + Fraction(int(above), int(below)) if proper else None
+    formula = re.sub(r"[eE]\+?(-?\d+)$", r"*10^{\1}", shown).replace("**", "^")
+    try:
+        value = formula_value(re.sub(r"\\times|[·x]", "*", formula))
+    except (ValueError, ArithmeticError):
         return None
-    number = _digits(parts.get("times", "1"))
-    if "e" in parts:
-        shown = f"{number}e{exponent}"
-    else:
-        shown = (f"{number} \\times " if "times" in parts else "") + f"10^{{{exponent}}}"
-    return Fraction(number) * Fraction(10) ** exponent, shown
-
-
-def _fraction(above: str, below: str, whole: str | None = None) -> tuple[Fraction, str] | None:
-    above, below = _digits(above), _digits(below)
-    if Fraction(below) == 0:
-        return None
-    value = Fraction(above) / Fraction(below)
-    if whole is None:
-        return value, f"{above}/{below}"
-    if not (above.isdigit() and below.isdigit() and value < 1):  # 1 234/5: is this 1234/5?
-        return None
-    return int(whole) + value, f"{whole} {above}/{below}"
-
-
-def _digits(number: str) -> str:
-    """Without separators."""
-    return re.sub("[, ']", "", number).rstrip(".")
+    return value if isinstance(value, Fraction) else None
 
 
 def _unit(rest: str, currency: str) -> str | None:

@@ -20,7 +20,7 @@ class Unit:
 
 _FACTOR = re.compile(
     r"\s*(?P<link>[/·*]|per\b)?\s*(?P<name>[A-Za-zµΩ]+|[$€£¥₹])"
-    r"(?:\s*\^\s*(?:\{\s*(?P<braced>-?\d)\s*\}|(?P<power>-?\d)))?(?![\w^{])"
+    r"(?:\s*\^\s*(?P<power>-?\d|\{\s*-?\d\s*\}))?(?![\w^{])"
 )
 _REWRITES = [
     (r"degrees?\s*(?:C\b|[Cc]elsius)", "Celsius"),
@@ -34,8 +34,6 @@ _NO_UNIT = re.compile(rf"{any_word('no_unit', 'months')}|\btimes\b(?!\W*$)", re.
 # without a size here, but no variables either; the small words only beside others ("10 a day")
 _SHORT_UNITS = {"F", "in", "sq", "cu", "dB", "D", "AU", "yr", "KJ", "JK"}
 _SMALL_WORDS = {"of", "a", "an", "at", "by", "on", "in"}
-
-
 _UNITS: dict[str, Unit] = {}  # all units by their names, prefixes included
 
 
@@ -59,7 +57,7 @@ def read_unit(text: str) -> Unit | None:
         factor = _look_up(found["name"]) if found else None
         if factor is None or (divided and not found["link"]):
             return None
-        exponent = int(found["braced"] or found["power"] or 1)
+        exponent = int((found["power"] or "1").strip("{} "))
         if found["link"] in ("/", "per"):
             exponent, divided = -exponent, True
         size *= factor.size**exponent
@@ -102,11 +100,9 @@ def may_be_unit(text: str) -> bool:
     words = set(re.findall(r"[A-Za-zµΩ]+", text))
     if words <= _SMALL_WORDS - _SHORT_UNITS:
         return False
-    for word in words - _SHORT_UNITS - _SMALL_WORDS:
-        pronounceable = len(word) > 2 and re.search("[aeiouy]", word, re.IGNORECASE)
-        if not pronounceable and not _look_up(word):
-            return False
-    return True
+    # a word has a vowel; what has none is a product of variables, unless it is a known unit
+    long = {word for word in words if len(word) > 2 and re.search("[aeiouy]", word, re.IGNORECASE)}
+    return all(_look_up(word) for word in words - long - _SHORT_UNITS - _SMALL_WORDS)
 
 
 def _define_units() -> None:

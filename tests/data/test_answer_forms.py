@@ -238,11 +238,11 @@ The answer is 1.5 × 10³ m. | 1.5 \times 10^{3} m
 The answer is (B). | (B)
 The answer is Tuesday. | Tuesday
 Janet sells 16 - 3 - 4 = 9 eggs. She makes 9 * 2 = $18 every day. | $18
-So the distance is 1.5 × 10^3 m. | 1.5 \times 10^{3} m
+So the distance is 1.5 × 10^3 m. | 1.5 \times 10^3 m
 It is 5π. | 5\pi
 It takes 20 minutes | 20 minutes
 #### 58 1/2 | 58 1/2
-#### 10^3 | 10^{3}
+#### 10^3 | 10^3
 \boxed{5} \text{ million} | 5 million
 So $\boxed{12}$ cm. | 12 cm
 So $\boxed{5}\pi$. | 5\pi

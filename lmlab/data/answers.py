@@ -43,22 +43,16 @@ def answers_match(given: str | None, expected: str | None, tolerance: float = 0.
         return _same_text(a, b) or (scale is not None and _same_formula(a, b, scale, tolerance))
     if scale is None:
         return False
-    expected_percent = b.percent or "%" in unit
-    expected_values = [b.value]
+    wanted = [b.value]
+    # as in SciBench, where a power of ten may stand in the number or in the unit
     if power := _POWER_OF_TEN.search(unit):
-        expected_values.append(b.value * Fraction(10) ** int(power.group(1)))
-    # 50% may be meant as 50 or as 0.5, and a power of ten may be in the number or in the unit
-    for x in _readings(a.value * scale, a.percent and not expected_percent):
-        for value in expected_values:
-            for y in _readings(value, expected_percent and not a.percent):
-                if abs(x - y) <= Fraction(max(tolerance, _PRECISION)) * abs(y):
-                    return True
-    return False
-
-
-def _readings(value: Fraction, percent: bool) -> list[Fraction]:
-    """50% is 50 or 0.5 where the other side has no percent sign."""
-    return [value, value / 100] if percent else [value]
+        wanted.append(b.value * Fraction(10) ** int(power.group(1)))
+    # 50% may be meant as 50 or as 0.5 where the other side has no percent sign
+    if a.percent != (b.percent or "%" in unit):
+        factor = Fraction(100) if a.percent else Fraction(1, 100)
+        wanted += [value * factor for value in wanted]
+    allowed = Fraction(max(tolerance, _PRECISION))
+    return any(abs(a.value * scale - value) <= allowed * abs(value) for value in wanted)
 
 
 def _scale(given: Answer, expected: Answer, unit: str) -> Fraction | None:

@@ -107,12 +107,10 @@ def _same(a: str, b: str, tolerance: float) -> bool:
 def _same_in_any_order(members: list[str], others: list[str], tolerance: float) -> bool:
     left = list(others)
     for member in members:
-        for other in left:
-            if _same(member, other, tolerance):
-                left.remove(other)
-                break
-        else:
+        found = [other for other in left if _same(member, other, tolerance)]
+        if not found:
             return False
+        left.remove(found[0])
     return True
 
 

@@ -29,10 +29,9 @@ _PERCENT = re.compile(r"\s*(%|percent\b|per cent\b)")
 _SCALE = re.compile(rf"\s*({'|'.join(TABLES['scales'])})s?\b", re.IGNORECASE)
 # what may stand before an answer and adds nothing to it
 _LEAD = re.compile(
-    r"^(?:(?:so|thus|hence|therefore),? )?(?:the )?(?:final |correct )?answer(?: is:?|:)\s*", re.IGNORECASE
-)
-_ABOUT = re.compile(
-    r"^(?:about|approximately|approx\.?|roughly|around|exactly|only|just)\s+(?=[-+$\d.])", re.IGNORECASE
+    r"^(?:(?:(?:so|thus|hence|therefore),? )?(?:the )?(?:final |correct )?answer(?: is:?|:)\s*)?"
+    r"(?:(?:about|approximately|approx\.?|roughly|around|exactly|only|just)\s+(?=[-+$\d.]))?",
+    re.IGNORECASE,
 )
 _VARIABLE = re.compile(  # x = 5
     r"^(?:[A-Za-z]|\\[a-z]+)(?:_(?:\w|\{\s*\w+\s*\}))?(?:\([A-Za-z]\))?\s*[=≈]\s*(?=[-+$€£\d.\\])"
@@ -91,7 +90,7 @@ def says_nothing(text: str) -> bool:
 def without_lead(text: str) -> str:
     """The answer in plain notation, out of its box, without "The answer is" and "about"."""
     text = re.sub(r"\\(?:boxed|fbox)\{\s*\}", "", text).strip()
-    return _ABOUT.sub("", _LEAD.sub("", plain_notation(unboxed(text))))
+    return _LEAD.sub("", plain_notation(unboxed(text)), count=1)
 
 
 # --- numbers -----------------------------------------------------------------------------------------

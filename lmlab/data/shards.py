@@ -83,8 +83,7 @@ def open_shards(
     folder = Path(folder).expanduser()
     there = ShardSet.read(folder)
     if there is None or not there.finished:
-        n = len(there.shards) if there else 0
-        raise ValueError(f"{folder} has {n} shards and is not finished; run prepare_shards, which resumes")
+        raise ValueError(f"{folder} is not finished; run prepare_shards, which resumes")
     chosen = [shard for shard in there.shards if shard.name.startswith(f"{split}_")]
     if not chosen:
         raise ValueError(
@@ -101,6 +100,7 @@ def _open_shard(path: Path, shard: Shard, verify: bool) -> np.memmap:
         tokens = np.load(path, mmap_mode="r")
     except (OSError, ValueError, EOFError) as error:
         raise ValueError(damaged.format(error)) from error
+    # a header that is damaged may still name an array, of another shape or in another place
     whole = path.stat().st_size == tokens.offset + tokens.nbytes
     if not whole or tokens.shape != (shard.n_tokens,) or tokens.dtype != TOKEN:
         raise ValueError(damaged.format("its size is not that of its tokens"))

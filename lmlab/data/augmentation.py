@@ -33,13 +33,19 @@ _IMPLIED = {  # "twice" for 2
 
 @dataclass(frozen=True)
 class _Problem:
-    """A problem, its solution and the calculations in it, in order, as (calculation, result)."""
+    """A problem, its solution, and the calculations in it with their results, in order."""
 
     question: str
     solution: str
-    calculations: list[tuple[str, int]]
+    calculations: list[str]
+    results: list[int]
     answer: int
     in_miniworld: bool
+
+    @property
+    def counts(self) -> Counter[int]:
+        """How often each number is given or a result."""
+        return Counter([*_values(self.question), *self.results])
 
 
 def resample_numbers(row: Mapping, rng: random.Random) -> dict | None:
@@ -58,12 +64,14 @@ def resample_numbers(row: Mapping, rng: random.Random) -> dict | None:
         rng: Where the numbers come from.
     """
     problem = _read(row)
-    if problem is None or not _all_explained(problem):
+    if problem is None or problem.answer not in problem.results or not _all_explained(problem):
         return None
-    new = _new_values(problem, rng)
-    if new is None:
-        return None
-    return {name: _rewritten_field(value, new) for name, value in row.items()}
+    changeable = _changeable(problem)
+    for _ in range(_MAX_TRIES):
+        new = {value: _sample_near(value, rng) for value in changeable}
+        if _calculate(problem, new) and any(new[result] != result for result in problem.results):
+            return {name: _rewritten_field(value, new) for name, value in row.items()}
+    return None
 
 
 def augment_problems(train: Sequence[Mapping], copies: int, seed: int = 0) -> list[dict]:
@@ -104,11 +112,11 @@ def _read(row: Mapping) -> _Problem | None:
     else:
         return None
     # a result of "20%" or "5 km" has a meaning that is not followed here
-    whole = all(number.strip().isdecimal() for number in (answer, *(result for _, result in found)))
+    noted, results = [calculation for calculation, _ in found], [result for _, result in found]
+    whole = all(number.strip().isdecimal() for number in (answer, *results))
     if not whole or _NOT_READ.search(question + solution):
         return None
-    noted = [(calculation, int(result)) for calculation, result in found]
-    return _Problem(question, solution, noted, int(answer), in_miniworld)
+    return _Problem(question, solution, noted, [int(result) for result in results], int(answer), in_miniworld)
 
 
 def _rewritten_field(value: object, new: Mapping[int, int]) -> object:
@@ -127,15 +135,13 @@ def _rewritten_field(value: object, new: Mapping[int, int]) -> object:
 
 def _all_explained(problem: _Problem) -> bool:
     """Whether each number of the solution is given, or an earlier result, or implied by a word."""
-    given = _values(problem.question)
-    counts = Counter([*given, *(result for _, result in problem.calculations)])
-    known = set(given)
-    for calculation, result in problem.calculations:
+    known = set(_values(problem.question))
+    for calculation, result in zip(problem.calculations, problem.results, strict=True):
         for value in _values(calculation):
             if value not in known and not _implied(value, problem.question):
                 return False
         # a result that equals another number: which is meant?
-        if counts[result] > 1 or _implied(result, problem.question):
+        if problem.counts[result] > 1 or _implied(result, problem.question):
             return False
         known.add(result)
     remaining = _values(CALCULATION.sub("", problem.solution))
@@ -145,21 +151,17 @@ def _all_explained(problem: _Problem) -> bool:
 def _changeable(problem: _Problem) -> list[int]:
     """Counts in the question that stand for one thing alone and go into a calculation."""
     question = problem.question
-    given = _values(question)
-    counts = Counter([*given, *(result for _, result in problem.calculations)])
-    uses = Counter()
-    for calculation, _ in problem.calculations:
-        uses.update(_values(calculation))
+    uses = Counter(_values(" ".join(problem.calculations)))
     # what stands beside a number may give it another meaning
     no_counts = set()
     for found in _NUMBER.finditer(question):
         if _NO_COUNT.search(question[max(0, found.start() - 2) : found.end() + 4]):
             no_counts.add(int(found.group()))
     changeable = []
-    for value in given:
+    for value in _values(question):
         is_count = 2 <= value < _FIRST_YEAR and value not in no_counts
         # "all three" would stay
-        one_thing = counts[value] == 1 and not _implied(value, question + problem.solution)
+        one_thing = problem.counts[value] == 1 and not _implied(value, question + problem.solution)
         used_clearly = uses[value] == 1 or (uses[value] > 1 and value > _COMMON)
         if is_count and one_thing and used_clearly:
             changeable.append(value)
@@ -173,19 +175,6 @@ def _implied(value: int, text: str) -> bool:
 # --- new numbers -------------------------------------------------------------------------------------
 
 
-def _new_values(problem: _Problem, rng: random.Random) -> dict[int, int] | None:
-    """old value -> new value, of what changes in problem and solution; None where nothing can."""
-    changeable = _changeable(problem)
-    results = [result for _, result in problem.calculations]
-    if not changeable or problem.answer not in results:
-        return None
-    for _ in range(_MAX_TRIES):
-        new = {value: _sample_near(value, rng) for value in changeable}
-        if _calculate(problem, new) and any(new[result] != result for result in results):
-            return new
-    return None
-
-
 def _sample_near(value: int, rng: random.Random) -> int:
     """A whole number from half to one and a half of ``value``, at least 2."""
     low, high = max(2, value // 2), max(3, value * 3 // 2)
@@ -194,7 +183,7 @@ def _sample_near(value: int, rng: random.Random) -> int:
 
 def _calculate(problem: _Problem, new: dict[int, int]) -> bool:
     """Adds the new results to ``new``; whether each is sound, and no two numbers have become one."""
-    for calculation, old in problem.calculations:
+    for calculation, old in zip(problem.calculations, problem.results, strict=True):
         calculation = _rewritten(calculation, new)
         if problem.in_miniworld:
             a, sign, b = calculation.split()

@@ -22,6 +22,7 @@ def completion_only_collator(tokenizer: PreTrainedTokenizerBase) -> Callable[[Se
     Returns:
         A function from rows to a batch {"input_ids", "attention_mask", "labels"}, each (B, T).
     """
+    # imported late, as importing the package must not take the seconds that torch takes
     import torch
     from torch.nn.utils.rnn import pad_sequence
 
@@ -54,6 +55,7 @@ def tokenize_conversations(rows: Sequence[Mapping], tokenizer: PreTrainedTokeniz
     """
     from datasets import Dataset
 
+    # unpadded: how much padding a row needs depends on the batch it will be in
     both = [reference_labels(tokenizer, row) for row in rows]
     return Dataset.from_dict(
         {"input_ids": [ids for ids, _ in both], "labels": [labels for _, labels in both]}

@@ -93,6 +93,7 @@ def _reader(array: np.ndarray) -> Callable[[int, int], np.ndarray]:
     whole_map = isinstance(array, np.memmap) and isinstance(array.base, mmap.mmap) and array.mode == "r"
     if not (whole_map and hasattr(os, "pread")):
         return lambda start, end: array[start:end]
+    # unbuffered: a buffer would read more than the window, and pread needs only the descriptor
     file, size = open(array.filename, "rb", buffering=0), array.itemsize
 
     def read(start: int, end: int) -> np.ndarray:

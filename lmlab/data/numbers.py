@@ -33,6 +33,7 @@ _LEAD = re.compile(
     r"(?:(?:about|approximately|approx\.?|roughly|around|exactly|only|just)\s+(?=[-+$\d.]))?",
     re.IGNORECASE,
 )
+_MINUS = re.compile(r"^(?:minus|negative)\s+(?=[$\d.])", re.IGNORECASE)
 _VARIABLE = re.compile(  # x = 5
     r"^(?:[A-Za-z]|\\[a-z]+)(?:_(?:\w|\{\s*\w+\s*\}))?(?:\([A-Za-z]\))?\s*[=≈]\s*(?=[-+$€£\d.\\])"
 )
@@ -90,7 +91,7 @@ def says_nothing(text: str) -> bool:
 def without_lead(text: str) -> str:
     """The answer in plain notation, out of its box, without "The answer is" and "about"."""
     text = re.sub(r"\\(?:boxed|fbox)\{\s*\}", "", text).strip()
-    return _LEAD.sub("", plain_notation(unboxed(text)), count=1)
+    return _MINUS.sub("-", _LEAD.sub("", plain_notation(unboxed(text)), count=1))
 
 
 # --- numbers -----------------------------------------------------------------------------------------

@@ -35,21 +35,17 @@ def to_reasoning_format(row: Mapping) -> dict:
         UnusableRow: A ValueError: the row has another schema, or fields that are empty or of the wrong type.
     """
     row = problem_row(row)
-    unit = ""
     if "messages" in row:
         prompt, reasoning, answer = _math_code_instruct(row["messages"])
     else:
-        if "problem_text" in row:
-            question, reasoning, answer, unit = _scibench(row)
-        else:
-            question, reasoning, answer = _gsm8k(row)
+        question, reasoning, answer = _scibench(row) if "problem_text" in row else _gsm8k(row)
         prompt = [{"role": "user", "content": question}]
     completion = None
     if reasoning and answer:
         shown = answer if read_answer(answer).value is not None else f"$\\boxed{{{answer}}}$"
         text = f"<think>\n{reasoning}\n</think>\n\nThe answer is {shown}."
         completion = [{"role": "assistant", "content": text}]
-    return {"prompt": prompt, "completion": completion, "answer": answer, "unit": unit}
+    return {"prompt": prompt, "completion": completion, "answer": answer, "unit": row.get("unit", "")}
 
 
 def _gsm8k(row: Mapping) -> tuple[str, str, str | None]:
@@ -57,11 +53,11 @@ def _gsm8k(row: Mapping) -> tuple[str, str, str | None]:
     return row["question"], re.sub(r"<<.*?>>", "", reasoning).strip(), parse_gold(answer)
 
 
-def _scibench(row: Mapping) -> tuple[str, str, str | None, str]:
+def _scibench(row: Mapping) -> tuple[str, str, str | None]:
     question, unit = row["problem_text"], row["unit"]
     if unit and unit not in question:
         question += f" Give the answer in {unit}."
-    return question, row["solution"], parse_gold(row["answer_number"]), unit
+    return question, row["solution"], parse_gold(row["answer_number"])
 
 
 def _math_code_instruct(messages: list[dict]) -> tuple[list[dict], str, str | None]:

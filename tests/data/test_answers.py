@@ -329,27 +329,8 @@ def test_arithmetic_against_python():
         ("", False, False),
     ],
 )
-def test_score_think(text, format_valid, correct):
+def test_grade_response(text, format_valid, correct):
     assert grade_response(text, "7") == {"format_valid": format_valid, "correct": correct}
-
-
-@pytest.mark.parametrize(
-    "hedged",
-    [
-        "3 or 7",
-        "7 or 3",
-        "7, 3 or 5",
-        "7, 3",
-        "7; 3",
-        "7 apples or 3",
-        "7 apples and 3 pears",
-        "7 to 9",
-        "7 and 3",
-        "7:30",
-    ],
-)
-def test_several_answers_are_not_a_right_one(hedged):
-    assert not grade_response(f"r\n</think>\n\nThe answer is {hedged}.", "7")["correct"]
 
 
 def test_majority_vote():

@@ -167,7 +167,8 @@ def _check_code(blocks: Sequence[Mapping]) -> None:
 
 # --- difficulty --------------------------------------------------------------------------------------
 
-_LEVELS = (1, 2, 3, 4, 5, 7, 10, 20)  # where a range of steps begins
+# ranges of steps, wider where there are fewer problems
+_LEVELS = ((1, 1), (2, 2), (3, 3), (4, 4), (5, 6), (7, 9), (10, 19), (20, None))
 
 
 def difficulty(problem: Mapping) -> int | None:
@@ -182,8 +183,7 @@ def difficulty(problem: Mapping) -> int | None:
 
 def level(steps: int) -> tuple[int, int | None]:
     """The range of steps, (first, last), in which a problem is reported: (2, 2), (5, 6), (20, None)."""
-    i = sum(first <= steps for first in _LEVELS) - 1
-    return _LEVELS[i], _LEVELS[i + 1] - 1 if i + 1 < len(_LEVELS) else None
+    return [bounds for bounds in _LEVELS if bounds[0] <= steps][-1]
 
 
 def level_name(steps: tuple[int, int | None]) -> str:

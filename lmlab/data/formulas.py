@@ -107,10 +107,11 @@ def _same(a: str, b: str, tolerance: float) -> bool:
 def _same_in_any_order(members: list[str], others: list[str], tolerance: float) -> bool:
     left = list(others)
     for member in members:
-        found = [other for other in left if _same(member, other, tolerance)]
-        if not found:
+        # the search stops at the first: a list of many equal numbers must not take long
+        found = next((other for other in left if _same(member, other, tolerance)), None)
+        if found is None:
             return False
-        left.remove(found[0])
+        left.remove(found)
     return True
 
 

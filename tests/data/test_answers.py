@@ -139,6 +139,7 @@ REFERENCE = cells(r"""
 """)
 
 
+@pytest.mark.slow
 def test_numbers_against_math_verify():
     """Each of the forms against each, as math-verify has it."""
     from math_verify import LatexExtractionConfig, parse, verify
@@ -156,6 +157,7 @@ FORMULAS = cells(r"""
 """)
 
 
+@pytest.mark.slow
 def test_formulas_against_math_verify():
     """Each against those near it, as an algebra program has it."""
     from math_verify import LatexExtractionConfig, parse, verify

@@ -186,6 +186,7 @@ for eos in (None, 0):
 """
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_data(tmp_path):
     """3,200 windows from all over 64 MB; read through the map, nearly all of it becomes resident."""
     path, block = tmp_path / "tokens", np.arange(1 << 19, dtype=np.uint16)

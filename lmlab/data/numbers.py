@@ -21,6 +21,7 @@ _FORMS = [  # the longest reading comes first
     rf"(?:\d+\s+)?{DECIMAL}\s*/\s*{DECIMAL}",  # 2 1/2
     rf"(?:{DECIMAL}\s*(?:\\times|[·x*])\s*)?10\s*(?:\^|\*\*)\s*(?:-?\d+|\{{\s*-?\d+\s*\}})",
     rf"{DECIMAL}[eE][-+]?\d+",
+    r"\d*\.\d*\\overline\s*\{\d+\}",  # 0.\overline{3}
     rf"{_SPACED}|{DECIMAL}",
 ]
 _NUMBER = re.compile("|".join(_FORMS))
@@ -144,6 +145,10 @@ def _value(shown: str) -> Fraction | None:
         # 1 234/5: is this 1234/5?
         proper = above.isdecimal() and below.isdecimal() and int(above) < int(below)
         return int(whole) + Fraction(int(above), int(below)) if proper else None
+    if repeating := re.fullmatch(r"(\d*\.(\d*))\\overline\s*\{(\d+)\}", shown):
+        fixed, decimals, digits = repeating.groups()
+        # 0.1\overline{6} is 0.1 + 6/90
+        return Fraction(f"0{fixed}0") + Fraction(int(digits), 10 ** len(decimals) * (10 ** len(digits) - 1))
     formula = re.sub(r"[eE]\+?(-?\d+)$", r"*10^{\1}", shown).replace("**", "^")
     try:
         value = formula_value(re.sub(r"\\times|[·x]", "*", formula))

@@ -43,22 +43,16 @@ def answers_match(given: str | None, expected: str | None, tolerance: float = 0.
         return _same_text(a, b) or (scale is not None and _same_formula(a, b, scale, tolerance))
     if scale is None:
         return False
-    expected_percent = b.percent or "%" in unit
-    expected_values = [b.value]
+    wanted = [b.value]
+    # as in SciBench, where a power of ten may stand in the number or in the unit
     if power := _POWER_OF_TEN.search(unit):
-        expected_values.append(b.value * Fraction(10) ** int(power.group(1)))
-    # 50% may be meant as 50 or as 0.5, and a power of ten may be in the number or in the unit
-    for x in _readings(a.value * scale, a.percent and not expected_percent):
-        for value in expected_values:
-            for y in _readings(value, expected_percent and not a.percent):
-                if abs(x - y) <= Fraction(max(tolerance, _PRECISION)) * abs(y):
-                    return True
-    return False
-
-
-def _readings(value: Fraction, percent: bool) -> list[Fraction]:
-    """50% is 50 or 0.5 where the other side has no percent sign."""
-    return [value, value / 100] if percent else [value]
+        wanted.append(b.value * Fraction(10) ** int(power.group(1)))
+    # 50% may be meant as 50 or as 0.5 where the other side has no percent sign
+    if a.percent != (b.percent or "%" in unit):
+        factor = Fraction(100) if a.percent else Fraction(1, 100)
+        wanted += [value * factor for value in wanted]
+    allowed = Fraction(max(tolerance, _PRECISION))
+    return any(abs(a.value * scale - value) <= allowed * abs(value) for value in wanted)
 
 
 def _scale(given: Answer, expected: Answer, unit: str) -> Fraction | None:
@@ -70,13 +64,7 @@ def _scale(given: Answer, expected: Answer, unit: str) -> Fraction | None:
     # a unit that is missing or unknown is not held against the answer
     if a is None or b is None:
         return Fraction(1)
-    if a.powers == b.powers:
-        return a.size / b.size
-    # degrees, of an angle or of temperature, may stand for degrees Celsius
-    degree = frozenset({("degree", 1)})
-    # what one of them measures and the other does not
-    kinds = {name for name, _ in a.powers ^ b.powers}
-    return Fraction(1) if kinds in ({"Celsius"}, {"Fahrenheit"}) and degree in (a.powers, b.powers) else None
+    return a.size / b.size if a.powers == b.powers else None
 
 
 def _same_text(a: Answer, b: Answer) -> bool:
@@ -141,14 +129,6 @@ def majority_vote(answers: Sequence[str | None]) -> str | None:
 
     "1/2" and "0.5" are votes for one answer. Source: Wang et al. 2023, "Self-consistency".
     """
-    votes: list[list[str]] = []  # of each different answer, all that gave it
-    for answer in answers:
-        if answer is None:
-            continue
-        for same in votes:
-            if answers_match(answer, same[0]):
-                same.append(answer)
-                break
-        else:
-            votes.append([answer])
-    return max(votes, key=len)[0] if votes else None
+    given = [answer for answer in answers if answer is not None]
+    # of several that are largest, max gives the first
+    return max(given, key=lambda answer: sum(answers_match(other, answer) for other in given), default=None)

@@ -4,47 +4,48 @@ import logging
 import random
 import re
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from fractions import Fraction
 
 from lmlab.data.answers import arithmetic
 from lmlab.data.notation import TABLES
-from lmlab.data.numbers import read_answer
 from lmlab.data.reasoning import CALCULATION, reasoning_rows
 from lmlab.miniworld import calculations
 
 logger = logging.getLogger(__name__)
 
-_NUMBER = re.compile(r"(?<![\w.])(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?(?![\d])|(?<![\w.])\.\d+")
-# numbers that are not read here, so that no other can take their place: 5½, 10³, 5'000, 12.000,00, 1 234
+_NUMBER = re.compile(r"(?<![\w.])\d+")
+# only plain whole numbers are replaced; a problem with 5.5, 1,000, 5½, 10³, 5'000, 1 234 or LaTeX is left alone
 _NOT_READ = re.compile(
-    "[¹²³¼-¾⁰-ₜ⅐-⅟⁄√π±]|\\d['’\u00a0\u2009\u202f]\\d|"
-    r"\.\d{3}[.,]\d|\b\d{1,3} \d{3}\b|"
-    r"\d\s*[!^]|\d[eE][-+]?\d|\\[A-Za-z]"
+    r"[¹²³¼-¾⁰-ₜ⅐-⅟⁄√π±\\]|\d[,'’\u00a0\u2009\u202f]\d|\.\d|\b\d{1,3} \d{3}\b|\d\s*[!^]|\d[eE][-+]?\d"
 )
-# years, parts, fractions, times, ordinals: numbers that mean more than a count
-_NO_COUNT = re.compile(r"\d\s*(?:[%/:]|-\s*\d|st\b|nd\b|rd\b|th\b|\.\d|percent)|[/:]\s*\d|[ap]\.?m\b")
-_COMMON = (
-    12  # a smaller number in two calculations may mean another thing in the second: open 5 hours, 5 weekdays
-)
+# parts, fractions, times, ordinals: numbers that mean more than a count
+_NO_COUNT = re.compile(r"\d\s*(?:[%/:]|-\s*\d|st\b|nd\b|rd\b|th\b|percent)|[/:]\s*\d|[ap]\.?m\b")
+# a smaller number in two calculations may mean another thing in the second: open 5 hours, 5 weekdays
+_COMMON = 12
 _FIRST_YEAR = 1900
 _MAX_TRIES = 30  # until the results are whole and positive
-_IMPLIED = {  # "twice" for 2, "%" for 100
-    Fraction(value): re.compile(rf"\b(?:{words.replace(' ', '|')})s?\b", re.IGNORECASE)
+_IMPLIED = {  # "twice" for 2
+    value: re.compile(rf"\b(?:{words.replace(' ', '|')})s?\b", re.IGNORECASE)
     for value, words in TABLES["implied_numbers"].items()
 }
-_IMPLIED[Fraction(100)] = re.compile(_IMPLIED[Fraction(100)].pattern + "|%", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
 class _Problem:
-    """A problem, its solution and the calculations in it, in order, as (calculation, result)."""
+    """A problem, its solution, and the calculations in it with their results, in order."""
 
     question: str
     solution: str
-    calculations: tuple[tuple[str, str], ...]
-    answer: Fraction
+    calculations: list[str]
+    results: list[int]
+    answer: int
+    in_miniworld: bool
+
+    @property
+    def counts(self) -> Counter[int]:
+        """How often each number is given or a result."""
+        return Counter([*_values(self.question), *self.results])
 
 
 def resample_numbers(row: Mapping, rng: random.Random) -> dict | None:
@@ -52,8 +53,8 @@ def resample_numbers(row: Mapping, rng: random.Random) -> dict | None:
     correct.
 
     Every number of the solution must come from the question, from an earlier calculation, or from a word
-    ("twice", "week"), and it must be clear which: a number that stands for two things stays. The calculations
-    are then done anew; where a result is negative, or a fraction where it was whole, numbers are sampled
+    ("twice", "week"), and it must be clear which: a number that stands for two things stays. All numbers must
+    be whole. The calculations are then done anew; where a result is negative or a fraction, numbers are sampled
     again. What the numbers mean is not read, so now and then a new problem makes no sense, or its answer is
     wrong. Miniworld problems stay within their generator's own rules.
 
@@ -62,27 +63,15 @@ def resample_numbers(row: Mapping, rng: random.Random) -> dict | None:
             are calculations. Other layouts, such as MathCodeInstruct with its code, give None.
         rng: Where the numbers come from.
     """
-    if "steps" in row and "messages" in row:
-        calculations = tuple(tuple(step.rstrip(".").split(" = ")) for step in row["steps"])
-        problem = _Problem(row["problem"], " ".join(row["steps"]), calculations, Fraction(row["answer"]))
-        allowed = _allowed_in_miniworld
-    elif "question" in row and "####" in row.get("answer", ""):
-        solution, _, answer = row["answer"].partition("####")
-        if not _NUMBER.fullmatch(answer.strip()) or _NOT_READ.search(row["question"] + solution):
-            return None
-        calculations = tuple(CALCULATION.findall(solution))
-        problem = _Problem(row["question"], solution, calculations, _value(answer.strip()))
-        allowed = None
-    else:
+    problem = _read(row)
+    if problem is None or problem.answer not in problem.results or not _all_explained(problem):
         return None
-    new = _new_values(problem, rng, allowed)
-    if new is None:
-        return None
-    question, solution = _rewritten(problem.question, new), _rewritten(problem.solution, new)
-    answer = _written(new[problem.answer])
-    if "question" in row:
-        return {**row, "question": question, "answer": f"{solution}#### {answer}"}
-    return _miniworld_row(question, solution, answer)
+    changeable = _changeable(problem)
+    for _ in range(_MAX_TRIES):
+        new = {value: _sample_near(value, rng) for value in changeable}
+        if _calculate(problem, new) and any(new[result] != result for result in problem.results):
+            return {name: _rewritten_field(value, new) for name, value in row.items()}
+    return None
 
 
 def augment_problems(train: Sequence[Mapping], copies: int, seed: int = 0) -> list[dict]:
@@ -107,150 +96,111 @@ def augment_problems(train: Sequence[Mapping], copies: int, seed: int = 0) -> li
     return reasoning_rows(rows, "the augmented problems", 0.0)
 
 
-def _miniworld_row(question: str, solution: str, answer: str) -> dict | None:
-    steps = [f"{step}." for step in solution.rstrip(".").split(". ")]
-    blocks = [{"type": "text", "content": text} for text in (" ".join(steps), f"The answer is {answer}.")]
-    row = {
-        "messages": [
-            {"role": "user", "content": [{"type": "text", "content": question}]},
-            {"role": "assistant", "content": blocks},
-        ],
-        "problem": question,
-        "steps": steps,
-        "answer": answer,
-    }
-    return row if calculations.verify(row) else None
+# --- layouts -----------------------------------------------------------------------------------------
 
 
-def _allowed_in_miniworld(calculation: str) -> bool:
-    a, sign, b = calculation.split()
-    return calculations.allowed(int(a), sign, int(b))
+def _read(row: Mapping) -> _Problem | None:
+    """The problem in a row; None where the layout or one of the numbers is not read."""
+    in_miniworld = "steps" in row
+    if in_miniworld:
+        question, solution, answer = row["problem"], " ".join(row["steps"]), row["answer"]
+        found = [step.rstrip(".").split(" = ") for step in row["steps"]]
+    elif "question" in row:
+        question = row["question"]
+        solution, _, answer = row["answer"].partition("####")
+        found = CALCULATION.findall(solution)
+    else:
+        return None
+    # a result of "20%" or "5 km" has a meaning that is not followed here
+    noted, results = [calculation for calculation, _ in found], [result for _, result in found]
+    whole = all(number.strip().isdecimal() for number in (answer, *results))
+    if not whole or _NOT_READ.search(question + solution):
+        return None
+    return _Problem(question, solution, noted, [int(result) for result in results], int(answer), in_miniworld)
+
+
+def _rewritten_field(value: object, new: Mapping[int, int]) -> object:
+    """A field of a row with the new numbers in all of its texts."""
+    if isinstance(value, str):
+        return _rewritten(value, new)
+    if isinstance(value, list):
+        return [_rewritten_field(part, new) for part in value]
+    if isinstance(value, dict):
+        return {name: _rewritten_field(part, new) for name, part in value.items()}
+    return value
 
 
 # --- which numbers may change -------------------------------------------------------------------------
 
 
-def _new_values(
-    problem: _Problem, rng: random.Random, allowed: Callable[[str], bool] | None
-) -> dict[Fraction, Fraction] | None:
-    """old value -> new value, of every number in problem and solution; None where nothing can change."""
-    given = _values(problem.question)
-    results = []
-    for _, result in problem.calculations:
-        # a result of "20%" or "5 km" has a meaning that is not followed here
-        read = read_answer(result)
-        if read.value is None or read.percent or read.unit:
-            return None
-        results.append(read.value)
-    if not _all_explained(problem, given, results):
-        return None
-    changeable = _changeable(problem, given, results)
-    if not changeable:
-        return None
-    for _ in range(_MAX_TRIES):
-        new = {value: value for value in (*given, *results, *_IMPLIED)}
-        new |= {value: _sample_near(value, rng) for value in changeable}
-        sound = _calculate(problem, results, new, allowed)
-        if sound and problem.answer in new and any(new[value] != value for value in results):
-            return new
-    return None
-
-
-def _all_explained(problem: _Problem, given: Sequence[Fraction], results: Sequence[Fraction]) -> bool:
+def _all_explained(problem: _Problem) -> bool:
     """Whether each number of the solution is given, or an earlier result, or implied by a word."""
-    known, counts = set(given), Counter([*given, *results])
-    for (calculation, _), result in zip(problem.calculations, results, strict=True):
+    known = set(_values(problem.question))
+    for calculation, result in zip(problem.calculations, problem.results, strict=True):
         for value in _values(calculation):
             if value not in known and not _implied(value, problem.question):
                 return False
-        if counts[result] > 1 or _implied(result, problem.question):
-            return False  # a result that equals another number: which is meant?
+        # a result that equals another number: which is meant?
+        if problem.counts[result] > 1 or _implied(result, problem.question):
+            return False
         known.add(result)
     remaining = _values(CALCULATION.sub("", problem.solution))
     return all(value in known or _implied(value, problem.question) for value in remaining)
 
 
-def _changeable(problem: _Problem, given: Sequence[Fraction], results: Sequence[Fraction]) -> list[Fraction]:
+def _changeable(problem: _Problem) -> list[int]:
     """Counts in the question that stand for one thing alone and go into a calculation."""
     question = problem.question
+    uses = Counter(_values(" ".join(problem.calculations)))
+    # what stands beside a number may give it another meaning
     no_counts = set()
-    for found in _NO_COUNT.finditer(question):
-        no_counts.update(map(_value, re.findall(r"\d+", found.group())))
-    # also numbers whose neighbors give them another meaning
     for found in _NUMBER.finditer(question):
         if _NO_COUNT.search(question[max(0, found.start() - 2) : found.end() + 4]):
-            no_counts.add(_value(found.group()))
-    counts = Counter([*given, *results])
-    uses = Counter()
-    for calculation, _ in problem.calculations:
-        uses.update(_values(calculation))
+            no_counts.add(int(found.group()))
     changeable = []
-    for value in given:
-        whole_count = value.denominator == 1 and 2 <= value < _FIRST_YEAR and value not in no_counts
-        one_thing = counts[value] == 1 and not _implied(
-            value, question + problem.solution
-        )  # "all three" would stay
+    for value in _values(question):
+        is_count = 2 <= value < _FIRST_YEAR and value not in no_counts
+        # "all three" would stay
+        one_thing = problem.counts[value] == 1 and not _implied(value, question + problem.solution)
         used_clearly = uses[value] == 1 or (uses[value] > 1 and value > _COMMON)
-        if whole_count and one_thing and used_clearly:
+        if is_count and one_thing and used_clearly:
             changeable.append(value)
     return changeable
 
 
-def _implied(value: Fraction, text: str) -> bool:
-    return value in _IMPLIED and _IMPLIED[value].search(text) is not None
+def _implied(value: int, text: str) -> bool:
+    return value in _IMPLIED and _IMPLIED[value].search(text.replace("%", " percent")) is not None
 
 
-def _sample_near(value: Fraction, rng: random.Random) -> Fraction:
+# --- new numbers -------------------------------------------------------------------------------------
+
+
+def _sample_near(value: int, rng: random.Random) -> int:
     """A whole number from half to one and a half of ``value``, at least 2."""
-    low, high = max(2, int(value) // 2), max(3, int(value) * 3 // 2)
-    return Fraction(low + int(rng.random() * (high - low + 1)))
+    low, high = max(2, value // 2), max(3, value * 3 // 2)
+    return low + int(rng.random() * (high - low + 1))
 
 
-def _calculate(
-    problem: _Problem,
-    results: Sequence[Fraction],
-    new: dict[Fraction, Fraction],
-    allowed: Callable[[str], bool] | None,
-) -> bool:
+def _calculate(problem: _Problem, new: dict[int, int]) -> bool:
     """Adds the new results to ``new``; whether each is sound, and no two numbers have become one."""
-    for (calculation, _), old in zip(problem.calculations, results, strict=True):
+    for calculation, old in zip(problem.calculations, problem.results, strict=True):
         calculation = _rewritten(calculation, new)
-        if allowed is not None and not allowed(calculation):
-            return False
+        if problem.in_miniworld:
+            a, sign, b = calculation.split()
+            if not calculations.allowed(int(a), sign, int(b)):
+                return False
         value = arithmetic(calculation)
-        if value is None or value <= 0 < old:
+        if value is None or value.denominator > 1 or value < 0 or (value == 0 and old > 0):
             return False
-        if value.denominator > 1 and (old.denominator == 1 or 100 % value.denominator):
-            return False  # a fraction where it was whole, or more than two decimals
-        new[old] = value
+        new[old] = int(value)
     # two different numbers that are now equal could not be told apart
     changed = [value for old, value in new.items() if value != old]
     return len(set(changed)) == len(changed)
 
 
-# --- numbers in a text --------------------------------------------------------------------------------
+def _rewritten(text: str, new: Mapping[int, int]) -> str:
+    return _NUMBER.sub(lambda found: str(new.get(int(found.group()), found.group())), text)
 
 
-def _rewritten(text: str, new: Mapping[Fraction, Fraction]) -> str:
-    """The text with the new values, each written as the old one was."""
-
-    def _replacement(found: re.Match) -> str:
-        old = found.group()
-        value = new.get(_value(old), _value(old))
-        if value == _value(old):
-            return old
-        return f"{int(value):,}" if "," in old and value.denominator == 1 else _written(value)
-
-    return _NUMBER.sub(_replacement, text)
-
-
-def _written(value: Fraction) -> str:
-    return str(int(value)) if value.denominator == 1 else f"{float(value):.2f}"
-
-
-def _values(text: str) -> list[Fraction]:
-    return [_value(number) for number in _NUMBER.findall(text)]
-
-
-def _value(number: str) -> Fraction:
-    return Fraction(number.replace(",", ""))
+def _values(text: str) -> list[int]:
+    return [int(number) for number in _NUMBER.findall(text)]

@@ -57,12 +57,11 @@ def extract_answer(text: str) -> str | None:
 
 def _stated(text: str) -> str | None:
     """An answer as it is written plainly, where nothing else stands around it."""
+    if len(text) > numbers.MAX_ANSWER:
+        return None
     answer = read_answer(text)
-    if (
-        answer.value is None
-        and len(text) <= numbers.MAX_ANSWER
-        and (result := _result(numbers.without_lead(text)))
-    ):
+    result = _result(numbers.without_lead(text)) if answer.value is None else None
+    if result is not None:
         return result
     return None if numbers.says_nothing(answer.text) else answer.written
 
@@ -88,8 +87,6 @@ def _first_sentence(text: str) -> str:
 
 def _in_sentence(sentence: str) -> str | None:
     """The answer in a sentence that should give it."""
-    if len(sentence) > numbers.MAX_ANSWER:
-        return None
     # first all of it, then without what it adds: "7, and we are done"
     for part in (sentence, _without_aside(sentence)):
         answer = _stated(part)

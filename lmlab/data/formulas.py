@@ -6,10 +6,10 @@ points almost never (Schwartz 1980, Zippel 1979).
 """
 
 import cmath
-import math
 import random
 import re
 from fractions import Fraction
+from itertools import accumulate
 
 from lmlab.data.notation import replace_commands
 
@@ -17,7 +17,6 @@ MAX_CHARACTERS = 120  # of a formula; nested parentheses cost Python's stack
 _POINTS = 3  # the variables are positive at all but the last
 _EXACT_BITS = 1000  # up to which a power is kept exactly
 _PRECISION = 1e-9
-_LARGEST_FACTORIAL = 100
 _FUNCTIONS = {f"\\{name}": getattr(cmath, name) for name in ("sin", "cos", "tan", "exp")}
 _FUNCTIONS |= {"\\ln": cmath.log, "\\log": cmath.log10}
 _FUNCTIONS |= {f"\\arc{name}": getattr(cmath, f"a{name}") for name in ("sin", "cos", "tan")}
@@ -32,17 +31,16 @@ _REWRITES = [
     (r"·", "*"),
     (r"(?<![\\A-Za-z])(sin|cos|tan|ln|log|sqrt|pi)(?![A-Za-z])", r"\\\1"),
     (r"\b(?:or|and)\b", ","),
-    (r"\\frac\s*(\d)\s*(\d)", r"\\frac{\1}{\2}"),
     (r"(\d+)\s*\\frac\{(\d+)\}\{(\d+)\}", r"(\1+\2/\3)"),  # a mixed number is no product
     (r"\\begin\{[bp]matrix\}", "⟪"),
     (r"\\end\{[bp]matrix\}", "⟫"),
 ]
-_NOT_READ = re.compile(r"(?<![\w.])0[xXbBoO]\w|!!|\.\d*\(\d+\)")  # 0x1F, 5!!, 0.(3)
+_NOT_READ = re.compile(r"(?<![\w.])0[xXbBoO]\w|\.\d*\(\d+\)")  # 0x1F, 0.(3)
 _GROUPED = re.compile(r"(?<![\d,.])[1-9]\d{0,2}(?:,\d{3})+(?![\d,])")  # 1,000
 _RELATION = re.compile("([=<>≤≥≠])")
 _ASSIGNMENT = re.compile(r"\s*([A-Za-z](?:_\w)?|\\[a-z]+)\s*=([^=<>≤≥≠]+)")
 _TURNED = {">": "<", "≥": "≤"}
-_TOKEN = re.compile(r"\s*(\d+(?:\.\d*)?|\.\d+|\\[A-Za-z]+|[A-Za-z](?:_(?:\{\w+\}|\w))?|[-+*/^(){}\[\]|!])")
+_TOKEN = re.compile(r"\s*(\d+(?:\.\d*)?|\.\d+|\\[A-Za-z]+|[A-Za-z](?:_(?:\{\w+\}|\w))?|[-+*/^(){}\[\]|])")
 
 Number = Fraction | complex
 
@@ -50,7 +48,7 @@ Number = Fraction | complex
 def same_formula(a: str, b: str, tolerance: float = 0.0) -> bool:
     """Whether two formulas are equal: "2\\sqrt{5}" and "\\sqrt{20}", or "\\{1, 2\\}" and "\\{2, 1\\}".
 
-    Read are numbers, variables, + - * / ^ !, roots, sin, cos, tan, ln, log, \\pi, e, i, \\pm; and lists,
+    Read are numbers, variables, + - * / ^, roots, sin, cos, tan, ln, log, \\pi, e, i, \\pm; and lists,
     sets, tuples, intervals, unions, matrices, equations and inequalities of these. What is not read (words,
     integrals, sums, bases) equals nothing, not even itself.
 
@@ -92,16 +90,10 @@ def _rewritten(text: str) -> str:
 
 
 def _same(a: str, b: str, tolerance: float) -> bool:
-    values_a, values_b = _assignments(a), _assignments(b)
-    if values_a and values_b:
-        if values_a.keys() != values_b.keys():
-            return False
-        return all(_same_values(values_a[name], values_b[name], tolerance) for name in values_a)
-    if values_a:  # x = 5, y = 6 is the point (5, 6)
-        a = f"({','.join(values_a.values())})"
-    if values_b:
-        b = f"({','.join(values_b.values())})"
     (kind_a, members_a), (kind_b, members_b) = _members(a), _members(b)
+    # x = 5, y = 6 is the point (5, 6)
+    if "()" in (kind_a, kind_b) and "=" in kind_a + kind_b:
+        kind_a = kind_b
     if kind_a != kind_b or len(members_a) != len(members_b):
         return False
     # a single value ends the recursion
@@ -115,28 +107,24 @@ def _same(a: str, b: str, tolerance: float) -> bool:
 def _same_in_any_order(members: list[str], others: list[str], tolerance: float) -> bool:
     left = list(others)
     for member in members:
-        for other in left:
-            if _same(member, other, tolerance):
-                left.remove(other)
-                break
-        else:
+        # the search stops at the first: a list of many equal numbers must not take long
+        found = next((other for other in left if _same(member, other, tolerance)), None)
+        if found is None:
             return False
+        left.remove(found)
     return True
-
-
-def _assignments(text: str) -> dict[str, str]:
-    """{"x": "5", "y": "6"} of "x = 5, y = 6"; empty for what is not several names with a value each."""
-    parts = [_ASSIGNMENT.fullmatch(part) for part in _split(text, ",")]
-    if len(parts) < 2 or not all(parts):
-        return {}
-    values = {part[1]: part[2] for part in parts}
-    return values if len(values) == len(parts) else {}
 
 
 def _members(text: str) -> tuple[str, list[str]]:
     """(kind, members) of a union, of a matrix, of what stands in brackets, which are the kind, or of a bare
-    list.
+    list; of "y = 6, x = 5" ("x, y =", ["5", "6"]).
     """
+    named = [_ASSIGNMENT.fullmatch(part) for part in _split(text, ",")]
+    if len(named) > 1 and all(named):
+        values = {part[1]: part[2] for part in named}
+        # x = 1, x = 2 is a list of two solutions
+        if len(values) == len(named):
+            return f"{', '.join(sorted(values))} =", [values[name] for name in sorted(values)]
     text = re.sub(r"^\s*[A-Za-z](?:_\w)?(?:\([A-Za-z]\))?\s*[=∈]", "", text).strip()
     if text[:1] == "⟪" and text.find("⟫") == len(text) - 1:
         # the number of cells of each row is part of the kind: a row is not a column
@@ -155,11 +143,15 @@ def _members(text: str) -> tuple[str, list[str]]:
     return "", members
 
 
+def _depths(text: str) -> list[int]:
+    """In how many brackets each character of a text is; a closing one no longer counts itself."""
+    return list(accumulate((character in "([{⟦") - (character in ")]}⟧") for character in text))
+
+
 def _split(text: str, separator: str) -> list[str]:
     """The parts between the separators that are in no bracket."""
-    parts, depth = [""], 0
-    for character in text:
-        depth += (character in "([{⟦") - (character in ")]}⟧")
+    parts = [""]
+    for character, depth in zip(text, _depths(text), strict=True):
         if character == separator and depth == 0:
             parts.append("")
         else:
@@ -169,14 +161,7 @@ def _split(text: str, separator: str) -> list[str]:
 
 def _in_brackets(text: str) -> bool:
     """Whether the bracket that a text begins with is closed by its last character."""
-    if len(text) < 2 or text[0] not in "([⟦":
-        return False
-    depth = 0
-    for i, character in enumerate(text):
-        depth += (character in "([⟦") - (character in ")]⟧")
-        if depth == 0:
-            return i == len(text) - 1
-    return False
+    return text[:1] in ("(", "[", "⟦") and _depths(text).index(0) == len(text) - 1
 
 
 # --- values ------------------------------------------------------------------------------------------
@@ -225,7 +210,7 @@ def formula_value(text: str, point: int = 0) -> Number:
 
 
 class _Parser:
-    """Recursive descent: sum > product > sign > power > factorial > atom. The last token is ""."""
+    """Recursive descent: sum > product > sign > power > atom. The last token is ""."""
 
     def __init__(self, text: str, point: int):
         self.tokens = [found.group(1) for found in _TOKEN.finditer(text)]
@@ -271,24 +256,15 @@ class _Parser:
         return token[:1] in ("(", "{", "\\") or token[:1].isalpha()
 
     def signed(self) -> Number:
-        """Signs: ("+" | "-")* factorial ("^" argument)?: -x^2 is -(x^2)."""
+        """Signs: ("+" | "-")* atom ("^" argument)?: -x^2 is -(x^2)."""
         if sign := self.take("+", "-"):
             return self.signed() if sign == "+" else -self.signed()
-        base = self.factorial()
+        base = self.atom()
         return _power(base, self.argument()) if self.take("^") else base
 
-    def factorial(self) -> Number:
-        """A factorial: atom "!"?"""
-        value = self.atom()
-        if not self.take("!"):
-            return value
-        if not isinstance(value, Fraction) or value not in range(_LARGEST_FACTORIAL + 1):
-            raise ValueError(f"{value}! is not read")
-        return Fraction(math.factorial(int(value)))
-
     def argument(self) -> Number:
-        """What an exponent or a command is applied to: "-"? factorial."""
-        return -self.factorial() if self.take("-") else self.factorial()
+        """What an exponent or a command is applied to: "-"? atom."""
+        return -self.atom() if self.take("-") else self.atom()
 
     def argument_of_function(self) -> Number:
         """In \\sin 2x the factors belong to it, up to the next function."""
@@ -326,11 +302,7 @@ class _Parser:
         if self.take("["):
             degree = self.sum()
             self.expect("]")
-        value = self.argument()
-        real = complex(value).imag == 0
-        if real and complex(value).real < 0 and degree % 2 == 1:  # the third root of -8 is -2
-            return -_power(-value, 1 / degree)
-        return _power(value, 1 / degree)
+        return _power(self.argument(), 1 / degree)
 
 
 def _power(base: Number, exponent: Number) -> Number:

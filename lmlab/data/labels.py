@@ -22,20 +22,23 @@ def completion_only_collator(tokenizer: PreTrainedTokenizerBase) -> Callable[[Se
     Returns:
         A function from rows to a batch {"input_ids", "attention_mask", "labels"}, each (B, T).
     """
+    # imported late, as importing the package must not take the seconds that torch takes
     import torch
+    from torch.nn.utils.rnn import pad_sequence
 
     pad = pad_id(tokenizer)
 
     def collate(examples: Sequence[Mapping]) -> dict:
         """Rows of different lengths to one batch."""
-        longest = max(len(example["input_ids"]) for example in examples)
-        batch = {"input_ids": [], "attention_mask": [], "labels": []}
-        for example in examples:
-            n, n_pad = len(example["input_ids"]), longest - len(example["input_ids"])
-            batch["input_ids"].append([*example["input_ids"], *[pad] * n_pad])
-            batch["attention_mask"].append([1] * n + [0] * n_pad)
-            batch["labels"].append([*example["labels"], *[IGNORE_INDEX] * n_pad])
-        return {name: torch.tensor(rows) for name, rows in batch.items()}
+        ids = [torch.tensor(example["input_ids"]) for example in examples]
+        labels = [torch.tensor(example["labels"]) for example in examples]
+        # by the lengths: an EOS that a text really has may be the pad token as well, and is attended to
+        attention = [torch.ones_like(row) for row in ids]
+        return {
+            "input_ids": pad_sequence(ids, batch_first=True, padding_value=pad),
+            "attention_mask": pad_sequence(attention, batch_first=True),
+            "labels": pad_sequence(labels, batch_first=True, padding_value=IGNORE_INDEX),
+        }
 
     return collate
 
@@ -52,9 +55,8 @@ def tokenize_conversations(rows: Sequence[Mapping], tokenizer: PreTrainedTokeniz
     """
     from datasets import Dataset
 
-    columns = {"input_ids": [], "labels": []}
-    for row in rows:
-        ids, labels = reference_labels(tokenizer, row)
-        columns["input_ids"].append(ids)
-        columns["labels"].append(labels)
-    return Dataset.from_dict(columns)
+    # unpadded: how much padding a row needs depends on the batch it will be in
+    both = [reference_labels(tokenizer, row) for row in rows]
+    return Dataset.from_dict(
+        {"input_ids": [ids for ids, _ in both], "labels": [labels for _, labels in both]}
+    )

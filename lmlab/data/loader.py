@@ -26,7 +26,7 @@ class WindowLoader:
     Memory: the order is computed (see ``permuted``) and the tokens stay on disk. A map from ``open_shards``
     is read by ``pread`` and not through its pages: a page touched there stays resident, with up to 2 MB
     around it, until the whole file is; to hand pages back after each batch took five times as long.
-    Raises ValueError for arrays of another kind, too few tokens for one window, or an eos that is not there.
+    Raises ValueError for too few tokens for one window, or an eos that is not there.
     """
 
     def __init__(
@@ -37,34 +37,22 @@ class WindowLoader:
         seed: int = 0,
         eos: int | None = None,
     ):
-        for name, value in {"block_size": block_size, "batch_size": batch_size}.items():
-            if value < 1:
-                raise ValueError(f"WindowLoader.{name} got {value}; give a positive number")
-        for array in arrays:
-            if array.ndim != 1 or array.dtype.kind not in "iu":
-                raise ValueError(
-                    f"WindowLoader got an array of shape {array.shape} and type {array.dtype}; "
-                    "give 1-D arrays of integers, one token each"
-                )
         self.block_size, self.batch_size, self.seed = block_size, batch_size, seed
         longest = max(map(len, arrays), default=0)
         if longest <= block_size:
             raise ValueError(
-                f"the data has {longest:,} tokens in its longest array; one window needs "
-                f"{block_size + 1:,}: lower block_size, or give more data"
+                f"the longest array has {longest:,} tokens; lower block_size, as a window needs {block_size + 1:,}"
             )
         self._readers = [_reader(array) for array in arrays]
-        lasts = [len(array) - block_size for array in arrays]  # where no window begins any more
+        # where no window begins any more, as too few tokens follow
+        lasts = [len(array) - block_size for array in arrays]
         self._starts = [
             range(0, last, block_size) if eos is None else _document_starts(read, last, eos)
             for read, last in zip(self._readers, lasts, strict=True)
         ]
         self._ends = np.cumsum([len(starts) for starts in self._starts])
         if len(self) == 0:
-            raise ValueError(
-                f"no document begins in the data with {block_size:,} tokens to follow: token "
-                f"{eos} is not there; give the eos it was made with, or lower block_size"
-            )
+            raise ValueError(f"nowhere in the data do {block_size:,} tokens follow the EOS, {eos}")
 
     def __len__(self) -> int:
         """Windows in one epoch."""
@@ -82,17 +70,17 @@ class WindowLoader:
 
     def windows(self, k: int) -> np.ndarray:
         """The numbers, (batch_size,) below len(self), of the windows in micro-batch k."""
-        if k < 0:
-            raise ValueError(f"WindowLoader.batch got {k}; batches are numbered from 0")
+        n = len(self)
         indices = k * self.batch_size + np.arange(self.batch_size)
-        epochs, n = indices // len(self), len(self)
-        return np.concatenate(
-            [permuted(indices[epochs == epoch] % n, n, self.seed, epoch) for epoch in np.unique(epochs)]
-        )
+        epochs = indices // n
+        # a batch may begin in one epoch and end in the next, which is shuffled otherwise
+        parts = [permuted(indices[epochs == epoch] % n, n, self.seed, epoch) for epoch in np.unique(epochs)]
+        return np.concatenate(parts)
 
     def _tokens(self, window: int) -> np.ndarray:
         shard = int(np.searchsorted(self._ends, window, side="right"))
-        start = int(self._starts[shard][window - int(self._ends[shard])])  # counted from the array's end
+        # window less the end is negative: the starts of this array are counted from its last
+        start = int(self._starts[shard][window - int(self._ends[shard])])
         return self._readers[shard](start, start + self.block_size + 1)
 
 
@@ -105,15 +93,13 @@ def _reader(array: np.ndarray) -> Callable[[int, int], np.ndarray]:
     whole_map = isinstance(array, np.memmap) and isinstance(array.base, mmap.mmap) and array.mode == "r"
     if not (whole_map and hasattr(os, "pread")):
         return lambda start, end: array[start:end]
+    # unbuffered: a buffer would read more than the window, and pread needs only the descriptor
     file, size = open(array.filename, "rb", buffering=0), array.itemsize
 
     def read(start: int, end: int) -> np.ndarray:
         raw = os.pread(file.fileno(), (end - start) * size, array.offset + start * size)
         if len(raw) < (end - start) * size:
-            raise ValueError(
-                f"{array.filename} has become shorter while it was read; "
-                "prepare it again, and open it after that"
-            )
+            raise ValueError(f"{array.filename} has become shorter while it was read; prepare it again")
         return np.frombuffer(raw, array.dtype)
 
     return read
@@ -121,6 +107,7 @@ def _reader(array: np.ndarray) -> Callable[[int, int], np.ndarray]:
 
 def _document_starts(read: Callable[[int, int], np.ndarray], last: int, eos: int) -> np.ndarray:
     """The positions below ``last`` at which a token is eos: (n_documents,) of int64."""
+    # a piece at a time, so that memory does not grow with the array
     step, found = 1 << 20, [np.empty(0, np.int64)]
     for begin in range(0, last, step):
         found.append(np.flatnonzero(read(begin, min(begin + step, last)) == eos) + begin)
@@ -135,9 +122,11 @@ def permuted(index: np.ndarray, n: int, seed: int, epoch: int) -> np.ndarray:
     """
     bits = (n - 1).bit_length()
     low = bits // 2
-    keys = np.frombuffer(hashlib.sha512(f"{seed} {epoch}".encode()).digest(), "<u8")  # one for each round
+    # the 64 bytes of a SHA-512 are the keys of the eight rounds
+    keys = np.frombuffer(hashlib.sha512(f"{seed} {epoch}".encode()).digest(), "<u8")
     values = _feistel(np.asarray(index, np.uint64), low, bits - low, keys)
-    while (outside := values >= n).any():  # fewer than half of all values, as n > 2 ** (bits - 1)
+    # fewer than half of all values are outside, as n > 2 ** (bits - 1), so this ends soon
+    while (outside := values >= n).any():
         values[outside] = _feistel(values[outside], low, bits - low, keys)
     return values.astype(np.int64)
 
@@ -155,7 +144,7 @@ def _feistel(values: np.ndarray, low: int, high: int, keys: np.ndarray) -> np.nd
 
 
 def _mixed(values: np.ndarray) -> np.ndarray:
-    """SplitMix64's finaliser (Steele, Lea and Flood 2014): every bit depends on every bit."""
+    """SplitMix64's finalizer (Steele, Lea and Flood 2014): every bit depends on every bit."""
     values = (values ^ values >> np.uint64(30)) * np.uint64(0xBF58476D1CE4E5B9)
     values = (values ^ values >> np.uint64(27)) * np.uint64(0x94D049BB133111EB)
     return values ^ values >> np.uint64(31)

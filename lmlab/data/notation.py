@@ -3,6 +3,7 @@
 import re
 import unicodedata
 from collections.abc import Mapping
+from functools import partial
 from importlib.resources import files
 
 import yaml
@@ -11,12 +12,14 @@ TABLES = yaml.safe_load((files(__package__) / "answer_tables.yaml").read_text(en
 
 _SUPERSCRIPTS = "⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻⁽⁾ⁿ"
 _SUBSCRIPTS = "₀₁₂₃₄₅₆₇₈₉₊₋₍₎ₙ"
+_nfkc = partial(unicodedata.normalize, "NFKC")  # ³ and ３ become 3, ½ becomes 1⁄2
 _VULGAR_FRACTION = re.compile("[¼½¾⅐⅑⅒⅓⅔⅕⅖⅗⅘⅙⅚⅛⅜⅝⅞]")
 _SYMBOLS = str.maketrans(TABLES["symbols"])
 _GROUP = r"\{((?:[^{}]|\{[^{}]*\})*)\}"  # braces with one pair of braces in them, as in \mathrm{mol^{-1}}
 _REWRITES = [
     (r"(?<!\d)–|–(?!\d)", "-"),  # between two digits it stands for "to"
     (r"\\sqrt(\d+(?:\.\d+)?)", r"\\sqrt{\1}"),
+    (r"\\frac\s*(\d)\s*(\d)", r"\\frac{\1}{\2}"),
     (r",\s*\\!\s*", ","),
     (r"\\!", ""),
     (r"~|(?<!\\)\\[,;: ]", " "),
@@ -63,10 +66,6 @@ def any_word(*names: str) -> str:
     """A regular expression for any of the words in the tables of these names."""
     words = " ".join(TABLES[name] for name in names).split()
     return rf"\b(?:{'|'.join(words)})\b"
-
-
-def _nfkc(text: str) -> str:
-    return unicodedata.normalize("NFKC", text)
 
 
 def _latex_fraction(character: re.Match) -> str:

@@ -1,55 +1,43 @@
 """Answers read as numbers with units: integers, decimals, fractions, powers, percentages, LaTeX."""
 
 import re
-from collections import Counter
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
 
 from lmlab.data.formulas import MAX_CHARACTERS as MAX_FORMULA
-from lmlab.data.formulas import is_formula
+from lmlab.data.formulas import formula_value, is_formula
 from lmlab.data.notation import TABLES, plain_notation
 from lmlab.data.rows import is_missing
 from lmlab.data.units import leading_unit, may_be_unit, read_unit
 
 MAX_ANSWER = 1000  # characters; nothing longer is read at all
 _MAX_NUMBER = 60  # nothing longer is meant as a number
-_MAX_EXPONENT = 300
 CURRENCY = "[$€£¥₹]"
 DECIMAL = r"(?:[1-9]\d{0,2}(?:,\d{3})+(?:\.\d*)?|\d+(?:\.\d*)?|\.\d+)"
-# separators between thousands are read where they can mean nothing else
-_EUROPEAN = r"[1-9]\d{0,2}(?:\.\d{3})+,\d+|[1-9]\d{0,2}(?:\.\d{3}){2,}"  # 12.000,00 or 1.234.567
 _SPACED = r"[1-9]\d{0,2}(?:[ ']\d{3})+(?:\.\d+)?"  # 1 234 or 5'000
-_TEN_TO = r"10\s*(?:\^|\*\*)\s*(?:\{\s*(?P<braced>[-+]?\d+)\s*\}|(?P<power>[-+]?\d+))"
 _FORMS = [  # the longest reading comes first
-    r"(?:(?P<whole>\d+)\s*)?\\frac\s*(?P<above>\d)(?P<below>\d)",  # 2\frac12
-    rf"(?:(?P<whole>\d+)\s*)?\\frac\s*\{{\s*(?P<above>-?\s*{DECIMAL})\s*\}}\s*\{{\s*(?P<below>{DECIMAL})\s*\}}",
-    rf"(?:(?P<whole>\d+)\s+)?(?P<above>{DECIMAL})\s*/\s*(?P<below>{DECIMAL})",  # 2 1/2
-    r"(?P<fixed>\d*\.\d*)(?:\((?P<repeated>\d+)\)|\\(?:overline|bar)\s*\{(?P<barred>\d+)\})",  # 0.1(6)
-    rf"(?P<times>{DECIMAL})\s*(?:\\times|[·x*])\s*{_TEN_TO}",
-    rf"(?P<times>{DECIMAL})(?P<e>[eE])(?P<power>[-+]?\d+)",
-    _TEN_TO,
-    rf"(?P<number>{_EUROPEAN}|{_SPACED}|{DECIMAL})",
+    rf"(?:\d+\s*)?\\frac\s*\{{\s*-?{DECIMAL}\s*\}}\s*\{{\s*{DECIMAL}\s*\}}",
+    rf"(?:\d+\s+)?{DECIMAL}\s*/\s*{DECIMAL}",  # 2 1/2
+    rf"(?:{DECIMAL}\s*(?:\\times|[·x*])\s*)?10\s*(?:\^|\*\*)\s*(?:-?\d+|\{{\s*-?\d+\s*\}})",
+    rf"{DECIMAL}[eE][-+]?\d+",
+    r"\d*\.\d*\\overline\s*\{\d+\}",  # 0.\overline{3}
+    rf"{_SPACED}|{DECIMAL}",
 ]
-_FORMS = [re.compile(form) for form in _FORMS]
+_NUMBER = re.compile("|".join(_FORMS))
 _SIGN = re.compile(rf"\s*(?:≈\s*)?([-+]?)\s*({CURRENCY}?)\s*([-+]?)\s*")
 _PERCENT = re.compile(r"\s*(%|percent\b|per cent\b)")
 _SCALE = re.compile(rf"\s*({'|'.join(TABLES['scales'])})s?\b", re.IGNORECASE)
-_MONEY_SCALE = re.compile(rf"\s*({'|'.join(TABLES['money_scales'])})\b")
 # what may stand before an answer and adds nothing to it
 _LEAD = re.compile(
-    r"^(?:(?:so|thus|hence|therefore),? )?(?:the )?(?:final |correct )?answer(?: is:?|:)\s*", re.IGNORECASE
-)
-_ABOUT = re.compile(
-    r"^(?:about|approximately|approx\.?|roughly|around|exactly|only|just)\s+(?=[-+$\d.])", re.IGNORECASE
+    r"^(?:(?:(?:so|thus|hence|therefore),? )?(?:the )?(?:final |correct )?answer(?: is:?|:)\s*)?"
+    r"(?:(?:about|approximately|approx\.?|roughly|around|exactly|only|just)\s+(?=[-+$\d.]))?",
+    re.IGNORECASE,
 )
 _MINUS = re.compile(r"^(?:minus|negative)\s+(?=[$\d.])", re.IGNORECASE)
 _VARIABLE = re.compile(  # x = 5
     r"^(?:[A-Za-z]|\\[a-z]+)(?:_(?:\w|\{\s*\w+\s*\}))?(?:\([A-Za-z]\))?\s*[=≈]\s*(?=[-+$€£\d.\\])"
 )
-# --- a gold's parts, for the check that none is lost
-_PART = re.compile(r"\\[A-Za-z]+|(?<![A-Za-z])[A-Za-z]{1,2}(?![A-Za-z])|[^A-Za-z\s]")
-_NO_PART = {*"{}(),.'$+;:", "\\frac", "\\times", "a", "an", "of", "in", "at", "by", "on"}
 
 
 @dataclass(frozen=True)
@@ -72,12 +60,12 @@ class Answer:
 @lru_cache(maxsize=4096)  # votes and rewards ask for the same few answers again and again
 def read_answer(text: str) -> Answer:
     """What an answer says: integers, decimals, 1,200.50, 3/4, 2 1/2, \\frac{3}{4}, 1.5e-3, 1.5 \\times
-    10^{-3}, 0.(3), 15%, $12, 5 million, 5 km, with a sign, and any of them in \\boxed{} or between dollar
+    10^{-3}, 15%, $12, 5 million, 5 km, with a sign, and any of them in \\boxed{} or between dollar
     signs.
 
     All of the text must be understood: "2x", "5π", "≤5", "not 5" and "3 to 5" are no numbers, "5 apples" is
-    one. Separators between digits are read where they can mean only one thing: "12.000,00" is 12000, "1 234"
-    and "1,234" are 1234, "1.234" is 1.234; "12,34" is no number.
+    one. Separators between digits are read as in American English: "1,234" and "1 234" are 1234, "1.234" is
+    1.234; "12,34" and "12.000,00" are no numbers.
     """
     if len(text) > MAX_ANSWER:
         return Answer(text, None)
@@ -85,14 +73,14 @@ def read_answer(text: str) -> Answer:
     return read_number(_VARIABLE.sub("", plain)) or _formula_with_unit(plain)
 
 
-def parse_gold(text: str | None) -> Answer | None:
-    """The answer that a data set gives, read as a whole: a number, a formula, or a text ("Tuesday").
+def parse_gold(text: str) -> str | None:
+    """The answer that a data set gives, as one writes it: a number, a formula, or a text ("Tuesday").
 
     Returns:
         None where it is none of these: empty, "nan", "N/A", "None", "-", "?".
     """
-    answer = read_answer("" if text is None else str(text))
-    return None if says_nothing(answer.text) else answer
+    answer = read_answer(text)
+    return None if says_nothing(answer.text) else answer.written
 
 
 def says_nothing(text: str) -> bool:
@@ -101,22 +89,10 @@ def says_nothing(text: str) -> bool:
     return is_missing(plain) or plain.lower() == "unknown" or not re.search(r"\w|\\[A-Za-z{]|∅", plain)
 
 
-def unread_parts(gold: str, answer: str) -> list[str]:
-    """Digits, signs, commands and variables of a gold that have been lost in what was made of it.
-
-    A check that does not depend on ``read_answer``: whatever that takes "5√2" for, the root must still be
-    there.
-    """
-    gold, answer = (_LEAD.sub("", plain_notation(text.replace("\\boxed", ""))) for text in (gold, answer))
-    gold = re.sub(r"^\\?[A-Za-z]+(?:_\w)?\s*=", "", gold)  # of x = 5 the 5 is enough
-    lost = Counter(_PART.findall(gold)) - Counter(_PART.findall(answer))
-    return [part for part in lost if part not in _NO_PART]
-
-
 def without_lead(text: str) -> str:
     """The answer in plain notation, out of its box, without "The answer is" and "about"."""
     text = re.sub(r"\\(?:boxed|fbox)\{\s*\}", "", text).strip()
-    return _MINUS.sub("-", _ABOUT.sub("", _LEAD.sub("", plain_notation(unboxed(text)))))
+    return _MINUS.sub("-", _LEAD.sub("", plain_notation(unboxed(text)), count=1))
 
 
 # --- numbers -----------------------------------------------------------------------------------------
@@ -125,28 +101,27 @@ def without_lead(text: str) -> str:
 def read_number(plain: str) -> Answer | None:
     """A number with all that stands behind it; None where something is not understood."""
     sign = _SIGN.match(plain)
-    for form in _FORMS:
-        if found := form.match(plain, sign.end()):
-            break
-    else:
-        return None
+    found = _NUMBER.match(plain, sign.end())
     # also no two signs, as in -$-5
-    if len(found.group()) > _MAX_NUMBER or (sign.group(1) and sign.group(3)):
+    if found is None or len(found.group()) > _MAX_NUMBER or (sign.group(1) and sign.group(3)):
         return None
-    read = _value(found)
-    if read is None:
+    shown = _shown(found.group())
+    value = _value(shown)
+    if value is None:
         return None
-    value, shown = read
     currency, rest = sign.group(2), plain[found.end() :]
-    factor, scale, rest = _scale(rest, currency)
+    if scale := _SCALE.match(rest):
+        name = scale.group(1).lower()
+        value, shown = value * TABLES["scales"][name], f"{shown} {name}"
+        rest = rest[scale.end() :]
     percent = _PERCENT.match(rest)
     unit = _unit(rest[percent.end() :] if percent else rest, currency)
     if unit is None:
         return None
     minus = "-" if "-" in sign.group() else ""
     return Answer(
-        text=f"{minus}{currency}{shown}{scale}{'%' if percent else ''}",
-        value=-value * factor if minus else value * factor,
+        text=f"{minus}{currency}{shown}{'%' if percent else ''}",
+        value=-value if minus else value,
         percent=percent is not None,
         unit=unit,
         # a letter right behind the digits, perhaps with a power: 5m, 5m^2
@@ -154,63 +129,32 @@ def read_number(plain: str) -> Answer | None:
     )
 
 
-def _value(found: re.Match) -> tuple[Fraction, str] | None:
-    """The value of a number and how it is shown, with all of its digits; None where it has none."""
-    parts = {name: part for name, part in found.groupdict().items() if part is not None}
-    if "above" in parts:
-        return _fraction(**parts)
-    if "fixed" in parts:  # 0.1(6) is 0.1 + 6/90
-        digits = parts.get("repeated") or parts["barred"]
-        n_fixed = len(parts["fixed"].partition(".")[2])
-        repeating = Fraction(int(digits), 10**n_fixed * (10 ** len(digits) - 1))
-        return Fraction(f"0{parts['fixed']}0") + repeating, re.sub(r"\s", "", found.group())
-    if "number" in parts:
-        number = parts["number"]
-        if re.fullmatch(_EUROPEAN, number):
-            number = number.replace(".", "").replace(",", ".")
-        number = _digits(number)
-        return Fraction(number), number
-    exponent = parts.get("braced") or parts["power"]
-    # 10^999999999 would take for ever to compute
-    if len(exponent) > 4 or abs(int(exponent)) > _MAX_EXPONENT:
+def _shown(number: str) -> str:
+    """3/4 of \\frac{3}{4}, 2 1/2 of 2\\frac{1}{2}, 1234 of 1,234 and of 1 234."""
+    text = re.sub(r"\s*\\frac\s*\{\s*(.*?)\s*\}\s*\{\s*(.*?)\s*\}", r" \1/\2", number).strip()
+    text = re.sub(r"\s*/\s*", "/", re.sub("[,']", "", text))
+    if re.fullmatch(r"[\d. ]+", text):
+        text = text.replace(" ", "")
+    return text.rstrip(".")
+
+
+def _value(shown: str) -> Fraction | None:
+    """Exactly; None without a value, as of 1/0, or with a huge one."""
+    if "/" in shown and " " in shown:
+        whole, above, below = re.split("[ /]", shown)
+        # 1 234/5: is this 1234/5?
+        proper = above.isdecimal() and below.isdecimal() and int(above) < int(below)
+        return int(whole) + Fraction(int(above), int(below)) if proper else None
+    if repeating := re.fullmatch(r"(\d*\.(\d*))\\overline\s*\{(\d+)\}", shown):
+        fixed, decimals, digits = repeating.groups()
+        # 0.1\overline{6} is 0.1 + 6/90
+        return Fraction(f"0{fixed}0") + Fraction(int(digits), 10 ** len(decimals) * (10 ** len(digits) - 1))
+    formula = re.sub(r"[eE]\+?(-?\d+)$", r"*10^{\1}", shown).replace("**", "^")
+    try:
+        value = formula_value(re.sub(r"\\times|[·x]", "*", formula))
+    except (ValueError, ArithmeticError):
         return None
-    ten_to = f"10^{{{int(exponent)}}}"
-    if "times" not in parts:
-        return Fraction(10) ** int(exponent), ten_to
-    number = _digits(parts["times"])
-    shown = f"{number}e{int(exponent)}" if "e" in parts else f"{number} \\times {ten_to}"
-    return Fraction(number) * Fraction(10) ** int(exponent), shown
-
-
-def _fraction(above: str, below: str, whole: str | None = None) -> tuple[Fraction, str] | None:
-    above, below = _digits(above), _digits(below)
-    if Fraction(below) == 0:
-        return None
-    value = Fraction(above) / Fraction(below)
-    if whole is None:
-        return value, f"{above}/{below}"
-    if not (above.isdigit() and below.isdigit() and value < 1):  # 1 234/5: is this 1234/5?
-        return None
-    return int(whole) + value, f"{whole} {above}/{below}"
-
-
-def _digits(number: str) -> str:
-    """Without separators."""
-    return re.sub("[, ']", "", number).rstrip(".")
-
-
-def _scale(rest: str, currency: str) -> tuple[int, str, str]:
-    """(factor, its name, what follows) of "million dollars"; of a bare M only behind a currency."""
-    factor, names = 1, ""
-    while scale := _SCALE.match(rest):
-        name = scale.group(1).lower()
-        factor *= TABLES["scales"][name]
-        names += f" {name}"
-        rest = rest[scale.end() :]
-    if currency and not names and (scale := _MONEY_SCALE.match(rest)):
-        name = scale.group(1)
-        return TABLES["money_scales"][name], name, rest[scale.end() :]
-    return factor, names, rest
+    return value if isinstance(value, Fraction) else None
 
 
 def _unit(rest: str, currency: str) -> str | None:

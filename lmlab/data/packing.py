@@ -50,7 +50,9 @@ def packed_windows(texts: Sequence[str], tokenizer: "PreTrainedTokenizerBase", b
         raise ValueError(
             f"block_size got {block_size}, and the texts have {len(tokens)} tokens; lower it or give more text"
         )
-    return _examples([tokens[i : i + block_size] for i in range(0, len(tokens) - block_size + 1, block_size)])
+    # the last start that leaves a whole block
+    starts = range(0, len(tokens) - block_size + 1, block_size)
+    return _examples([tokens[start : start + block_size] for start in starts])
 
 
 def document_windows(
@@ -63,6 +65,7 @@ def document_windows(
     """
     blocks = []
     for document in encode_documents(texts, tokenizer):
+        # blocks overlap by one token, which the next block predicts from
         for start in range(0, len(document) - 1, max_length - 1):
             blocks.append(document[start : start + max_length])
     return _examples(blocks)
@@ -83,6 +86,7 @@ def _encode(texts: Sequence[str], tokenizer: "PreTrainedTokenizerBase") -> list[
 def _examples(blocks: list[list[int]]) -> "Dataset":
     from datasets import Dataset
 
+    # transformers shifts labels itself: each token is its own label, and the first has nothing before it
     labels = [[IGNORE_INDEX, *block[1:]] for block in blocks]
     return Dataset.from_dict({"input_ids": blocks, "labels": labels})
 
@@ -119,6 +123,7 @@ def document_rows(documents: Sequence[Sequence[int]], eos: int, block_size: int)
         raise ValueError(f"block_size got {block_size}, and a document has {longest} tokens; raise it")
     inputs = torch.full((len(documents), longest + 1), eos)
     targets = torch.full((len(documents), longest + 1), IGNORE_INDEX)
+    # the target of a position is the token after it, so the inputs stand one further to the right
     for row, document in enumerate(documents):
         inputs[row, 1 : len(document) + 1] = torch.tensor(document)
         targets[row, : len(document) + 1] = torch.tensor([*document, eos])

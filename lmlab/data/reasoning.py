@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from fractions import Fraction
 
 from lmlab.data.answers import answers_match, arithmetic, extract_answer
-from lmlab.data.numbers import parse_gold, read_answer, unread_parts
+from lmlab.data.numbers import parse_gold, read_answer
 from lmlab.data.rows import UnusableRow, block_text, is_missing, problem_row
 from lmlab.data.usable import MAX_INVALID_FRACTION, BadRow, leave_out
 
@@ -35,39 +35,29 @@ def to_reasoning_format(row: Mapping) -> dict:
         UnusableRow: A ValueError: the row has another schema, or fields that are empty or of the wrong type.
     """
     row = problem_row(row)
-    unit = ""
     if "messages" in row:
         prompt, reasoning, answer = _math_code_instruct(row["messages"])
     else:
-        if "problem_text" in row:
-            question, reasoning, answer, unit = _scibench(row)
-        else:
-            question, reasoning, answer = _gsm8k(row)
+        question, reasoning, answer = _scibench(row) if "problem_text" in row else _gsm8k(row)
         prompt = [{"role": "user", "content": question}]
     completion = None
     if reasoning and answer:
         shown = answer if read_answer(answer).value is not None else f"$\\boxed{{{answer}}}$"
         text = f"<think>\n{reasoning}\n</think>\n\nThe answer is {shown}."
         completion = [{"role": "assistant", "content": text}]
-    return {"prompt": prompt, "completion": completion, "answer": answer, "unit": unit}
+    return {"prompt": prompt, "completion": completion, "answer": answer, "unit": row.get("unit", "")}
 
 
 def _gsm8k(row: Mapping) -> tuple[str, str, str | None]:
     reasoning, _, answer = row["answer"].partition("####")
-    return row["question"].strip(), re.sub(r"<<.*?>>", "", reasoning).strip(), _gold(answer)
+    return row["question"], re.sub(r"<<.*?>>", "", reasoning).strip(), parse_gold(answer)
 
 
-def _scibench(row: Mapping) -> tuple[str, str, str | None, str]:
-    question, unit = row["problem_text"].strip(), (row.get("unit") or "").strip()
+def _scibench(row: Mapping) -> tuple[str, str, str | None]:
+    question, unit = row["problem_text"], row["unit"]
     if unit and unit not in question:
         question += f" Give the answer in {unit}."
-    return question, (row.get("solution") or "").strip(), _gold(row["answer_number"]), unit
-
-
-def _gold(text: str | float | None) -> str | None:
-    """A gold answer, read as a whole (``numbers.parse_gold``), as one writes it; None where it is none."""
-    gold = parse_gold(text)
-    return None if gold is None else gold.written
+    return question, row["solution"], parse_gold(row["answer_number"])
 
 
 def _math_code_instruct(messages: list[dict]) -> tuple[list[dict], str, str | None]:
@@ -130,12 +120,9 @@ def reasoning_rows(
         try:
             row = problem_row(published)
             problem = to_reasoning_format(row)
+            _check(row, problem)
         except UnusableRow as error:
             bad.append(BadRow(i, str(error), repr(published)))
-            continue
-        # a row that would teach something wrong
-        if reason := why_bad(row, problem):
-            bad.append(BadRow(i, reason, repr(question_of(problem))))
             continue
         problem["tolerance"] = tolerance if "problem_text" in row else 0.0
         problem["steps"] = difficulty(problem)
@@ -145,49 +132,43 @@ def reasoning_rows(
     return good
 
 
-def why_bad(row: Mapping, problem: Mapping) -> str:
-    """Why a row cannot be used; empty if it can.
-
-    Args:
-        row: Of ``problem_row``.
-        problem: What ``to_reasoning_format`` made of it.
-    """
+def _check(row: Mapping, problem: Mapping) -> None:
+    """Raises UnusableRow for a row that would teach something wrong."""
     answer = problem["answer"]
     if is_missing(answer):
-        return "no final answer"
+        raise UnusableRow("no final answer")
     if problem["completion"] is None:
-        return "" if "problem_text" in row else "no solution"  # SciBench without one serves to evaluate
+        if "problem_text" in row:
+            return  # SciBench without a solution serves to evaluate
+        raise UnusableRow("no solution")
     completion = problem["completion"][0]["content"]
     reasoning = completion.removeprefix("<think>\n").partition("\n</think>")[0]
     if any(_TAG.search(text) for text in (reasoning, *(turn["content"] for turn in problem["prompt"]))):
-        return "a tag of the chat template in the text"
+        raise UnusableRow("a tag of the chat template in the text")
     if not answers_match(extract_answer(completion), answer):
-        return "the answer is not read back"
+        raise UnusableRow("the answer is not read back")
     if "messages" in row:
-        return _why_code_is_wrong(row["messages"][-1]["content"])
-    gold = str(row["answer_number"]) if "problem_text" in row else row["answer"].partition("####")[2]
-    if unread_parts(gold, answer):
-        return "the answer is not read whole"
-    if "problem_text" in row:
-        return ""
-    for calculation, value in CALCULATION.findall(row["answer"]):
+        _check_code(row["messages"][-1]["content"])
+    # GSM8K's calculations; the other layouts have none
+    for calculation, value in CALCULATION.findall(row.get("answer", "") if "question" in row else ""):
         result, stated = arithmetic(calculation), read_answer(value).value
         if result is None or stated is None or abs(result - stated) > _ROUNDING:
-            return f"a calculation that is wrong: {calculation}"
-    return ""
+            raise UnusableRow(f"a calculation that is wrong: {calculation}")
 
 
-def _why_code_is_wrong(blocks: Sequence[Mapping]) -> str:
+def _check_code(blocks: Sequence[Mapping]) -> None:
     printed = [block["content"] for block in blocks if block["type"] == "execution"]
     if printed and re.search(r"Traceback|\b\w+Error:", printed[-1]):
-        return "its code failed"
+        raise UnusableRow("its code failed")
     boxed, last = _last_answers(blocks)
-    return "two answers" if boxed and last and not answers_match(last, boxed) else ""
+    if boxed and last and not answers_match(last, boxed):
+        raise UnusableRow("two answers")
 
 
 # --- difficulty --------------------------------------------------------------------------------------
 
-_LEVELS = (1, 2, 3, 4, 5, 7, 10, 20)  # where a range of steps begins
+# ranges of steps, wider where there are fewer problems
+_LEVELS = ((1, 1), (2, 2), (3, 3), (4, 4), (5, 6), (7, 9), (10, 19), (20, None))
 
 
 def difficulty(problem: Mapping) -> int | None:
@@ -202,8 +183,7 @@ def difficulty(problem: Mapping) -> int | None:
 
 def level(steps: int) -> tuple[int, int | None]:
     """The range of steps, (first, last), in which a problem is reported: (2, 2), (5, 6), (20, None)."""
-    i = sum(first <= steps for first in _LEVELS) - 1
-    return _LEVELS[i], _LEVELS[i + 1] - 1 if i + 1 < len(_LEVELS) else None
+    return [bounds for bounds in _LEVELS if bounds[0] <= steps][-1]
 
 
 def level_name(steps: tuple[int, int | None]) -> str:

@@ -11,8 +11,6 @@ in which document the next one begins, so that a run that was stopped resumes ex
 import hashlib
 import json
 import logging
-import shutil
-import time
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from pathlib import Path
@@ -20,7 +18,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from lmlab.files import replace_file, write_atomic
+from lmlab.files import replace_file, require_disk_space, write_atomic
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -28,7 +26,7 @@ if TYPE_CHECKING:
 TOKEN = np.dtype("<u2")
 MAX_VOCABULARY = 65_536  # ids that 16 bits can hold
 INDEX = "shards.json"
-_CHUNK_CHARACTERS = 1_000_000  # encoded at once: enough work for every thread, little to hold
+_CHUNK_DOCUMENTS = 500  # encoded at once: enough work for every thread, little to hold
 
 logger = logging.getLogger(__name__)
 
@@ -85,11 +83,12 @@ def open_shards(
     folder = Path(folder).expanduser()
     there = ShardSet.read(folder)
     if there is None or not there.finished:
-        n = len(there.shards) if there else 0
-        raise ValueError(f"{folder} has {n} shards and is not finished; run prepare_shards, which resumes")
+        raise ValueError(f"{folder} is not finished; run prepare_shards, which resumes")
     chosen = [shard for shard in there.shards if shard.name.startswith(f"{split}_")]
     if not chosen:
-        raise ValueError(f"{folder} has no shards of the split {split!r}; it has {there.shards[0].name}, ...")
+        raise ValueError(
+            f"{folder} has no shards of the split {split!r}; prepare them with smaller shard_tokens"
+        )
     if tokenizer is not None:
         _check_made_with(folder, there.made_with, {"tokenizer": fingerprint(tokenizer)})
     return [_open_shard(folder / shard.name, shard, verify) for shard in chosen]
@@ -101,6 +100,7 @@ def _open_shard(path: Path, shard: Shard, verify: bool) -> np.memmap:
         tokens = np.load(path, mmap_mode="r")
     except (OSError, ValueError, EOFError) as error:
         raise ValueError(damaged.format(error)) from error
+    # a header that is damaged may still name an array, of another shape or in another place
     whole = path.stat().st_size == tokens.offset + tokens.nbytes
     if not whole or tokens.shape != (shard.n_tokens,) or tokens.dtype != TOKEN:
         raise ValueError(damaged.format("its size is not that of its tokens"))
@@ -113,8 +113,7 @@ def _check_made_with(folder: Path, there: dict, wanted: dict) -> None:
     for name, value in wanted.items():
         if there[name] != value:
             raise ValueError(
-                f"{folder} was made with {name} {there[name]!r:.40}, not {value!r:.40}; "
-                f"give the {name} that it was made with, or another folder"
+                f"{folder} was made with {name} {there[name]!r:.40}, not {value!r:.40}; give another folder"
             )
 
 
@@ -140,15 +139,11 @@ def _encoder(tokenizer: "PreTrainedTokenizerBase"):
 
     inner = getattr(tokenizer, "backend_tokenizer", None)
     if inner is None or tokenizer.eos_token_id is None:
-        raise ValueError(
-            f"shards need a fast tokenizer with an eos_token, got {type(tokenizer).__name__}; "
-            "load one by AutoTokenizer, and set its eos_token"
-        )
+        raise ValueError(f"shards need a fast tokenizer with an eos_token, got {type(tokenizer).__name__}")
     largest = max(inner.get_vocab().values())
     if largest >= MAX_VOCABULARY:
         raise ValueError(
-            f"the tokenizer has ids up to {largest:,}; shards hold 16 bits, ids below {MAX_VOCABULARY:,}: "
-            "give a tokenizer with a smaller vocabulary, as GPT-2's"
+            f"the tokenizer has ids up to {largest:,}; shards hold ids below {MAX_VOCABULARY:,}, as GPT-2's"
         )
     encoder = Tokenizer.from_str(inner.to_str())
     encoder.no_truncation()
@@ -164,23 +159,11 @@ def tokenize(texts: Iterable[str], tokenizer: "PreTrainedTokenizerBase") -> Iter
     CPU seconds per million, and worker processes 2.0M at 0.95.
     """
     encoder, eos = _encoder(tokenizer), tokenizer.eos_token_id
-    for chunk in _chunks(texts):
+    # a lone surrogate, which JSON can hold, is no character: it becomes "?"
+    texts = (text.encode("utf-8", "replace").decode("utf-8") for text in texts)
+    while chunk := list(islice(texts, _CHUNK_DOCUMENTS)):
         for document in encoder.encode_batch_fast(chunk, add_special_tokens=False):
             yield np.array([eos, *document.ids], TOKEN)
-
-
-def _chunks(texts: Iterable[str]) -> Iterator[list[str]]:
-    chunk, size = [], 0
-    for text in texts:
-        if not isinstance(text, str):
-            raise ValueError(f"a document is a {type(text).__name__} ({str(text)[:60]!r}); give texts")
-        # a lone surrogate, which JSON can hold, is no character: it becomes "?"
-        chunk.append(text.encode("utf-8", "replace").decode("utf-8"))
-        size += len(text) + 1  # empty texts must not pile up
-        if size >= _CHUNK_CHARACTERS:
-            yield chunk
-            chunk, size = [], 0
-    yield chunk
 
 
 # --- preparing ------------------------------------------------------------------------------------
@@ -220,8 +203,6 @@ def prepare_shards(
         ValueError: The vocabulary is too large, the disk too full, a complete shard is damaged, or the folder
             holds another set.
     """
-    if shard_tokens < 1:
-        raise ValueError(f"shard_tokens got {shard_tokens}; give a positive number")
     folder = Path(folder).expanduser()
     folder.mkdir(parents=True, exist_ok=True)
     made_with = {
@@ -233,86 +214,56 @@ def prepare_shards(
     }
     there = ShardSet.read(folder) or ShardSet(made_with, [], False)
     _check_made_with(folder, there.made_with, made_with)
-    if not there.finished:
-        for shard in there.shards:
-            _open_shard(folder / shard.name, shard, verify=True)
-        there = _write_rest(there, texts, tokenizer, folder, expected_tokens)
-    n_tokens = sum(shard.n_tokens for shard in there.shards)
-    logger.info("finished: %d shards, %s tokens", len(there.shards), f"{n_tokens:,}")
-    return [folder / shard.name for shard in there.shards]
+    shards = there.shards
+    if there.finished:
+        return [folder / shard.name for shard in shards]
+    for shard in shards:
+        _open_shard(folder / shard.name, shard, verify=True)
 
-
-def _write_rest(
-    there: ShardSet,
-    texts: Callable[[int], Iterator[str]],
-    tokenizer: "PreTrainedTokenizerBase",
-    folder: Path,
-    expected_tokens: int | None,
-) -> ShardSet:
-    """Writes the shards that are missing, each with an index that lists it; gives the finished set."""
-    shards, made_with = list(there.shards), there.made_with
+    # checked before the first of what may be hours of work
     written = sum(shard.n_tokens for shard in shards)
-    _check_room(folder, max(0, (expected_tokens or written + made_with["shard_tokens"]) - written))
+    missing = (expected_tokens or written + shard_tokens) - written
+    require_disk_space(folder, missing * TOKEN.itemsize)
     document, offset = 0, 0
     if shards:
         document, offset = shards[-1].next_document, shards[-1].next_offset
         logger.info("resumes after %d shards, at document %d", len(shards), document)
     remaining = texts(document)
-    if made_with["n_docs"] is not None:
-        remaining = islice(remaining, made_with["n_docs"] - document)
+    if n_docs is not None:
+        remaining = islice(remaining, n_docs - document)
     documents = tokenize(remaining, tokenizer)
-    began, before = time.perf_counter(), written
-    for cut in _cut(documents, made_with["shard_tokens"], document, offset, tokenizer.eos_token_id):
-        validation = made_with["validation"] and not shards
-        if validation and cut.last:
-            raise ValueError(
-                f"the whole set, {len(cut.tokens):,} tokens, fits into the validation shard; give a smaller "
-                f"shard_tokens than {made_with['shard_tokens']:,}, or validation=False"
-            )
-        name = f"{'validation' if validation else 'train'}_{len(shards):06d}.npy"
+    cuts = _cut(documents, shard_tokens, document, offset, tokenizer.eos_token_id)
+    for tokens, next_document, next_offset, last in cuts:
+        split = "validation" if validation and not shards else "train"
+        name = f"{split}_{len(shards):06d}.npy"
         with replace_file(folder / name) as temporary, open(temporary, "wb") as file:
-            np.save(file, cut.tokens)
-        checksum = hashlib.sha256(cut.tokens).hexdigest()
-        shards.append(Shard(name, len(cut.tokens), checksum, cut.next_document, cut.next_offset))
-        there = ShardSet(made_with, shards, cut.last)
-        there.write(folder)
-        written += len(cut.tokens)
-        speed = (written - before) / (time.perf_counter() - began)
-        logger.info("%s: %s tokens, %.1fM tokens/s", name, f"{written:,}", speed / 1e6)
-    return there
-
-
-def _check_room(folder: Path, n_tokens: int) -> None:
-    need, free = n_tokens * TOKEN.itemsize, shutil.disk_usage(folder).free
-    if need > free:
-        raise ValueError(
-            f"{folder} has {free:,} bytes free and {need:,} are needed for {n_tokens:,} tokens; "
-            "free some, give a folder on another disk, or lower n_docs"
-        )
-
-
-class _Cut(NamedTuple):
-    """The tokens of a shard, and where the next one begins."""
-
-    tokens: np.ndarray
-    next_document: int
-    next_offset: int
-    last: bool
+            np.save(file, tokens)
+        # the index comes after the file: a file that it does not list is written again
+        checksum = hashlib.sha256(tokens).hexdigest()
+        shards.append(Shard(name, len(tokens), checksum, next_document, next_offset))
+        ShardSet(made_with, shards, last).write(folder)
+        written += len(tokens)
+        logger.info("%s: %s tokens so far", name, f"{written:,}")
+    return [folder / shard.name for shard in shards]
 
 
 def _cut(
     documents: Iterator[np.ndarray], shard_tokens: int, document: int, offset: int, eos: int
-) -> Iterator[_Cut]:
+) -> Iterator[tuple[np.ndarray, int, int, bool]]:
     """Cuts documents, from token ``offset`` of number ``document`` on, into shards.
 
     A full shard is given when the next token comes, which says where the next one begins; so the EOS that
     ends the set may be one token more than ``shard_tokens``.
+
+    Yields:
+        (the tokens of a shard, document and offset at which the next one begins, whether it is the last).
     """
+    # one array is filled again and again, as a shard is on disk before the next one is asked for
     shard, count = np.empty(shard_tokens + 1, TOKEN), 0
     for tokens in documents:
         while offset < len(tokens):
             if count == shard_tokens:
-                yield _Cut(shard[:count], document, offset, last=False)
+                yield shard[:count], document, offset, False
                 count = 0
             part = tokens[offset : offset + shard_tokens - count]
             shard[count : count + len(part)] = part
@@ -320,8 +271,6 @@ def _cut(
             offset += len(part)
         document, offset = document + 1, 0
     if count == 0:
-        raise ValueError(
-            f"the source gave no text from document {document:,} on; give one that has documents"
-        )
+        raise ValueError(f"the source gave no text from document {document:,} on")
     shard[count] = eos
-    yield _Cut(shard[: count + 1], document, 0, last=True)
+    yield shard[: count + 1], document, 0, True

@@ -2,7 +2,6 @@
 
 import re
 from collections import Counter
-from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 
@@ -20,47 +19,45 @@ class Unit:
 
 
 _FACTOR = re.compile(
-    r"\s*(?P<link>[/·*]|per\b)?\s*(?P<shape>(?:square|sq\.?|cubic|cu\.?)\s+)?"
-    r"(?P<name>[A-Za-zµΩ]+|[$€£¥₹])"
-    r"(?:\s*\^\s*(?:\{\s*(?P<braced>-?\d)\s*\}|(?P<power>-?\d)))?(?![\w^{])"
+    r"\s*(?P<link>[/·*]|per\b)?\s*(?P<name>[A-Za-zµΩ]+|[$€£¥₹])"
+    r"(?:\s*\^\s*(?P<power>-?\d|\{\s*-?\d\s*\}))?(?![\w^{])"
 )
 _REWRITES = [
-    (r"degrees?\s*(?:C\b|[Cc]elsius)|[Cc]elsius", "degree Celsius"),
-    (r"degrees?\s*(?:F\b|[Ff]ahrenheit)|[Ff]ahrenheit", "degree Fahrenheit"),
+    (r"degrees?\s*(?:C\b|[Cc]elsius)", "Celsius"),
+    (r"degrees?\s*(?:F\b|[Ff]ahrenheit)", "Fahrenheit"),
     (r"\s+\^", "^"),
-    (r"\\frac\s*\{([^{}]*)\}\s*\{([^{}]*)\}", r"\1/(\2)"),
+    (r"\\frac\s*\{([^{}]*)\}\s*\{([^{}]*)\}", r"\1/\2"),
 ]
 # in an answer these say that it is not simply this number
 DOUBT = re.compile(rf"{any_word('negations', 'doubts')}|n't\b", re.IGNORECASE)
 _NO_UNIT = re.compile(rf"{any_word('no_unit', 'months')}|\btimes\b(?!\W*$)", re.IGNORECASE)
 # without a size here, but no variables either; the small words only beside others ("10 a day")
-_SHORT_UNITS = {"F", "in", "dB", "D", "AU", "yr", "KJ", "JK"}
+_SHORT_UNITS = {"F", "in", "sq", "cu", "dB", "D", "AU", "yr", "KJ", "JK"}
 _SMALL_WORDS = {"of", "a", "an", "at", "by", "on", "in"}
+_UNITS: dict[str, Unit] = {}  # all units by their names, prefixes included
 
 
-def read_unit(text: str, known: Mapping[str, Unit] | None = None) -> Unit | None:
-    """ "km/h", "N · m^{-1}", "\\frac{J}{mol K}" or "J/(mol K)": factors with powers; None where one is
-    unknown.
+def read_unit(text: str) -> Unit | None:
+    """ "km/h", "N · m^{-1}" or "\\frac{J}{mol}": factors with powers; None where one is unknown.
 
-    Behind a slash only one factor is clear: "J/mol K" is not read.
+    Behind a slash only one factor is clear: "J/mol K" is not read, nor "J/(mol K)".
 
     Args:
         text: In the notation of ``plain_notation``.
-        known: The units so far, while their table is built; None: all of them.
     """
-    known = _UNITS if known is None else known
     size, powers = Fraction(1), Counter()
     position, divided = 0, False
-    text = _in_a_row(text)
+    for pattern, replacement in _REWRITES:
+        text = re.sub(pattern, replacement, text)
+    text = text.strip()
     if not text:
         return None
     while position < len(text):
         found = _FACTOR.match(text, position)
-        factor = _look_up(found["name"], known) if found else None
+        factor = _look_up(found["name"]) if found else None
         if factor is None or (divided and not found["link"]):
             return None
-        exponent = int(found["braced"] or found["power"] or 1)
-        exponent *= {"s": 2, "c": 3}.get((found["shape"] or " ")[0], 1)  # square feet, cubic meters
+        exponent = int((found["power"] or "1").strip("{} "))
         if found["link"] in ("/", "per"):
             exponent, divided = -exponent, True
         size *= factor.size**exponent
@@ -69,38 +66,24 @@ def read_unit(text: str, known: Mapping[str, Unit] | None = None) -> Unit | None
     return Unit(size, frozenset((name, power) for name, power in powers.items() if power))
 
 
-def _in_a_row(text: str) -> str:
-    """Without fractions and parentheses: "J/(mol K)" and "\\frac{J}{mol K}" become "J/mol/K"."""
-    for pattern, replacement in _REWRITES:
-        text = re.sub(pattern, replacement, text)
-    # of "J/(mol K)" both factors are below the line
-    quotient = re.fullmatch(r"([^/()]*)/\s*\(([^/()]*)\)\s*", text)
-    if quotient:
-        text = "/".join([quotient[1], *re.split(r"[\s·*]+", quotient[2].strip())])
-    return text.strip()
-
-
-def _look_up(name: str, known: Mapping[str, Unit]) -> Unit | None:
+def _look_up(name: str) -> Unit | None:
     """As written, since m and M differ; words in any case, in singular or plural."""
-    # short names are exact
-    if name in known or len(name) < 3:
-        return known.get(name)
-    return known.get(name.lower()) or known.get(name.lower().removesuffix("s"))
+    # short names are exact: "ms" is no plural of m
+    if name in _UNITS or len(name) < 3:
+        return _UNITS.get(name)
+    return _UNITS.get(name.lower()) or _UNITS.get(name.lower().removesuffix("s"))
 
 
 def leading_unit(text: str) -> str:
     """The longest known unit that a text begins with; empty without one, or if it is part of another."""
-    if read_unit(text):
-        return text.strip()
-    longest = end = 0
-    for _ in range(6):  # no unit has more factors
-        found = _FACTOR.match(text, end)
-        if not found:
-            break
-        end = found.end()
-        if read_unit(text[:end]):
-            longest = end
-    return "" if re.match(r"\s*(?:[/·^]|per\b)", text[longest:]) else text[:longest].strip()
+    words = text.split()
+    # the longest first; no unit has more than six words
+    for n in (len(words), 6, 5, 4, 3, 2, 1):
+        unit = " ".join(words[:n])
+        if read_unit(unit):
+            # of "m / fortnight" the m is only a part
+            return "" if re.match(r"[/·^]|per$", "".join(words[n : n + 1])) else unit
+    return ""
 
 
 def may_be_unit(text: str) -> bool:
@@ -109,7 +92,7 @@ def may_be_unit(text: str) -> bool:
         return False
     if read_unit(text) is not None:
         return True
-    if not re.fullmatch(r"[A-Za-zµΩ/·$€£¥₹](?:[A-Za-zµΩ .'/^{}\d·$€£¥₹]|(?<=\w)-(?=\w)|\^\{?-)*", text):
+    if not re.fullmatch(r"[A-Za-zµΩ/·$€£¥₹](?:[A-Za-zµΩ .'/^(){}\d·$€£¥₹]|(?<=\w)-(?=\w)|\^\{?-)*", text):
         return False
     digit_that_is_no_power = re.search(r"(?<![\^{\-\d])\d", text)
     if DOUBT.search(text) or _NO_UNIT.search(text) or digit_that_is_no_power:
@@ -117,40 +100,26 @@ def may_be_unit(text: str) -> bool:
     words = set(re.findall(r"[A-Za-zµΩ]+", text))
     if words <= _SMALL_WORDS - _SHORT_UNITS:
         return False
-    for word in words - _SHORT_UNITS - _SMALL_WORDS:
-        pronounceable = len(word) > 2 and re.search("[aeiouy]", word, re.IGNORECASE)
-        if not pronounceable and not _look_up(word, _UNITS):
-            return False
-    return True
+    # a word has a vowel; what has none is a product of variables, unless it is a known unit
+    long = {word for word in words if len(word) > 2 and re.search("[aeiouy]", word, re.IGNORECASE)}
+    return all(_look_up(word) for word in words - long - _SHORT_UNITS - _SMALL_WORDS)
 
 
-def _table() -> dict[str, Unit]:
-    """All units by their names, prefixes included."""
-    tables = TABLES["units"]
-    known: dict[str, Unit] = {}
-
-    def _define(name: str, unit: Unit, prefixes: Mapping[str, int]) -> None:
-        known[name] = unit
-        for prefix, power in prefixes.items():
-            known[prefix + name] = Unit(unit.size * Fraction(10) ** power, unit.powers)
-
-    def _defined(definition: str) -> Unit:  # "60 s"
-        number, text = definition.split(" ", 1)
-        unit = read_unit(text, known)
-        return Unit(Fraction(number) * unit.size, unit.powers)
-
-    for name in tables["alone"]:
-        _define(name, Unit(Fraction(1), frozenset({(name, 1)})), {})
-    for name in tables["basic"]:
-        _define(name, Unit(Fraction(1), frozenset({(name, 1)})), tables["prefixes"])
-    for name, definition in tables["derived"].items():
-        _define(name, _defined(definition), tables["prefixes"])
-    for name, symbol in tables["names"].items():
-        _define(name, known[symbol], tables["long_prefixes"])
-    for names, definition in tables["others"].items():
-        for name in names.split():
-            _define(name, _defined(definition), {})
-    return known
+def _define_units() -> None:
+    """Fills ``_UNITS``; a unit is defined by those before it."""
+    for group in TABLES["units"]:
+        for names, definition in group["names"].items():
+            for name in names.split():
+                unit = _defined(definition) if definition else Unit(Fraction(1), frozenset({(name, 1)}))
+                _UNITS[name] = unit
+                for prefix, power in group["prefixes"].items():
+                    _UNITS[prefix + name] = Unit(unit.size * Fraction(10) ** power, unit.powers)
 
 
-_UNITS = _table()
+def _defined(definition: str) -> Unit:
+    number, text = definition.split(" ", 1)  # "60 s"
+    unit = read_unit(text)
+    return Unit(Fraction(number) * unit.size, unit.powers)
+
+
+_define_units()

@@ -15,7 +15,9 @@ class MetricsFile(BaseModel):
     """A lesson's metrics.json, as ``write_metrics`` writes it."""
 
     recipe: str = "?"
+    # None where a job without a notebook wrote it
     seconds: float | None = None
+    # NaN and infinity are in them where a training diverged
     metrics: dict[str, Any] = {}
     expected: dict[str, tuple[float | None, float | None]] = {}
     settings: dict[str, Any] = {}
@@ -96,6 +98,7 @@ def _read(run: Path, name: str, kind: type[Record]) -> Record | None:
     path = own_file(run, name)
     if not path.is_file():
         return None
+    # pydantic refuses what is no JSON, too, however deep it is nested
     try:
         return kind.model_validate_json(path.read_bytes())
     except ValidationError as error:

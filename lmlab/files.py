@@ -236,6 +236,7 @@ def write_jsonl(path: str | Path, rows: Iterable[Mapping]) -> Path:
 def read_jsonl(path: str | Path) -> list[dict]:
     """The rows of a file of JSON lines, [] where there is none. A last line that was cut off is left out."""
     path = Path(path)
+    # A machine that lost power may leave zeros at the end of a file.
     lines = path.read_bytes().split(b"\n") if path.exists() else [b""]
     return [json.loads(line) for line in lines[:-1] if line.strip(b"\0 ")]
 

@@ -71,9 +71,6 @@ class Lesson:
         write_record(self.out, self.machine, time.time() - self.started)
         return table
 
-    def __str__(self) -> str:
-        return f"{self.cfg}\n\n{self.machine}\n\nwrites to {self.out}"
-
     def _repr_html_(self) -> str:
         # Folded: a reader wants to see that they are there, and rarely what is in them.
         recipe = _folded(f"Recipe {self.cfg.name}", self.cfg._repr_html_())

@@ -79,6 +79,7 @@ def inside(value: float, band: Sequence[float | None]) -> bool:
 
 def band_text(band: Sequence[float | None]) -> str:
     """A band in words, as "0.5 to 2" or "at least 0.5"."""
+    # "g" drops zeros: 0.50 is shown as 0.5
     low, high = (None if side is None else f"{side:g}" for side in band)
     if low is None:
         return f"at most {high}"

@@ -115,6 +115,10 @@ def _markdown(source: str, pages: Collection[str], headings: list[Heading]) -> s
                 url, title = "", "not in this run"
             return super().link(text, url, title)
 
+        def image(self, text: str, url: str, title: str | None = None) -> str:
+            """An image; in the place of one from the web, which the site may not fetch, its words."""
+            return html.escape(text) if url.startswith("http") else super().image(text, url, title)
+
         def block_math(self, body: str) -> str:
             """A formula of its own line."""
             return f'<div class="math"><code>{html.escape(body.strip())}</code></div>'

@@ -88,10 +88,12 @@ def run_jobs(jobs: list[Job], run_dir: Path, parallel: int = 1) -> list[Outcome]
                         waiting.remove(job)
                         running[pool.submit(run_notebook, job, run_dir, processes, parallel)] = job
                 for future in wait(running, return_when=FIRST_COMPLETED).done:
-                    outcome = outcomes[running.pop(future).lesson] = future.result()
-                    _say(outcome)
+                    job = running.pop(future)
+                    outcomes[job.lesson] = future.result()
+                    _say(outcomes[job.lesson])
                 # After each notebook: a run that is interrupted has a report of what it did.
-                write_record(run_dir, [outcomes[job.lesson] for job in jobs if job.lesson in outcomes])
+                record = [asdict(outcomes[job.lesson]) for job in jobs if job.lesson in outcomes]
+                write_atomic(run_dir / "run.json", json.dumps({"lessons": record}, indent=1))
         except BaseException:
             for process in list(processes):
                 kill_process_tree(process)
@@ -119,8 +121,8 @@ def run_notebook(job: Job, run_dir: Path, processes: set, parallel: int = 1) -> 
             stdout=subprocess.PIPE,
             stderr=errors,
             text=True,
-            # Ctrl-C comes to this process alone, which ends the others
             env=_environment(parallel),
+            # Ctrl-C then comes to this process alone, which ends the others
             start_new_session=True,
         )
         processes.add(process)
@@ -135,12 +137,6 @@ def run_notebook(job: Job, run_dir: Path, processes: set, parallel: int = 1) -> 
     error = "" if status == "ok" else _describe(executed, log, status, process.returncode)
     seconds = round(time.monotonic() - start, 1)
     return Outcome(job.lesson, status, seconds, peak_gib, job.parameters.get("recipe", ""), error)
-
-
-def write_record(run_dir: Path, outcomes: list[Outcome]) -> None:
-    """run.json: what ran so far, for ``lmlab report``."""
-    record = {"lessons": [asdict(outcome) for outcome in outcomes]}
-    write_atomic(run_dir / "run.json", json.dumps(record, indent=1))
 
 
 def _describe(executed: Path, log: Path, status: str, code: int) -> str:

@@ -8,15 +8,12 @@ import re
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from markupsafe import Markup
 
 from lmlab.course.mathml import formula
 from lmlab.course.sanitize import sanitize
-
-if TYPE_CHECKING:
-    from nbformat import NotebookNode
 
 _WIDGET = "application/vnd.jupyter.widget-view+json"
 _WIDGET_STATE = "application/vnd.jupyter.widget-state+json"
@@ -53,9 +50,7 @@ class NotebookPage:
     headings: list[Heading]
 
 
-def render_notebook(
-    notebook: "NotebookNode", lesson: str, folder: Path, pages: Collection[str] = ()
-) -> NotebookPage:
+def render_notebook(notebook: dict, lesson: str, folder: Path, pages: Collection[str] = ()) -> NotebookPage:
     """Renders one executed notebook by nbconvert.
 
     Args:
@@ -103,8 +98,10 @@ def _markdown(source: str, pages: Collection[str], headings: list[Heading]) -> s
         def heading(self, text: str, level: int, **attributes: str) -> str:
             """A heading with an anchor; it goes on the list."""
             # A number, as two headings may have the same text.
-            headings.append(Heading(level, plain_text(text), f"section-{len(headings) + 1}"))
-            return f'<h{level} id="{headings[-1].anchor}">{text}</h{level}>'
+            anchor = f"section-{len(headings) + 1}"
+            plain = html.unescape(re.sub(r"<[^>]+>", "", text))
+            headings.append(Heading(level, plain, anchor))
+            return f'<h{level} id="{anchor}">{text}</h{level}>'
 
         def link(self, text: str, url: str, title: str | None = None) -> str:
             """A link; one to another lesson's notebook leads to its page, if this run has it."""
@@ -142,12 +139,7 @@ def _with_formulas(text: str) -> Markup:
     return Markup(_TEX.sub(convert, text))
 
 
-def plain_text(markup: str) -> str:
-    """HTML without its tags."""
-    return " ".join(html.unescape(re.sub(r"<[^>]+>", "", markup)).split())
-
-
-def _opening(notebook: "NotebookNode", pages: Collection[str]) -> tuple[str | None, Markup]:
+def _opening(notebook: dict, pages: Collection[str]) -> tuple[str | None, Markup]:
     """The title, and HTML of the first two sentences under it."""
     for cell in notebook["cells"]:
         if cell["cell_type"] == "markdown" and cell["source"].startswith("# "):
@@ -161,7 +153,7 @@ def _opening(notebook: "NotebookNode", pages: Collection[str]) -> tuple[str | No
 # --- widgets ---------------------------------------------------------------------------------------
 
 
-def _freeze_widgets(notebook: "NotebookNode") -> None:
+def _freeze_widgets(notebook: dict) -> None:
     """Puts what each widget last showed in its place; a live one would need scripts from a network."""
     from nbformat.v4 import new_output
 
@@ -202,7 +194,7 @@ def _shown_in(model_id: str, models: dict) -> list:
 # --- figures ---------------------------------------------------------------------------------------
 
 
-def _save_figures(notebook: "NotebookNode", lesson: str, folder: Path) -> list[Figure]:
+def _save_figures(notebook: dict, lesson: str, folder: Path) -> list[Figure]:
     """Writes every PNG output and tells nbconvert its file and alternative text."""
     figures, heading = [], ""
     for cell in notebook["cells"]:

@@ -6,7 +6,6 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from lmlab import __version__
 from lmlab.course.compare import compare_lesson
 from lmlab.course.pages import Figure, NotebookPage, render_notebook
 from lmlab.course.records import MetricsFile, own_file, read_metrics, read_outcomes
@@ -112,12 +111,13 @@ def _read_lesson(outcome: Outcome, run_dir: Path, site: Path, executed: list[str
         return Lesson(outcome, record, None)
     path = run_dir / f"{name}.ipynb"
     try:
-        return Lesson(outcome, record, render_notebook(_read_notebook(path, run_dir), name, site, executed))
+        page = render_notebook(_read_notebook(path, run_dir), name, site, executed)
     except Exception as error:  # it may be malformed anywhere, and what reads it was written for good ones
         raise ValueError(
             f"{path} cannot be shown, {type(error).__name__}: {error!s:.500}; run the lesson again, or take the "
             "notebook out of the run"
         ) from error
+    return Lesson(outcome, record, page)
 
 
 def _read_notebook(path: Path, run_dir: Path):
@@ -149,7 +149,6 @@ def _write_pages(site: Path, run_dir: Path, menu: dict) -> None:
         "index.html",
         title="lmlab report",
         run=run_dir.resolve().name,
-        version=__version__,
         n_ok=sum(lesson.outcome.ok for lesson in lessons),
         n_met=verdicts.count("yes"),
         n_expected=len(verdicts),

@@ -44,7 +44,7 @@ def write_metrics(out: Path, cfg: Recipe, metrics: dict, started: float | None =
             f"recipe {cfg.name} of {cfg.lesson} expects {', '.join(missing)}, "
             f"but the lesson measured {', '.join(metrics)}; rename one or the other"
         )
-    # JSON knows no scalars of torch and numpy.
+    # JSON has no scalars of torch and numpy.
     plain = {name: value.item() if hasattr(value, "item") else value for name, value in metrics.items()}
     record = {
         "lesson": cfg.lesson,
@@ -62,6 +62,7 @@ def write_metrics(out: Path, cfg: Recipe, metrics: dict, started: float | None =
 
 def expectation_table(metrics: dict, expected: dict) -> Expectations:
     """One row per metric; those with an expectation first."""
+    # the recipe's order, so that the table of two runs is the same
     rows = [
         (name, band_text(band), value_text(metrics[name]), "yes" if inside(metrics[name], band) else "NO")
         for name, band in expected.items()

@@ -343,13 +343,13 @@ def report(
 
 @app.command()
 def notebooks(
-    folder: Annotated[Path, typer.Argument(help="where the copies go; made where it is missing")],
+    folder: Annotated[Path, typer.Argument(help="where the copies go; must not exist yet")],
 ) -> None:
     """Copy the course's notebooks into a folder, to work through them there."""
     from lmlab.course.copies import copy_notebooks
 
     copies = copy_notebooks(folder)
-    print(f"{len(copies)} files in {folder}; next: jupyter lab {folder}")
+    print(f"{len(copies)} notebooks in {folder}; next: jupyter lab {folder}")
 
 
 @app.command()

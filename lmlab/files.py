@@ -18,11 +18,10 @@ import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-MARK = "made-by-lmlab"  # in a temporary folder, beside "new" and "old": without it the folder is not ours
-MODEL_FILES = (
-    "config.json",
-    "adapter_config.json",
-)  # one of them is in every folder of a model or an adapter
+# A file in a temporary folder, beside "new" and "old": without it the folder is not ours.
+MARK = "made-by-lmlab"
+# One of them is in every folder of a model or an adapter.
+MODEL_FILES = ("config.json", "adapter_config.json")
 _TEMPORARY = re.compile(r"\.(?P<name>.+)\.(?P<pid>\d+)-(?P<created>\d+)-[0-9a-f]{8}\.lmlab")
 
 
@@ -39,9 +38,8 @@ def write_atomic(path: str | Path, content: str | bytes) -> Path:
     Raises:
         OSError: The file cannot be written, as on a full disk. What was there is still there.
     """
-    data = content.encode() if isinstance(content, str) else content
     with replace_file(path) as temporary:
-        temporary.write_bytes(data)
+        temporary.write_bytes(content.encode() if isinstance(content, str) else content)
     return Path(path)
 
 
@@ -64,8 +62,21 @@ def replace_file(path: str | Path) -> Iterator[Path]:
     sync(final.parent)
 
 
+def check_replaceable(target: Path, ours: Sequence[str] = MODEL_FILES) -> None:
+    """Raises ValueError unless ``target`` is free, an empty folder, or one with a file named in ``ours``."""
+    if not target.exists():
+        return
+    if not target.is_dir():
+        raise ValueError(f"{target} is a file, not a folder; give another place, or move it")
+    if any(target.iterdir()) and not any((target / name).exists() for name in ours):
+        raise ValueError(
+            f"{target} holds something else (none of {', '.join(ours)}), which is not replaced; "
+            "give another place, or move it"
+        )
+
+
 @contextlib.contextmanager
-def replace_folder(target: str | Path, check: Callable[[Path], None] | None = None) -> Iterator[Path]:
+def replace_folder(target: str | Path, check: Callable[[Path], None] = check_replaceable) -> Iterator[Path]:
     """An empty folder to write into, which gets the name ``target`` when the block ends without an error.
 
     A folder of that name is kept until then and gives way to the new one. An error leaves it as it was.
@@ -85,7 +96,6 @@ def replace_folder(target: str | Path, check: Callable[[Path], None] | None = No
     final = Path(os.path.realpath(target))
     final.parent.mkdir(parents=True, exist_ok=True)
     remove_temporary(final.parent)
-    check = check or check_replaceable
     check(final)
     temporary = _temporary_name(final)
     temporary.mkdir()
@@ -94,6 +104,7 @@ def replace_folder(target: str | Path, check: Callable[[Path], None] | None = No
         new, old = temporary / "new", temporary / "old"
         new.mkdir()
         yield new
+        # all of it must be on the disk before a name leads to it
         sync_tree(new)
         check(final)  # writing took a while
         if final.exists():
@@ -115,6 +126,7 @@ def require_disk_space(folder: str | Path, n_bytes: int) -> int:
     Raises:
         ValueError: They are fewer than ``n_bytes``.
     """
+    # A folder that is to be made will be on the disk of the one it is made in.
     existing = Path(folder)
     while not existing.exists():
         existing = existing.parent
@@ -130,21 +142,6 @@ def require_disk_space(folder: str | Path, n_bytes: int) -> int:
 def folder_bytes(folder: Path) -> int:
     """The bytes of all files in a folder."""
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-
-
-def check_replaceable(target: Path, ours: Sequence[str] = MODEL_FILES) -> None:
-    """Raises ValueError unless ``target`` is free, an empty folder, or one with a file named in ``ours``."""
-    if not target.exists():
-        return
-    if not target.is_dir():
-        raise ValueError(
-            f"{target} is a file, and a folder is to be written there; give another place, or move it"
-        )
-    if any(target.iterdir()) and not any((target / name).exists() for name in ours):
-        raise ValueError(
-            f"{target} holds something else (none of {', '.join(ours)}), which is not replaced; "
-            "give another place, or move it"
-        )
 
 
 def list_files(folder: Path, name: str) -> None:
@@ -164,16 +161,14 @@ def unlisted(folder: Path, name: str) -> list[str]:
 
 
 def _files_in(folder: Path) -> set[str]:
-    return {
-        path.relative_to(folder).as_posix()
-        for path in folder.rglob("*")
-        if path.is_symlink() or path.is_file()
-    }
+    # A link counts by itself: it may lead to a folder, or nowhere.
+    found = [path for path in folder.rglob("*") if path.is_symlink() or path.is_file()]
+    return {path.relative_to(folder).as_posix() for path in found}
 
 
 def remove_temporary(folder: Path) -> None:
     """Removes what processes that live no longer have left half-written in ``folder``."""
-    for path in folder.iterdir() if folder.is_dir() else ():
+    for path in folder.glob(".*.lmlab"):
         parts = _TEMPORARY.fullmatch(path.name)
         if parts is None or _lives(int(parts["pid"]), int(parts["created"])):
             continue
@@ -199,9 +194,8 @@ def _temporary_name(final: Path) -> Path:
     import psutil
 
     process = f"{os.getpid()}-{int(psutil.Process().create_time())}"
-    return final.with_name(
-        f".{final.name}.{process}-{uuid.uuid4().hex[:8]}.lmlab"
-    )  # no *.bin, *.json: none reads it
+    # Nothing that looks for *.bin or *.json finds it.
+    return final.with_name(f".{final.name}.{process}-{uuid.uuid4().hex[:8]}.lmlab")
 
 
 def _lives(pid: int, created: int) -> bool:
@@ -242,6 +236,7 @@ def write_jsonl(path: str | Path, rows: Iterable[Mapping]) -> Path:
 def read_jsonl(path: str | Path) -> list[dict]:
     """The rows of a file of JSON lines, [] where there is none. A last line that was cut off is left out."""
     path = Path(path)
+    # A machine that lost power may leave zeros at the end of a file.
     lines = path.read_bytes().split(b"\n") if path.exists() else [b""]
     return [json.loads(line) for line in lines[:-1] if line.strip(b"\0 ")]
 

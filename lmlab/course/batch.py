@@ -45,6 +45,7 @@ def run_lessons(
     Raises:
         ValueError: A request that cannot be met. Everything is checked before anything starts.
     """
+    # the folder of the run is made only when nothing can be refused any more
     prepared = prepare_jobs(choose_lessons(lessons, recipe), recipe, parse_settings(settings))
     earlier_run = str(resolve_run(from_run)) if from_run else None
     run_dir = new_run(runs)
@@ -76,9 +77,12 @@ def prepare_jobs(lessons: list[str], recipe: str, settings: dict) -> list[runner
     jobs = []
     for lesson, overrides in share_settings(lessons, settings).items():
         cfg = load_recipe(lesson, recipe, **overrides)
+        path = find_recipe(lesson, recipe)
         parameters = {
-            "recipe": recipe_parameter(lesson, recipe),
-            "overrides": {key: getattr(cfg, key) for key in overrides},  # numbers and paths as checked
+            # a shipped recipe by its name, a reader's own by its path: the notebook may run in another folder
+            "recipe": path.stem if is_shipped(path) else str(path),
+            # numbers and paths as they were checked
+            "overrides": {key: getattr(cfg, key) for key in overrides},
         }
         jobs.append(runner.Job(lesson, runner.NOTEBOOKS / f"{lesson}.ipynb", parameters))
     return jobs
@@ -97,9 +101,3 @@ def share_settings(lessons: list[str], settings: dict) -> dict[str, dict]:
         for lesson in takers:
             shared[lesson][key] = value
     return shared
-
-
-def recipe_parameter(lesson: str, recipe: str) -> str:
-    """What a notebook is told: the name of a shipped recipe, or the path of a reader's own."""
-    path = find_recipe(lesson, recipe)
-    return path.stem if is_shipped(path) else str(path)

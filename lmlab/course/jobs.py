@@ -61,9 +61,11 @@ def pretrain(cfg: Recipe, run: Path | None = None, replace: bool = False, data_o
 def _train(command: str, cfg: Recipe, run: Path | None, train: Callable[[Path], dict | None]) -> Path:
     """Runs ``train(out)``, which gives the metrics; under a launcher the main process writes the records."""
     started = time.time()
+    # a name that says which recipe it is: the same command then resumes what it began
     run = (run or RUN_FOLDERS[0] / f"{command}-{cfg.name}").expanduser().resolve()
     out = run / cfg.lesson
     metrics = train(out)
+    # None: only the data was prepared. Every process trains, and one writes.
     if metrics is None or not is_main_process():
         return out
     write_recipe(out, cfg)

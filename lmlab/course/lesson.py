@@ -1,5 +1,6 @@
 """A lesson's begin and end: recipe, machine, folder and TensorBoard; metrics.json, recipe.yaml, record.json."""
 
+import contextlib
 import dataclasses
 import html
 import json
@@ -70,10 +71,8 @@ class Lesson:
         write_record(self.out, self.machine, time.time() - self.started)
         return table
 
-    def __str__(self) -> str:
-        return f"{self.cfg}\n\n{self.machine}\n\nwrites to {self.out}"
-
     def _repr_html_(self) -> str:
+        # Folded: a reader wants to see that they are there, and rarely what is in them.
         recipe = _folded(f"Recipe {self.cfg.name}", self.cfg._repr_html_())
         machine = _folded(f"{self.machine.device_name}, {self.machine.dtype}", self.machine._repr_html_())
         return f"{recipe}{machine}<p>Writes to <code>{html.escape(str(self.out))}</code></p>"
@@ -99,9 +98,11 @@ def start_lesson(
         RecipeError: An unknown recipe or key, or an impossible value.
     """
     overrides = overrides or {}
+    # before anything is written: a mistake in a recipe leaves no folder behind
     cfg = load_recipe(lesson, recipe, **overrides)
     quiet_libraries()
     show_log()
+    # absolute, as a notebook may change its working directory later
     out = Path(output_dir).expanduser().resolve() / cfg.lesson
     out.mkdir(parents=True, exist_ok=True)
     write_recipe(out, cfg)
@@ -128,20 +129,13 @@ def recipe_of(out: Path) -> Recipe:
 
     Raises:
         FileNotFoundError: The folder has no recipe.yaml.
-        ValueError: It is not one that ``start_lesson`` wrote.
+        pydantic.ValidationError: It is of another version of lmlab; run the lesson again.
     """
     import yaml
 
-    path = out / "recipe.yaml"
-    if not path.exists():
-        raise FileNotFoundError(f"{path} is missing; run the lesson again")
-    values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    try:
-        return LESSONS[values["lesson"]].model_validate(values)
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(
-            f"{path} is no recipe of this version of lmlab ({error}); run the lesson again"
-        ) from error
+    # recipe.yaml has every value, so it does not depend on the defaults of today's recipes.
+    values = yaml.safe_load((out / "recipe.yaml").read_text(encoding="utf-8"))
+    return LESSONS[values["lesson"]].model_validate(values)
 
 
 def write_record(out: Path, machine: Machine, seconds: float) -> None:
@@ -150,21 +144,20 @@ def write_record(out: Path, machine: Machine, seconds: float) -> None:
         "device": machine.device_name,
         "dtype": machine.dtype,
         "python": platform.python_version(),
-        "versions": versions(RECORDED),
+        "versions": _versions(),
         "seconds": round(seconds, 1),
         "peak_memory_gb": peak_memory_gb(machine),
     }
     write_atomic(out / "record.json", json.dumps(record, indent=1))
 
 
-def versions(packages: tuple[str, ...]) -> dict[str, str | None]:
-    """Installed version of each package; None for one that is not installed."""
-    found: dict[str, str | None] = {}
-    for name in packages:
-        try:
+def _versions() -> dict[str, str | None]:
+    """Installed version of each library that results depend on; None for one that is not installed."""
+    found = dict.fromkeys(RECORDED)
+    for name in RECORDED:
+        # bitsandbytes and others are optional
+        with contextlib.suppress(PackageNotFoundError):
             found[name] = version(name)
-        except PackageNotFoundError:
-            found[name] = None
     return found
 
 
@@ -187,8 +180,10 @@ def peak_memory_gb(machine: Machine) -> float | None:
 
 def show_log() -> None:
     """Shows what lmlab logs (which result is used, which choice was made) as plain lines of output."""
+    # lmlab's own logger, not the root: other libraries log as they are set
     logger = logging.getLogger("lmlab")
     logger.setLevel(logging.INFO)
+    # A notebook may start its lesson more than once.
     if not any(isinstance(handler, _PrintHandler) for handler in logger.handlers):
         logger.addHandler(_PrintHandler())
 
@@ -208,7 +203,8 @@ def quiet_libraries() -> None:
 
     disable_progress_bars()
     disable_progress_bar()
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it warns of an optional kernel package
+    # it warns of an optional kernel package
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 
 
 def _folded(title: str, content: str) -> str:

@@ -13,8 +13,6 @@ from xml.etree import ElementTree
 
 from markupsafe import Markup
 
-from lmlab.course.templates import render_macro
-
 _ELEMENTS = frozenset(
     "math mfrac mi mn mo mover mpadded mphantom mroot mrow mspace msqrt mstyle msub msubsup msup mtable mtd mtext "
     "mtr munder munderover".split()
@@ -43,17 +41,18 @@ def formula(tex: str, block: bool = False) -> Markup:
             _restrict(element)
         math.set("alttext", tex)  # for screen readers, and for the search
         return Markup(ElementTree.tostring(math, encoding="unicode", short_empty_elements=False))
-    except Exception:  # the library's errors have no common class, and deep nesting ends the recursion
-        return render_macro("fragments.html", "code", tex)
+    # the library's errors have no common class, and deep nesting ends the recursion
+    except Exception:
+        return Markup("<code>{}</code>").format(tex)
 
 
 def _restrict(element: ElementTree.Element) -> None:
     """Drops what is not in the lists above. Raises ValueError for an element that may not be there."""
-    text = html.unescape(element.text or "")  # latex2mathml writes operators as entities
+    # latex2mathml writes operators as entities
+    text = html.unescape(element.text or "")
+    # \name: a command that it does not know
     if element.tag not in _ELEMENTS or re.match(r"\\\w", text):
-        raise ValueError(
-            f"{element.tag} with {text!r} is no MathML"
-        )  # \name: a command that it does not know
+        raise ValueError(f"{element.tag} with {text!r} is no MathML")
     element.text = text
     for name, value in list(element.attrib.items()):
         if name not in _ATTRIBUTES or not _PLAIN_VALUE.fullmatch(value):

@@ -1,44 +1,45 @@
-"""An executed notebook as HTML for the report: sanitized, still, and with an alternative text for each
-figure.
+"""An executed notebook as HTML for the report: sanitized, without live widgets, and with an alternative text
+for each figure.
 """
 
 import base64
 import html
 import re
 from collections.abc import Collection
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import NamedTuple
 
 from markupsafe import Markup
 
 from lmlab.course.mathml import formula
 from lmlab.course.sanitize import sanitize
-from lmlab.course.templates import render_macro
 
-if TYPE_CHECKING:
-    from nbformat import NotebookNode
-
-_PNG = b"\x89PNG\r\n\x1a\n"  # the first bytes of a PNG file
 _WIDGET = "application/vnd.jupyter.widget-view+json"
 _WIDGET_STATE = "application/vnd.jupyter.widget-state+json"
 # title="Loss", set_xlabel(f"step {n}")
 _LABEL = re.compile(r"(?:\b|_)(title|xlabel|ylabel)[=(]f?([\"'])(.*?)\2")
+_NOTEBOOK = re.compile(r"(?:\./)?([\w-]+)\.ipynb(#\S*)?")
 _TEX = re.compile(r'<(div|span) class="math"><code>([^<]*)</code></\1>')
 
 
-@dataclass(frozen=True)
-class Figure:
-    """A PNG that a cell showed, as a file of the site. Sizes in pixels."""
+class Figure(NamedTuple):
+    """A PNG that a cell showed, as a file of the site."""
 
     path: str  # from the site's top
     alt: str
-    width: int
-    height: int
     cover: bool  # marked in the notebook as the one that stands for the lesson
 
 
-@dataclass
+class Heading(NamedTuple):
+    """A heading of a notebook's text."""
+
+    level: int
+    text: str  # plain
+    anchor: str
+
+
+@dataclass(frozen=True)
 class NotebookPage:
     """An executed notebook as HTML, and what other pages show of it."""
 
@@ -46,12 +47,10 @@ class NotebookPage:
     title: str | None
     promise: Markup  # of the first sentences under the title
     figures: list[Figure]
-    headings: list[tuple[int, Markup, str]] = field(default_factory=list)  # level, HTML, anchor
+    headings: list[Heading]
 
 
-def render_notebook(
-    notebook: "NotebookNode", lesson: str, folder: Path, pages: Collection[str] = ()
-) -> NotebookPage:
+def render_notebook(notebook: dict, lesson: str, folder: Path, pages: Collection[str] = ()) -> NotebookPage:
     """Renders one executed notebook by nbconvert.
 
     Args:
@@ -64,48 +63,68 @@ def render_notebook(
 
     _freeze_widgets(notebook)
     figures = _save_figures(notebook, lesson, folder)
-    headings: list[tuple[int, Markup, str]] = []
+    headings: list[Heading] = []
     exporter = HTMLExporter(template_name="basic", sanitize_html=True)
-    exporter.register_filter("markdown2html", lambda source: _markdown(source, headings))
-    # Each part by itself, so that none can close what is around it; then all that the template put together.
-    exporter.register_filter("clean_html", lambda part: sanitize(part, pages))
+    exporter.register_filter("markdown2html", lambda source: _markdown(source, pages, headings))
+    # Each part by itself, so that none can close what is around it; then all that the template put together,
+    # as it writes names of cells and sizes of images into the page as they are.
+    exporter.register_filter("clean_html", sanitize)
     body, _ = exporter.from_notebook_node(notebook)
     title, promise = _opening(notebook, pages)
-    return NotebookPage(_with_formulas(sanitize(body, pages)), title, promise, figures, headings)
+    return NotebookPage(_with_formulas(sanitize(body)), title, promise, figures, headings)
 
 
 # --- prose -----------------------------------------------------------------------------------------
 
 
 def markdown(source: str, pages: Collection[str] = ()) -> Markup:
-    """Markdown as sanitized HTML by nbconvert's own renderer, formulas as MathML."""
-    return _with_formulas(sanitize(_markdown(source, []), pages))
+    """Markdown as sanitized HTML by nbconvert's own renderer, formulas as MathML.
+
+    Args:
+        source: The text.
+        pages: Lessons that links may lead to.
+    """
+    return _with_formulas(sanitize(_markdown(source, pages, [])))
 
 
-def _markdown(source: str, headings: list[tuple[int, Markup, str]]) -> str:
+def _markdown(source: str, pages: Collection[str], headings: list[Heading]) -> str:
     """Markdown as raw HTML, formulas as their TeX in elements of the class "math".
 
-    headings: gets (level, HTML, anchor) of each heading; the anchors are unique in the list.
+    headings: gets each heading.
     """
     from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
 
     class Renderer(IPythonRenderer):
         def heading(self, text: str, level: int, **attributes: str) -> str:
             """A heading with an anchor; it goes on the list."""
-            shown = _with_formulas(sanitize(text, inline=True))
-            anchor = _anchor(shown, {taken for _, _, taken in headings})
-            headings.append((level, shown, anchor))
-            return render_macro("fragments.html", "heading", level, anchor, Markup(text))
+            # A number, as two headings may have the same text.
+            anchor = f"section-{len(headings) + 1}"
+            plain = html.unescape(re.sub(r"<[^>]+>", "", text))
+            headings.append(Heading(level, plain, anchor))
+            return f'<h{level} id="{anchor}">{text}</h{level}>'
+
+        def link(self, text: str, url: str, title: str | None = None) -> str:
+            """A link; one to another lesson's notebook leads to its page, if this run has it."""
+            notebook = _NOTEBOOK.fullmatch(url)
+            if notebook and notebook[1] in pages:
+                url = f"{notebook[1]}.html{notebook[2] or ''}"
+            elif notebook:
+                url, title = "", "not in this run"
+            return super().link(text, url, title)
+
+        def image(self, text: str, url: str, title: str | None = None) -> str:
+            """An image; in the place of one from the web, which the site may not fetch, its words."""
+            return html.escape(text) if url.startswith("http") else super().image(text, url, title)
 
         def block_math(self, body: str) -> str:
             """A formula of its own line."""
-            return render_macro("fragments.html", "tex", "div", body.strip())
+            return f'<div class="math"><code>{html.escape(body.strip())}</code></div>'
 
         def inline_math(self, body: str) -> str:
             """A formula in a line of text."""
-            return render_macro("fragments.html", "tex", "span", body.strip())
+            return f'<span class="math"><code>{html.escape(body.strip())}</code></span>'
 
-    shown = MarkdownWithMath(renderer=Renderer(escape=False, exclude_anchor_links=True)).render(source)
+    shown = MarkdownWithMath(renderer=Renderer(escape=False)).render(source)
     return shown.replace("<table>", '<div class="scroll"><table>').replace("</table>", "</table></div>")
 
 
@@ -115,29 +134,12 @@ def _with_formulas(text: str) -> Markup:
     def convert(match: re.Match) -> str:
         """MathML for one element with TeX in it."""
         element, tex = match[1], html.unescape(match[2])
-        return render_macro("fragments.html", "formula", element, formula(tex, block=element == "div"))
+        return f'<{element} class="math">{formula(tex, block=element == "div")}</{element}>'
 
     return Markup(_TEX.sub(convert, text))
 
 
-def _anchor(text: str, taken: set[str]) -> str:
-    """A unique name for a heading, as Jupyter gives it, of letters, digits and hyphens alone."""
-    name = re.sub(r"[^\w]+", "-", html.unescape(plain_text(text))).strip("-") or "section"
-    # a heading that comes twice gets a number the second time
-    anchor, n = name, 1
-    while anchor in taken:
-        n += 1
-        anchor = f"{name}-{n}"
-    return anchor
-
-
-def plain_text(markup: str) -> str:
-    """HTML without its tags; formulas as their TeX."""
-    markup = re.sub(r'<math[^>]* alttext="([^"]*)".*?</math>', r" \1 ", markup, flags=re.DOTALL)
-    return " ".join(html.unescape(re.sub(r"<[^>]+>", "", markup)).split())
-
-
-def _opening(notebook, pages: Collection[str]) -> tuple[str | None, Markup]:
+def _opening(notebook: dict, pages: Collection[str]) -> tuple[str | None, Markup]:
     """The title, and HTML of the first two sentences under it."""
     for cell in notebook["cells"]:
         if cell["cell_type"] == "markdown" and cell["source"].startswith("# "):
@@ -151,22 +153,23 @@ def _opening(notebook, pages: Collection[str]) -> tuple[str | None, Markup]:
 # --- widgets ---------------------------------------------------------------------------------------
 
 
-def _freeze_widgets(notebook) -> None:
+def _freeze_widgets(notebook: dict) -> None:
     """Puts what each widget last showed in its place; a live one would need scripts from a network."""
     from nbformat.v4 import new_output
 
     models = notebook["metadata"].get("widgets", {}).get(_WIDGET_STATE, {}).get("state", {})
-    note = render_macro("fragments.html", "note", "a widget, alive only in Jupyter")
+    # A widget that was saved without its state leaves a note.
+    note = new_output(
+        "display_data", data={"text/html": '<p class="note">a widget, alive only in Jupyter</p>'}
+    )
     for cell in notebook["cells"]:
         outputs = []
         for output in cell.get("outputs", ()):
             view = output.get("data", {}).pop(_WIDGET, None)
             if view is None or output["data"].keys() - {"text/plain"}:
                 outputs.append(output)
-                continue
-            shown = _shown_in(view["model_id"], models)
-            # A widget that was saved without its state leaves a note.
-            outputs += shown or [new_output("display_data", data={"text/html": note})]
+            else:
+                outputs += _shown_in(view["model_id"], models) or [note]
         if "outputs" in cell:
             cell["outputs"] = outputs
 
@@ -191,28 +194,23 @@ def _shown_in(model_id: str, models: dict) -> list:
 # --- figures ---------------------------------------------------------------------------------------
 
 
-def _save_figures(notebook, lesson: str, folder: Path) -> list[Figure]:
-    """Writes every PNG output and tells nbconvert its file, size and alternative text."""
+def _save_figures(notebook: dict, lesson: str, folder: Path) -> list[Figure]:
+    """Writes every PNG output and tells nbconvert its file and alternative text."""
     figures, heading = [], ""
     for cell in notebook["cells"]:
         if cell["cell_type"] == "markdown":
             found = re.findall(r"^#+ +(.*)", cell["source"], flags=re.MULTILINE)
             heading = found[-1] if found else heading
         for output in cell.get("outputs", ()):
-            given = output.get("metadata", {}).get("image/png", {}).get("alt")
-            output["metadata"] = {}  # nbconvert would put sizes of other images into the page as they are
-            if "image/png" not in output.get("data", {}):
-                continue
-            data = base64.b64decode("".join(output["data"]["image/png"]))
-            if not data.startswith(_PNG):
-                raise ValueError(f"{lesson}: an image/png output got {data[:8]!r}, which begins no PNG")
-            path = f"figures/{lesson}-{len(figures) + 1}.png"
-            (folder / path).write_bytes(data)
-            width, height = int.from_bytes(data[16:20], "big"), int.from_bytes(data[20:24], "big")
-            alt = given or describe_plot(cell["source"], heading)
-            figures.append(Figure(path, alt, width, height, "cover" in cell["metadata"].get("tags", ())))
-            size = {"alt": alt, "width": width, "height": height}
-            output["metadata"] = {"filenames": {"image/png": path}, "image/png": size}
+            alt = output.get("metadata", {}).get("image/png", {}).get("alt")
+            # nbconvert would follow what is asked for there, such as an iframe
+            output["metadata"] = {}
+            if "image/png" in output.get("data", {}):
+                path = f"figures/{lesson}-{len(figures) + 1}.png"
+                (folder / path).write_bytes(base64.b64decode("".join(output["data"]["image/png"])))
+                alt = alt or describe_plot(cell["source"], heading)
+                figures.append(Figure(path, alt, "cover" in cell["metadata"].get("tags", ())))
+                output["metadata"] = {"filenames": {"image/png": path}, "image/png": {"alt": alt}}
     return figures
 
 
@@ -223,24 +221,11 @@ def describe_plot(source: str, heading: str) -> str:
         source: The cell's code; values that are known at run time alone stand as "…".
         heading: What the cell stands under.
     """
-    from lmlab.viz import attention_plots, plots
-
-    # the functions of lmlab.viz that the cell calls say what kind of plot it is
-    kinds = []
-    for name in re.findall(r"\b([a-z]\w*)\(", source):
-        for module in (plots, attention_plots):
-            function = getattr(module, name, None)
-            if getattr(function, "__module__", "") == module.__name__ and name not in kinds:
-                kinds.append(name)
-    kind = ", ".join(kinds).replace("_", " ") or "plot"
-    under = f" under “{heading.replace('`', '')}”" if heading else ""
-    texts: dict[str, list[str]] = {"title": [], "xlabel": [], "ylabel": []}
+    texts = [f"Plot under “{heading.replace('`', '')}”"]
     for name, _, text in _LABEL.findall(source):
-        shown = " ".join(re.sub(r"{[^{}]*}", "…", text).split())
-        if shown.strip("…: ") and shown not in texts[name]:
-            texts[name].append(shown)
-    parts = [f"{kind.capitalize()}{under}", *texts["title"]]
-    for name, axis in (("xlabel", "across"), ("ylabel", "upwards")):
-        if texts[name]:
-            parts.append(f"{axis}: {', '.join(texts[name])}")
-    return ". ".join(parts)
+        text = re.sub(r"{[^{}]*}", "…", text)
+        said = text if name == "title" else f"{name[0]} axis: {text}"
+        # Several panels often have the same axis.
+        if said not in texts:
+            texts.append(said)
+    return ". ".join(texts)

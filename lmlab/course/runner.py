@@ -10,11 +10,14 @@ import os
 import re
 import subprocess
 import sys
+import textwrap
 import threading
 import time
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import asdict, dataclass
 from pathlib import Path
+
+import psutil
 
 from lmlab.course.copies import notebooks_folder
 from lmlab.files import write_atomic
@@ -29,7 +32,7 @@ NEEDS = {
     "09_grpo_reasoning": ("06_deepseek_qlora_think",),
 }
 CELL_FAILED, KERNEL_DIED = 1, 138  # papermill's own exit codes
-_ANSI = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
+_TERMINAL_COLORS = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 _PROGRESS = re.compile(r"(\d+)/(\d+)")
 
 
@@ -72,24 +75,25 @@ def run_jobs(jobs: list[Job], run_dir: Path, parallel: int = 1) -> list[Outcome]
     run_dir.mkdir(parents=True, exist_ok=True)
     lessons = {job.lesson for job in jobs}
     outcomes: dict[str, Outcome] = {}
-    running: dict[Future, tuple[Job, int]] = {}  # and its row
+    running: dict[Future, Job] = {}
+    # whatever runs now, to be ended when this process is interrupted
     waiting, processes = list(jobs), set()
-    rows = list(range(parallel))  # free lines of the terminal, one for each progress bar
     with ThreadPoolExecutor(parallel) as pool:
         try:
             while len(outcomes) < len(jobs):
-                # Start what has a free row, and all of whose inputs are there.
+                # Start what has a free thread, and all of whose inputs are there.
                 for job in list(waiting):
                     needs = lessons & set(NEEDS.get(job.lesson, ()))
-                    if rows and needs <= outcomes.keys():
+                    if len(running) < parallel and needs <= outcomes.keys():
                         waiting.remove(job)
-                        row = rows.pop(0)
-                        running[pool.submit(run_job, job, run_dir, processes, row, parallel)] = job, row
+                        running[pool.submit(run_notebook, job, run_dir, processes, parallel)] = job
                 for future in wait(running, return_when=FIRST_COMPLETED).done:
-                    job, row = running.pop(future)
-                    rows = sorted([*rows, row])
+                    job = running.pop(future)
                     outcomes[job.lesson] = future.result()
-                write_record(run_dir, [outcomes[job.lesson] for job in jobs if job.lesson in outcomes])
+                    _say(outcomes[job.lesson])
+                # After each notebook: a run that is interrupted has a report of what it did.
+                record = [asdict(outcomes[job.lesson]) for job in jobs if job.lesson in outcomes]
+                write_atomic(run_dir / "run.json", json.dumps({"lessons": record}, indent=1))
         except BaseException:
             for process in list(processes):
                 kill_process_tree(process)
@@ -97,49 +101,32 @@ def run_jobs(jobs: list[Job], run_dir: Path, parallel: int = 1) -> list[Outcome]
     return [outcomes[job.lesson] for job in jobs]
 
 
-def run_job(job: Job, run_dir: Path, processes: set, row: int = 0, parallel: int = 1) -> Outcome:
-    """Runs one notebook and says how it went; arguments as in ``run_notebook``."""
-    outcome = run_notebook(job, run_dir, processes, row, parallel)
-    _say(f"{job.lesson}: {outcome.status}, {outcome.seconds:.0f} s, {outcome.peak_memory_gb:.1f} GiB")
-    if outcome.error:
-        _say(outcome.error)
-    return outcome
-
-
-def run_notebook(job: Job, run_dir: Path, processes: set, row: int = 0, parallel: int = 1) -> Outcome:
+def run_notebook(job: Job, run_dir: Path, processes: set, parallel: int = 1) -> Outcome:
     """Runs one notebook in its own process, which ends with this one, however this one ends.
 
     Args:
         job: What to run.
         run_dir: Gets <lesson>.ipynb and <lesson>.log.
         processes: Holds the process while it runs.
-        row: Line of the terminal for the progress bar.
         parallel: Notebooks that share the cores.
     """
     # A process of its own: a kernel that dies or eats all memory takes nothing else with it.
     executed, log = run_dir / f"{job.lesson}.ipynb", run_dir / f"{job.lesson}.log"
     start = time.monotonic()
     with open(log, "w", encoding="utf-8") as errors:
-        command = [
-            sys.executable,
-            "-m",
-            "lmlab.course.runner",
-            str(job.notebook),
-            str(executed),
-            json.dumps(job.parameters),
-        ]
+        arguments = [str(job.notebook), str(executed), json.dumps(job.parameters)]
         process = subprocess.Popen(
-            command,
+            [sys.executable, "-m", "lmlab.course.runner", *arguments],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=errors,
             text=True,
-            # Ctrl-C comes to this process alone, which ends the others
             env=_environment(parallel),
+            # Ctrl-C then comes to this process alone, which ends the others
             start_new_session=True,
         )
         processes.add(process)
-        bar = threading.Thread(target=_show_progress, args=(process.stdout, job.lesson, row), daemon=True)
+        bar = threading.Thread(target=_show_progress, args=(process.stdout, job.lesson), daemon=True)
         bar.start()
         peak_gib = _wait_and_measure(process)
         bar.join()
@@ -152,50 +139,28 @@ def run_notebook(job: Job, run_dir: Path, processes: set, row: int = 0, parallel
     return Outcome(job.lesson, status, seconds, peak_gib, job.parameters.get("recipe", ""), error)
 
 
-def write_record(run_dir: Path, outcomes: list[Outcome]) -> None:
-    """run.json: what ran so far, for ``lmlab report``."""
-    record = {"lessons": [asdict(outcome) for outcome in outcomes]}
-    write_atomic(run_dir / "run.json", json.dumps(record, indent=1))
-
-
-def failing_cell(executed: Path) -> tuple[str, str] | None:
-    """(source, error without terminal colours) of the cell that failed in a notebook; None if none did."""
-    for cell in _cells(executed):
+def _describe(executed: Path, log: Path, status: str, code: int) -> str:
+    """The failing cell with its error; of a dead kernel the cell that had started, and the end of the log."""
+    try:
+        cells = json.loads(executed.read_text(encoding="utf-8"))["cells"]
+    except (OSError, ValueError):  # never written, or cut off while writing
+        cells = []
+    started = ""
+    for cell in cells:
+        source = "".join(cell["source"])
+        if cell["metadata"].get("papermill", {}).get("start_time"):
+            started = source
         for output in cell.get("outputs", ()):
             if output["output_type"] == "error":
-                return "".join(cell["source"]), f"{output['ename']}: {_ANSI.sub('', output['evalue'])}"
-    return None
-
-
-def last_started_cell(executed: Path) -> str | None:
-    """The source of the cell that papermill had started when its record ends; None if there is no record."""
-    started = None
-    for cell in _cells(executed):
-        if cell["metadata"].get("papermill", {}).get("start_time"):
-            started = "".join(cell["source"])
-    return started
-
-
-def _cells(executed: Path) -> list[dict]:
-    try:
-        return json.loads(executed.read_text(encoding="utf-8"))["cells"]
-    except (OSError, ValueError):  # never written, or cut off while writing
-        return []
-
-
-def _describe(executed: Path, log: Path, status: str, code: int) -> str:
-    found = failing_cell(executed)
-    if found:
-        source, error = found
-        return f"  failing cell:\n{_indent(source)}\n  error:\n{_indent(error)}"
-    tail = "\n".join(_ANSI.sub("", log.read_text(encoding="utf-8", errors="replace")).splitlines()[-8:])
-    cell = last_started_cell(executed)
-    where = f" in this cell:\n{_indent(cell)}" if cell else ""
+                error = _indent(f"{output['ename']}: {output['evalue']}")
+                return f"  failing cell:\n{_indent(source)}\n  error:\n{error}"
+    tail = "\n".join(log.read_text(encoding="utf-8", errors="replace").splitlines()[-8:])
+    where = f" in this cell:\n{_indent(started)}" if started else ""
     return f"  {status} (exit code {code}){where}\n  end of {log}:\n{_indent(tail)}"
 
 
 def _indent(text: str) -> str:
-    return "\n".join(f"    {line}" for line in text.splitlines())
+    return textwrap.indent(_TERMINAL_COLORS.sub("", text), "    ")
 
 
 def _environment(parallel: int) -> dict[str, str]:
@@ -211,19 +176,25 @@ def _environment(parallel: int) -> dict[str, str]:
     return env
 
 
-def _say(line: str) -> None:
+def _say(outcome: Outcome) -> None:
+    """Prints how a notebook went, above the progress bars of the others."""
     from tqdm import tqdm
 
-    tqdm.write(line)
+    tqdm.write(
+        f"{outcome.lesson}: {outcome.status}, {outcome.seconds:.0f} s, {outcome.peak_memory_gb:.1f} GiB"
+    )
+    if outcome.error:
+        tqdm.write(outcome.error)
     sys.stdout.flush()
 
 
-def _show_progress(stream, lesson: str, row: int) -> None:
-    """Draws papermill's "cells done/all" from a notebook's process as a bar on line ``row``."""
+def _show_progress(stream, lesson: str) -> None:
+    """Draws papermill's "cells done/all" from a notebook's process as a bar."""
     from tqdm import tqdm
 
+    # In a log file each frame of a bar is a line of its own.
     calm = {} if sys.stderr.isatty() else {"mininterval": 10, "miniters": 1}
-    with tqdm(desc=lesson, unit="cell", position=row, leave=False, dynamic_ncols=True, **calm) as bar:
+    with tqdm(desc=lesson, unit="cell", leave=False, dynamic_ncols=True, **calm) as bar:
         for line in stream:
             for done, total in _PROGRESS.findall(line):
                 bar.total = int(total)
@@ -234,15 +205,17 @@ def _wait_and_measure(process: subprocess.Popen) -> float:
     """Waits for a process; returns the peak of the resident memory of it and its children together, GiB."""
     peak = 0
     while process.poll() is None:
-        peak = max(peak, sum(_resident_bytes(member) for member in _process_tree(process)))
+        resident = 0
+        for member in _process_tree(process):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                resident += member.memory_info().rss
+        peak = max(peak, resident)
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(0.4)
     return round(peak / 2**30, 2)
 
 
-def _process_tree(process: subprocess.Popen) -> list:
-    import psutil
-
+def _process_tree(process: subprocess.Popen) -> list[psutil.Process]:
     try:
         top = psutil.Process(process.pid)
         return [top, *top.children(recursive=True)]
@@ -250,19 +223,8 @@ def _process_tree(process: subprocess.Popen) -> list:
         return []
 
 
-def _resident_bytes(member) -> int:
-    import psutil
-
-    try:
-        return member.memory_info().rss
-    except psutil.NoSuchProcess:
-        return 0
-
-
 def kill_process_tree(process: subprocess.Popen) -> None:
     """Ends a process and its children at once."""
-    import psutil
-
     for member in _process_tree(process):
         with contextlib.suppress(psutil.NoSuchProcess):
             member.kill()
@@ -292,8 +254,6 @@ def execute(notebook: str, executed: str, parameters: dict) -> int:
 
 def _end_with_parent() -> None:
     """Waits until the process that started this one is gone (stdin then ends), and ends everything here."""
-    import psutil
-
     os.read(0, 1)
     for child in psutil.Process().children(recursive=True):
         child.kill()

@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 from lmlab.export.llama_cpp import is_installed as llama_cpp_is_installed
-from lmlab.files import remove_temporary
+from lmlab.files import MODEL_FILES, remove_temporary
 from lmlab.recipes import LESSONS, find_lesson
 
 log = logging.getLogger(__name__)
@@ -43,11 +43,9 @@ def list_runs() -> list[Path]:
     """Every run folder within reach, in no order: it has a run.json, or a folder of at least one lesson."""
     runs = []
     for root in RUN_FOLDERS:
-        if not root.is_dir():
-            continue
-        for folder in root.iterdir():
-            has_lesson = any((folder / lesson).is_dir() for lesson in LESSONS)
-            if has_lesson or (folder / "run.json").is_file():
+        # a study of lmlab search has neither, so it is no run
+        for folder in root.glob("*"):
+            if any((folder / name).exists() for name in ("run.json", *LESSONS)):
                 runs.append(folder.resolve())
     return runs
 
@@ -58,15 +56,14 @@ def newest_run() -> Path:
     Raises:
         FileNotFoundError: There is none.
     """
-    written = {}
+    newest, when = None, 0.0
     for run in list_runs():
-        for path in [run / "run.json", *run.glob("*/metrics.json")]:
-            if path.is_file():
-                written[path] = path.stat().st_mtime
-    if not written:
+        for path in [*run.glob("run.json"), *run.glob("*/metrics.json")]:
+            if _written(path) > when:
+                newest, when = run, _written(path)
+    if newest is None:
         raise FileNotFoundError(f"no lesson has ended in {RUN_FOLDERS[0].resolve()}; first: lmlab run all")
-    newest = max(written, key=written.__getitem__)
-    return newest.parent if newest.name == "run.json" else newest.parent.parent
+    return newest
 
 
 def find_result(lesson: str, name: str, run: Path | None = None, from_run: str | None = None) -> Path | None:
@@ -90,10 +87,11 @@ def find_result(lesson: str, name: str, run: Path | None = None, from_run: str |
         if not path.exists():
             raise ValueError(f"from_run got {from_run!r}, and {path} is not there; name a run that has it")
         return path
+    # What this run made goes before what is newer elsewhere: lessons of one run belong together.
     found = _result(run, lesson, name) if run else None
     if found is None:
         others = [_result(folder, lesson, name) for folder in list_runs()]
-        found = max(filter(None, others), key=lambda path: path.stat().st_mtime, default=None)
+        found = max(filter(None, others), key=_written, default=None)
     if found is None:
         log.warning("no run has left %s of lesson %s", name, lesson[:2])
     else:
@@ -102,7 +100,8 @@ def find_result(lesson: str, name: str, run: Path | None = None, from_run: str |
 
 
 def _result(run: Path, lesson: str, name: str) -> Path | None:
-    remove_temporary(run / lesson)  # of a lesson that was killed while it replaced its result
+    # A lesson that was killed while it replaced its result has left it under another name.
+    remove_temporary(run / lesson)
     path = run / lesson / name
     return path if path.exists() else None
 
@@ -135,67 +134,55 @@ def find_model(source: str) -> str:
         ValueError: A lesson that no run has a model of, a folder without one, a file that is no .gguf.
     """
     path = Path(source).expanduser()
-    if not path.exists() and (re.fullmatch(r"\d\d?", source) or source in LESSONS):
-        path = _newest_with_model(find_lesson(source.zfill(2)))
-    if not path.exists():
-        return source
     if is_model(path):
         return str(path)
-    if path.is_file():
+    if path.is_dir():
+        # the folder of a lesson, else that of a run with its lessons
+        folders = [path] if models_in(path) else list(path.iterdir())
+    elif re.fullmatch(r"\d\d?", source) or source in LESSONS:
+        folders = [run / find_lesson(source.zfill(2)) for run in list_runs()]
+    elif path.exists():
         raise ValueError(f"{source} is a file that is no .gguf; give a GGUF file or a model's folder")
-    return str(_main_model(path))
+    else:
+        return source
+    found = [_main_model(models) for models in map(models_in, folders) if models]
+    if not found:
+        raise ValueError(
+            f"{source} names no model; train one (lmlab run), or give a folder with config.json or "
+            "adapter_config.json, or a .gguf file"
+        )
+    # of several runs or lessons what was written last
+    chosen = max(found, key=_written)
+    log.info("using %s", chosen)
+    return str(chosen)
 
 
 def is_model(path: Path) -> bool:
     """Whether a path is a GGUF file, or a folder with a model or an adapter."""
     if path.is_file():
         return path.suffix == ".gguf"
-    return (path / "adapter_config.json").is_file() or (path / "config.json").is_file()
+    return any((path / name).is_file() for name in MODEL_FILES)
 
 
 def models_in(folder: Path) -> list[Path]:
     """The models of a lesson's folder: folders, and GGUF files where llama.cpp is here or nothing else is."""
-    candidates = [*folder.iterdir()]
-    for pattern in ("models/*", "export/*", "gguf*/*.gguf", "export/gguf*/*.gguf"):
-        candidates += folder.glob(pattern)
-    there = sorted({path for path in candidates if is_model(path)})
+    candidates: set[Path] = set()
+    for pattern in ("*", "models/*", "export/*", "gguf*/*.gguf", "export/gguf*/*.gguf"):
+        candidates.update(folder.glob(pattern))
+    # A GGUF file that nothing can run would only be in the way.
+    there = sorted(path for path in candidates if is_model(path))
     folders = [path for path in there if path.is_dir()]
     return there if llama_cpp_is_installed() or not folders else folders
 
 
-def _newest_with_model(lesson: str) -> Path:
-    folders = [run / lesson for run in list_runs() if (run / lesson).is_dir() and models_in(run / lesson)]
-    if not folders:
-        raise ValueError(
-            f"no run in runs/ has left a model of lesson {lesson[:2]}; first: lmlab run {lesson[:2]}"
-        )
-    return max(folders, key=lambda folder: folder.stat().st_mtime)
-
-
-def _main_model(folder: Path) -> Path:
-    """The model in a lesson's folder; in a run's folder, that of the lesson which wrote last."""
-    models = models_in(folder)
-    if models:
-        chosen = _favourite(models)
-    else:
-        by_lesson = [models_in(part) for part in sorted(folder.iterdir()) if part.is_dir()]
-        favourites = [_favourite(of_lesson) for of_lesson in by_lesson if of_lesson]
-        if not favourites:
-            raise ValueError(
-                f"{folder} holds no model, nor does a folder in it; a model has config.json, adapter_config.json "
-                "or the ending .gguf"
-            )
-        chosen = max(favourites, key=lambda path: path.stat().st_mtime)
-        models = [model for of_lesson in by_lesson for model in of_lesson]
-    others = [str(path.relative_to(folder)) for path in models if path != chosen]
-    log.info("%s%s", chosen, f" (also there: {', '.join(others)})" if others else "")
-    return chosen
-
-
-def _favourite(models: list[Path]) -> Path:
+def _main_model(models: list[Path]) -> Path:
     """A lesson's main result, else what was written last."""
     for name in RESULTS:
         for path in models:
             if path.name == name:
                 return path
-    return max(models, key=lambda path: path.stat().st_mtime)
+    return max(models, key=_written)
+
+
+def _written(path: Path) -> float:
+    return path.stat().st_mtime

@@ -54,6 +54,7 @@ def test_the_others_go_on_after_a_failure_and_a_dead_kernel(outcomes):
     assert executed.cells[-1].outputs[0].text == "recipe mine\n"
 
 
+@pytest.mark.slow
 def test_the_failing_cell_and_its_error_are_shown(outcomes):
     error = outcomes[0]["failing"].error
     assert "x = 1" in error
@@ -61,11 +62,13 @@ def test_the_failing_cell_and_its_error_are_shown(outcomes):
     assert "\x1b" not in error
 
 
+@pytest.mark.slow
 def test_a_dead_kernel_is_reported_with_its_cell(outcomes):
     assert "os.kill" in outcomes[0]["dying"].error
     assert "Kernel died" in outcomes[0]["dying"].error
 
 
+@pytest.mark.slow
 def test_the_record_tells_time_and_memory(outcomes):
     record = json.loads((outcomes[1] / "run.json").read_text())["lessons"]
     assert [entry["lesson"] for entry in record] == ["failing", "dying", "good"]
@@ -80,7 +83,7 @@ def test_a_lesson_waits_for_those_it_needs(folder, tmp_path, monkeypatch):
         order.append(job.lesson)
         return runner.Outcome(job.lesson, "failed" if job.lesson == "a" else "ok", 0.1, 0.1)
 
-    monkeypatch.setattr(runner, "run_job", fake)
+    monkeypatch.setattr(runner, "run_notebook", fake)
     monkeypatch.setattr(runner, "NEEDS", {"b": ("a",), "c": ("b",)})
     jobs = [Job(name, folder / "good.ipynb", {}) for name in ("c", "b", "a")]
     assert [o.lesson for o in run_jobs(jobs, tmp_path, parallel=3)] == ["c", "b", "a"]

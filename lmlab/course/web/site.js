@@ -1,4 +1,4 @@
-// Runs in the head of every page: the colours must be right before anything is drawn.
+// Runs in the head of every page: the colors must be right before anything is drawn.
 "use strict";
 const root = document.documentElement;
 const remembered = () => { try { return localStorage.getItem("theme"); } catch { return null; } };
@@ -16,19 +16,6 @@ document.addEventListener("DOMContentLoaded", () => {
   });
   system.addEventListener("change", tell);
   tell();
-
-  const field = document.querySelector("header input[type=search]");
-  document.addEventListener("keydown", event => {
-    if (event.key !== "/" || event.target.matches("input, textarea")) return;
-    event.preventDefault();
-    field.focus();
-  });
-
-  // The pages allow no forms to be sent anywhere (form-action 'none'), so the search is gone to as by a link.
-  if (!document.getElementById("results")) field.form.addEventListener("submit", event => {
-    event.preventDefault();
-    location.href = "search.html?q=" + encodeURIComponent(field.value);
-  });
 
   const contents = document.querySelector(".contents");
   if (contents) followReading(contents);

@@ -15,17 +15,20 @@ def notebooks_folder() -> Path:
 
 
 def copy_notebooks(target: Path) -> list[Path]:
-    """Copies the course's notebooks into a new folder.
+    """Copies the course's notebooks and figures into a folder.
 
     Args:
-        target: The folder, which must not exist yet.
+        target: The folder; made where it is missing.
 
     Returns:
         The notebooks there.
 
     Raises:
-        FileExistsError: It exists: its notebooks may have a reader's answers in them.
+        FileExistsError: It has notebooks already, and a reader's answers may be in them.
     """
+    if any(target.glob("*.ipynb")):
+        raise FileExistsError(f"{target} has notebooks already; give another folder, or move them away")
     # in a clone there may be checkpoints of Jupyter, and what was run there
-    shutil.copytree(notebooks_folder(), target, ignore=shutil.ignore_patterns(".*", "runs"))
+    ignored = shutil.ignore_patterns(".*", "__pycache__", "runs")
+    shutil.copytree(notebooks_folder(), target, ignore=ignored, dirs_exist_ok=True)
     return sorted(target.rglob("*.ipynb"))

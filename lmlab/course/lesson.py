@@ -7,17 +7,29 @@ import json
 import logging
 import os
 import platform
+import shutil
 import sys
 import time
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from lmlab.course.doctor import suggest_recipe
 from lmlab.course.results import Expectations, write_metrics
 from lmlab.course.runs import find_result
 from lmlab.files import write_atomic
 from lmlab.hardware import Machine, describe_machine
 from lmlab.recipes import LESSONS, Recipe, load_recipe
 from lmlab.training.tensorboard import TensorBoardLogger
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+    from torch import nn
+    from torch.optim import Optimizer
+    from transformers import TrainerCallback
+
+    from lmlab.course.measured import Comparison
+    from lmlab.course.plan import Plan
 
 RECORDED = ("torch", "transformers", "peft", "trl", "bitsandbytes", "datasets", "accelerate", "tokenizers")
 
@@ -58,8 +70,67 @@ class Lesson:
         """
         return find_result(lesson, name, self.out.parent, self.from_run)
 
+    def callbacks(
+        self, name: str = "", title: str | None = None, metric: str = ""
+    ) -> "list[TrainerCallback]":
+        """What a Trainer of this lesson gets as its ``callbacks``.
+
+        They keep its checkpoints complete, so that an interrupted run resumes; send its losses to TensorBoard;
+        write each ``eval_loss`` to progress.jsonl; and draw the losses under the cell while it trains.
+
+        Args:
+            name: Of this training, where the lesson has several; its curves' folder in tensorboard/.
+            title: Of the drawing; None: none is made.
+            metric: What ``eval_loss`` is called in progress.jsonl; "": it is not written there.
+        """
+        from lmlab.course.measured import reset_peak_memory
+        from lmlab.training.callbacks import CompleteCheckpoints, EvalProgress, TensorBoardCurves
+        from lmlab.viz.live import LiveLoss
+
+        reset_peak_memory()  # what came before the training is no part of its peak
+        live = None if title is None else LiveLoss(title)
+        made = [CompleteCheckpoints(), TensorBoardCurves(self.out / "tensorboard" / name, live)]
+        return [*made, EvalProgress(self.out, metric)] if metric else made
+
+    def find_checkpoint(self, train_set: "Dataset", name: str = "") -> str | None:
+        """The newest complete checkpoint in trainer/ of a training that was interrupted, for
+        ``trainer.train(resume_from_checkpoint=...)``.
+
+        Args:
+            train_set: A checkpoint of another recipe or of other data is not resumed; it is removed.
+            name: The folder in trainer/, where the lesson has several trainings.
+
+        Returns:
+            Its path; None where there is none.
+        """
+        from lmlab.training.checkpoints import find_resumable_checkpoint
+
+        return find_resumable_checkpoint(self.out / "trainer" / name, dict(self.cfg.rows()), train_set)
+
+    def compare(
+        self,
+        forecast: "Plan",
+        model: "nn.Module",
+        optimizer: "Optimizer | None" = None,
+        seconds: float | None = None,
+        name: str | None = None,
+    ) -> "Comparison":
+        """What ``lmlab.plan`` predicted beside what training took: bytes, and seconds where they are given.
+
+        Args:
+            forecast: From ``lmlab.plan``.
+            model: After training, with or without an adapter.
+            optimizer: The trainer's, after at least one step.
+            seconds: Of training alone.
+            name: Of the training, where the plan has several; by default its first.
+        """
+        from lmlab.course.measured import compare, measure
+
+        return compare(forecast, measure(model, optimizer, seconds=seconds), name)
+
     def finish(self, metrics: dict) -> Expectations:
-        """Writes metrics.json and record.json, and gives the table of expected against measured.
+        """Writes metrics.json and record.json, and gives the table of expected against measured. Checkpoints in
+        trainer/ are removed: what is kept was saved under another name.
 
         Args:
             metrics: name -> number (or a text). docs/METRICS.md says what each name means.
@@ -69,13 +140,15 @@ class Lesson:
         """
         table = write_metrics(self.out, self.cfg, metrics, self.started)
         write_record(self.out, self.machine, time.time() - self.started)
+        shutil.rmtree(self.out / "trainer", ignore_errors=True)
         return table
 
     def _repr_html_(self) -> str:
         # Folded: a reader wants to see that they are there, and rarely what is in them.
         recipe = _folded(f"Recipe {self.cfg.name}", self.cfg._repr_html_())
         machine = _folded(f"{self.machine.device_name}, {self.machine.dtype}", self.machine._repr_html_())
-        return f"{recipe}{machine}<p>Writes to <code>{html.escape(str(self.out))}</code></p>"
+        advice = html.escape(suggest_recipe(self.cfg.lesson))
+        return f"{recipe}{machine}<p>Writes to <code>{html.escape(str(self.out))}</code>. {advice}</p>"
 
 
 def start_lesson(

@@ -1,12 +1,11 @@
 """Lesson 03: scoring endings, and how certain an accuracy is."""
 
 import math
-import random
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
-from lmlab.exercises.judging import compare, exercise
+from lmlab.exercises.judging import EXERCISES, compare, exercise
 
 
 @exercise("03.1")
@@ -63,17 +62,12 @@ def _ending(logits: Any, ids: Any, first: int, shift: int = 1, normalized: bool 
 @exercise("03.3")
 def choose_endings(answer: Any) -> None:
     """The ending with the highest mean log-probability per token, of each item."""
-    rng = random.Random(0)
-    # long endings have low sums, so that the conventions choose differently
-    n_tokens = [[rng.randint(2, 9) for _ in range(4)] for _ in range(12)]
-    logprobs = [[-n * (1 + rng.random()) for n in row] for row in n_tokens]
     mistakes = {
         "by_sum": _best_by(lambda logprob, n: logprob),
         "least_likely": _best_by(lambda logprob, n: -logprob / n),
         "multiplied": _best_by(lambda logprob, n: logprob * n),
     }
-    cases = [(logprobs[:3], n_tokens[:3]), (logprobs, n_tokens)]
-    compare(answer, _best_by(lambda logprob, n: logprob / n), cases, mistakes)
+    compare(answer, _best_by(lambda logprob, n: logprob / n), EXERCISES["03.3"].cases, mistakes)
 
 
 def _best_by(score: Callable[[float, int], float]) -> Callable[[list, list], list[int]]:
@@ -94,18 +88,20 @@ def p_value(answer: Any) -> None:
     """McNemar's exact test, two-sided."""
     from lmlab.evaluation.statistics import mcnemar
 
-    rng = random.Random(0)
-    yes, no = [True], [False]
-    # 28 against 12 items with nine ties, then no disagreement at all, then random answers
-    cases = [(no * 28 + yes * 12 + yes * 9, yes * 28 + no * 12 + yes * 9), (yes * 2 + no, yes * 2 + no)]
-    for accuracies in ((0.3, 0.6), (0.5, 0.5)):
-        cases.append(tuple([rng.random() < p for _ in range(40)] for p in accuracies))
+    # many disagreements, none at all, and as many of either kind
+    cases = [_graded(12, 28, 9), _graded(0, 0, 2), _graded(6, 6, 10), _graded(3, 9, 1)]
     mistakes = {
         "one_sided": lambda a, b: _tail(sum(_disagreements(a, b)), min(_disagreements(a, b))),
         "above_one": lambda a, b: 2 * _tail(sum(_disagreements(a, b)), min(_disagreements(a, b))),
         "ties_counted": lambda a, b: min(1, 2 * _tail(len(a), min(_disagreements(a, b)))),
     }
     compare(answer, lambda a, b: mcnemar(a, b).p_value, cases, mistakes)
+
+
+def _graded(n_a: int, n_b: int, n_both: int) -> tuple[list[bool], list[bool]]:
+    """Items on which a alone is correct, b alone, both, and one on which neither is."""
+    pairs = [(True, False)] * n_a + [(False, True)] * n_b + [(True, True)] * n_both + [(False, False)]
+    return [a for a, _ in pairs], [b for _, b in pairs]
 
 
 def _disagreements(a: Sequence[bool], b: Sequence[bool]) -> tuple[int, int]:

@@ -2,12 +2,11 @@
 
 import itertools
 import math
-import random
 from collections.abc import Iterable, Sequence
 from functools import partial
 from typing import Any
 
-from lmlab.exercises.judging import Mistake, call_each, compare, convert, exercise, fixed_cases
+from lmlab.exercises.judging import EXERCISES, Mistake, call_each, check_kind, compare, exercise
 from lmlab.models import IGNORE_INDEX
 
 
@@ -22,7 +21,8 @@ def format_valid(answer: Any) -> None:
         "tag_alone": lambda text: "</think>" in text,
         "correctness_required": lambda text: all(_grade(text)),
     }
-    compare(answer, lambda text: _grade(text)[0], [(text,) for text in fixed_cases("06.1")], mistakes)
+    cases = [(text,) for text in EXERCISES["06.1"].cases]
+    compare(answer, lambda text: _grade(text)[0], cases, mistakes)
 
 
 def _grade(text: str) -> tuple[bool, bool]:
@@ -49,20 +49,13 @@ def _is_valid(
 @exercise("06.2")
 def conversation_labels(answer: Any) -> None:
     """The labels of a conversation of which the assistant's turns are learned."""
-    rng = random.Random(0)
-    roles = ["system", "user", "assistant", "user", "assistant"]
-    cases = []
-    # one question, two with a system prompt, and two without; token 1 ends a turn
-    for some in (roles[1:3], roles, roles[1:]):
-        turns = [(role, [rng.randrange(9, 99) for _ in range(rng.randint(2, 5))] + [1]) for role in some]
-        cases.append((turns,))
     mistakes = {
         "nothing_masked": partial(_labels, learned=("system", "user", "assistant")),
         "last_turn_only": lambda turns: _labels([("user", ids) for _, ids in turns[:-1]] + turns[-1:]),
         "end_masked": partial(_labels, learns_end=False),
         "wrong_roles": partial(_labels, learned=("system", "user")),
     }
-    compare(answer, _labels, cases, mistakes)
+    compare(answer, _labels, EXERCISES["06.2"].cases, mistakes)
 
 
 def _labels(
@@ -110,10 +103,11 @@ def vote(answer: Any) -> None:
     """The answer of the majority, where "1/2" and "0.5" are one answer."""
     from lmlab.data.answers import answers_match, majority_vote
 
-    cases = fixed_cases("06.4")
+    cases = EXERCISES["06.4"].cases
     # not by ``compare``: any spelling of the right value is a right answer
     results = call_each(answer, [(votes,) for votes in cases], if_none="none_counted")
-    results = [convert(result, "") for result in results]
+    for result in results:
+        check_kind(result, "", "your function's result")
     wrong = [i for i, votes in enumerate(cases) if not answers_match(results[i], majority_vote(votes))]
     if not wrong:
         return

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
-from lmlab.exercises.judging import compare, exercise, fixed_cases
+from lmlab.exercises.judging import EXERCISES, compare, exercise
 
 
 @exercise("09.1")
@@ -126,7 +126,7 @@ def reward(answer: Any) -> None:
         ),
         "texts_compared": lambda text, wanted: float(_numbers(_spoken(text))[-1:] == [wanted]),
     }
-    compare(answer, _reward, fixed_cases("09.5"), mistakes)
+    compare(answer, _reward, EXERCISES["09.5"].cases, mistakes)
 
 
 def _reward(text: str, wanted: str) -> float:

@@ -16,6 +16,7 @@ def right_size(answer: Any) -> None:
     mistakes = {
         "exact_fit_counted": partial(_right_size, lost=operator.ge),
         "fraction_kept": lambda lengths, fraction: _right_size(lengths, 1 - fraction),
+        # a fraction of all tokens, in the unit of a mean over texts
         "tokens_counted": lambda lengths, fraction: _right_size(
             lengths, fraction * fmean(lengths), lost=lambda n, limit: max(0, n - limit)
         ),
@@ -25,6 +26,7 @@ def right_size(answer: Any) -> None:
 
 def _right_size(lengths: Sequence[int], fraction: float, lost: Callable = operator.gt) -> int:
     """lost: what a text of n tokens loses under a limit, (n, limit) -> number or bool."""
+    # every limit is tried, not only lengths that occur: nothing to be clever about in a reference
     limit = 0
     while fmean(lost(n, limit) for n in lengths) > fraction:
         limit += 1
@@ -35,7 +37,9 @@ def _flawed_pairs(seed: int) -> list[dict]:
     """Forty sentences; eight come again in capitals, eight with another translation."""
     rng = random.Random(seed)
     pairs = [{"modern": f"You have {i} cats.", "shakespearean": f"Thou hast {i} cats."} for i in range(40)]
+    # normalization alone finds these
     in_capitals = [{**row, "modern": row["modern"].upper()} for row in rng.sample(pairs, 8)]
+    # comparing whole pairs does not find these
     retranslated = [{**row, "shakespearean": "Aye, cats."} for row in rng.sample(pairs, 8)]
     rows = pairs + in_capitals + retranslated
     rng.shuffle(rows)
@@ -137,6 +141,7 @@ def padding_fraction(answer: Any) -> None:
         "padded_to_longest_of_all": lambda lengths, size: 1 - sum(lengths) / (len(lengths) * max(lengths)),
         "divided_by_real_tokens": lambda lengths, size: sum(_slots(lengths, size)) / sum(lengths) - 1,
         "fraction_of_real_tokens": lambda lengths, size: sum(lengths) / sum(_slots(lengths, size)),
+        # differs from the right answer only where batches differ in size
         "mean_over_batches": _mean_padding_of_batches,
     }
     compare(answer, lambda lengths, size: 1 - sum(lengths) / sum(_slots(lengths, size)), cases, mistakes)

@@ -17,8 +17,10 @@ def count_parameters(answer: Any) -> None:
     # the right number and what each mistake adds or leaves out
     right = _parameters_of_built_model
     mistakes = {
+        # the head is tied to the token embedding
         "head_counted": lambda L, C, T, V: right(L, C, T, V) + V * C,
         "positions_forgotten": lambda L, C, T, V: right(L, C, T, V) - T * C,
+        # 9C a layer: 3C of c_attn, C and 4C and C of the three other linear layers
         "biases_forgotten": lambda L, C, T, V: right(L, C, T, V) - L * 9 * C,
         "last_norm_forgotten": lambda L, C, T, V: right(L, C, T, V) - 2 * C,
     }
@@ -108,6 +110,7 @@ def bigram_loss(answer: Any) -> None:
 def _bigram(
     train: Sequence[int], validation: Sequence[int], vocab_size: int, added: float, joint: bool = False
 ) -> float:
+    # what is added keeps unseen pairs from probability 0, whose loss would be infinite
     counts = [[added] * vocab_size for _ in range(vocab_size)]
     for a, b in pairwise(train):
         counts[a][b] += 1

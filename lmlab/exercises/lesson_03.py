@@ -19,10 +19,12 @@ def items_needed(answer: Any) -> None:
         "point_estimate": lambda p: _first_above_chance(p, lambda k, n: k / n),
     }
     reference = partial(_first_above_chance, lower_end=lambda k, n: wilson_interval(k, n)[0])
+    # a number of items is right or wrong: no tolerance
     compare(answer, reference, cases, mistakes, tolerance=1e-9)
 
 
 def _first_above_chance(p: float, lower_end: Callable[[int, int], float]) -> int:
+    # multiples of ten, so that readers agree on where to look
     n = 10
     while lower_end(round(p * n), n) <= 0.25:
         n += 10
@@ -40,10 +42,12 @@ def ending_logprob(answer: Any) -> None:
     import torch
 
     rng = torch.Generator().manual_seed(0)
+    # logits far apart, so that each mistake changes the score
     cases = []
     for T, first in ((6, 3), (9, 4), (5, 4)):
         cases.append((2 * torch.randn(T, 9, generator=rng), torch.randint(9, (T,), generator=rng), first))
     mistakes = {
+        # read where the token has just been seen
         "off_by_one": partial(_ending, shift=0),
         "context_scored": lambda logits, ids, first: _ending(logits, ids, 1),
         "first_token_missing": lambda logits, ids, first: _ending(logits, ids, first + 1),
@@ -93,6 +97,7 @@ def p_value(answer: Any) -> None:
     mistakes = {
         "one_sided": lambda a, b: _tail(sum(_disagreements(a, b)), min(_disagreements(a, b))),
         "above_one": lambda a, b: 2 * _tail(sum(_disagreements(a, b)), min(_disagreements(a, b))),
+        # a coin tossed for every item, not only for those on which the models disagree
         "ties_counted": lambda a, b: min(1, 2 * _tail(len(a), min(_disagreements(a, b)))),
     }
     compare(answer, lambda a, b: mcnemar(a, b).p_value, cases, mistakes)

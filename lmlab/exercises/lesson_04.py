@@ -16,6 +16,7 @@ def mask(answer: Any) -> None:
         "eos_masked": lambda ids, n_prompt: [*_masked(ids, n_prompt)[:-1], IGNORE_INDEX],
         "one_too_few": lambda ids, n_prompt: _masked(ids, n_prompt - 1),
         "one_too_many": lambda ids, n_prompt: _masked(ids, n_prompt + 1),
+        # prompt and answer the wrong way round
         "answer_masked": lambda ids, n_prompt: ids[:n_prompt] + [IGNORE_INDEX] * (len(ids) - n_prompt),
         "nothing_masked": lambda ids, n_prompt: ids,
     }
@@ -35,6 +36,7 @@ def collate(answer: Any) -> None:
         ids = [*range(11, 11 + n), 0]
         rows.append({"input_ids": ids, "labels": [IGNORE_INDEX] * 2 + ids[2:]})
     mistakes = {
+        # what a collator does that knows padding by its token
         "eos_label_lost": partial(_collated, by_token=("labels",)),
         "eos_lost": partial(_collated, by_token=("labels", "attention_mask")),
         "eos_not_attended": partial(_collated, by_token=("attention_mask",)),
@@ -52,6 +54,7 @@ def _collated(
         "labels": _padded([row["labels"] for row in rows], padding_label),
         "attention_mask": _padded([[1] * len(row["input_ids"]) for row in rows], 0),
     }
+    # true for the EOS at the end of a row, too
     is_pad = batch["input_ids"] == pad
     if "labels" in by_token:
         batch["labels"] = batch["labels"].masked_fill(is_pad, IGNORE_INDEX)
@@ -73,6 +76,7 @@ def perplexity(answer: Any) -> None:
     mistakes = {
         "mean_of_means": lambda batches: math.exp(sum(mean for mean, _ in batches) / len(batches)),
         "weighted_mean_of_perplexities": lambda batches: _loss([(math.exp(mean), n) for mean, n in batches]),
+        # every batch weighs the same
         "mean_of_perplexities": lambda batches: _loss([(math.exp(mean), 1) for mean, _ in batches]),
         "loss_returned": _loss,
         # math.exp overflows above 709
@@ -105,6 +109,7 @@ def _stopping_point(
 ) -> int:
     """best: of the losses so far, the one that a new loss must beat."""
     without_progress = 0
+    # the first evaluation is always the best so far
     for i in range(1, len(losses)):
         to_beat = best(losses[:i])
         is_better = losses[i] < to_beat or (tie_is_better and losses[i] == to_beat)

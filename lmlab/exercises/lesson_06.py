@@ -17,6 +17,7 @@ def format_valid(answer: Any) -> None:
         "empty_reasoning": partial(_is_valid, needs_reasoning=False),
         "second_tag": partial(_is_valid, one_tag=False),
         "answer_in_reasoning": partial(_is_valid, answer_after_tag=False),
+        # both at once: a function is told a mistake only if it explains all cases
         "empty_reasoning_and_second_tag": partial(_is_valid, needs_reasoning=False, one_tag=False),
         "tag_alone": lambda text: "</think>" in text,
         "correctness_required": lambda text: all(_grade(text)),
@@ -36,6 +37,7 @@ def _grade(text: str) -> tuple[bool, bool]:
 def _is_valid(
     text: str, needs_reasoning: bool = True, one_tag: bool = True, answer_after_tag: bool = True
 ) -> bool:
+    # the chat template may have opened the reasoning already, so the tag at the start is optional
     reasoning, tag, spoken = text.removeprefix("<think>").partition("</think>")
     if not tag:
         return False
@@ -51,6 +53,7 @@ def conversation_labels(answer: Any) -> None:
     """The labels of a conversation of which the assistant's turns are learned."""
     mistakes = {
         "nothing_masked": partial(_labels, learned=("system", "user", "assistant")),
+        # all turns but the last count as the user's
         "last_turn_only": lambda turns: _labels([("user", ids) for _, ids in turns[:-1]] + turns[-1:]),
         "end_masked": partial(_labels, learns_end=False),
         "wrong_roles": partial(_labels, learned=("system", "user")),
@@ -68,6 +71,7 @@ def _labels(
         elif learns_end:
             labels += ids
         else:
+            # without the end of a turn the model never learns to stop
             labels += [*ids[:-1], IGNORE_INDEX]
     return labels
 
@@ -76,6 +80,7 @@ def _labels(
 def vote_wins(answer: Any) -> None:
     """The probability that a majority vote is correct, if no two wrong answers agree."""
     mistakes = {
+        # more than half of all, as if wrong answers agreed
         "majority": lambda p, n: _probability(p, n, range(n // 2 + 1, n + 1)),
         "one_is_enough": lambda p, n: _probability(p, n, range(1, n + 1)),
         "exactly_two": lambda p, n: _probability(p, n, [2]),
@@ -111,6 +116,7 @@ def vote(answer: Any) -> None:
     wrong = [i for i, votes in enumerate(cases) if not answers_match(results[i], majority_vote(votes))]
     if not wrong:
         return
+    # compares spellings: right where all votes are written alike
     if all(answers_match(result, _most_common(votes)) for result, votes in zip(results, cases, strict=True)):
         raise Mistake("texts_counted")
     votes, got = cases[wrong[0]], results[wrong[0]]
@@ -118,5 +124,6 @@ def vote(answer: Any) -> None:
 
 
 def _most_common(votes: Sequence[str | None]) -> str:
+    # a sample without an answer votes for nobody
     given = [vote for vote in votes if vote]
     return max(given, key=given.count)

@@ -12,6 +12,7 @@ from lmlab.exercises.judging import EXERCISES, compare, exercise, random_tensors
 def blocks(answer: Any) -> None:
     """All complete blocks of a packed sequence that begin at an EOS."""
     mistakes = {
+        # one token longer, and its EOS cut off
         "after_eos": lambda *case: [block[1:] for block in _blocks(*case[:2], case[2] + 1)],
         "anywhere": partial(_blocks, stride=1),
         "consecutive": lambda documents, eos, length: _blocks(documents, eos, length, stride=length),
@@ -47,7 +48,9 @@ def _ngrams(text: str, n: int) -> list[tuple[str, ...]]:
 def copied_fraction(answer: Any) -> None:
     """The fraction of a text's n-grams that occur in a training text."""
     mistakes = {
+        # each n-gram of the text once
         "distinct_counted": lambda text, training, n: _fraction_in(list(set(_ngrams(text, n))), training, n),
+        # makes n-grams that reach from one text into the next
         "training_texts_joined": lambda text, training, n: _copied(text, [" ".join(training)], n),
         "words_counted": lambda text, training, n: _copied(text, training, 1),
         "divided_by_words": lambda text, training, n: (
@@ -61,6 +64,7 @@ def copied_fraction(answer: Any) -> None:
 def _reference_copied(text: str, training: Sequence[str], n: int) -> float:
     from lmlab.data.dedup import copied_ngrams
 
+    # the course's own measure, so that exercise and lesson cannot disagree
     copied, total = copied_ngrams([text], training, n)
     return copied[0] / total[0]
 
@@ -102,7 +106,9 @@ def sampling_probabilities(answer: Any) -> None:
         cases.append((2 * logits, temperature, k))
     mistakes = {
         "multiplied": lambda logits, t, k: (_cut(logits, k) * t).softmax(0),
+        # not normalized again: adds up to less than one
         "cut_after_softmax": lambda logits, t, k: (logits / t).softmax(0) * _is_kept(logits, k),
+        # a logit of 0 is not unlikely
         "cut_with_zero": lambda logits, t, k: (logits * _is_kept(logits, k) / t).softmax(0),
         "temperature_unused": lambda logits, t, k: _cut(logits, k).softmax(0),
         "nothing_cut": lambda logits, t, k: (logits / t).softmax(0),
@@ -116,4 +122,5 @@ def _is_kept(logits: Any, k: int) -> Any:
 
 
 def _cut(logits: Any, k: int) -> Any:
+    # exp(-inf) is 0, so the softmax gives these nothing
     return logits.masked_fill(~_is_kept(logits, k), float("-inf"))

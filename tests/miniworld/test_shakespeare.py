@@ -1,5 +1,6 @@
 """The old side follows the rules, the modern side decides it, and the flawed set has its flaws."""
 
+import functools
 from collections import Counter
 
 import pytest
@@ -198,6 +199,7 @@ def test_possessives(modern, old):
     assert early_modern.possessive(owner, rest) == (modern, old)
 
 
+@functools.cache
 def sampled(n, seed="test"):
     rng = Sampler(stream(seed))
     return [s.pair(rng) for _ in range(n)]

@@ -4,43 +4,33 @@ A lesson's ``lesson_XX.yaml`` holds the texts of its exercises, its ``lesson_XX.
 """
 
 import difflib
-import re
+import importlib
 from typing import Any
 
-from lmlab.exercises import (
-    lesson_01,
-    lesson_02,
-    lesson_03,
-    lesson_04,
-    lesson_05,
-    lesson_06,
-    lesson_07,
-    lesson_08,
-    lesson_09,
-)  # each registers its own
-from lmlab.exercises.judging import EXERCISES, Mistake, NotYet, Verdict, Wrong, is_stub, show
+from lmlab.exercises.judging import EXERCISES, Exercise, Mistake, NotYet, Verdict, Wrong, is_stub
+
+for _number in range(1, 10):
+    importlib.import_module(f"lmlab.exercises.lesson_0{_number}")  # each registers its exercises
 
 _opened: dict[str, int] = {}  # exercise -> how many of its hints the reader has seen
 
 
-def check(name: Any, answer: Any = ...) -> Verdict:
-    """Judges the answer to an exercise, named as in the notebook ("05.2").
+def check(name: str, answer: Any = ...) -> Verdict:
+    """Judges the answer to an exercise, named as in the notebook ("05.2"). Whatever the answer, it replies.
 
-    Whatever it is given, it answers.
+    Raises:
+        ValueError: there is no exercise of that name.
     """
-    known = _find(name)
-    if known is None:
-        return _unknown(name)
-    found = EXERCISES[known]
+    found = _find(name)
     try:
         if is_stub(answer):
             raise NotYet
         found.judge(answer)
-        return Verdict(known, "right", found.correct)
+        return Verdict(name, "right", found.correct)
     except NotYet:  # no try: it opens no hint
         write = f"Write your answer to “{found.title}”" + " and `return` it" * callable(answer)
-        message = f'{write}, then run the cell again. `lmlab.hint("{known}")` opens a hint.'
-        return Verdict(known, "not yet", message, _open_hints(known))
+        message = f'{write}, then run the cell again. `lmlab.hint("{name}")` opens a hint.'
+        return Verdict(name, "not yet", message, _open_hints(name))
     except Mistake as mistake:
         message = found.mistakes[mistake.key].format(**mistake.values)
     except Wrong as wrong:
@@ -48,38 +38,30 @@ def check(name: Any, answer: Any = ...) -> Verdict:
     except Exception as error:  # an object that no judge has thought of
         cause = f"{type(error).__name__}: {error}"
         message = f"This answer could not be read ({cause}). Look at what is asked for."
-    _opened[known] = _opened.get(known, 0) + 1
-    return Verdict(known, "wrong", message, _open_hints(known))
+    _opened[name] = _opened.get(name, 0) + 1
+    return Verdict(name, "wrong", message, _open_hints(name))
 
 
-def hint(name: Any) -> Verdict:
-    """Opens one more hint to an exercise."""
-    known = _find(name)
-    if known is None:
-        return _unknown(name)
-    found = EXERCISES[known]
+def hint(name: str) -> Verdict:
+    """Opens one more hint to an exercise.
+
+    Raises:
+        ValueError: there is no exercise of that name.
+    """
+    found = _find(name)
     message = f"“{found.title}”."
-    if _opened.get(known, 0) >= len(found.hints):
+    if _opened.get(name, 0) >= len(found.hints):
         message += " There are no more hints; the solutions show one way."
-    else:
-        _opened[known] = _opened.get(known, 0) + 1
-    return Verdict(known, "not yet", message, _open_hints(known))
+    _opened[name] = _opened.get(name, 0) + 1
+    return Verdict(name, "not yet", message, _open_hints(name))
 
 
-def _open_hints(name: str) -> tuple[str, ...]:
+def _open_hints(name: str) -> list[str]:
     return EXERCISES[name].hints[: _opened.get(name, 0)]
 
 
-def _find(name: Any) -> str | None:
-    """The name as it is registered; "5.2" and 5.2 are taken for "05.2"."""
-    parts = re.fullmatch(r"\s*0?(\d)\D(\d)\s*", name if isinstance(name, str) else show(name))
-    full = f"0{parts[1]}.{parts[2]}" if parts else None
-    return full if full in EXERCISES else None
-
-
-def _unknown(name: Any) -> Verdict:
-    text = name if isinstance(name, str) else show(name)
-    of_lesson = [each for each in EXERCISES if each.startswith(text.strip().zfill(2))]
-    near = (of_lesson or difflib.get_close_matches(text, EXERCISES, n=1, cutoff=0))[0]
-    message = f"There is no such exercise; the nearest is {near}, “{EXERCISES[near].title}”."
-    return Verdict(text, "unknown", message)
+def _find(name: str) -> Exercise:
+    if name not in EXERCISES:
+        [nearest] = difflib.get_close_matches(str(name), EXERCISES, n=1, cutoff=0)
+        raise ValueError(f'there is no exercise {name!r}; the nearest is "{nearest}"')
+    return EXERCISES[name]

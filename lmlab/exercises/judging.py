@@ -9,7 +9,7 @@ import reprlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
-from numbers import Number
+from numbers import Real
 from typing import Any
 
 import yaml
@@ -41,12 +41,12 @@ class Exercise:
     ``judge`` takes the answer and raises Wrong, Mistake or NotYet, or returns if the answer is right.
     """
 
-    name: str
+    judge: Callable[[Any], None]
     title: str
-    hints: tuple[str, ...]
+    hints: list[str]
     correct: str  # what a right answer is told
     mistakes: dict[str, str]  # key -> message; {placeholders} take the values of the Mistake
-    judge: Callable[[Any], None]
+    cases: Sequence[list] = ()  # the arguments of each call, where they are not computed
 
 
 EXERCISES: dict[str, Exercise] = {}
@@ -63,10 +63,7 @@ def exercise(name: str) -> Callable:
 
     def register(judge: Callable[[Any], None]) -> Callable[[Any], None]:
         """Joins the judge with the texts of its exercise."""
-        texts = _lesson_texts(name[:2])[name]
-        EXERCISES[name] = Exercise(
-            name, texts["title"], tuple(texts["hints"]), texts["correct"], texts["mistakes"], judge
-        )
+        EXERCISES[name] = Exercise(judge, **_lesson_texts(name[:2])[name])
         return judge
 
     return register
@@ -74,15 +71,12 @@ def exercise(name: str) -> Callable:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What ``check`` says.
-
-    status: "right", "wrong", "not yet", or "unknown" for a name that does not exist.
-    """
+    """What ``check`` says. status: "right", "wrong" or "not yet"."""
 
     name: str
     status: str
     message: str
-    hints: tuple[str, ...] = ()
+    hints: Sequence[str] = ()
 
     def __bool__(self) -> bool:
         return self.status == "right"
@@ -110,11 +104,6 @@ def _marked_up(text: str) -> str:
     return re.sub(r"(?<!\*)\*(\w+)\*(?!\*)", r"<em>\1</em>", text)
 
 
-def fixed_cases(name: str) -> list:
-    """The cases of an exercise that stand in its YAML file; those with several arguments are lists."""
-    return list(_lesson_texts(name[:2])[name]["cases"])
-
-
 def random_tensors(*shapes: tuple[int, ...], seed: int = 0) -> tuple:
     """Normally distributed tensors, the same in every run."""
     import torch
@@ -136,7 +125,7 @@ def is_stub(answer: Any) -> bool:
     return answer is None or answer is ... or answer is NotImplemented
 
 
-def call_each(function: Any, cases: Sequence[tuple], if_none: str | None = None) -> list:
+def call_each(function: Any, cases: Sequence[Sequence], if_none: str | None = None) -> list:
     """What the reader's function returns for each case.
 
     Args:
@@ -158,7 +147,7 @@ def call_each(function: Any, cases: Sequence[tuple], if_none: str | None = None)
     return results
 
 
-def _call(function: Any, arguments: tuple) -> Any:
+def _call(function: Any, arguments: Sequence) -> Any:
     """The function gets copies, so that it cannot change the checker's own values."""
     if not callable(function):
         raise Wrong(
@@ -183,31 +172,35 @@ def _line_of(error: Exception, function: Any) -> str:
     return f" in line {frame.tb_lineno} of its cell"
 
 
-def show(value: Any) -> str:
-    """A value in a few characters."""
-    if hasattr(value, "shape") and hasattr(value, "tolist"):
-        if math.prod(value.shape) > 8:
-            return f"a {type(value).__name__.lower()} of shape {tuple(value.shape)}"
-        value = value.tolist()
-    text = repr(value) if isinstance(value, str) else _ShortRepr().repr(value)
-    return text if len(text) <= _MAX_SHOWN else f"{text[:_MAX_SHOWN]} ..."
-
-
-def _show_all(values: tuple) -> str:
-    return ", ".join(map(show, values))
-
-
 class _ShortRepr(reprlib.Repr):
+    """Values in few characters. reprlib calls the method that is named after the type of a value."""
+
     def __init__(self):
         super().__init__()
         self.maxlist = self.maxtuple = 20
         self.maxother = self.maxstring = 80
 
-    def repr_float(self, value: float, level: int) -> str:  # called by reprlib for every float
+    def repr_float(self, value: float, level: int) -> str:
         """A whole number without a fraction, any other number with six digits."""
         if value.is_integer() and abs(value) < 1e15:
             return f"{value:.0f}"
         return f"{value:.6g}"
+
+    def repr_Tensor(self, value: Any, level: int) -> str:  # noqa: N802  named after torch.Tensor
+        """The elements of a small tensor, the shape of a larger one."""
+        if value.numel() > 8:
+            return f"a tensor of shape {tuple(value.shape)}"
+        return self.repr1(value.tolist(), level)
+
+
+def show(value: Any) -> str:
+    """A value in a few characters."""
+    text = repr(value) if isinstance(value, str) else _ShortRepr().repr(value)
+    return text if len(text) <= _MAX_SHOWN else f"{text[:_MAX_SHOWN]} ..."
+
+
+def _show_all(values: Sequence) -> str:
+    return ", ".join(map(show, values))
 
 
 # --- comparing ---------------------------------------------------------------------------------------
@@ -216,7 +209,7 @@ class _ShortRepr(reprlib.Repr):
 def compare(
     function: Any,
     reference: Callable,
-    cases: Sequence[tuple],
+    cases: Sequence[Sequence],
     mistakes: Mapping[str, Callable],
     tolerance: float = TOLERANCE,
 ) -> None:
@@ -234,112 +227,102 @@ def compare(
     results = call_each(function, cases)
     wanted = [reference(*case) for case in cases]
     # a mistake must explain all cases, those that it gets right by luck, too
-    failed = [i for i in range(len(cases)) if not _matches(results[i], wanted[i], tolerance)]
+    failed = [i for i in range(len(cases)) if not _equal(results[i], wanted[i], tolerance)]
     if not failed:
         return
     for key, mistake in mistakes.items():
-        if all(_matches(results[i], mistake(*case), tolerance) for i, case in enumerate(cases)):
+        if all(_equal(results[i], mistake(*case), tolerance) for i, case in enumerate(cases)):
             raise Mistake(key)
     i = failed[0]  # an unknown mistake: show its first case
-    difference = _difference(convert(results[i], wanted[i]), wanted[i], tolerance)
-    raise Wrong(f"For ({_show_all(cases[i])}) {difference} is right.")
+    check_kind(results[i], wanted[i], "your function's result")
+    raise Wrong(f"For ({_show_all(cases[i])}) {_difference(results[i], wanted[i], tolerance)} is right.")
 
 
 def compare_value(value: Any, wanted: Any, mistakes: Mapping[str, Any], tolerance: float = TOLERANCE) -> None:
     """Holds a value to the right one, which is not told. mistakes: key -> the value of who makes it."""
     # unlike a function's result, the wanted value would be the whole solution
-    value = convert(value, wanted, "your answer")
-    if equal(value, wanted, tolerance):
+    if _equal(value, wanted, tolerance):
         return
     for key, mistake in mistakes.items():
-        if equal(value, mistake, tolerance):
+        if _equal(value, mistake, tolerance):
             raise Mistake(key)
+    check_kind(value, wanted, "your answer")
     raise Wrong(f"{show(value)} is not right.")
 
 
-def _matches(result: Any, wanted: Any, tolerance: float) -> bool:
-    try:
-        return equal(convert(result, wanted), wanted, tolerance)
-    except Wrong:  # of another kind or shape
-        return False
-
-
-def convert(value: Any, wanted: Any, what: str = "your function's result") -> Any:
-    """The value in the kind of the wanted one; Wrong where it is of another kind, shape or length."""
-    if isinstance(wanted, Mapping):
-        if not isinstance(value, Mapping) or set(value) != set(wanted):
-            keys = ", ".join(map(repr, wanted))
-            raise Wrong(f"Expected a dict with the keys {keys}; {what} is {show(value)}.")
-        return {key: convert(value[key], part, f"{what}[{key!r}]") for key, part in wanted.items()}
-    if _is_array(wanted):
-        return _to_tensor(value, wanted.shape, what)
-    if isinstance(wanted, list | tuple):
-        value = value.tolist() if hasattr(value, "tolist") else value
-        if not isinstance(value, Sequence) or isinstance(value, str) or len(value) != len(wanted):
-            raise Wrong(f"Expected a list of {len(wanted)}; {what} is {show(value)}.")
-        return [convert(value[i], part, f"{what}[{i}]") for i, part in enumerate(wanted)]
-    if isinstance(wanted, str):
-        if not isinstance(value, str):
-            raise Wrong(f"Expected a text; {what} is {show(value)}.")
-        return value
-    # a tensor with one element counts as a number, and so does True
-    if hasattr(value, "item") and getattr(value, "shape", None) in ((), (1,)):
-        value = value.item()
-    if not isinstance(value, Number) or isinstance(value, complex):
-        kind = "True or False" if isinstance(wanted, bool) else "a number"
-        raise Wrong(f"Expected {kind}; {what} is {show(value)}.")
-    return value
-
-
-def _is_array(value: Any) -> bool:
-    """A tensor or array with dimensions, not a single number."""
-    return hasattr(value, "tolist") and getattr(value, "shape", ()) != ()
-
-
-def _to_tensor(value: Any, shape: tuple, what: str) -> Any:
-    import torch
-
+def _flatten(value: Any, path: tuple = ()) -> dict[tuple, Any]:
+    """Path -> number or text: the elements of dicts, lists and tensors, ("labels", 0, 2) for one of a dict."""
     # a list of lists is as good as a tensor
-    try:
-        value = torch.as_tensor(value).detach().cpu()
-    except (TypeError, ValueError, RuntimeError):
-        raise Wrong(f"Expected a tensor; {what} is {show(value)}.") from None
-    if value.shape != shape:
-        raise Wrong(f"Expected a tensor of shape {tuple(shape)}; {what} has shape {tuple(value.shape)}.")
-    return value.double()
+    if hasattr(value, "tolist"):
+        value = value.tolist()
+    if isinstance(value, Mapping):
+        parts = value.items()
+    elif isinstance(value, list | tuple):
+        parts = enumerate(value)
+    else:
+        return {path: value}
+    elements = {}
+    for key, part in parts:
+        elements |= _flatten(part, (*path, key))
+    return elements
 
 
-def equal(value: Any, wanted: Any, tolerance: float = TOLERANCE) -> bool:
-    """Whether two values of one kind are the same; NaN is the same as NaN."""
-    if isinstance(wanted, Mapping):
-        return all(equal(value[key], part, tolerance) for key, part in wanted.items())
-    if _is_array(wanted):
-        return bool(_is_close(value, wanted, tolerance).all())
-    if isinstance(wanted, list | tuple):
-        return len(value) == len(wanted) and all(
-            map(functools.partial(equal, tolerance=tolerance), value, wanted)
-        )
+def _off(value: Any, wanted: Any, tolerance: float) -> list[tuple] | None:
+    """The paths of the elements that differ; None where keys, shapes or kinds do."""
+    right = _flatten(wanted)
+    # a tensor with one element counts as a number
+    if () in right and getattr(value, "shape", None) == (1,):
+        value = value[0]
+    found = _flatten(value)
+    if found.keys() != right.keys():
+        return None
+    off = []
+    for path, expected in right.items():
+        if not isinstance(found[path], str if isinstance(expected, str) else Real):
+            return None
+        # a number alone may be tiny; an element beside others is as good as zero there
+        if not _is_close(found[path], expected, tolerance, tolerance if path else 1e-9):
+            off.append(path)
+    return off
+
+
+def _is_close(value: Any, wanted: Any, relative: float, absolute: float) -> bool:
+    """Whether two numbers or texts are the same; NaN is the same as NaN."""
     if isinstance(wanted, str):
         return value == wanted
     both_nan = math.isnan(value) and math.isnan(wanted)
-    return both_nan or math.isclose(value, wanted, rel_tol=tolerance, abs_tol=1e-9)
+    return both_nan or math.isclose(value, wanted, rel_tol=relative, abs_tol=absolute)
 
 
-def _is_close(value: Any, wanted: Any, tolerance: float) -> Any:
-    return value.double().isclose(wanted.double(), rtol=tolerance, atol=tolerance, equal_nan=True)
+def _equal(value: Any, wanted: Any, tolerance: float) -> bool:
+    return _off(value, wanted, tolerance) == []
+
+
+def check_kind(value: Any, wanted: Any, what: str) -> None:
+    """Wrong where a value is of another kind, shape or length than the wanted one, or has other keys."""
+    if _off(value, wanted, TOLERANCE) is None:
+        raise Wrong(f"Expected {_kind(wanted)}; {what} is {show(value)}.")
+
+
+def _kind(wanted: Any) -> str:
+    if isinstance(wanted, Mapping):
+        return "a dict with the keys " + ", ".join(f"{key!r} ({_kind(wanted[key])})" for key in wanted)
+    if getattr(wanted, "shape", ()) != ():
+        return f"a tensor of shape {tuple(wanted.shape)}"
+    if isinstance(wanted, tuple):  # several results
+        return f"a list of {len(wanted)}: " + ", ".join(map(_kind, wanted))
+    if isinstance(wanted, list):
+        return f"a list of {len(wanted)}" + (f", each {_kind(wanted[0])}" if wanted else "")
+    names = {str: "a text", bool: "True or False"}
+    return names.get(type(wanted), "a number")
 
 
 def _difference(value: Any, wanted: Any, tolerance: float) -> str:
     """Where two values of one kind differ first."""
-    if isinstance(wanted, Mapping | tuple):  # a tuple: several results
-        parts = wanted.items() if isinstance(wanted, Mapping) else enumerate(wanted)
-        key = next(key for key, part in parts if not equal(value[key], part, tolerance))
-        return f"at [{key!r}] {_difference(value[key], wanted[key], tolerance)}"
-    if not _is_array(wanted):
-        return f"your function returns {show(value)}, and {show(wanted)}"
-    off = ~_is_close(value, wanted, tolerance)
-    first = tuple(off.nonzero()[0].tolist())
-    return (
-        f"{int(off.sum())} of {off.numel()} elements are off, the first at {list(first)}: "
-        f"your function returns {show(value[first])}, and {show(wanted[first])}"
-    )
+    first, *others = _off(value, wanted, tolerance)
+    found, right = _flatten(value), _flatten(wanted)
+    shown = f"your function returns {show(found[first])}, and {show(right[first])}"
+    if first == ():
+        return shown
+    n_off = len(others) + 1
+    return f"{n_off} of {len(right)} elements are off, the first at {list(first)}: {shown}"

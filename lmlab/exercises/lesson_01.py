@@ -7,33 +7,26 @@ from functools import partial
 from statistics import fmean
 from typing import Any
 
-from lmlab.exercises.judging import Mistake, call_each, compare, exercise, fixed_cases, is_stub, show
-
-
-def _random_lengths(rng: random.Random, n: int) -> list[int]:
-    return [rng.randint(1, 40) for _ in range(n)]
+from lmlab.exercises.judging import EXERCISES, Mistake, call_each, compare, exercise, is_stub, show
 
 
 @exercise("01.1")
 def right_size(answer: Any) -> None:
     """The smallest max_length that truncates at most a fraction of the texts."""
-    rng = random.Random(0)
-    cases = [([2, 4, 10], 1 / 3), ([2, 4, 10], 0)]
-    # k and a half texts: no answer depends on how a fraction is rounded
-    for n, k in ((7, 1), (12, 3), (30, 7)):
-        cases.append((_random_lengths(rng, n), (k + 0.5) / n))
     mistakes = {
         "exact_fit_counted": partial(_right_size, lost=operator.ge),
         "fraction_kept": lambda lengths, fraction: _right_size(lengths, 1 - fraction),
+        # a fraction of all tokens, in the unit of a mean over texts
         "tokens_counted": lambda lengths, fraction: _right_size(
             lengths, fraction * fmean(lengths), lost=lambda n, limit: max(0, n - limit)
         ),
     }
-    compare(answer, _right_size, cases, mistakes)
+    compare(answer, _right_size, EXERCISES["01.1"].cases, mistakes)
 
 
 def _right_size(lengths: Sequence[int], fraction: float, lost: Callable = operator.gt) -> int:
     """lost: what a text of n tokens loses under a limit, (n, limit) -> number or bool."""
+    # every limit is tried, not only lengths that occur: nothing to be clever about in a reference
     limit = 0
     while fmean(lost(n, limit) for n in lengths) > fraction:
         limit += 1
@@ -44,7 +37,9 @@ def _flawed_pairs(seed: int) -> list[dict]:
     """Forty sentences; eight come again in capitals, eight with another translation."""
     rng = random.Random(seed)
     pairs = [{"modern": f"You have {i} cats.", "shakespearean": f"Thou hast {i} cats."} for i in range(40)]
+    # normalization alone finds these
     in_capitals = [{**row, "modern": row["modern"].upper()} for row in rng.sample(pairs, 8)]
+    # comparing whole pairs does not find these
     retranslated = [{**row, "shakespearean": "Aye, cats."} for row in rng.sample(pairs, 8)]
     rows = pairs + in_capitals + retranslated
     rng.shuffle(rows)
@@ -104,7 +99,7 @@ def _normalized(row: dict) -> str:
 def word_jaccard(answer: Any) -> None:
     """The Jaccard similarity of two texts' sets of words."""
     # every text with every other, both ways and with itself
-    texts = fixed_cases("01.3")
+    texts = EXERCISES["01.3"].cases
     cases = [(a, b) for a in texts for b in texts]
     mistakes = {
         "raw_texts": lambda a, b: _jaccard(set(a.split()), set(b.split())),
@@ -129,28 +124,24 @@ def _of_words(similarity: Callable[[set, set], float]) -> Callable[[str, str], f
 @exercise("01.4")
 def lost_ends(answer: Any) -> None:
     """How many texts lose their EOS when they are truncated to max_length."""
-    rng = random.Random(1)
-    # texts that just fit, and random ones
-    cases = [([2, 4, 10], 4), ([5, 5, 5], 5)] + [(_random_lengths(rng, 30), limit) for limit in (8, 16, 32)]
     mistakes = {
         "eos_forgotten": lambda lengths, limit: sum(n > limit for n in lengths),
         "fraction_returned": lambda lengths, limit: fmean(n + 1 > limit for n in lengths),
         "kept_counted": lambda lengths, limit: sum(n + 1 <= limit for n in lengths),
     }
+    cases = EXERCISES["01.4"].cases
     compare(answer, lambda lengths, limit: sum(n + 1 > limit for n in lengths), cases, mistakes)
 
 
 @exercise("01.5")
 def padding_fraction(answer: Any) -> None:
     """The fraction of padding when each batch is padded to its longest text."""
-    rng = random.Random(2)
-    cases = [([3, 5, 8, 4], 2), ([6, 6, 6], 2)]
-    # the last batch of nine and of twenty-one is smaller than the others
-    cases += [(_random_lengths(rng, n), size) for n, size in ((9, 4), (16, 4), (21, 8))]
+    cases = EXERCISES["01.5"].cases
     mistakes = {
         "padded_to_longest_of_all": lambda lengths, size: 1 - sum(lengths) / (len(lengths) * max(lengths)),
         "divided_by_real_tokens": lambda lengths, size: sum(_slots(lengths, size)) / sum(lengths) - 1,
         "fraction_of_real_tokens": lambda lengths, size: sum(lengths) / sum(_slots(lengths, size)),
+        # differs from the right answer only where batches differ in size
         "mean_over_batches": _mean_padding_of_batches,
     }
     compare(answer, lambda lengths, size: 1 - sum(lengths) / sum(_slots(lengths, size)), cases, mistakes)

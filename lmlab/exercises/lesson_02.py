@@ -1,14 +1,13 @@
 """Lesson 02: the parts of GPT-2."""
 
 import math
-import random
 from collections.abc import Sequence
 from functools import partial
 from itertools import pairwise
 from statistics import fmean
 from typing import Any
 
-from lmlab.exercises.judging import compare, exercise, random_tensors
+from lmlab.exercises.judging import EXERCISES, compare, exercise, random_tensors
 
 
 @exercise("02.1")
@@ -18,8 +17,10 @@ def count_parameters(answer: Any) -> None:
     # the right number and what each mistake adds or leaves out
     right = _parameters_of_built_model
     mistakes = {
+        # the head is tied to the token embedding
         "head_counted": lambda L, C, T, V: right(L, C, T, V) + V * C,
         "positions_forgotten": lambda L, C, T, V: right(L, C, T, V) - T * C,
+        # 9C a layer: 3C of c_attn, C and 4C and C of the three other linear layers
         "biases_forgotten": lambda L, C, T, V: right(L, C, T, V) - L * 9 * C,
         "last_norm_forgotten": lambda L, C, T, V: right(L, C, T, V) - 2 * C,
     }
@@ -96,10 +97,6 @@ def _cross_entropy(logits: Any, ids: Any, reduction: str = "mean") -> float:
 @exercise("02.4")
 def bigram_loss(answer: Any) -> None:
     """The validation loss of a table of bigram counts, in nats per token."""
-    rng = random.Random(0)
-    cases = []
-    for vocab_size, added in ((5, 1), (8, 0.1), (6, 0.5)):
-        cases.append((_walk(rng, 60, vocab_size), _walk(rng, 20, vocab_size), vocab_size, added))
     mistakes = {
         "counted_on_validation": lambda train, validation, *rest: _bigram(validation, validation, *rest),
         "evaluated_on_train": lambda train, validation, *rest: _bigram(train, train, *rest),
@@ -107,20 +104,13 @@ def bigram_loss(answer: Any) -> None:
         "joint": partial(_bigram, joint=True),
         "bits": lambda *case: _bigram(*case) / math.log(2),
     }
-    compare(answer, _bigram, cases, mistakes)
-
-
-def _walk(rng: random.Random, n: int, vocab_size: int) -> list[int]:
-    """Token ids that mostly count upward, so that rows and columns of the table differ."""
-    ids = [0]
-    while len(ids) < n:
-        ids.append((ids[-1] + 1) % vocab_size if rng.random() < 0.7 else rng.randrange(vocab_size))
-    return ids
+    compare(answer, _bigram, EXERCISES["02.4"].cases, mistakes)
 
 
 def _bigram(
     train: Sequence[int], validation: Sequence[int], vocab_size: int, added: float, joint: bool = False
 ) -> float:
+    # what is added keeps unseen pairs from probability 0, whose loss would be infinite
     counts = [[added] * vocab_size for _ in range(vocab_size)]
     for a, b in pairwise(train):
         counts[a][b] += 1

@@ -1,12 +1,11 @@
 """Lesson 03: scoring endings, and how certain an accuracy is."""
 
 import math
-import random
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
-from lmlab.exercises.judging import compare, exercise
+from lmlab.exercises.judging import EXERCISES, compare, exercise
 
 
 @exercise("03.1")
@@ -20,10 +19,12 @@ def items_needed(answer: Any) -> None:
         "point_estimate": lambda p: _first_above_chance(p, lambda k, n: k / n),
     }
     reference = partial(_first_above_chance, lower_end=lambda k, n: wilson_interval(k, n)[0])
+    # a number of items is right or wrong: no tolerance
     compare(answer, reference, cases, mistakes, tolerance=1e-9)
 
 
 def _first_above_chance(p: float, lower_end: Callable[[int, int], float]) -> int:
+    # multiples of ten, so that readers agree on where to look
     n = 10
     while lower_end(round(p * n), n) <= 0.25:
         n += 10
@@ -41,10 +42,12 @@ def ending_logprob(answer: Any) -> None:
     import torch
 
     rng = torch.Generator().manual_seed(0)
+    # logits far apart, so that each mistake changes the score
     cases = []
     for T, first in ((6, 3), (9, 4), (5, 4)):
         cases.append((2 * torch.randn(T, 9, generator=rng), torch.randint(9, (T,), generator=rng), first))
     mistakes = {
+        # read where the token has just been seen
         "off_by_one": partial(_ending, shift=0),
         "context_scored": lambda logits, ids, first: _ending(logits, ids, 1),
         "first_token_missing": lambda logits, ids, first: _ending(logits, ids, first + 1),
@@ -63,17 +66,12 @@ def _ending(logits: Any, ids: Any, first: int, shift: int = 1, normalized: bool 
 @exercise("03.3")
 def choose_endings(answer: Any) -> None:
     """The ending with the highest mean log-probability per token, of each item."""
-    rng = random.Random(0)
-    # long endings have low sums, so that the conventions choose differently
-    n_tokens = [[rng.randint(2, 9) for _ in range(4)] for _ in range(12)]
-    logprobs = [[-n * (1 + rng.random()) for n in row] for row in n_tokens]
     mistakes = {
         "by_sum": _best_by(lambda logprob, n: logprob),
         "least_likely": _best_by(lambda logprob, n: -logprob / n),
         "multiplied": _best_by(lambda logprob, n: logprob * n),
     }
-    cases = [(logprobs[:3], n_tokens[:3]), (logprobs, n_tokens)]
-    compare(answer, _best_by(lambda logprob, n: logprob / n), cases, mistakes)
+    compare(answer, _best_by(lambda logprob, n: logprob / n), EXERCISES["03.3"].cases, mistakes)
 
 
 def _best_by(score: Callable[[float, int], float]) -> Callable[[list, list], list[int]]:
@@ -94,18 +92,21 @@ def p_value(answer: Any) -> None:
     """McNemar's exact test, two-sided."""
     from lmlab.evaluation.statistics import mcnemar
 
-    rng = random.Random(0)
-    yes, no = [True], [False]
-    # 28 against 12 items with nine ties, then no disagreement at all, then random answers
-    cases = [(no * 28 + yes * 12 + yes * 9, yes * 28 + no * 12 + yes * 9), (yes * 2 + no, yes * 2 + no)]
-    for accuracies in ((0.3, 0.6), (0.5, 0.5)):
-        cases.append(tuple([rng.random() < p for _ in range(40)] for p in accuracies))
+    # many disagreements, none at all, and as many of either kind
+    cases = [_graded(12, 28, 9), _graded(0, 0, 2), _graded(6, 6, 10), _graded(3, 9, 1)]
     mistakes = {
         "one_sided": lambda a, b: _tail(sum(_disagreements(a, b)), min(_disagreements(a, b))),
         "above_one": lambda a, b: 2 * _tail(sum(_disagreements(a, b)), min(_disagreements(a, b))),
+        # a coin tossed for every item, not only for those on which the models disagree
         "ties_counted": lambda a, b: min(1, 2 * _tail(len(a), min(_disagreements(a, b)))),
     }
     compare(answer, lambda a, b: mcnemar(a, b).p_value, cases, mistakes)
+
+
+def _graded(n_a: int, n_b: int, n_both: int) -> tuple[list[bool], list[bool]]:
+    """Items on which a alone is correct, b alone, both, and one on which neither is."""
+    pairs = [(True, False)] * n_a + [(False, True)] * n_b + [(True, True)] * n_both + [(False, False)]
+    return [a for a, _ in pairs], [b for _, b in pairs]
 
 
 def _disagreements(a: Sequence[bool], b: Sequence[bool]) -> tuple[int, int]:

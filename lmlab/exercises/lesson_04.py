@@ -1,31 +1,26 @@
 """Lesson 04: which tokens contribute to the loss, and what a validation loss is."""
 
 import math
-import random
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
-from lmlab.exercises.judging import compare, exercise, fixed_cases
+from lmlab.exercises.judging import EXERCISES, compare, exercise
 from lmlab.models import IGNORE_INDEX
 
 
 @exercise("04.1")
 def mask(answer: Any) -> None:
     """The labels of a row: the prompt masked, the answer and its EOS not."""
-    rng = random.Random(0)
-    cases = []
-    # token 0 is the EOS
-    for n, n_prompt in ((6, 3), (9, 5), (4, 1)):
-        cases.append(([rng.randrange(1, 99) for _ in range(n)] + [0], n_prompt))
     mistakes = {
         "eos_masked": lambda ids, n_prompt: [*_masked(ids, n_prompt)[:-1], IGNORE_INDEX],
         "one_too_few": lambda ids, n_prompt: _masked(ids, n_prompt - 1),
         "one_too_many": lambda ids, n_prompt: _masked(ids, n_prompt + 1),
+        # prompt and answer the wrong way round
         "answer_masked": lambda ids, n_prompt: ids[:n_prompt] + [IGNORE_INDEX] * (len(ids) - n_prompt),
         "nothing_masked": lambda ids, n_prompt: ids,
     }
-    compare(answer, _masked, cases, mistakes)
+    compare(answer, _masked, EXERCISES["04.1"].cases, mistakes)
 
 
 def _masked(ids: list[int], n_prompt: int) -> list[int]:
@@ -35,13 +30,13 @@ def _masked(ids: list[int], n_prompt: int) -> list[int]:
 @exercise("04.2")
 def collate(answer: Any) -> None:
     """A padded batch in which padding and EOS are the same token."""
-    rng = random.Random(0)
     # EOS and padding are token 0, and the first two tokens of each row are its prompt
     rows = []
     for n in (3, 6, 5, 2, 8):
-        ids = [rng.randrange(1, 50) for _ in range(n)] + [0]
+        ids = [*range(11, 11 + n), 0]
         rows.append({"input_ids": ids, "labels": [IGNORE_INDEX] * 2 + ids[2:]})
     mistakes = {
+        # what a collator does that knows padding by its token
         "eos_label_lost": partial(_collated, by_token=("labels",)),
         "eos_lost": partial(_collated, by_token=("labels", "attention_mask")),
         "eos_not_attended": partial(_collated, by_token=("attention_mask",)),
@@ -59,6 +54,7 @@ def _collated(
         "labels": _padded([row["labels"] for row in rows], padding_label),
         "attention_mask": _padded([[1] * len(row["input_ids"]) for row in rows], 0),
     }
+    # true for the EOS at the end of a row, too
     is_pad = batch["input_ids"] == pad
     if "labels" in by_token:
         batch["labels"] = batch["labels"].masked_fill(is_pad, IGNORE_INDEX)
@@ -77,19 +73,16 @@ def _padded(lists: list[list[int]], filling: int) -> Any:
 @exercise("04.3")
 def perplexity(answer: Any) -> None:
     """The perplexity over batches, of each of which the mean loss and the number of tokens are known."""
-    rng = random.Random(0)
-    cases = [([(1.0, 10), (3.0, 30)],)]
-    for n in (4, 9):
-        cases.append(([(4 * rng.random(), rng.randint(1, 60)) for _ in range(n)],))
     mistakes = {
         "mean_of_means": lambda batches: math.exp(sum(mean for mean, _ in batches) / len(batches)),
         "weighted_mean_of_perplexities": lambda batches: _loss([(math.exp(mean), n) for mean, n in batches]),
+        # every batch weighs the same
         "mean_of_perplexities": lambda batches: _loss([(math.exp(mean), 1) for mean, _ in batches]),
         "loss_returned": _loss,
         # math.exp overflows above 709
         "losses_summed": lambda batches: math.exp(min(700, sum(mean * n for mean, n in batches))),
     }
-    compare(answer, lambda batches: math.exp(_loss(batches)), cases, mistakes)
+    compare(answer, lambda batches: math.exp(_loss(batches)), EXERCISES["04.3"].cases, mistakes)
 
 
 def _loss(batches: Sequence[tuple[float, int]]) -> float:
@@ -108,7 +101,7 @@ def early_stopping(answer: Any) -> None:
             min(losses[: _stopping_point(losses, patience) + 1])
         ),
     }
-    compare(answer, _stopping_point, fixed_cases("04.4"), mistakes)
+    compare(answer, _stopping_point, EXERCISES["04.4"].cases, mistakes)
 
 
 def _stopping_point(
@@ -116,6 +109,7 @@ def _stopping_point(
 ) -> int:
     """best: of the losses so far, the one that a new loss must beat."""
     without_progress = 0
+    # the first evaluation is always the best so far
     for i in range(1, len(losses)):
         to_beat = best(losses[:i])
         is_better = losses[i] < to_beat or (tie_is_better and losses[i] == to_beat)

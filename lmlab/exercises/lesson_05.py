@@ -19,6 +19,7 @@ def count(answer: Any) -> None:
     wanted = _trainable(shapes.values())
     mistakes = {
         "attention_alone": _trainable(_ATTENTION.values()),
+        # k and v as wide as q: without grouped-query attention
         "full_heads": _trainable({**shapes, "k": (2048, 2048), "v": (2048, 2048)}.values()),
         "one_layer_or_rank": wanted // _RANK,
         "one_layer_and_rank": wanted // (_LAYERS * _RANK),
@@ -39,6 +40,7 @@ def quantize(answer: Any) -> None:
     import torch
 
     rng = torch.Generator().manual_seed(0)
+    # like NF4's values, in uneven steps, but not the ones of the lesson
     nf4_like = torch.tensor(
         [-1.0, -0.7, -0.53, -0.39, -0.28, -0.18, -0.09, 0, 0.08, 0.16, 0.25, 0.34, 0.44, 0.56, 0.72, 1.0]
     )

@@ -2,12 +2,11 @@
 
 import itertools
 import math
-import random
 from collections.abc import Iterable, Sequence
 from functools import partial
 from typing import Any
 
-from lmlab.exercises.judging import Mistake, call_each, compare, convert, exercise, fixed_cases
+from lmlab.exercises.judging import EXERCISES, Mistake, call_each, check_kind, compare, exercise
 from lmlab.models import IGNORE_INDEX
 
 
@@ -18,11 +17,13 @@ def format_valid(answer: Any) -> None:
         "empty_reasoning": partial(_is_valid, needs_reasoning=False),
         "second_tag": partial(_is_valid, one_tag=False),
         "answer_in_reasoning": partial(_is_valid, answer_after_tag=False),
+        # both at once: a function is told a mistake only if it explains all cases
         "empty_reasoning_and_second_tag": partial(_is_valid, needs_reasoning=False, one_tag=False),
         "tag_alone": lambda text: "</think>" in text,
         "correctness_required": lambda text: all(_grade(text)),
     }
-    compare(answer, lambda text: _grade(text)[0], [(text,) for text in fixed_cases("06.1")], mistakes)
+    cases = [(text,) for text in EXERCISES["06.1"].cases]
+    compare(answer, lambda text: _grade(text)[0], cases, mistakes)
 
 
 def _grade(text: str) -> tuple[bool, bool]:
@@ -36,6 +37,7 @@ def _grade(text: str) -> tuple[bool, bool]:
 def _is_valid(
     text: str, needs_reasoning: bool = True, one_tag: bool = True, answer_after_tag: bool = True
 ) -> bool:
+    # the chat template may have opened the reasoning already, so the tag at the start is optional
     reasoning, tag, spoken = text.removeprefix("<think>").partition("</think>")
     if not tag:
         return False
@@ -49,20 +51,14 @@ def _is_valid(
 @exercise("06.2")
 def conversation_labels(answer: Any) -> None:
     """The labels of a conversation of which the assistant's turns are learned."""
-    rng = random.Random(0)
-    roles = ["system", "user", "assistant", "user", "assistant"]
-    cases = []
-    # one question, two with a system prompt, and two without; token 1 ends a turn
-    for some in (roles[1:3], roles, roles[1:]):
-        turns = [(role, [rng.randrange(9, 99) for _ in range(rng.randint(2, 5))] + [1]) for role in some]
-        cases.append((turns,))
     mistakes = {
         "nothing_masked": partial(_labels, learned=("system", "user", "assistant")),
+        # all turns but the last count as the user's
         "last_turn_only": lambda turns: _labels([("user", ids) for _, ids in turns[:-1]] + turns[-1:]),
         "end_masked": partial(_labels, learns_end=False),
         "wrong_roles": partial(_labels, learned=("system", "user")),
     }
-    compare(answer, _labels, cases, mistakes)
+    compare(answer, _labels, EXERCISES["06.2"].cases, mistakes)
 
 
 def _labels(
@@ -75,6 +71,7 @@ def _labels(
         elif learns_end:
             labels += ids
         else:
+            # without the end of a turn the model never learns to stop
             labels += [*ids[:-1], IGNORE_INDEX]
     return labels
 
@@ -83,6 +80,7 @@ def _labels(
 def vote_wins(answer: Any) -> None:
     """The probability that a majority vote is correct, if no two wrong answers agree."""
     mistakes = {
+        # more than half of all, as if wrong answers agreed
         "majority": lambda p, n: _probability(p, n, range(n // 2 + 1, n + 1)),
         "one_is_enough": lambda p, n: _probability(p, n, range(1, n + 1)),
         "exactly_two": lambda p, n: _probability(p, n, [2]),
@@ -110,13 +108,15 @@ def vote(answer: Any) -> None:
     """The answer of the majority, where "1/2" and "0.5" are one answer."""
     from lmlab.data.answers import answers_match, majority_vote
 
-    cases = fixed_cases("06.4")
+    cases = EXERCISES["06.4"].cases
     # not by ``compare``: any spelling of the right value is a right answer
     results = call_each(answer, [(votes,) for votes in cases], if_none="none_counted")
-    results = [convert(result, "") for result in results]
+    for result in results:
+        check_kind(result, "", "your function's result")
     wrong = [i for i, votes in enumerate(cases) if not answers_match(results[i], majority_vote(votes))]
     if not wrong:
         return
+    # compares spellings: right where all votes are written alike
     if all(answers_match(result, _most_common(votes)) for result, votes in zip(results, cases, strict=True)):
         raise Mistake("texts_counted")
     votes, got = cases[wrong[0]], results[wrong[0]]
@@ -124,5 +124,6 @@ def vote(answer: Any) -> None:
 
 
 def _most_common(votes: Sequence[str | None]) -> str:
+    # a sample without an answer votes for nobody
     given = [vote for vote in votes if vote]
     return max(given, key=given.count)

@@ -39,6 +39,7 @@ def worst_rounding(answer: Any) -> None:
         "relative_to_largest": lambda x, dtype: (_error(x, dtype).max() / x.abs().max()).item(),
         "eps": lambda x, dtype: torch.finfo(dtype).eps,
     }
+    # a wider tolerance: the error is a difference of nearly equal numbers
     compare(answer, lambda x, dtype: _relative_error(x, dtype).max().item(), cases, mistakes, tolerance=1e-3)
 
 
@@ -63,6 +64,7 @@ def bits_in_gguf(answer: Any) -> None:
     mistakes = {
         "weights_alone": {"q8_0": 8.0, "q4_0": 4.0, "q4_1": 4.0},
         "scales_of_32_bits": {"q8_0": 9.0, "q4_0": 5.0, "q4_1": 6.0},
+        # q4_1 taken for q4_0
         "minimum_forgotten": {**wanted, "q4_1": 4.5},
         "bytes_of_block": {"q8_0": 34.0, "q4_0": 18.0, "q4_1": 20.0},
     }

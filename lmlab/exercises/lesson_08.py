@@ -1,30 +1,24 @@
 """Lesson 08: packing, copying, diversity, temperature."""
 
-import random
 from collections.abc import Sequence
 from functools import partial
 from statistics import fmean
 from typing import Any
 
-from lmlab.exercises.judging import compare, exercise, fixed_cases, random_tensors
+from lmlab.exercises.judging import EXERCISES, compare, exercise, random_tensors
 
 
 @exercise("08.1")
 def blocks(answer: Any) -> None:
     """All complete blocks of a packed sequence that begin at an EOS."""
-    rng = random.Random(0)
-    cases = []
-    # documents of two to seven tokens; token 0 is the EOS
-    for n, length in ((5, 6), (8, 4), (3, 9)):
-        documents = [[rng.randrange(1, 50) for _ in range(rng.randint(2, 7))] for _ in range(n)]
-        cases.append((documents, 0, length))
     mistakes = {
+        # one token longer, and its EOS cut off
         "after_eos": lambda *case: [block[1:] for block in _blocks(*case[:2], case[2] + 1)],
         "anywhere": partial(_blocks, stride=1),
         "consecutive": lambda documents, eos, length: _blocks(documents, eos, length, stride=length),
         "short_blocks": partial(_blocks, complete=False),
     }
-    compare(answer, _blocks, cases, mistakes)
+    compare(answer, _blocks, EXERCISES["08.1"].cases, mistakes)
 
 
 def _blocks(
@@ -50,19 +44,13 @@ def _ngrams(text: str, n: int) -> list[tuple[str, ...]]:
     return [tuple(words[i : i + n]) for i in range(len(words) - n + 1)]
 
 
-def _random_text(rng: random.Random, n: int) -> str:
-    return " ".join(rng.choice("the red old witch fox sings here and there".split()) for _ in range(n))
-
-
 @exercise("08.2")
 def copied_fraction(answer: Any) -> None:
     """The fraction of a text's n-grams that occur in a training text."""
-    rng = random.Random(0)
-    # the fixed texts copy an n-gram twice, or seem to copy one that reaches across two training texts
-    cases = fixed_cases("08.2")
-    cases += [(_random_text(rng, 14), [_random_text(rng, 12) for _ in range(3)], n) for n in (1, 2, 3)]
     mistakes = {
+        # each n-gram of the text once
         "distinct_counted": lambda text, training, n: _fraction_in(list(set(_ngrams(text, n))), training, n),
+        # makes n-grams that reach from one text into the next
         "training_texts_joined": lambda text, training, n: _copied(text, [" ".join(training)], n),
         "words_counted": lambda text, training, n: _copied(text, training, 1),
         "divided_by_words": lambda text, training, n: (
@@ -70,12 +58,13 @@ def copied_fraction(answer: Any) -> None:
         ),
         "new_counted": lambda text, training, n: 1 - _copied(text, training, n),
     }
-    compare(answer, _reference_copied, cases, mistakes)
+    compare(answer, _reference_copied, EXERCISES["08.2"].cases, mistakes)
 
 
 def _reference_copied(text: str, training: Sequence[str], n: int) -> float:
     from lmlab.data.dedup import copied_ngrams
 
+    # the course's own measure, so that exercise and lesson cannot disagree
     copied, total = copied_ngrams([text], training, n)
     return copied[0] / total[0]
 
@@ -94,17 +83,13 @@ def distinct(answer: Any) -> None:
     """The fraction of different n-grams over all texts."""
     from lmlab.data.statistics import distinct_n
 
-    rng = random.Random(1)
-    # two equal texts, which a mean over texts takes for diverse
-    cases = [(["the fox sings", "the fox sings"], 2)]
-    cases += [([_random_text(rng, 9) for _ in range(4)], n) for n in (1, 2, 3)]
     mistakes = {
         "mean_over_texts": lambda texts, n: fmean(_distinct_in(text, n) for text in texts),
         "texts_joined": lambda texts, n: _distinct_in(" ".join(texts), n),
         "not_divided": lambda texts, n: len({ngram for text in texts for ngram in _ngrams(text, n)}),
         "words_counted": lambda texts, n: _distinct_in(" ".join(texts), 1),
     }
-    compare(answer, distinct_n, cases, mistakes)
+    compare(answer, distinct_n, EXERCISES["08.3"].cases, mistakes)
 
 
 def _distinct_in(text: str, n: int) -> float:
@@ -121,7 +106,9 @@ def sampling_probabilities(answer: Any) -> None:
         cases.append((2 * logits, temperature, k))
     mistakes = {
         "multiplied": lambda logits, t, k: (_cut(logits, k) * t).softmax(0),
+        # not normalized again: adds up to less than one
         "cut_after_softmax": lambda logits, t, k: (logits / t).softmax(0) * _is_kept(logits, k),
+        # a logit of 0 is not unlikely
         "cut_with_zero": lambda logits, t, k: (logits * _is_kept(logits, k) / t).softmax(0),
         "temperature_unused": lambda logits, t, k: _cut(logits, k).softmax(0),
         "nothing_cut": lambda logits, t, k: (logits / t).softmax(0),
@@ -135,4 +122,5 @@ def _is_kept(logits: Any, k: int) -> Any:
 
 
 def _cut(logits: Any, k: int) -> Any:
+    # exp(-inf) is 0, so the softmax gives these nothing
     return logits.masked_fill(~_is_kept(logits, k), float("-inf"))

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
-from lmlab.exercises.judging import compare, exercise, fixed_cases
+from lmlab.exercises.judging import EXERCISES, compare, exercise
 
 
 @exercise("09.1")
@@ -23,6 +23,7 @@ def advantages(answer: Any) -> None:
             _advantages, deviation=statistics.pstdev, of_equal=math.nan
         ),
         "not_divided": partial(_advantages, deviation=lambda rewards: 1.0),
+        # TRL's 0.0001, here against a division by zero
         "mean_not_subtracted": lambda rewards: [r / (statistics.stdev(rewards) + 1e-4) for r in rewards],
     }
     compare(answer, _advantages, cases, mistakes, tolerance=2e-3)  # room for TRL's 0.0001
@@ -45,6 +46,7 @@ def pass_at_k(answer: Any) -> None:
     cases = [(8, 2, 1), (8, 2, 4), (10, 3, 5), (6, 0, 3), (6, 5, 2), (5, 5, 5)]
     mistakes = {
         "with_replacement": lambda n, c, k: 1 - (1 - c / n) ** k,
+        # right where k is 1
         "pass_at_1": lambda n, c, k: c / n,
         "probabilities_added": lambda n, c, k: min(1, k * c / n),
         "none_correct": lambda n, c, k: 1 - _pass_at_k(n, c, k),
@@ -100,6 +102,7 @@ def clipped_loss(answer: Any) -> None:
     mistakes = {
         "always_clipped": lambda ratio, advantage, epsilon: -_clip(ratio, epsilon) * advantage,
         "not_clipped": lambda ratio, advantage, epsilon: -ratio * advantage,
+        # a clip that helps the objective instead of holding it back
         "larger_taken": partial(_clipped_loss, taken=max),
         "objective_returned": lambda *case: -_clipped_loss(*case),
     }
@@ -126,7 +129,7 @@ def reward(answer: Any) -> None:
         ),
         "texts_compared": lambda text, wanted: float(_numbers(_spoken(text))[-1:] == [wanted]),
     }
-    compare(answer, _reward, fixed_cases("09.5"), mistakes)
+    compare(answer, _reward, EXERCISES["09.5"].cases, mistakes)
 
 
 def _reward(text: str, wanted: str) -> float:

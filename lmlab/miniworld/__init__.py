@@ -7,7 +7,6 @@
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
 
 from lmlab.miniworld import (
     encyclopedia,
@@ -20,6 +19,7 @@ from lmlab.miniworld import (
     stories,
 )
 from lmlab.miniworld.grammar import Sampler, stream
+from lmlab.miniworld.splits import distinct_rows
 
 MODELS = Path(__file__).parent / "models"
 BASES = ("gpt2", "llama", "qwen2")  # the architectures of lessons 02 and 04, 05, 06
@@ -37,29 +37,45 @@ def _texts(name: str, generate: Callable[[Sampler], str], split: str, n: int, se
 
 def _encyclopedia(split: str, n: int, seed: int) -> list[dict]:
     rows = _texts("encyclopedia", encyclopedia.entry, split, n, seed)
-    return [{"title": encyclopedia.title(row["text"]), **row} for row in rows]
+    # an entry begins with its title, " = Loaf = "
+    return [{"title": row["text"].split("=")[1].strip(), **row} for row in rows]
 
 
-class _Set(NamedTuple):
-    rows: Callable[[str, int, int], list[dict]]  # split, n, seed -> rows
-    train: int  # default numbers of rows
-    validation: int
+def _distinct(
+    name: str, generate: Callable[[Sampler], dict], key: str, split: str, n: int, seed: int
+) -> list[dict]:
+    return distinct_rows(generate, key, n, Sampler(stream(name, split, seed)), split)
 
 
+def _science(split: str, n: int, seed: int) -> list[dict]:
+    rows = _distinct("science", problems.science, "problem_text", split, n, seed)
+    # SciBench's ids are unique within a book, these within a split
+    return [{**row, "problemid": f"{split}-{i}"} for i, row in enumerate(rows)]
+
+
+# name -> (function of split, n and seed that gives rows, default number of rows of train and validation)
 # the numbers are small enough to be made in seconds, and large enough for the effects that the lessons
 # measure
 _SETS = {
-    "stories": _Set(partial(_texts, "stories", stories.story), 24_000, 500),
-    "encyclopedia": _Set(_encyclopedia, 2_000, 200),
-    "hellaswag": _Set(hellaswag.rows, 1_000, 400),
-    "pairs": _Set(shakespeare.rows, 4_000, 400),
-    "pairs-274": _Set(flawed_pairs.rows, 220, 54),
-    "plays": _Set(plays.rows, 600, 60),
-    "problems": _Set(partial(problems.rows, "problems"), 4_000, 400),
-    "harder-problems": _Set(partial(problems.rows, "harder-problems"), 1_000, 200),
-    "distracting-problems": _Set(partial(problems.rows, "distracting-problems"), 1_000, 200),
-    "science": _Set(partial(problems.rows, "science"), 1_000, 200),
-    "fantasy": _Set(fantasy.rows, 630, 70),
+    "stories": (partial(_texts, "stories", stories.story), 24_000, 500),
+    "encyclopedia": (_encyclopedia, 2_000, 200),
+    "hellaswag": (hellaswag.rows, 1_000, 400),
+    "pairs": (partial(_distinct, "pairs", shakespeare.pair, "modern"), 4_000, 400),
+    "pairs-274": (flawed_pairs.rows, 220, 54),
+    "plays": (plays.rows, 600, 60),
+    "problems": (partial(_distinct, "problems", problems.problem, "problem"), 4_000, 400),
+    "harder-problems": (
+        partial(_distinct, "harder-problems", problems.harder_problem, "problem"),
+        1_000,
+        200,
+    ),
+    "distracting-problems": (
+        partial(_distinct, "distracting-problems", problems.distracting_problem, "problem"),
+        1_000,
+        200,
+    ),
+    "science": (_science, 1_000, 200),
+    "fantasy": (partial(_distinct, "fantasy", fantasy.location, "text"), 630, 70),
 }
 
 
@@ -88,9 +104,10 @@ def dataset(name: str, split: str = "train", n: int | None = None, seed: int = 0
         raise ValueError(f"miniworld has no dataset {name!r}; it has {', '.join(_SETS)}")
     if split not in SPLITS:
         raise ValueError(f"split of miniworld/{name} got {split!r}; expected one of {', '.join(SPLITS)}")
+    rows, n_train, n_validation = _SETS[name]
     if n is None:
-        n = getattr(_SETS[name], split)
-    return _SETS[name].rows(split, n, seed)
+        n = n_train if split == "train" else n_validation
+    return rows(split, n, seed)
 
 
 def model_dir(name: str) -> Path:
@@ -100,11 +117,8 @@ def model_dir(name: str) -> Path:
         name: "gpt2", "llama" or "qwen2".
 
     Raises:
-        ValueError: unknown name, or a base that is not there.
+        ValueError: unknown name.
     """
     if name not in BASES:
         raise ValueError(f"miniworld has no model {name!r}; it has {', '.join(BASES)}")
-    folder = MODELS / name
-    if not (folder / "config.json").exists():
-        raise ValueError(f"{folder} holds no model; rebuild it with: python -m lmlab.miniworld.bases {name}")
-    return folder
+    return MODELS / name

@@ -65,11 +65,6 @@ def _neighbors(words: list[str], i: int) -> list[str]:
     return [words[i - 1] if i else "", after]
 
 
-def _verbs_of_thou(words: list[str]) -> list[list[str]]:
-    """For each thou the two words that could be its verb."""
-    return [_neighbors(words, i) for i, word in enumerate(words) if word.lower() == "thou"]
-
-
 def _is_thou_form(word: str) -> bool:
     return word.lower().endswith("st") or word.lower() in _THOU_FORMS
 
@@ -100,16 +95,16 @@ def check_archaic(modern_text: str, shakespearean: str) -> dict[str, bool]:
     words, source = re.findall(_WORD, shakespearean), re.findall(_WORD, modern_text)
     lower = {word.lower() for word in words}
     addressed = {word.lower() for word in source} & {"you", "your", "yours"}
-    thou_verbs = _verbs_of_thou(words)
-    # names that end like a verb, as Elizabeth, are no mistake
-    eth = [
-        verb for near in thou_verbs for verb in near if re.search("eth$|^(hath|doth|saith)$", verb.lower())
-    ]
+    # for each thou the two words that could be its verb
+    thou_verbs = [_neighbors(words, i) for i, word in enumerate(words) if word.lower() == "thou"]
+    near_thou = [verb for near in thou_verbs for verb in near]
+    eth = [verb for verb in near_thou if re.search("eth$|^(hath|doth|saith)$", verb.lower())]
     content = [word for word in source if word in _CONTENT]
     result = {
         "no_modern_words": not lower & _MODERN_ONLY,
         "address_kept": not addressed or bool(lower & {"thou", "thee", "thy", "thine"}),
         "thou_agrees": "you" not in addressed or all(any(map(_is_thou_form, near)) for near in thou_verbs),
+        # names that end like a verb, as Elizabeth, are no mistake
         "no_eth_with_thou": all(verb in PEOPLE for verb in eth),
         "thine_before_vowel": _possessives_right(words),
         "negation_kept": ("not" in lower) == ("not" in source),

@@ -8,8 +8,6 @@ Their configurations are in ``data/bases.json``: widths are multiples of 64, the
 from __future__ import annotations
 
 import argparse
-import shutil
-import tempfile
 from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
@@ -69,12 +67,8 @@ def make_optimizers(model: PreTrainedModel) -> list[torch.optim.Optimizer]:
 
     # a tied head is the embedding itself, and stays with it
     embeddings = {id(module.weight) for module in model.modules() if isinstance(module, torch.nn.Embedding)}
-    matrices, others = [], []
-    for p in model.parameters():
-        if p.ndim == 2 and id(p) not in embeddings:
-            matrices.append(p)
-        elif p.ndim < 2 or id(p) in embeddings:
-            others.append(p)
+    matrices = [p for p in model.parameters() if p.ndim == 2 and id(p) not in embeddings]
+    others = [p for p in model.parameters() if p.ndim < 2 or id(p) in embeddings]
     return [
         torch.optim.Muon(matrices, lr=5 * PEAK_LEARNING_RATE, weight_decay=0.05),
         torch.optim.AdamW(others, lr=PEAK_LEARNING_RATE, betas=(0.9, 0.98), weight_decay=0.0),
@@ -87,12 +81,10 @@ def pretrain(model: PreTrainedModel, batches: Iterator[torch.Tensor], steps: int
     from transformers import get_cosine_with_min_lr_schedule_with_warmup
 
     optimizers = make_optimizers(model)
-    schedules = []
-    for optimizer in optimizers:
-        schedule = get_cosine_with_min_lr_schedule_with_warmup(
-            optimizer, num_warmup_steps=steps // 50, num_training_steps=steps, min_lr_rate=0.01
-        )
-        schedules.append(schedule)
+    schedules = [
+        get_cosine_with_min_lr_schedule_with_warmup(optimizer, steps // 50, steps, min_lr_rate=0.01)
+        for optimizer in optimizers
+    ]
     losses: deque[float] = deque(maxlen=100)
     model.train()
     for step in range(1, steps + 1):
@@ -104,9 +96,8 @@ def pretrain(model: PreTrainedModel, batches: Iterator[torch.Tensor], steps: int
         model.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        for optimizer, schedule in zip(optimizers, schedules, strict=True):
-            optimizer.step()
-            schedule.step()
+        for stepped in (*optimizers, *schedules):  # a schedule steps after its optimizer
+            stepped.step()
         losses.append(loss.item())
         if step % 100 == 0:
             print(f"step {step} of {steps}: {sum(losses) / len(losses):.3f} nats per token", flush=True)
@@ -133,67 +124,45 @@ def story_loss(
     return nats / tokens, -sum(row["logprob"] for row in rows) / tokens
 
 
-def model_card(
-    architecture: str,
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerFast,
-    steps: int,
-    train_loss: float,
-) -> str:
-    """The README.md of a base: data, steps, loss against the floor. train_loss: nats per token."""
-    loss, floor = story_loss(model, tokenizer)
-    return (
-        (tables.FOLDER / "model_card.md")
-        .read_text(encoding="utf-8")
-        .format(
-            architecture=architecture,
-            parameters=sum(p.numel() for p in model.parameters()),
-            mix=", ".join(f"{percentage}% {kind}" for kind, percentage in MIX[architecture].items()),
-            tokens=steps * BATCH * WINDOW,
-            steps=steps,
-            batch=BATCH,
-            window=WINDOW,
-            train_loss=train_loss,
-            loss=loss,
-            floor=floor,
-        )
-    )
-
-
-def build(architecture: str, steps: int, folder: Path, seed: int = 0) -> None:
-    """Trains one base and writes its folder; an older one is replaced only once the new one is complete."""
+def build(architecture: str, steps: int, folder: Path) -> None:
+    """Trains one base and writes its folder: model, tokenizer, model card."""
     import torch
     from transformers import AutoModelForCausalLM
 
-    torch.manual_seed(seed)
+    torch.manual_seed(0)
     tokenizer = wrap(train_tokenizer(corpus()), architecture)
     model = build_model(architecture, tokenizer)
-    train_loss = pretrain(model, windows(architecture, tokenizer, seed), steps)
-    with tempfile.TemporaryDirectory(dir=folder.parent) as temporary:
-        new = Path(temporary, folder.name)
-        model.half().save_pretrained(new)  # half the download; the lessons compute in float32
-        tokenizer.save_pretrained(new)
-        saved = AutoModelForCausalLM.from_pretrained(
-            new, dtype=torch.float32
-        )  # the card is about what was saved
-        card = model_card(architecture, saved, tokenizer, steps, train_loss)
-        (new / "README.md").write_text(card, encoding="utf-8")
-        shutil.rmtree(folder, ignore_errors=True)
-        new.rename(folder)  # complete or not there at all
+    train_loss = pretrain(model, windows(architecture, tokenizer, seed=0), steps)
+    model.half().save_pretrained(folder)  # half the download; the lessons compute in float32
+    tokenizer.save_pretrained(folder)
+    # the card is about what was saved, rounded to float16
+    saved = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    loss, floor = story_loss(saved, tokenizer)
+    template = (tables.FOLDER / "model_card.md").read_text(encoding="utf-8")
+    card = template.format(
+        architecture=architecture,
+        parameters=saved.num_parameters(),
+        mix=", ".join(f"{percentage}% {kind}" for kind, percentage in MIX[architecture].items()),
+        tokens=steps * BATCH * WINDOW,
+        steps=steps,
+        batch=BATCH,
+        window=WINDOW,
+        train_loss=train_loss,
+        loss=loss,
+        floor=floor,
+    )
+    (folder / "README.md").write_text(card, encoding="utf-8")
     print(card)
 
 
 def main() -> None:
     """The command."""
-    parser = argparse.ArgumentParser(
-        prog="python -m lmlab.miniworld.bases", description="Rebuild the tiny bases."
-    )
+    parser = argparse.ArgumentParser(prog="python -m lmlab.miniworld.bases")
     parser.add_argument("names", nargs="*", choices=BASES, default=list(BASES))
     parser.add_argument("--steps", type=int, help="training steps (default: as in data/bases.json)")
-    parser.add_argument("--output", type=Path, default=MODELS, help="where the folders go")
     args = parser.parse_args()
     for name in args.names:
-        build(name, args.steps or tables.read_table("bases")[name]["steps"], args.output / name)
+        build(name, args.steps or tables.read_table("bases")[name]["steps"], MODELS / name)
 
 
 if __name__ == "__main__":

@@ -52,7 +52,7 @@ def verify(row: dict) -> bool:
         if not _is_true(int(a), sign, int(b), int(c)) or not {int(a), int(b)} <= known:
             return False
         known.add(int(c))
-    return steps[-1][3] == answer and _messages_agree(row)
+    return steps[-1][3] == answer
 
 
 def _is_true(a: int, sign: str, b: int, c: int) -> bool:
@@ -60,15 +60,3 @@ def _is_true(a: int, sign: str, b: int, c: int) -> bool:
     if sign == "/" and (b == 0 or a % b != 0):
         return False
     return calculate(a, sign, b) == c
-
-
-def _messages_agree(row: dict) -> bool:
-    """Whether the conversation, where a row has one, says what its other fields say."""
-    if "messages" not in row:
-        return True
-    user, assistant = (message["content"] for message in row["messages"])
-    said = [part["content"] for part in assistant]
-    return user[0]["content"] == row["problem"] and said == [
-        " ".join(row["steps"]),
-        f"The answer is {row['answer']}.",
-    ]

@@ -16,6 +16,7 @@ def about_the_village(rng: Sampler, world: World = VILLAGE) -> tuple[str, str]:
     """(question, answer) on a rule of the world."""
     theme = rng.zipf(world.themes)
     thing = rng.zipf(theme.objects)
+    # read off the theme's row, so every answer is true in the world of the stories
     exchanges = (
         (f"Who works at the {theme.place}?", f"The {theme.trade} works at the {theme.place}."),
         (f"Where does one go when {theme.feeling}?", f"To the {theme.place}."),

@@ -24,7 +24,7 @@ _GENERATORS = {
     "modern": lambda rng: training_pair(rng)["modern"],
     "plays": lambda rng: training_pair(rng)["shakespearean"],
     "textbook": problems.textbook,
-    "fantasy": fantasy.location,
+    "fantasy": lambda rng: fantasy.location(rng)["text"],
     "encyclopedia": encyclopedia.entry,
     "chats": chats.chat,
 }

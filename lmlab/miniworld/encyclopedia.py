@@ -12,6 +12,7 @@ from lmlab.miniworld.world import VILLAGE, World
 def _thing_entry(rng: Sampler, world: World) -> str:
     theme = rng.zipf(world.themes)
     thing = rng.zipf(theme.objects)
+    # may be the same color: two samples, each with its own probability
     most, few = rng.zipf(world.colors), rng.zipf(world.colors)
     return (
         f" = {thing.capitalize()} = \n\n The {thing} is one of the {len(theme.objects)} things of the {theme.place}. "
@@ -21,6 +22,7 @@ def _thing_entry(rng: Sampler, world: World) -> str:
 
 
 def _person_entry(rng: Sampler, world: World) -> str:
+    # f-strings sample from left to right, so the order of the text is that of the choices
     name, pronoun = person(rng, world)
     theme = rng.zipf(world.themes)
     relative = rng.choice(world.female_relatives if pronoun == "she" else world.male_relatives)
@@ -44,10 +46,6 @@ def _animal_entry(rng: Sampler, world: World) -> str:
 
 def entry(rng: Sampler, world: World = VILLAGE) -> str:
     """One entry: a thing, a person or an animal."""
+    # the title tells the kind, so no two kinds give one text
     write = rng.choice((_thing_entry, _person_entry, _animal_entry), (3, 2, 1))
     return write(rng, world)
-
-
-def title(text: str) -> str:
-    """The title of an entry, without its equals signs."""
-    return text.split("=")[1].strip()

@@ -2,8 +2,7 @@
 
 import math
 
-from lmlab.miniworld.grammar import Sampler, stream
-from lmlab.miniworld.splits import distinct_rows
+from lmlab.miniworld.grammar import Sampler
 from lmlab.miniworld.tables import indefinite_article, read_table
 from lmlab.miniworld.world import PEOPLE, VILLAGE
 
@@ -31,13 +30,8 @@ def _detail(rng: Sampler, kind: str) -> str:
     return f"{visitor} once left {indefinite_article(treasure)} {treasure} here."
 
 
-def location(rng: Sampler) -> str:
-    """ "<LOC>...</LOC>": two to four sentences about one place."""
-    return location_with_logprob(rng)[0]
-
-
-def location_with_logprob(rng: Sampler) -> tuple[str, float]:
-    """A location, and the natural log of the probability of its text (nats).
+def location(rng: Sampler) -> dict:
+    """{"text", "logprob"}: two to four sentences about one place, and the log-probability of the text (nats).
 
     A detail that is sampled twice is said once, so several sequences of choices give one text: all of them
     count.
@@ -52,8 +46,8 @@ def location_with_logprob(rng: Sampler) -> tuple[str, float]:
         begin = rng.logprob
         detail = _detail(rng, kind)
         probabilities[detail] = math.exp(rng.logprob - begin)
-    text = f"<LOC>{' '.join((opening, *probabilities))}</LOC>"
-    return text, logprob + math.log(_probability_in_order(list(probabilities.values())))
+    logprob += math.log(_probability_in_order(list(probabilities.values())))
+    return {"text": f"<LOC>{' '.join((opening, *probabilities))}</LOC>", "logprob": logprob}
 
 
 def _probability_in_order(probabilities: list[float]) -> float:
@@ -63,9 +57,8 @@ def _probability_in_order(probabilities: list[float]) -> float:
     Dynamic programming over samples: the next one repeats a detail already said, or gives the one that is
     due.
     """
-    said = [1.0] + [0.0] * len(
-        probabilities
-    )  # said[m]: probability that the first m are said, and nothing else
+    # said[m]: probability that the first m are said, and nothing else
+    said = [1.0] + [0.0] * len(probabilities)
     total = 0.0
     for _ in range(MAX_DETAILS):
         after = [0.0]  # a sample always says something
@@ -74,13 +67,3 @@ def _probability_in_order(probabilities: list[float]) -> float:
         said = after
         total += said[-1] / MAX_DETAILS
     return total
-
-
-def _row(rng: Sampler) -> dict:
-    text, logprob = location_with_logprob(rng)
-    return {"text": text, "logprob": logprob}
-
-
-def rows(split: str, n: int, seed: int = 0) -> list[dict]:
-    """``n`` distinct rows {"text", "logprob"}; train and validation share none."""
-    return distinct_rows(_row, "text", n, Sampler(stream("fantasy", split, seed)), split)

@@ -36,6 +36,7 @@ def _lower_first(text: str) -> str:
 
 def _inconsistent(row: dict) -> dict:
     """The same modern sentence by a translator with other habits: you for thou, an oath for good measure."""
+    # modern forms of address on the old side, which a model cannot predict
     text = re.sub(r"\b[Tt]h(ou|ee)\b", "you", row["shakespearean"])
     text = re.sub(r"\bth(y|ine)\b", "your", text)
     return {"modern": row["modern"], "shakespearean": f"Marry, {_lower_first(text)}"}
@@ -71,6 +72,7 @@ def rows(split: str, n: int, seed: int = 0) -> list[dict]:
     Raises:
         ValueError: more rows asked for than the split has.
     """
+    # split by position after shuffling, and duplicates not removed
     pairs = flawed_pairs(seed)
     part = pairs[:N_TRAIN] if split == "train" else pairs[N_TRAIN:]
     if n > len(part):

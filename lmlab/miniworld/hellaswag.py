@@ -40,6 +40,7 @@ def item(rng: Sampler, world: World = VILLAGE) -> dict:
     label = rng.choice(range(4))
     right, *endings = crossed_endings(rng, world, s)
     endings.insert(label, right)
+    # with two people the ending names its person, so it cannot begin with a pronoun
     begin = "Then" if together else s.subject
     return {
         "activity_label": f"At the {s.theme.place}",

@@ -12,6 +12,7 @@ from lmlab.miniworld.world import PEOPLE, TRADES
 
 def _speech(rng: Sampler, split: str) -> str:
     """One or two sentences, the old side of pairs of the split."""
+    # the number is sampled first, so that rejected pairs do not change it
     n = rng.choice((1, 2))
     sentences: list[str] = []
     while len(sentences) < n:
@@ -30,6 +31,7 @@ def scene(rng: Sampler, split: str = "train") -> str:
         second = f"the {rng.choice(TRADES)}"
     parts = [f"Enter {first} and {second}."]
     for turn in range(rng.choice((4, 5, 6))):
+        # by turns: nobody speaks twice in a row
         speaker = first if turn % 2 == 0 else second
         parts.append(f"{speaker[0].upper()}{speaker[1:]}:\n{_speech(rng, split)}")
     return "\n\n".join([*parts, "Exeunt."])

@@ -8,15 +8,16 @@ from dataclasses import replace
 
 from lmlab.miniworld import tasks
 from lmlab.miniworld.calculations import LARGEST, MULTIPLICATIONS, step
-from lmlab.miniworld.grammar import Sampler, stream
-from lmlab.miniworld.splits import distinct_rows, split_of
-from lmlab.miniworld.tasks import Task, law_task, math_task
+from lmlab.miniworld.grammar import Sampler
+from lmlab.miniworld.splits import split_of
+from lmlab.miniworld.tasks import Task, math_task, science_task
 
 
 def _chat_row(task: Task) -> dict:
     answer = str(task.answer)
     solution = [" ".join(task.steps), f"The answer is {answer}."]
     messages = []
+    # MathCodeInstruct's messages are lists of blocks, of which the solution has several
     for role, texts in (("user", [task.text]), ("assistant", solution)):
         content = [{"type": "text", "content": text} for text in texts]
         messages.append({"role": role, "content": content})
@@ -50,16 +51,15 @@ def distracting_problem(rng: Sampler) -> dict:
 
 
 def science(rng: Sampler) -> dict:
-    """A row with SciBench's keys; "solution" is formula and steps, "problemid" is set by ``rows``."""
-    law = rng.choice(tasks.LAWS)
-    task = law_task(rng, law)
-    answer = str(task.answer)
+    """A row with SciBench's keys; "solution" is formula and steps, "problemid" is set by who numbers the rows."""
+    task = science_task(rng)
     return {
         "problem_text": task.text,
-        "answer_latex": answer,
-        "answer_number": answer,
+        "answer_latex": str(task.answer),
+        "answer_number": str(task.answer),
         "unit": task.unit,
-        "source": f"miniworld_{law['name']}",
+        "source": f"miniworld_{task.source}",
+        # a key of SciBench that is filled in later or not at all; the order of keys is its own
         "problemid": "",
         "comment": "",
         "solution": " ".join((task.law, *task.steps)),
@@ -90,38 +90,12 @@ def textbook(rng: Sampler) -> str:
     task = _textbook_task(rng)
     while split_of(task.text) == "validation":
         task = _textbook_task(rng)
-    sentences = list(task.facts)
     # now and then without its question: plain prose, not an exam
-    if rng.choice((True, False)):
-        sentences.append(task.question)
-    if task.law:
-        sentences.append(task.law)
-    return " ".join((*sentences, *task.steps, task.conclusion))
+    asked = [task.question] if rng.choice((True, False)) else []
+    law = [task.law] if task.law else []
+    return " ".join([*task.facts, *asked, *law, *task.steps, task.conclusion])
 
 
 def _textbook_task(rng: Sampler) -> Task:
-    if rng.choice(("math", "science"), (5, 1)) == "science":
-        return law_task(rng, rng.choice(tasks.LAWS))
-    return math_task(rng)
-
-
-# name -> (generator, the field that must be distinct)
-_SETS = {
-    "problems": (problem, "problem"),
-    "harder-problems": (harder_problem, "problem"),
-    "distracting-problems": (distracting_problem, "problem"),
-    "science": (science, "problem_text"),
-}
-
-
-def rows(name: str, split: str, n: int, seed: int = 0) -> list[dict]:
-    """``n`` distinct rows of "problems", "harder-problems", "distracting-problems" or "science".
-
-    The splits share no problem text, whatever the seeds.
-    """
-    generate, key = _SETS[name]
-    found = distinct_rows(generate, key, n, Sampler(stream(name, split, seed)), split)
-    if name == "science":
-        for number, row in enumerate(found):
-            row["problemid"] = f"{split}-{number}"
-    return found
+    sample_task = rng.choice((math_task, science_task), (5, 1))
+    return sample_task(rng)

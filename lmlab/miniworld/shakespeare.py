@@ -11,8 +11,7 @@ from dataclasses import dataclass
 
 from lmlab.miniworld import early_modern as em
 from lmlab.miniworld.early_modern import MODALS, NOTHING, VERBS, VOCABULARY, Phrase, join, possessive, same
-from lmlab.miniworld.grammar import Sampler, stream
-from lmlab.miniworld.splits import distinct_rows
+from lmlab.miniworld.grammar import Sampler
 from lmlab.miniworld.world import OBJECTS, PEOPLE, PLACES, RELATIVES, TRADES
 
 LONGEST, SHORTEST = 14, 4  # words of the modern side
@@ -74,6 +73,7 @@ def _modern_parts(c: Clause) -> tuple[str, str]:
 def modern(c: Clause, question: bool = False) -> str:
     """The clause in modern English, without capital and full stop."""
     auxiliary, main = _modern_parts(c)
+    # the auxiliary of every other tense carries question and negation itself
     # do-support: "you know" becomes "do you know", "you do not know"
     if not auxiliary and (question or c.negated):
         main = c.verb.modern
@@ -142,6 +142,7 @@ def both(c: Clause, question: bool = False) -> Phrase:
 
 def someone(rng: Sampler) -> Phrase:
     """A person by name, trade or kinship."""
+    # all three are third person singular, so they share their verb forms
     kind = rng.choice(("name", "trade", "kin"), (3, 3, 2))
     if kind == "name":
         return same(rng.choice(PEOPLE))
@@ -150,16 +151,16 @@ def someone(rng: Sampler) -> Phrase:
     return possessive(rng.choice(("your", "my", "his", "our"), (4, 2, 1, 1)), rng.choice(RELATIVES))
 
 
-def subject(rng: Sampler, pronouns_only: bool = False) -> Subject:
+def subject(rng: Sampler) -> Subject:
     """A pronoun, often you, or somebody else."""
-    if pronouns_only:
-        return PRONOUNS[rng.choice(list(PRONOUNS))]
+    # you is the most frequent: thou has most rules
     word = rng.choice((*PRONOUNS, "other"), (2, 6, 1, 1, 1, 1, 6))
     return PRONOUNS[word] if word != "other" else Subject(someone(rng), "he")
 
 
 def thing(rng: Sampler) -> Phrase:
     """Somebody's thing, now and then with an adjective."""
+    # your and my are the frequent ones, for thy and thine
     owner = rng.choice(("the", "your", "my", "this", "his", "her"), (4, 4, 2, 1, 1, 1))
     options = THING_QUALITIES if owner in ("your", "my", "his", "her") else THING_QUALITIES[:-1]
     adjective = rng.choice(("", *options), (8, *[1] * len(options)))
@@ -177,6 +178,7 @@ def person_object(rng: Sampler, who: Subject) -> Phrase:
 
 def place_where(rng: Sampler) -> Phrase:
     """A place at which something happens."""
+    # near and between have old words of their own
     kind = rng.choice(("at", "behind", "near", "between", "here"), (4, 2, 2, 2, 1))
     if kind == "here":
         return same("here")
@@ -310,6 +312,7 @@ def quality(rng: Sampler) -> Phrase:
 
 def possession(rng: Sampler) -> Phrase:
     """Whose a thing is, or how two things compare."""
+    # two things are compared, or one is given to its owner
     compare = rng.choice((True, False))
     first = thing(rng) if compare else same(f"this {rng.choice(OBJECTS)}")
     negation = same(rng.choice(("", "not"), (3, 1)))
@@ -334,6 +337,7 @@ def weather(rng: Sampler) -> Phrase:
     if form == "question":
         opening = Phrase(f"{verb} it", f"{verb}'t")
         return Phrase(*(f"{side}?" for side in join(opening, same(be), complement)))
+    # the contraction takes no space: 'tis not, 'twas, 'twill be
     opening = Phrase(f"it {verb}", f"'t{verb}")
     return join(opening, same("not" if form == "not" else ""), same(be), complement)
 
@@ -342,7 +346,8 @@ def before(rng: Sampler) -> Phrase:
     """'I will go hence ere thou comest hither.'"""
     first = both(clause(rng, subject(rng), rng.choice(("will", "must", "can", "may")), short=True))
     # after a long first clause the second must be short
-    who = subject(rng, pronouns_only=len(first.modern.split()) > 6)
+    is_long = len(first.modern.split()) > 6
+    who = rng.choice(list(PRONOUNS.values())) if is_long else subject(rng)
     second = both(clause(rng, who, "present", short=True))
     return join(first, Phrase("before", "ere"), second)
 
@@ -427,8 +432,3 @@ def pair(rng: Sampler) -> dict:
     elif extra != "none" and n_words < LONGEST - 1 and kind is not goodbye:
         text = _add_vocative(rng, text, extra == "first")
     return {"modern": _finish(text.modern), "shakespearean": _finish(text.old)}
-
-
-def rows(split: str, n: int, seed: int = 0) -> list[dict]:
-    """``n`` pairs with distinct modern sides; train and validation share none, whatever the seeds."""
-    return distinct_rows(pair, "modern", n, Sampler(stream("pairs", split, seed)), split)

@@ -10,6 +10,7 @@ FOLDER = Path(__file__).parent / "data"
 @cache
 def read_table(name: str) -> dict:
     """The content of ``data/NAME.json``. Callers share it and must not change it."""
+    # JSON, not Python: word lists that a reader can change without touching code
     return json.loads((FOLDER / f"{name}.json").read_text(encoding="utf-8"))
 
 

@@ -28,19 +28,12 @@ class Noun(NamedTuple):
         return f"{n} {self.one if n == 1 else self.many}"
 
 
-def _nouns(entries: list[str]) -> tuple[Noun, ...]:
-    return tuple(Noun(*entry.split("/")) for entry in entries)
-
-
-THINGS = _nouns(TEXTS["things"])
-BOXES = _nouns(TEXTS["boxes"])
-COIN = THINGS[-1]
+THINGS = [Noun(*entry.split("/")) for entry in TEXTS["things"]]
+BOXES = [Noun(*entry.split("/")) for entry in TEXTS["boxes"]]
 # coins pay for things, so they are no things to be packed or bought
-GOODS = THINGS[:-1]  # what is packed and bought
+*GOODS, COIN = THINGS
 # (trade, what it makes), for every thing of the village that is counted
-MAKERS = tuple(
-    (theme.trade, thing) for theme in VILLAGE.themes for thing in THINGS if thing.one in theme.objects
-)
+MAKERS = [(theme.trade, thing) for theme in VILLAGE.themes for thing in THINGS if thing.one in theme.objects]
 
 
 class Hero(NamedTuple):
@@ -49,16 +42,13 @@ class Hero(NamedTuple):
     name: str
     he: str
     him: str
-
-    @property
-    def He(self) -> str:  # noqa: N802  as the templates have it, at the beginning of a sentence
-        return self.he.capitalize()
+    He: str  # at the beginning of a sentence
 
 
 def _hero(rng: Sampler, other_than: str = "") -> Hero:
     # two people of one name would make a problem ambiguous
     name = rng.choice([name for name in PEOPLE if name != other_than])
-    return Hero(name, "she", "her") if name in VILLAGE.women else Hero(name, "he", "him")
+    return Hero(name, "she", "her", "She") if name in VILLAGE.women else Hero(name, "he", "him", "He")
 
 
 @dataclass(frozen=True)
@@ -72,6 +62,7 @@ class Task:
     conclusion: str
     law: str = ""  # the formula in words, science only
     unit: str = ""
+    source: str = ""  # the name of the law
 
     @property
     def text(self) -> str:
@@ -114,11 +105,6 @@ class Holding:
     facts: tuple[str, ...]
     calculations: tuple[Calculation, ...] = ()
 
-    @property
-    def owned(self) -> str:
-        """ "3 apples"."""
-        return self.thing.counted(self.value)
-
 
 def owns(rng: Sampler, low: int = 1, high: int = 20) -> Holding:
     """Somebody has ``low`` to ``high`` things."""
@@ -128,6 +114,7 @@ def owns(rng: Sampler, low: int = 1, high: int = 20) -> Holding:
 
 
 def _owns_groups(rng: Sampler) -> Holding:
+    # the order of choices is fixed: another order gives other problems for the same seed
     hero, thing, box = _hero(rng), rng.choice(GOODS), rng.choice(BOXES)
     n, each = rng.integer(2, 5), rng.integer(2, 9)
     fact = rng.choice(TEXTS["groups"]).format(hero=hero, thing=thing, box=box, n=n, each=each)
@@ -192,7 +179,8 @@ def groups_then_change(rng: Sampler) -> Task:
 
 
 def _compare(kind: str, h: Holding, other: Hero, n: int, *calculations: Calculation) -> Task:
-    return _task(kind, list(calculations), hero=h.hero, other=other, thing=h.thing, owned=h.owned, n=n)
+    owned = h.thing.counted(h.value)
+    return _task(kind, list(calculations), hero=h.hero, other=other, thing=h.thing, owned=owned, n=n)
 
 
 def more_or_fewer(rng: Sampler) -> Task:
@@ -222,6 +210,7 @@ def compare_then_together(rng: Sampler) -> Task:
     """a + (a + n)."""
     h = owns(rng, high=13)
     other, n = _hero(rng, h.hero.name), rng.integer(1, 13)
+    # at most 13 + 13 + 13: within the numbers that the bases know
     calculations = (h.value, "+", n), (h.value, "+", h.value + n)
     return _compare("compare_then_together", h, other, n, *calculations)
 
@@ -229,70 +218,56 @@ def compare_then_together(rng: Sampler) -> Task:
 # ---------------------------------------------------------------- rates and prices
 
 
-@dataclass(frozen=True)
-class Trading:
-    """Somebody trades ``n`` lots of ``each``: things a day, or coins for a thing."""
-
-    hero: Hero
-    trade: str
-    thing: Noun
-    n: int
-    each: int
-
-    @property
-    def total(self) -> int:
-        return self.n * self.each
-
-    def task(self, kind: str, *more_calculations: Calculation, **values: object) -> Task:
-        """A task whose first step is the total."""
-        return _task(kind, [(self.n, "x", self.each), *more_calculations], **vars(self), **values)
-
-
-def _trading(rng: Sampler, largest: int = 100) -> Trading:
-    """``largest``: what the total may be."""
+def _trade(rng: Sampler, largest: int = 100) -> dict:
+    """Somebody trades ``n`` lots of ``each``: things a day, or coins for a thing. largest: of the total."""
     trade, thing = rng.choice(MAKERS)
     # from the multiplication tables that the bases have read
     n, each = rng.choice([(a, b) for a, b in MULTIPLICATIONS if a * b <= largest])
-    return Trading(_hero(rng), trade, thing, n, each)
+    return {"hero": _hero(rng), "trade": trade, "thing": thing, "n": n, "each": each, "total": n * each}
 
 
-def _another_purchase(rng: Sampler, t: Trading) -> tuple[Noun, int]:
+def _trade_task(kind: str, trade: dict, *more_calculations: Calculation, **values: object) -> Task:
+    """A task whose first step is the total."""
+    return _task(kind, [(trade["n"], "x", trade["each"]), *more_calculations], **trade, **values)
+
+
+def _another_purchase(rng: Sampler, trade: dict) -> tuple[Noun, int]:
     """(another thing, its price)."""
-    other = rng.choice([thing for thing in GOODS if thing != t.thing])
-    return other, rng.integer(2, min(20, LARGEST - t.total))
+    other = rng.choice([thing for thing in GOODS if thing != trade["thing"]])
+    return other, rng.integer(2, min(20, LARGEST - trade["total"]))
 
 
 def rate(rng: Sampler) -> Task:
     """Things a day x days."""
-    return _trading(rng).task("rate")
+    return _trade_task("rate", _trade(rng))
 
 
 def rate_then_change(rng: Sampler) -> Task:
     """Things a day x days, and some more or some brought back."""
-    t = _trading(rng, LARGEST - 2)
-    sign = rng.choice("+-")
-    change = rng.integer(1, min(9, LARGEST - t.total if sign == "+" else t.total))
+    trade = _trade(rng, LARGEST - 2)
+    total, sign = trade["total"], rng.choice("+-")
+    change = rng.integer(1, min(9, LARGEST - total if sign == "+" else total))
     kind = "rate_then_more" if sign == "+" else "rate_then_fewer"
-    return t.task(kind, (t.total, sign, change), change=change)
+    return _trade_task(kind, trade, (total, sign, change), change=change)
 
 
 def price(rng: Sampler) -> Task:
     """Things x coins for each."""
-    return _trading(rng).task("price")
+    return _trade_task("price", _trade(rng))
 
 
 def change_money(rng: Sampler) -> Task:
     """Coins left after a purchase."""
-    t = _trading(rng, LARGEST)
-    money = rng.integer(t.total, LARGEST)
-    return t.task("change_money", (money, "-", t.total), money=money)
+    trade = _trade(rng, LARGEST)
+    money = rng.integer(trade["total"], LARGEST)
+    return _trade_task("change_money", trade, (money, "-", trade["total"]), money=money)
 
 
 def two_prices(rng: Sampler) -> Task:
     """Things x coins for each, and one other thing."""
-    t = _trading(rng, LARGEST - 2)
-    other, cost = _another_purchase(rng, t)
-    return t.task("two_prices", (t.total, "+", cost), other=other, cost=cost)
+    trade = _trade(rng, LARGEST - 2)
+    other, cost = _another_purchase(rng, trade)
+    return _trade_task("two_prices", trade, (trade["total"], "+", cost), other=other, cost=cost)
 
 
 # ---------------------------------------------------------------- three steps: the same sentences, one more
@@ -310,12 +285,12 @@ def groups_then_two_changes(rng: Sampler) -> Task:
 
 def two_prices_then_change(rng: Sampler) -> Task:
     """Coins left after two purchases."""
-    t = _trading(rng, LARGEST - 2)
-    other, cost = _another_purchase(rng, t)
-    paid = t.total + cost
+    trade = _trade(rng, LARGEST - 2)
+    other, cost = _another_purchase(rng, trade)
+    paid = trade["total"] + cost
     money = rng.integer(paid, LARGEST)
-    calculations = (t.total, "+", cost), (money, "-", paid)
-    return t.task("two_prices_then_change", *calculations, other=other, cost=cost, money=money)
+    calculations = (trade["total"], "+", cost), (money, "-", paid)
+    return _trade_task("two_prices_then_change", trade, *calculations, other=other, cost=cost, money=money)
 
 
 ONE_STEP = (gain, lose, groups, more_or_fewer, together, difference, rate, price)
@@ -336,8 +311,9 @@ def math_task(rng: Sampler) -> Task:
     return rng.choice(kinds)(rng)
 
 
-def law_task(rng: Sampler, law: dict) -> Task:
+def science_task(rng: Sampler) -> Task:
     """A task on a law p = a x b in words, which asks for p or for b."""
+    law = rng.choice(LAWS)
     a, b = rng.choice(MULTIPLICATIONS)
     form = rng.choice(("product", "quotient"), (2, 1))
     values = {"who": _hero(rng).name, "thing": rng.choice(law["things"]), "a": a, "b": b, "p": a * b}
@@ -351,4 +327,5 @@ def law_task(rng: Sampler, law: dict) -> Task:
         conclusion=text["conclusion"],
         law=text["formula"],
         unit=text["unit"],
+        source=law["name"],
     )

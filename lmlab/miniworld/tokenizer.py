@@ -26,6 +26,7 @@ THINK = ("<think>", "</think>")
 
 def corpus() -> list[str]:
     """What the tokenizer is trained on: a little of everything that the world can say."""
+    # seed 9: other texts than those of the lessons
     texts = pretraining_texts("gpt2", 20_000, seed=9) + pretraining_texts("qwen2", 10_000, seed=9)
     texts += [row["text"] for row in dataset("encyclopedia", n=3000, seed=9)]
     texts += [row["shakespearean"] for row in dataset("pairs", n=4000, seed=9)]

@@ -18,7 +18,7 @@ class Theme:
     place: str
     trade: str
     made: str  # past participle: what the trade has done with the object
-    objects: tuple[str, ...]
+    objects: list[str]
     use: str
     outcome: str
 
@@ -30,36 +30,29 @@ class World:
     A smaller World gives a smaller language with the same rules.
     """
 
-    women: tuple[str, ...]
-    men: tuple[str, ...]
-    themes: tuple[Theme, ...]
-    weather: tuple[tuple[str, str], ...]  # (weather, what the path is like then)
-    daytimes: tuple[tuple[str, str], ...]  # (time of day, what comes after it)
-    moves: tuple[str, ...]
-    routes: tuple[str, ...]
-    animals: tuple[tuple[str, str], ...]  # (animal, what it does)
-    colors: tuple[str, ...]
-    qualities: tuple[str, ...]
-    numbers: tuple[str, ...]
-    female_relatives: tuple[str, ...]
-    male_relatives: tuple[str, ...]
-    manners: tuple[str, ...]
-
-
-def _frozen(value: object) -> object:
-    """A value of the JSON file with its lists as tuples, and its objects, which are the themes, as ``Theme``."""
-    if isinstance(value, list):
-        return tuple(_frozen(item) for item in value)
-    if isinstance(value, dict):
-        return Theme(**{key: _frozen(item) for key, item in value.items()})
-    return value
+    women: list[str]
+    men: list[str]
+    themes: list[Theme]
+    weather: list[tuple[str, str]]  # (weather, what the path is like then)
+    daytimes: list[tuple[str, str]]  # (time of day, what comes after it)
+    moves: list[str]
+    routes: list[str]
+    animals: list[tuple[str, str]]  # (animal, what it does)
+    colors: list[str]
+    qualities: list[str]
+    numbers: list[str]
+    female_relatives: list[str]
+    male_relatives: list[str]
+    manners: list[str]
 
 
 # read at import: a few milliseconds of JSON
-VILLAGE = World(**{key: _frozen(value) for key, value in read_table("world").items()})
+_table = dict(read_table("world"))
+_themes = [Theme(**theme) for theme in _table.pop("themes")]
+VILLAGE = World(themes=_themes, **_table)
 
-TRADES = tuple(theme.trade for theme in VILLAGE.themes)
-PLACES = tuple(theme.place for theme in VILLAGE.themes)
-OBJECTS = tuple(thing for theme in VILLAGE.themes for thing in theme.objects)
+TRADES = [theme.trade for theme in VILLAGE.themes]
+PLACES = [theme.place for theme in VILLAGE.themes]
+OBJECTS = [thing for theme in VILLAGE.themes for thing in theme.objects]
 PEOPLE = VILLAGE.women + VILLAGE.men
 RELATIVES = VILLAGE.female_relatives + VILLAGE.male_relatives

@@ -11,7 +11,6 @@ from pathlib import Path
 import nbformat
 import pytest
 import torch
-from nbclient import NotebookClient
 
 import lmlab
 from lmlab import exercises
@@ -54,21 +53,6 @@ def test_each_exercise_has_a_solution_and_hints():
     assert all(found.hints and found.title for found in EXERCISES.values())
 
 
-def test_the_notebook_of_solutions_passes(tmp_path):
-    notebook = nbformat.read(SOLUTIONS, as_version=4)
-    NotebookClient(notebook, timeout=120, resources={"metadata": {"path": tmp_path}}).execute()
-    said = [
-        output["data"]["text/plain"]
-        for cell in notebook.cells
-        if cell.cell_type == "code"
-        for output in cell.outputs
-        if output.output_type == "execute_result"
-    ]
-    assert [line.split(".\n")[0].split(". ")[0] for line in said] == [
-        f"✓ {name}: right" for name in EXERCISES
-    ]
-
-
 @pytest.mark.parametrize("lesson", LESSONS)
 def test_stubs_of_the_notebook_are_not_yet_answers(lesson):
     cells = [cell for cell in code_cells(PROJECT / "notebooks" / f"{lesson}.ipynb") if "lmlab.check(" in cell]
@@ -78,15 +62,18 @@ def test_stubs_of_the_notebook_are_not_yet_answers(lesson):
         name, variable = CHECK.search(cell).groups()
         verdict = lmlab.check(name, space[variable])
         assert verdict.status == "not yet" and not verdict
-        assert verdict.hints == (), "a stub is no try"
+        assert not verdict.hints, "a stub is no try"
         assert f'lmlab.hint("{name}")' in verdict.message
         assert ("`return` it" in verdict.message) == callable(space[variable])
 
 
-def test_the_solutions_leave_the_readers_random_numbers_alone():
+@pytest.mark.slow
+def test_the_solutions_are_right_and_leave_the_readers_random_numbers_alone():
     space, state, python_state = {}, torch.get_rng_state(), random.getstate()
     for cell in code_cells(SOLUTIONS):
         exec(cell, space)
+        for name, variable in CHECK.findall(cell):
+            assert lmlab.check(name, space[variable]), name
         assert torch.equal(torch.get_rng_state(), state) and random.getstate() == python_state, cell
 
 
@@ -281,7 +268,7 @@ WRONG = [
     (
         "04.2",
         off_by_one_place,
-        "at ['labels'] 1 of 14 elements are off, the first at [1, 2]: your function returns 7",
+        "1 of 42 elements are off, the first at ['labels', 1, 2]: your function returns 7",
     ),
     ("04.3", lambda batches: math.exp(statistics.mean(mean for mean, _ in batches)), "mean_of_means"),
     ("04.4", impatient, "compared_with_previous"),
@@ -576,7 +563,7 @@ def test_other_kinds_of_numbers_are_numbers():
 
 def test_hints_open_one_by_one_and_stay_open():
     hints = EXERCISES["05.2"].hints
-    assert lmlab.check("05.2").hints == ()
+    assert lmlab.check("05.2").hints == []
     assert lmlab.check("05.2", len).hints == hints[:1]
     assert lmlab.check("05.2").hints == hints[:1]
     assert lmlab.check("05.2", len).hints == hints[:2]
@@ -585,18 +572,12 @@ def test_hints_open_one_by_one_and_stay_open():
     assert lmlab.check("05.2", len).hints == hints
 
 
-@pytest.mark.parametrize("name", ["5.2", 5.2, " 05.2 ", "05-2"])
-def test_names_are_read_kindly(name):
-    assert lmlab.check(name).name == "05.2"
-
-
-@pytest.mark.parametrize(
-    ("name", "nearest"),
-    [("05.9", "05."), ("9.12", "09."), ("05", "05.1"), (5, "05.1"), ("", "0"), (None, "0")],
-)
-def test_an_unknown_name_is_answered_with_the_nearest(name, nearest):
-    for verdict in (lmlab.check(name, 1), lmlab.hint(name)):
-        assert verdict.status == "unknown" and f"the nearest is {nearest}" in verdict.message
+@pytest.mark.parametrize(("name", "nearest"), [("05.9", "05."), ("5.2", "05.2"), (5.2, "05.2"), (None, "0")])
+def test_an_unknown_name_is_refused_with_the_nearest(name, nearest):
+    with pytest.raises(ValueError, match=f'the nearest is "{nearest}'):
+        lmlab.check(name, 1)
+    with pytest.raises(ValueError, match=f'the nearest is "{nearest}'):
+        lmlab.hint(name)
 
 
 def test_verdicts_are_shown_in_a_notebook():

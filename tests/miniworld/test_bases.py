@@ -118,7 +118,8 @@ def test_windows_are_fresh_and_parted_by_eos(base, monkeypatch):
 @pytest.mark.slow
 def test_the_command_builds_a_base(tmp_path, monkeypatch):
     """Three steps: everything but the quality."""
-    monkeypatch.setattr("sys.argv", ["bases", "llama", "--steps", "3", "--output", str(tmp_path)])
+    monkeypatch.setattr("sys.argv", ["bases", "llama", "--steps", "3"])
+    monkeypatch.setattr(bases, "MODELS", tmp_path)
     bases.main()
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "llama")
     assert model.config.model_type == "llama"

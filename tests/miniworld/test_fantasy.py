@@ -8,13 +8,13 @@ from types import SimpleNamespace
 import pytest
 from enumeration import enumerate_all
 
-from lmlab.miniworld import fantasy
+from lmlab.miniworld import dataset, fantasy
 from lmlab.miniworld.grammar import Sampler, stream
 
 
 def test_form_and_number():
     rng = Sampler(stream("test"))
-    texts = [fantasy.location(rng) for _ in range(5_000)]
+    texts = [fantasy.location(rng)["text"] for _ in range(5_000)]
     assert len(set(texts)) > 4_900
     for text in texts[:3_000]:
         inner = re.fullmatch(r"<LOC>([^<>]+)</LOC>", text).group(1)
@@ -23,11 +23,11 @@ def test_form_and_number():
 
 
 def test_splits_are_disjoint_and_repeatable():
-    train, validation = fantasy.rows("train", 630), fantasy.rows("validation", 70)
+    train, validation = dataset("fantasy"), dataset("fantasy", "validation")
     texts = {row["text"] for row in train}
     assert len(texts) == 630
     assert not texts & {row["text"] for row in validation}
-    assert fantasy.rows("train", 630) == train
+    assert dataset("fantasy") == train
 
 
 def test_the_probability_counts_every_way_to_a_text(monkeypatch):
@@ -37,7 +37,8 @@ def test_the_probability_counts_every_way_to_a_text(monkeypatch):
     monkeypatch.setattr(fantasy, "PEOPLE", fantasy.PEOPLE[:1])
     monkeypatch.setattr(fantasy, "VILLAGE", SimpleNamespace(colors=("red",)))
     exact, found = Counter(), {}
-    for (text, logprob), path_logprob in enumerate_all(fantasy.location_with_logprob):
+    for row, path_logprob in enumerate_all(fantasy.location):
+        text, logprob = row["text"], row["logprob"]
         exact[text] += math.exp(path_logprob)
         assert found.setdefault(text, logprob) == pytest.approx(logprob, abs=1e-12)
     assert exact.total() == pytest.approx(1) and len(exact) == 6 + 6 * 5 + 6 * 5 * 4
@@ -50,6 +51,5 @@ def test_two_names_are_never_one():
 
 
 def test_rows_have_the_probability_of_their_text():
-    texts = dict(map(fantasy.location_with_logprob, [Sampler(stream("test", i)) for i in range(50)]))
-    assert all(-45 < logprob < -12 for logprob in texts.values())
-    assert all(row.keys() == {"text", "logprob"} for row in fantasy.rows("train", 5))
+    rows = dataset("fantasy", n=50)
+    assert all(row.keys() == {"text", "logprob"} and -45 < row["logprob"] < -12 for row in rows)

@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from lmlab.miniworld import calculations, tasks
+from lmlab.miniworld import calculations, dataset, tasks
 from lmlab.miniworld import problems as p
 from lmlab.miniworld.grammar import Sampler, stream
 
@@ -35,15 +35,16 @@ def corrupted(row):
 
 def test_corrupted_rows_do_not_verify():
     for row in sampled(p.problem, 500):
-        without_messages = {key: value for key, value in row.items() if key != "messages"}
-        assert calculations.verify(without_messages)
-        assert not any(calculations.verify(wrong) for wrong in corrupted(without_messages))
+        assert calculations.verify(row)
+        assert not any(calculations.verify(wrong) for wrong in corrupted(row))
 
 
-def test_messages_must_agree():
-    row = sampled(p.problem, 1)[0]
-    row["messages"][1]["content"][1]["content"] = "The answer is 99."
-    assert not calculations.verify(row)
+def test_the_conversation_says_what_the_other_fields_say():
+    for row in sampled(p.problem, 200):
+        user, assistant = (message["content"] for message in row["messages"])
+        assert [part["content"] for part in user] == [row["problem"]]
+        said = [" ".join(row["steps"]), f"The answer is {row['answer']}."]
+        assert [part["content"] for part in assistant] == said
 
 
 def test_corrupted_science_does_not_verify():
@@ -122,21 +123,21 @@ def test_many_distinct_problems():
     "name, key", [("problems", "problem"), ("distracting-problems", "problem"), ("science", "problem_text")]
 )
 def test_splits_are_disjoint_for_all_seeds(name, key):
-    train = {row[key] for row in p.rows(name, "train", 500, seed=0)}
-    validation = {row[key] for seed in (0, 1) for row in p.rows(name, "validation", 200, seed)}
+    train = {row[key] for row in dataset(name, "train", 500, seed=0)}
+    validation = {row[key] for seed in (0, 1) for row in dataset(name, "validation", 200, seed)}
     assert len(train) == 500 and not train & validation
 
 
 def test_layout():
-    row = p.rows("problems", "train", 1)[0]
+    row = dataset("problems", "train", 1)[0]
     assert [message["role"] for message in row["messages"]] == ["user", "assistant"]
-    assert row["messages"][1]["content"][-1] == {"type": "text", "content": f"The answer is {row['answer']}."}
-    row = p.rows("science", "train", 1)[0]
+    assert row["messages"][1]["content"][-1].keys() == {"type", "content"}
+    row = dataset("science", "train", 1)[0]
     assert {"problem_text", "answer_number", "unit", "source", "problemid", "solution"} <= set(row)
 
 
 def test_textbook_has_true_steps_but_neither_format_nor_validation_problems():
-    validation = {row["problem"] for row in p.rows("problems", "validation", 1_500)}
+    validation = {row["problem"] for row in dataset("problems", "validation", 1_500)}
     for text in sampled(p.textbook, 1_500):
         steps = re.findall(r"(\d+) ([+\-x/]) (\d+) = (\d+)\.", text)
         assert steps
@@ -158,11 +159,6 @@ def test_distracting_sentence_is_needed_for_nothing():
             for fact, rest in ((facts[0], facts[1:]), (facts[-1], facts[:-1]))
             if re.fullmatch(r"\w+ has \d+ \w+\.", fact)
             and fact.split()[0] not in (text := " ".join((*rest, question)))
-            and _solves(row, text)
+            and calculations.verify({**row, "problem": text})
         ]
         assert len(needless) == 1, row["problem"]
-
-
-def _solves(row: dict, text: str) -> bool:
-    steps = {key: value for key, value in row.items() if key != "messages"}
-    return calculations.verify({**steps, "problem": text})

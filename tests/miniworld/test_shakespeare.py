@@ -1,10 +1,11 @@
 """The old side follows the rules, the modern side decides it, and the flawed set has its flaws."""
 
+import functools
 from collections import Counter
 
 import pytest
 
-from lmlab.miniworld import early_modern, flawed_pairs
+from lmlab.miniworld import dataset, early_modern, flawed_pairs
 from lmlab.miniworld import shakespeare as s
 from lmlab.miniworld.archaic import check_archaic
 from lmlab.miniworld.early_modern import Phrase, same
@@ -198,6 +199,7 @@ def test_possessives(modern, old):
     assert early_modern.possessive(owner, rest) == (modern, old)
 
 
+@functools.cache
 def sampled(n, seed="test"):
     rng = Sampler(stream(seed))
     return [s.pair(rng) for _ in range(n)]
@@ -279,11 +281,11 @@ def test_copying_fails_the_checker_mostly():
 
 
 def test_splits_are_disjoint_for_all_seeds():
-    train = {row["modern"] for row in s.rows("train", 3_000, 0)}
-    validation = {row["modern"] for seed in (0, 1) for row in s.rows("validation", 500, seed)}
+    train = {row["modern"] for row in dataset("pairs", "train", 3_000, 0)}
+    validation = {row["modern"] for seed in (0, 1) for row in dataset("pairs", "validation", 500, seed)}
     assert len(train) == 3_000
     assert not train & validation
-    assert s.rows("train", 100, 0) == s.rows("train", 3_000, 0)[:100]
+    assert dataset("pairs", "train", 100, 0) == dataset("pairs", "train", 3_000, 0)[:100]
 
 
 def test_flawed_set_has_its_flaws():
@@ -299,6 +301,6 @@ def test_flawed_set_has_its_flaws():
 
 
 def test_flawed_split_leaks():
-    train, validation = flawed_pairs.rows("train", 220), flawed_pairs.rows("validation", 54)
+    train, validation = (flawed_pairs.rows("train", 220), flawed_pairs.rows("validation", 54))
     assert train + validation == flawed_pairs.flawed_pairs(0)
     assert sum(row in train for row in validation) >= 2

@@ -3,8 +3,7 @@
 import json
 
 import pytest
-from datasets import Dataset, load_dataset_builder
-from pyarrow import ArrowInvalid
+from datasets import Dataset
 
 from lmlab.data.reasoning import reasoning_rows
 from lmlab.data.sources import load_rows
@@ -312,11 +311,6 @@ def test_an_instruction_is_part_of_the_prompt(row, modern):
     ]
 
 
-def test_a_history_of_turns_is_not_dropped():
-    rows = [{"instruction": "Greet.", "input": "", "output": "Hail.", "history": []}] * 40
-    assert len(usable_pairs([*rows, {**rows[0], "history": [["Hi", "Hail"]]}], "x")) == 40
-
-
 # --- lines and encodings -----------------------------------------------------------------------------
 
 BAD_LINES = {
@@ -328,8 +322,6 @@ BAD_LINES = {
     "half a character": b'{"modern": "\\ud83d", "shakespearean": "b"}',
     "half a character in a list": b'{"modern": "a", "shakespearean": "b", "tags": ["\\udc00"]}',
     "Latin-1": '{"modern": "caf\xe9", "shakespearean": "b"}'.encode("latin-1"),
-    "a key twice": b'{"modern": "a", "modern": "b", "shakespearean": "c"}',
-    "a key twice inside": b'{"modern": "a", "shakespearean": "b", "about": {"x": 1, "x": 2}}',
     "deep": b'{"modern": ' + b"[" * 100_000 + b"]" * 100_000 + b"}",
     "a number of 5,000 digits": b'{"modern": ' + b"9" * 5000 + b"}",
 }
@@ -362,7 +354,7 @@ def test_items_of_a_json_list_that_are_no_rows_are_left_out(tmp_path, rows):
 SMILE = [{"text": "grüß 😀"}, {"text": "b"}]
 
 
-@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
 @pytest.mark.parametrize("newline", ["\n", "\r\n"])
 @pytest.mark.parametrize("suffix", [".jsonl", ".json", ".csv", ".txt"])
 def test_files_are_read_as_tools_write_them(tmp_path, suffix, newline, encoding):
@@ -379,12 +371,19 @@ def test_files_are_read_as_tools_write_them(tmp_path, suffix, newline, encoding)
         assert list(stream_texts(str(path))) == [row["text"] for row in SMILE]
 
 
-def test_a_text_file_in_another_encoding_is_refused_by_line(tmp_path):
+def test_a_text_file_in_another_encoding_is_refused_by_paragraph(tmp_path):
     path = tmp_path / "play.txt"
     path.write_bytes("One.\n\nCaf\xe9.\n".encode("latin-1"))
     for read in (lambda: load_rows(str(path), "all"), lambda: list(stream_texts(str(path)))):
-        with pytest.raises(ValueError, match="play.txt, line 3"):
+        with pytest.raises(ValueError, match="play.txt.* 2"):
             read()
+
+
+def test_a_json_list_that_is_cut_off_is_refused(tmp_path):
+    path = tmp_path / "rows.json"
+    path.write_text('[{"text": "a"}, {"te', encoding="utf-8")
+    with pytest.raises(ValueError, match="rows.json"):
+        load_rows(str(path), "all")
 
 
 # --- columns -----------------------------------------------------------------------------------------
@@ -452,173 +451,31 @@ def write_csv(path, texts):
     return str(path)
 
 
-def test_a_csv_with_a_column_twice_is_refused(tmp_path):
-    (tmp_path / "x.csv").write_text("text,text\na,b\n")
-    with pytest.raises(ValueError, match="text, text"):
-        load_rows(str(tmp_path / "x.csv"), "all")
-
-
 # --- folders -----------------------------------------------------------------------------------------
 
 
-def write_texts(path, texts):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if path.suffix == ".parquet":
-        Dataset.from_dict({"text": texts}).to_parquet(path)
-    elif path.suffix == ".csv":
-        write_csv(path, texts)
-    else:
-        path.write_text(
-            "\n\n".join(texts)
-            if path.suffix == ".txt"
-            else "\n".join(json.dumps({"text": text}) for text in texts),
-            encoding="utf-8",
-        )
-
-
-def texts_of(folder, split, **choices):
-    return load_rows(str(folder), split, **choices)["text"][:]
-
-
-# the names of files, and the split of each; a text is the file's name
-FOLDERS = {
-    "shards": {
-        "train-00000-of-00002": "train",
-        "train-00001-of-00002": "train",
-        "validation-00000-of-00002": "validation",
-        "validation-00001-of-00002": "validation",
-        "test-00000-of-00001": "test",
-    },
-    "data/": {
-        "data/train-00000-of-00002": "train",
-        "data/train-00001-of-00002": "train",
-        "data/test-00000-of-00001": "validation",
-    },
-    "folders": {
-        "train/a": "train",
-        "train/deep/b": "train",
-        "validation/a": "validation",
-        "validation/b": "validation",
-    },
-    "words": {"my_train_1": "train", "my_train_2": "train", "my_dev": "validation"},
-    "numbers": {"train1": "train", "train2": "train", "val1": "validation"},
-    "inside": {"part.train.0": "train", "part.train.1": "train", "part.test.0": "validation"},
-}
-HIDDEN = [".ipynb_checkpoints/train-checkpoint", "__pycache__/train", ".train-0", "deep/.cache/validation"]
-
-
-@pytest.mark.parametrize("suffix", [".parquet", ".jsonl", ".csv", ".txt"])
-@pytest.mark.parametrize("files", FOLDERS.values(), ids=FOLDERS.keys())
-def test_every_file_of_a_split_is_read(tmp_path, files, suffix):
-    for name in (*files, *HIDDEN):
-        write_texts(tmp_path / f"{name}{suffix}", [f"{name} {i}" for i in range(2)])
+def test_a_folder_has_the_splits_that_datasets_finds(tmp_path):
+    for name in ("train-00000-of-00002", "train-00001-of-00002", "validation-00000-of-00001", ".train-0"):
+        Dataset.from_dict({"text": [name]}).to_parquet(tmp_path / f"{name}.parquet")
     (tmp_path / "README.md").write_text("# A set")
-    (tmp_path / "dataset_infos.json").write_text("{}")
-    wanted = {
-        split: [f"{name} {i}" for name in sorted(files) if files[name] == split for i in range(2)]
-        for split in ("train", "validation", "test")
-    }
-    for split in ("train", "validation"):
-        assert texts_of(tmp_path, split) == wanted[split]
-        assert list(stream_texts(str(tmp_path), split)) == wanted[split]
-    everything = wanted["train"] + wanted["validation"] + wanted["test"]
-    assert texts_of(tmp_path, "all") == list(stream_texts(str(tmp_path), "all")) == everything
-    assert texts_of(tmp_path, "train", limit=3) == wanted["train"][:3]
+    shards = ["train-00000-of-00002", "train-00001-of-00002"]
+    assert load_rows(str(tmp_path), "train")["text"][:] == shards
+    assert load_rows(str(tmp_path), "train", limit=1)["text"][:] == shards[:1]
+    assert load_rows(str(tmp_path), "validation")["text"][:] == ["validation-00000-of-00001"]
 
 
-@pytest.mark.parametrize(
-    "files", [FOLDERS[name] for name in ("shards", "data/", "folders", "words", "inside")]
-)
-def test_splits_are_those_of_datasets(tmp_path, files):
-    from lmlab.data.sources import split_files
-
-    for name in (*files, *HIDDEN):
-        write_texts(tmp_path / f"{name}.jsonl", ["a"])
-    theirs = load_dataset_builder(str(tmp_path)).config.data_files
-    assert {split: [str(file) for file in files] for split, files in split_files(tmp_path).items()} == {
-        split: sorted(map(str, files)) for split, files in theirs.items()
-    }
-
-
-@pytest.mark.parametrize("suffix", [".parquet", ".jsonl", ".txt"])
-@pytest.mark.parametrize(
-    "names",
-    [
-        ["a", "b", "c"],
-        ["000_00000", "000_00001"],
-        ["train-0", "train-1"],
-        ["latest", "valley"],
-        ["train-00000-of-00002", "train-00001-of-00002"],
-    ],
-    ids=repr,
-)
-def test_a_folder_without_validation_files_is_divided(tmp_path, names, suffix):
-    for name in names:
-        write_texts(tmp_path / "train" / f"{name}{suffix}", [f"{name} {i}" for i in range(20)])
-    folder = tmp_path / "train"  # the folder's own name is no split
-    everything = [f"{name} {i}" for name in names for i in range(20)]
-    train, validation = texts_of(folder, "train"), texts_of(folder, "validation")
-    assert sorted(train + validation) == sorted(everything) and len(validation) == 2 * len(names)
-    assert texts_of(folder, "all") == list(stream_texts(str(folder))) == everything
-    with pytest.raises(ValueError, match="validation"):
-        list(stream_texts(str(folder), "validation"))
-
-
-def test_columns_of_several_files_are_one(tmp_path):
-    write_rows(tmp_path / "train-0.jsonl", [{"answer_number": 7}])
-    write_rows(tmp_path / "train-1.jsonl", [{"answer_number": "007", "unit": "m"}])
-    assert load_rows(str(tmp_path), "train").to_list()[:1] != []
-    assert load_rows(str(tmp_path), "all").to_list() == [
-        {"answer_number": "7", "unit": None},
-        {"answer_number": "007", "unit": "m"},
-    ]
-
-
-@pytest.mark.parametrize(
-    "names", [["train.jsonl", "train.parquet"], ["train-0.jsonl", "train-1.csv"], ["a.txt", "a.jsonl"]]
-)
-def test_files_of_two_kinds_for_one_split_are_refused(tmp_path, names):
-    for name in names:
-        write_texts(tmp_path / name, ["a", "b"])
-    for read in (lambda: load_rows(str(tmp_path)), lambda: list(stream_texts(str(tmp_path)))):
-        with pytest.raises(ValueError, match=names[1].rpartition(".")[2]):
-            read()
-
-
-def test_two_sets_in_one_folder_are_refused(tmp_path):
-    for name in ("main", "socratic"):
-        write_texts(tmp_path / name / "train-00000-of-00001.parquet", [name])
-    with pytest.raises(ValueError, match="main, socratic"):
-        load_rows(str(tmp_path))
-    assert texts_of(tmp_path / "main", "all") == ["main"]
-
-
-def test_missing_shards_are_said(tmp_path, caplog):
-    write_texts(tmp_path / "train-00001-of-00003.parquet", ["a", "b"])
-    write_texts(tmp_path / "test-00000-of-00001.parquet", ["c"])
-    write_texts(tmp_path / "LICENSE.txt", ["free"])  # its name says no split, so it is not read
-    assert texts_of(tmp_path, "train") == ["a", "b"]
-    assert "1 of 3 shards of train" in caplog.text
+def test_a_folder_without_validation_files_is_divided(tmp_path):
+    write_rows(tmp_path / "a.jsonl", [{"text": f"text {i}"} for i in range(20)])
+    assert load_rows(str(tmp_path), "validation")["text"][:] == ["text 9", "text 19"]
+    assert len(load_rows(str(tmp_path), "train")) == 18
 
 
 def test_folders_that_cannot_be_read_are_refused_by_name(tmp_path):
     with pytest.raises(ValueError, match=str(tmp_path)):
         load_rows(str(tmp_path))
-    write_texts(tmp_path / "validation.jsonl", ["a"])
-    with pytest.raises(ValueError, match="validation"):
+    write_rows(tmp_path / "validation.jsonl", [{"text": "a"}])
+    with pytest.raises(ValueError, match="train"):
         load_rows(str(tmp_path), "train")
-    (tmp_path / "validation.jsonl").unlink()
-    (tmp_path / "a.parquet").write_bytes(b"no parquet")
-    with pytest.raises(ArrowInvalid, match="Parquet"):  # datasets logs the name of the file
-        load_rows(str(tmp_path), "train")
-
-
-def test_publishers_own_splits_are_not_thrown_together(tmp_path):
-    for name in ("train_sft", "train_gen", "test_sft"):
-        write_texts(tmp_path / "data" / f"{name}-00000-of-00001.parquet", [name])
-    with pytest.raises(ValueError, match="train_sft"):
-        load_rows(str(tmp_path), "train")
-    assert sorted(texts_of(tmp_path, "all")) == ["test_sft", "train_gen", "train_sft"]
 
 
 # --- the sets of the lessons -------------------------------------------------------------------------
@@ -630,26 +487,22 @@ def test_pairs_of_lesson_04_have_no_empty_side(tmp_path, caplog):
 
     pairs = [{"modern": f"You know {i}.", "shakespearean": f"Thou knowest {i}."} for i in range(400)]
     pairs[217]["shakespearean"] = None
-    (tmp_path / "data").mkdir()
-    for number in (0, 1):
-        write_rows(tmp_path / "data" / f"train-0000{number}-of-00002.jsonl", pairs[number * 200 :][:200])
-    file = write_rows(tmp_path / "pairs.jsonl", pairs)
-    for source in (file, str(tmp_path / "data")):
-        cfg = load_recipe(
-            "04_shakespeare_full_finetune",
-            "tiny",
-            data=source,
-            small_data=source,
-            small_train=40,
-            small_validation=20,
-            n_train=300,
-            n_validation=30,
-            study_sizes=[100, 200],
-        )
-        sets = pair_sets(cfg)
-        found = {pair["modern"] for rows in sets.values() for pair in rows}
-        assert len(found) > 320 and {"You know 3.", "You know 150."} < found and "You know 217." not in found
-        assert "row 217" in caplog.text
+    source = write_rows(tmp_path / "pairs.jsonl", pairs)
+    cfg = load_recipe(
+        "04_shakespeare_full_finetune",
+        "tiny",
+        data=source,
+        small_data=source,
+        small_train=40,
+        small_validation=20,
+        n_train=300,
+        n_validation=30,
+        study_sizes=[100, 200],
+    )
+    sets = pair_sets(cfg)
+    found = {pair["modern"] for rows in sets.values() for pair in rows}
+    assert len(found) > 320 and {"You know 3.", "You know 150."} < found and "You know 217." not in found
+    assert "row 217" in caplog.text
 
 
 def test_problems_of_lesson_06_are_none_that_are_nothing(tmp_path):

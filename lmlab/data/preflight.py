@@ -64,8 +64,7 @@ class Preflight:
     checks: tuple[Check, ...]
     tokens: TokenView  # of a few rows
     supervised_fraction: float  # of all tokens but padding and the first of each conversation
-    truncated_fraction: float  # of the conversations, that lost their end
-    answers_lost: int  # of the conversations, whose answer is not complete any more
+    n_truncated: int  # conversations that lost their end
     n_conversations: int
 
     @property
@@ -102,7 +101,7 @@ class Preflight:
         lines = []
         for check in self.checks:
             lines.append(f"{'ok  ' if check.passed else 'FAIL'} {check.name:<37} {check.found}")
-        return "\n".join([*lines, "", repr(self.tokens)])
+        return "\n".join(lines)
 
     def _repr_html_(self) -> str:
         rows = ""
@@ -140,12 +139,11 @@ def preflight(
     n = max(n_conversations or 0, len(conversations))
     end = end_of_turn(tokenizer) if opening is None else tokenizer.eos_token_id
 
-    n_truncated = n_lost = n - len(conversations)  # these the trainer has dropped
+    n_truncated = n - len(conversations)  # these the trainer has dropped
     for each in conversations:
+        # a shorter one without its end was never truncated: its EOS is missing or masked, which has its own check
         if each.ids[-1] != end and (max_length is None or len(each.ids) >= max_length):
             n_truncated += 1
-            # an answer ends in a full stop; if it is there, only EOS is missing
-            n_lost += not _after_reasoning(tokenizer.decode(each.ids)).endswith(".")
 
     n_tokens = max(1, sum(len(each.ids) - 1 for each in conversations))
     supervised = sum(len(each.supervised) for each in conversations) / n_tokens
@@ -154,24 +152,16 @@ def preflight(
     for row in rows:
         pad_labels += row["labels"][sum(row["attention_mask"]) :]
     n_labelled = sum(label != IGNORE_INDEX for label in pad_labels)
+    some_masked = 0 < supervised < 1
     checks = [
         *_conversation_checks(conversations, tokenizer, end, opening),
         Check(
             "padding is masked", n_labelled == 0, f"{n_labelled} of {len(pad_labels)} pad tokens have a label"
         ),
-        Check(
-            "some tokens are masked, not all",
-            0 < supervised < 1,
-            f"{supervised:.1%} of {n_tokens:,} are labels",
-        ),
-        Check(
-            "nothing is truncated",
-            n_truncated == 0,
-            f"{n_truncated} of {n} lost their end, {n_lost} some or all of their answer",
-        ),
+        Check("some tokens are masked, not all", some_masked, f"{supervised:.1%} of {n_tokens:,} are labels"),
+        Check("nothing is truncated", n_truncated == 0, f"{n_truncated} of {n} lost their end"),
     ]
-    view = token_view(rows[:n_shown], tokenizer)
-    return Preflight(tuple(checks), view, supervised, n_truncated / max(1, n), n_lost, n)
+    return Preflight(tuple(checks), token_view(rows[:n_shown], tokenizer), supervised, n_truncated, n)
 
 
 def _collate(dataset: Sequence[Mapping], collator: Callable) -> tuple[list[Conversation], list[dict]]:
@@ -182,7 +172,7 @@ def _collate(dataset: Sequence[Mapping], collator: Callable) -> tuple[list[Conve
         for i in range(start, min(start + _BATCH_SIZE, len(dataset))):
             columns = ("input_ids", "labels", "seq_lengths")
             rows.append({name: dataset[i][name] for name in columns if name in dataset[i]})
-        # a packed row holds several conversations
+        # a packed row holds several conversations, which are checked one by one
         lengths = [row.get("seq_lengths", [len(row["input_ids"])]) for row in rows]
         batch = collator(rows)
         if len(batch["input_ids"]) < len(rows):  # without padding: all rows in one
@@ -211,6 +201,7 @@ def _conversation_checks(
     results = defaultdict(list)
     for each in conversations:
         prompt = tokenizer.decode(each.ids[: each.n_prompt])
+        # in the order of ``must_hold``
         holds = [
             _has_one_bos(each.ids, template_ids, tokenizer),
             prompt.endswith(opening),

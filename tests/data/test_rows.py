@@ -2,13 +2,15 @@
 
 import json
 
+import pyarrow
 import pytest
 from datasets import Dataset
 
+from lmlab.data.readers import lossless_column, numbered_rows
 from lmlab.data.reasoning import reasoning_rows
 from lmlab.data.sources import load_rows
 from lmlab.data.streams import stream_texts
-from lmlab.data.usable import usable_pairs, usable_texts
+from lmlab.data.usable import BadRow, usable_pairs, usable_texts
 
 NOTHING = [
     None,
@@ -75,11 +77,19 @@ def answers(problems):
 
 @pytest.mark.parametrize("value", [*NOTHING, ["a"], {"a": 1}], ids=repr)
 @pytest.mark.parametrize("key", ["modern", "shakespearean"])
-def test_a_side_that_is_nothing_is_no_pair(tmp_path, key, value):
-    source = write_rows(tmp_path / "pairs.jsonl", [*PAIRS, {**PAIRS[0], key: value}])
-    assert usable_pairs(load_rows(source, "all"), source) == PAIRS
+def test_a_side_that_is_nothing_is_no_pair(key, value):
+    rows = [*PAIRS, {**PAIRS[0], key: value}]
+    assert usable_pairs(rows, "x") == PAIRS
     with pytest.raises(ValueError, match="max_invalid_fraction"):
-        usable_pairs(load_rows(source, "all", max_invalid_fraction=0.0), source, max_invalid_fraction=0.0)
+        usable_pairs(rows, "x", max_invalid_fraction=0.0)
+
+
+def test_sides_that_are_nothing_are_no_pairs_in_a_file(tmp_path):
+    odd = [{**PAIRS[0], "modern": value} for value in (None, "nan", ["a"], {"a": 1})]
+    source = write_rows(tmp_path / "pairs.jsonl", [*PAIRS, *odd])
+    assert usable_pairs(load_rows(source, "all", max_invalid_fraction=0.1), source) == PAIRS
+    with pytest.raises(ValueError, match="max_invalid_fraction"):
+        load_rows(source, "all", max_invalid_fraction=0.0)
 
 
 WRONG_KIND = [["a"], {"a": 1}, True]
@@ -88,16 +98,19 @@ LAYOUTS = {"question": GSM8K, "answer": GSM8K, "problem_text": SCIENCE, "answer_
 
 @pytest.mark.parametrize("value", [*NOTHING, float("nan"), *WRONG_KIND], ids=repr)
 @pytest.mark.parametrize("key", LAYOUTS)
-def test_a_question_or_an_answer_that_is_nothing_is_no_problem(tmp_path, key, value):
+def test_a_question_or_an_answer_that_is_nothing_is_no_problem(key, value):
     good = LAYOUTS[key]
-    source = write_rows(tmp_path / "rows.jsonl", [*good, {**good[0], key: value}])
-    problems = reasoning_rows(load_rows(source, "all"), source)
-    if value is not True:  # among texts it is text as it is written
-        assert [row["prompt"] for row in problems] == [
-            row["prompt"] for row in reasoning_rows(good, "x", 0.0)
-        ]
-    rows = [*good, {**good[0], key: value}]
-    assert len(reasoning_rows(rows, "rows that come from elsewhere")) == 40
+    problems = reasoning_rows([*good, {**good[0], key: value}], "x")
+    assert [row["prompt"] for row in problems] == [row["prompt"] for row in reasoning_rows(good, "x", 0.0)]
+
+
+@pytest.mark.parametrize("key", LAYOUTS)
+def test_nothing_is_no_problem_in_a_file(tmp_path, key):
+    good = LAYOUTS[key]
+    odd = [{**good[0], key: value} for value in (None, "N/A", float("nan"), ["a"])]
+    source = write_rows(tmp_path / "rows.jsonl", [*good, *odd])
+    rows = load_rows(source, "all", max_invalid_fraction=0.1)
+    assert len(reasoning_rows(rows, source, max_invalid_fraction=0.1)) == 40
 
 
 @pytest.mark.parametrize("value", [value for value in NOTHING if value is not None], ids=repr)
@@ -126,11 +139,8 @@ def test_a_final_answer_that_is_nothing_is_no_target(layout, value):
 @pytest.mark.parametrize(
     ("field", "value"), [("unit", ["m"]), ("unit", {"a": 1}), ("solution", ["a"]), ("solution", {"a": 1})]
 )
-def test_a_field_of_the_wrong_kind_leaves_its_row_out(tmp_path, field, value):
-    rows = [*SCIENCE, {**SCIENCE[0], field: value}]
-    assert len(reasoning_rows(rows, "x")) == 40
-    source = write_rows(tmp_path / "rows.jsonl", rows)
-    assert len(reasoning_rows(load_rows(source, "all"), source)) == 40
+def test_a_field_of_the_wrong_kind_leaves_its_row_out(field, value):
+    assert len(reasoning_rows([*SCIENCE, {**SCIENCE[0], field: value}], "x")) == 40
 
 
 @pytest.mark.parametrize("nothing", [None, "", "nan", "-"])
@@ -212,12 +222,8 @@ CALL = {"name": "add", "arguments": {"a": 1}}
     ],
     ids=lambda given: repr(given)[:50],
 )
-def test_conversations_that_cannot_be_kept_whole_are_refused(tmp_path, messages):
+def test_conversations_that_cannot_be_kept_whole_are_refused(messages):
     assert answers(reasoning_rows([*TALKS, {"messages": messages}], "x")) == answers(
-        reasoning_rows(TALKS, "x", 0.0)
-    )
-    source = write_rows(tmp_path / "rows.jsonl", [*TALKS, {"messages": messages}])
-    assert answers(reasoning_rows(load_rows(source, "all"), source)) == answers(
         reasoning_rows(TALKS, "x", 0.0)
     )
 
@@ -327,28 +333,35 @@ BAD_LINES = {
 }
 
 
-@pytest.mark.parametrize("line", BAD_LINES.values(), ids=BAD_LINES.keys())
-@pytest.mark.parametrize("first", [False, True])
-def test_a_line_that_is_no_row_is_counted_and_left_out(tmp_path, caplog, line, first):
+def test_lines_that_are_no_rows_are_counted_and_left_out(tmp_path, caplog):
     path = tmp_path / "rows.jsonl"
     good = [json.dumps(row).encode() for row in PAIRS]
-    path.write_bytes(b"\n".join([line, *good] if first else [*good, line]))
-    assert load_rows(str(path), "all").select_columns(["modern", "shakespearean"]).to_list() == PAIRS
-    shown = caplog.text
-    assert "1 of 41" in shown and f"line {1 if first else 41}" in shown
+    path.write_bytes(b"\n".join([*good[:20], *BAD_LINES.values(), *good[20:]]))
+    n_bad = len(BAD_LINES)
+    rows = load_rows(str(path), "all", max_invalid_fraction=0.5)
+    assert rows.select_columns(["modern", "shakespearean"]).to_list() == PAIRS
+    assert f"{n_bad} of {40 + n_bad}" in caplog.text and "line 21: " in caplog.text
     with pytest.raises(ValueError, match="max_invalid_fraction"):
-        load_rows(str(path), "all", max_invalid_fraction=0.0)
-    with pytest.raises(ValueError, match="rows.jsonl, line "):
+        load_rows(str(path), "all")
+    with pytest.raises(ValueError, match="rows.jsonl, line 21 "):
+        path.write_bytes(b"\n".join([b'{"text": "a"}'] * 20 + [BAD_LINES["null"]]))
         list(stream_texts(str(path)))
 
 
-@pytest.mark.parametrize(
-    "rows", [[*PAIRS, [1, 2]], [*PAIRS, None], [3, *PAIRS]], ids=("list", "null", "number")
-)
-def test_items_of_a_json_list_that_are_no_rows_are_left_out(tmp_path, rows):
+@pytest.mark.parametrize("line", BAD_LINES.values(), ids=BAD_LINES.keys())
+@pytest.mark.parametrize("first", [False, True])
+def test_each_line_that_is_no_row_is_found(tmp_path, line, first):
+    path = tmp_path / "rows.jsonl"
+    good = [json.dumps(row).encode() for row in PAIRS]
+    path.write_bytes(b"\n".join([line, *good] if first else [*good, line]))
+    found = dict(numbered_rows(path))
+    assert isinstance(found.pop(1 if first else 41), BadRow) and list(found.values()) == PAIRS
+
+
+def test_items_of_a_json_list_that_are_no_rows_are_left_out(tmp_path):
     path = tmp_path / "rows.json"
-    path.write_text(json.dumps(rows, indent=1), encoding="utf-8")
-    assert load_rows(str(path), "all").to_list() == PAIRS
+    path.write_text(json.dumps([3, *PAIRS, [1, 2], None], indent=1), encoding="utf-8")
+    assert load_rows(str(path), "all", max_invalid_fraction=0.1).to_list() == PAIRS
 
 
 SMILE = [{"text": "grüß 😀"}, {"text": "b"}]
@@ -366,9 +379,7 @@ def test_files_are_read_as_tools_write_them(tmp_path, suffix, newline, encoding)
         ".txt": [SMILE[0]["text"], "", SMILE[1]["text"]],
     }[suffix]
     path.write_bytes(newline.join([*lines, ""]).encode(encoding))
-    assert load_rows(str(path), "all").to_list() == SMILE
-    if suffix != ".json":
-        assert list(stream_texts(str(path))) == [row["text"] for row in SMILE]
+    assert [row for _, row in numbered_rows(path)] == SMILE
 
 
 def test_a_text_file_in_another_encoding_is_refused_by_paragraph(tmp_path):
@@ -415,7 +426,9 @@ def test_a_column_loses_nothing(tmp_path, suffix, written, column):
     lines = [f'{{"answer_number": {value}, "i": 1}}' for value in written]
     path = tmp_path / f"rows{suffix}"
     path.write_text("\n".join(lines) if suffix == ".jsonl" else f"[{', '.join(lines)}]", encoding="utf-8")
-    assert load_rows(str(path), "all")["answer_number"][:] == column
+    values = [row["answer_number"] for _, row in numbered_rows(path)]
+    # as Arrow has it
+    assert pyarrow.array(lossless_column(values)).to_pylist() == column
 
 
 def test_numbers_among_texts_are_answers_as_they_are_written(tmp_path):

@@ -86,17 +86,6 @@ class Preflight:
                 f"template or the collator before training. {found}"
             )
 
-    def summary(self) -> str:
-        """One line; of checks that failed their names."""
-        result = f"{len(self.checks)} checks passed"
-        if self.failed:
-            names = ", ".join(check.name for check in self.failed)
-            result = f"{len(self.failed)} of {len(self.checks)} checks FAILED ({names})"
-        return (
-            f"{result} on {self.n_conversations:,} examples, {self.supervised_fraction:.1%} of their tokens "
-            "contribute to the loss"
-        )
-
     def __repr__(self) -> str:
         lines = []
         for check in self.checks:

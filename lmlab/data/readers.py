@@ -78,19 +78,10 @@ def _text_row(paragraph: str) -> dict:
 # --- JSON --------------------------------------------------------------------------------------------
 
 
-class _WrittenFloat(float):
-    """A number of a JSON file that remembers how it is written: 1.50."""
-
-    def __new__(cls, text: str):
-        number = super().__new__(cls, text)
-        number.text = text
-        return number
-
-
 def _parse_json(text: str) -> object:
     try:
         # other tools write NaN for an empty field
-        return json.loads(text, parse_float=_WrittenFloat, parse_constant=lambda _: None)
+        return json.loads(text, parse_constant=lambda _: None)
     except (ValueError, RecursionError) as error:  # RecursionError: brackets 100,000 deep
         raise UnusableRow(f"not JSON ({str(error)[:80]})") from error
 
@@ -170,27 +161,25 @@ def nested_or_plain(rows: Sequence[dict], key: str) -> list[int]:
 def lossless_column(values: list) -> list:
     """A column's values in one type that Arrow can hold and that loses nothing.
 
-    Numbers among texts become text as they are written in the file: 007 stays "007" and 1.50 "1.50", which
-    ``datasets`` would read as 7 and 1.5. Objects that have no common schema become JSON.
+    Numbers among texts become text, so that "007" stays as it is, which ``datasets`` would read as 7. Objects
+    that have no common schema become JSON.
     """
     import pyarrow
 
     kinds = {type(value) for value in values if value is not None}
+    integers = [abs(value) for value in values if type(value) is int]
     if kinds & {list, dict}:
         try:
             pyarrow.array(values)
-            return values
+            exact = True
         except (pyarrow.ArrowInvalid, pyarrow.ArrowTypeError, OverflowError):
-            return [None if value is None else json.dumps(value, ensure_ascii=False) for value in values]
-    integers = [abs(value) for value in values if type(value) is int]
-    if kinds == {int, _WrittenFloat}:
+            exact = False
+    elif kinds == {int, float}:
         exact = max(integers) <= 2**53  # beyond, a float is no longer exact
     else:
         exact = len(kinds) < 2 and max(integers, default=0) < 2**63  # Arrow's largest integer
-    return values if exact else [_as_written(value) for value in values]
+    return values if exact else [_as_text(value) for value in values]
 
 
-def _as_written(value: object) -> str | None:
-    if value is None or isinstance(value, str):
-        return value
-    return value.text if isinstance(value, _WrittenFloat) else json.dumps(value)
+def _as_text(value: object) -> str | None:
+    return value if value is None or isinstance(value, str) else json.dumps(value, ensure_ascii=False)

@@ -164,9 +164,7 @@ def packing_efficiency(
         "pad to the longest of the batch": longest_of_batches,
         "best-fit packing": len(best_fit(cut, max_length)) * max_length,
     }
-    found = []
-    for method, n in computed.items():
-        found.append(PackingEfficiency(method, sum(cut) / n, 1 - sum(cut) / n, 0.0))
+    found = [PackingEfficiency(method, sum(cut) / n, 1 - sum(cut) / n, 0.0) for method, n in computed.items()]
     # all texts in one stream, cut into rows: text i is tokens ends[i] - lengths[i] to ends[i] - 1 of it
     ends = np.cumsum(lengths)
     first_row, last_row = (ends - lengths) // max_length, (ends - 1) // max_length

@@ -101,14 +101,10 @@ def _tokens(row: Mapping, tokenizer) -> list[Token]:
 
 
 def special_names(tokenizer: PreTrainedTokenizerBase) -> dict[int, str]:
-    """What a tokenizer's special tokens are for, id -> "BOS" and the like; one may be for several things."""
-    names = dict.fromkeys(tokenizer.all_special_ids, "special")
-    for name in ("bos", "eos", "unk", "pad"):
-        token = getattr(tokenizer, f"{name}_token_id", None)
-        if token is not None:
-            known = names.get(token, "special")
-            names[token] = name.upper() if known == "special" else f"{known} = {name.upper()}"
-    return names
+    """What a tokenizer's special tokens are for, id -> "EOS" and the like."""
+    # the pad token is often EOS, so it comes first and gives way to it
+    tokens = {name: getattr(tokenizer, f"{name}_token_id", None) for name in ("pad", "unk", "bos", "eos")}
+    return {token: name.upper() for name, token in tokens.items() if token is not None}
 
 
 def _shortened(tokens: list[Token]) -> tuple[Token, ...]:

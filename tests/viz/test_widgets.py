@@ -454,13 +454,11 @@ def test_what_cannot_be_seen_is_named():
     assert visible(" a\n\x1a\t") == "␣a⏎\\x1a\\t" and visible("") == "∅"
 
 
-def test_a_token_for_several_things_names_all():
+def test_a_pad_token_that_is_eos_is_named_eos():
     from lmlab.data.token_view import special_names
 
-    some = SimpleNamespace(
-        bos_token_id=1, eos_token_id=2, pad_token_id=2, unk_token_id=None, all_special_ids=[1, 2, 9]
-    )
-    assert special_names(some) == {1: "BOS", 2: "EOS = PAD", 9: "special"}
+    some = SimpleNamespace(bos_token_id=1, eos_token_id=2, pad_token_id=2, unk_token_id=None)
+    assert special_names(some) == {1: "BOS", 2: "EOS"}
 
 
 def test_the_viewer(there, batch, tokenizer):

@@ -115,6 +115,7 @@ def tokenize_pairs(
     answer_ids = tokenizer(answers, add_special_tokens=False, verbose=False)["input_ids"]
 
     columns, too_long = {"input_ids": [], "labels": []}, []
+    # input_ids end in EOS, and its label is learned: without it the model would not stop
     for i, (prompt, answer) in enumerate(zip(prompt_ids, answer_ids, strict=True)):
         ids = [*prompt, *answer, eos]
         if len(ids) > max_length:

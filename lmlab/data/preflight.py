@@ -124,7 +124,7 @@ def preflight(
         n_shown: Rows to show.
     """
     conversations, rows = _collate(dataset, collator)
-    # the trainer drops what has no label left after truncation
+    # the trainer drops what has no label left after truncation, without a word
     n = max(n_conversations or 0, len(conversations))
     end = end_of_turn(tokenizer) if opening is None else tokenizer.eos_token_id
 
@@ -134,6 +134,7 @@ def preflight(
         if each.ids[-1] != end and (max_length is None or len(each.ids) >= max_length):
             n_truncated += 1
 
+    # the first token of a conversation has nothing before it, so it can never contribute
     n_tokens = max(1, sum(len(each.ids) - 1 for each in conversations))
     supervised = sum(len(each.supervised) for each in conversations) / n_tokens
     # padding is known from the lengths, not from the token: a pad token equal to EOS is no fault by itself
@@ -186,6 +187,7 @@ def _conversation_checks(
         must_hold |= _MUST_HOLD_OF_REASONING
         opening = generation_prompt(tokenizer)
         prompt = prompt_text(tokenizer, [{"role": "user", "content": "?"}])
+        # a chat template may write BOS itself; then the tokenizer must not add another
         template_ids = tokenizer(prompt, add_special_tokens=False)["input_ids"]
     results = defaultdict(list)
     for each in conversations:
@@ -202,6 +204,7 @@ def _conversation_checks(
         for name, good in zip(must_hold, holds, strict=True):
             results[name].append(good)
     checks = []
+    # all([]) is true, so that no conversation at all must be asked for by itself
     for name, wrong in must_hold.items():
         good = results[name]
         found = "all" if good else "no conversation is left to look at"
@@ -228,6 +231,7 @@ def _has_one_bos(ids: list[int], template_ids: list[int], tokenizer) -> bool:
 def _reasoning_holds(each: Conversation, tokenizer, end: int, opening: str) -> list[bool]:
     """The reasoning format of the last turn, tags that the generation prompt has written included."""
     turn = tokenizer.decode(each.ids).rpartition(opening.partition(OPENING)[0])[2]
+    # what is trained on is read from the labels, as they may differ from the ids
     labelled = tokenizer.decode(each.supervised)
     reasoning = labelled.partition(CLOSING)[0].rpartition(OPENING)[2].strip()
     answer, end_token = _after_reasoning(turn), tokenizer.decode([end])

@@ -48,6 +48,7 @@ def data_source(source: str, max_invalid_fraction: float = MAX_INVALID_FRACTION)
     path = local_path(source)
     if path is None and Path(source).suffix in ENDINGS:
         raise ValueError(f"found no file {source!r}; give an existing path, 'miniworld/<name>' or a hub id")
+    # what names nothing here is a hub id; the hub says so where there is no such dataset
     if path is None:
         name, _, config = source.partition(":")
         return {"path": name, "name": config} if config else {"path": name}
@@ -90,6 +91,7 @@ def _made_once(name: str, make: Callable[[Path], None]) -> Path:
 
 
 def _hash(files: list[Path]) -> str:
+    # of names and contents, not of times: a copied or unpacked file has a new time
     found = hashlib.sha256()
     for file in files:
         found.update(file.name.encode())
@@ -199,6 +201,7 @@ def load_rows(
     if Path(arguments["path"]).exists():
         disable_progress_bars()  # nothing is downloaded that one would watch
     names = _split_names(source, arguments)
+    # many published sets have a test split and no validation split
     held_out = [name for name in ("validation", "test") if name in names]
     if split == "all":
         wanted = names
@@ -207,6 +210,7 @@ def load_rows(
     parts = []
     for name in wanted:
         rows = load_dataset(**arguments, split=name, streaming=limit is not None)
+        # every tenth row, not the last tenth: many files are sorted
         if split != "all" and not held_out:
             rows = rows.filter(lambda _, i: (i % 10 == 9) == (split == "validation"), with_indices=True)
         if limit is not None:

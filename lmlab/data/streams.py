@@ -31,8 +31,9 @@ def stream_texts(source: str, skip: int = 0, limit: int | None = None) -> Iterat
     if path is not None:
         # not by ``data_source``: it converts a file as a whole, which may be larger than the memory
         return islice(_file_texts(path), skip, limit and skip + limit)
-    from datasets import load_dataset
+    from datasets import load_dataset  # a slow import
 
+    # skip before the rows are looked at, so that a resumed run reaches its position quickly
     rows = load_dataset(**data_source(source), split="train", streaming=True).skip(skip)
     return islice((_text_of(row, source) for row in rows), limit)
 

@@ -110,6 +110,7 @@ def special_names(tokenizer: PreTrainedTokenizerBase) -> dict[int, str]:
 def _shortened(tokens: list[Token]) -> tuple[Token, ...]:
     """Without the middle of what is long, and without most padding."""
     shown: list[Token] = []
+    # in a set of one length most tokens may be padding, which says nothing
     for is_pad, group in groupby(tokens, lambda token: token.kind == PAD):
         run = list(group)
         n_first, n_last = (_PADS_SHOWN, 0) if is_pad else (_SHOWN, _SHOWN)

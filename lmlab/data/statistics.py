@@ -118,8 +118,12 @@ def best_fit(lengths: Sequence[int], capacity: int) -> list[list[int]]:
 
     Returns:
         The indices of the texts of each row.
+
+    Raises:
+        ValueError: A text is longer than a row.
     """
-    assert max(lengths) <= capacity, "a text is longer than a row; truncate the lengths first"
+    if max(lengths) > capacity:
+        raise ValueError(f"a text has {max(lengths)} tokens, a row {capacity}; truncate the lengths first")
     rows: list[list[int]] = []
     free: list[tuple[int, int]] = []  # (tokens free, row), sorted
     for i in sorted(range(len(lengths)), key=lambda i: -lengths[i]):

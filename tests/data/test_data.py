@@ -162,7 +162,7 @@ def test_wrong_requests_are_refused(tmp_path):
     (tmp_path / "x.xlsx").write_text("a\n")
     one = write_lines(tmp_path / "one.jsonl", [{"a": 1}])
     for message, arguments in {
-        "line 2: {": (str(bad),),
+        "line 2": (str(bad),),
         "'test'": ("miniworld/stories", "test"),
         ".xlsx": (str(tmp_path / "x.xlsx"),),
         "validation": (one, "validation"),

@@ -118,6 +118,7 @@ def tokenize_pairs(
     # input_ids end in EOS, and its label is learned: without it the model would not stop
     for i, (prompt, answer) in enumerate(zip(prompt_ids, answer_ids, strict=True)):
         ids = [*prompt, *answer, eos]
+        # not truncated: the end of an answer is what would be lost, and EOS with it
         if len(ids) > max_length:
             too_long.append(BadRow(i, f"longer than max_length, {max_length} tokens", prompts[i]))
             continue

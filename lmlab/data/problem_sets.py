@@ -66,6 +66,7 @@ def reasoning_sets(cfg: ReasoningFinetune, tokenizer: PreTrainedTokenizerBase) -
 
 def _split(cfg: ReasoningFinetune, source: str) -> tuple[list[dict], list[dict]]:
     """(train, held out) of one source. A miniworld comes split: its bases have read none of the held-out."""
+    # SciBench's answers are rounded measurements, hence the tolerance
     checks = {"max_invalid_fraction": cfg.max_invalid_fraction, "tolerance": cfg.answer_tolerance}
     if source.startswith("miniworld/"):
         n_held_out = cfg.n_eval + cfg.n_validation

@@ -130,9 +130,9 @@ def visible(token: str) -> str:
 
 def _span(token: Token) -> str:
     # a token is text of a reader's file, which must not be read as tags
-    text = html.escape(visible(token.token))
     if token.kind == SKIPPED:
-        return f'<span style="{_BLOCK};opacity:.7">{text}</span>'
+        return f'<span style="{_BLOCK};opacity:.7">{html.escape(token.token)}</span>'
+    text = html.escape(visible(token.token))
     title = f"id {token.id}" if token.kind == READ else f"id {token.id}, label {token.label}"
     below = "&nbsp;"
     if token.kind == READ:

@@ -42,6 +42,7 @@ def _nfkc(text: str) -> str:
         if not unicodedata.decomposition(character).startswith(_MEANINGFUL):
             character = unicodedata.normalize("NFKC", character)
         plain += character
+    # a letter and its accent, which NFKC joins only where they are given together
     return unicodedata.normalize("NFC", plain)
 
 
@@ -60,13 +61,17 @@ def duplicate_fraction(texts: Sequence[str]) -> float:
 
 # --- near-duplicates ----------------------------------------------------------------------------------
 
-_BAND = 4  # positions of a signature that must agree for two texts to be compared at all
+THRESHOLD = 0.7  # Jaccard similarity from which two texts are nearly the same
+_SHINGLE = 5  # characters
+_HASHES = 128  # values of a signature
+_BAND = 4  # consecutive ones that must agree for two texts to be compared at all
 
 
-def shingles(text: str, n: int = 5) -> frozenset[str]:
-    """All runs of ``n`` characters of the normalized text (the whole of it, when it is shorter)."""
+def shingles(text: str) -> frozenset[str]:
+    """All runs of five characters of the normalized text (the whole of it, when it is shorter)."""
     text = normalize_text(text)
-    return frozenset(text[i : i + n] for i in range(max(1, len(text) - n + 1)))
+    n_runs = max(1, len(text) - _SHINGLE + 1)
+    return frozenset(text[i : i + _SHINGLE] for i in range(n_runs))
 
 
 def jaccard(a: frozenset, b: frozenset) -> float:
@@ -74,21 +79,19 @@ def jaccard(a: frozenset, b: frozenset) -> float:
     return len(a & b) / len(a | b)
 
 
-def minhash(sets: Sequence[frozenset[str]], n_hashes: int = 128, seed: int = 0) -> np.ndarray:
+def minhash(sets: Sequence[frozenset[str]]) -> np.ndarray:
     """MinHash signatures: two sets agree at a position with probability ``jaccard``. Source: Broder 1997.
 
     Args:
         sets: Such as ``shingles`` gives them.
-        n_hashes: Random hash functions; position k holds the minimum of the k-th over the set.
-        seed: Of the hash functions.
 
     Returns:
-        Signatures, (n_sets, n_hashes).
+        Signatures, (n_sets, 128); position k holds the minimum of the k-th random hash function over the set.
     """
     prime = np.uint64(2**31 - 1)
-    rng = np.random.default_rng(seed)
-    a = rng.integers(1, int(prime), n_hashes, dtype=np.uint64)
-    b = rng.integers(0, int(prime), n_hashes, dtype=np.uint64)
+    rng = np.random.default_rng(0)
+    a = rng.integers(1, int(prime), _HASHES, dtype=np.uint64)
+    b = rng.integers(0, int(prime), _HASHES, dtype=np.uint64)
     signatures = []
     for items in sets:
         hashes = np.array([zlib.crc32(item.encode()) for item in items], dtype=np.uint64) % prime
@@ -104,7 +107,7 @@ class Pair(NamedTuple):
     similarity: float
 
 
-def near_duplicates(texts: Sequence[str], threshold: float = 0.7) -> list[Pair]:
+def near_duplicates(texts: Sequence[str], threshold: float = THRESHOLD) -> list[Pair]:
     """Pairs of different texts whose shingles have a Jaccard similarity of at least ``threshold``.
 
     MinHash finds candidates, then their true similarity decides: no pair is wrong, and of the pairs at 0.7
@@ -132,7 +135,7 @@ def _candidates(signatures: np.ndarray, threshold: float) -> list[tuple[int, int
     found = set()
     for bucket in buckets.values():
         found.update(combinations(bucket, 2))
-    agree = signatures.shape[1] * (threshold - 0.16)  # four standard errors lower, with 128 positions
+    agree = _HASHES * (threshold - 0.16)  # four standard errors lower
     return [(i, j) for i, j in sorted(found) if (signatures[i] == signatures[j]).sum() >= agree]
 
 
@@ -164,8 +167,7 @@ def duplicate_groups(texts: Sequence[str], threshold: float | None = None) -> li
 class TextIndex:
     """Finds whether a new text repeats any of those so far, as ``near_duplicates`` does, but one by one."""
 
-    def __init__(self, texts: Iterable[str] = (), threshold: float = 0.7):
-        self.threshold = threshold
+    def __init__(self, texts: Iterable[str] = ()):
         self.exact: set[str] = set()
         self.buckets: dict[tuple[int, bytes], list[frozenset[str]]] = defaultdict(list)
         for text in texts:
@@ -184,9 +186,8 @@ class TextIndex:
             return "repeats another"
         grams = shingles(text)
         for key in _band_keys(minhash([grams])[0]):
-            for other in self.buckets.get(key, ()):
-                if jaccard(grams, other) >= self.threshold:
-                    return "nearly repeats another"
+            if any(jaccard(grams, other) >= THRESHOLD for other in self.buckets.get(key, ())):
+                return "nearly repeats another"
         return None
 
 
@@ -212,7 +213,7 @@ def unseen(rows: Sequence[dict], others: Sequence[dict], text_of: Callable[[dict
     return [row for row in rows if normalize_text(text_of(row)) not in known]
 
 
-def leakage(train: Sequence[str], validation: Sequence[str], threshold: float = 0.7) -> Leakage:
+def leakage(train: Sequence[str], validation: Sequence[str], threshold: float = THRESHOLD) -> Leakage:
     """How much of ``validation`` a model has seen in ``train``."""
     n_train = len(train)
     leaked = set()
@@ -244,6 +245,7 @@ def copied_ngrams(texts: Sequence[str], training: Sequence[str], n: int) -> tupl
 
 def longest_copies(texts: Sequence[str], training: Sequence[str]) -> list[str]:
     """Of each text, the longest run of its words that is in one training text (the first of several)."""
+    # whitespace around each text, so that a search for " art " does not find it in "heart"
     corpus = "\n".join(f" {normalize_text(text)} " for text in training)
     return [_longest_copy(normalize_text(text).split(), corpus) for text in texts]
 

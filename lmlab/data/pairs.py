@@ -43,6 +43,7 @@ def pair_sets(cfg: FullFinetune) -> dict[str, list[dict[str, str]]]:
             rows.
     """
     n_small = cfg.small_train + cfg.small_validation
+    # the first rows as they are: the small set has the flaws that lesson 04 shows
     found = _usable_pairs(cfg, cfg.small_data, "all")
     small = found[:n_small]
     one_source = cfg.small_data == cfg.data
@@ -54,6 +55,7 @@ def pair_sets(cfg: FullFinetune) -> dict[str, list[dict[str, str]]]:
         train = _usable_pairs(cfg, cfg.data, "train", cfg.n_train)
         validation = _usable_pairs(cfg, cfg.data, "validation", cfg.n_validation)
     modern = itemgetter("modern")
+    # first validation against the small set, then train against both: train is what can spare rows
     validation = unseen(validation, small, modern)[: cfg.n_validation]
     train = unseen(train, validation, modern)[: cfg.n_train]
     sets = {
@@ -105,24 +107,26 @@ def tokenize_pairs(
     """
     from datasets import Dataset
 
-    if not rows:
-        raise ValueError(f"tokenize_pairs got no rows of {source}; give one or more")
     eos = eos_id(tokenizer)
+    # the space belongs to the answer: GPT-2's tokens begin with theirs
     prompts = [PROMPT.format(modern=row["modern"]) for row in rows]
     answers = [" " + row["shakespearean"] for row in rows]
     prompt_ids = tokenizer(prompts, add_special_tokens=False, verbose=False)["input_ids"]
     answer_ids = tokenizer(answers, add_special_tokens=False, verbose=False)["input_ids"]
 
     columns, too_long = {"input_ids": [], "labels": []}, []
+    # input_ids end in EOS, and its label is learned: without it the model would not stop
     for i, (prompt, answer) in enumerate(zip(prompt_ids, answer_ids, strict=True)):
         ids = [*prompt, *answer, eos]
+        # not truncated: the end of an answer is what would be lost, and EOS with it
         if len(ids) > max_length:
             too_long.append(BadRow(i, f"longer than max_length, {max_length} tokens", prompts[i]))
             continue
+        # nothing predicts the first token, so it never contributes
         n_masked = 1 if prompt_loss else len(prompt)
         columns["input_ids"].append(ids)
         columns["labels"].append([IGNORE_INDEX] * n_masked + ids[n_masked:])
     if len(too_long) == len(rows):
-        raise ValueError(f"max_length got {max_length}, and no pair is that short; raise it")
+        raise ValueError(f"{source} has no pair of at most max_length, {max_length} tokens; raise it")
     leave_out(too_long, len(rows), source, max_invalid_fraction)
     return Dataset.from_dict(columns)

@@ -64,8 +64,7 @@ class Preflight:
     checks: tuple[Check, ...]
     tokens: TokenView  # of a few rows
     supervised_fraction: float  # of all tokens but padding and the first of each conversation
-    truncated_fraction: float  # of the conversations, that lost their end
-    answers_lost: int  # of the conversations, whose answer is not complete any more
+    n_truncated: int  # conversations that lost their end
     n_conversations: int
 
     @property
@@ -87,22 +86,11 @@ class Preflight:
                 f"template or the collator before training. {found}"
             )
 
-    def summary(self) -> str:
-        """One line; of checks that failed their names."""
-        result = f"{len(self.checks)} checks passed"
-        if self.failed:
-            names = ", ".join(check.name for check in self.failed)
-            result = f"{len(self.failed)} of {len(self.checks)} checks FAILED ({names})"
-        return (
-            f"{result} on {self.n_conversations:,} examples, {self.supervised_fraction:.1%} of their tokens "
-            "contribute to the loss"
-        )
-
     def __repr__(self) -> str:
         lines = []
         for check in self.checks:
             lines.append(f"{'ok  ' if check.passed else 'FAIL'} {check.name:<37} {check.found}")
-        return "\n".join([*lines, "", repr(self.tokens)])
+        return "\n".join(lines)
 
     def _repr_html_(self) -> str:
         rows = ""
@@ -136,17 +124,17 @@ def preflight(
         n_shown: Rows to show.
     """
     conversations, rows = _collate(dataset, collator)
-    # the trainer drops what has no label left after truncation
+    # the trainer drops what has no label left after truncation, without a word
     n = max(n_conversations or 0, len(conversations))
     end = end_of_turn(tokenizer) if opening is None else tokenizer.eos_token_id
 
-    n_truncated = n_lost = n - len(conversations)  # these the trainer has dropped
+    n_truncated = n - len(conversations)  # these the trainer has dropped
     for each in conversations:
+        # a shorter one without its end was never truncated: its EOS is missing or masked, which has its own check
         if each.ids[-1] != end and (max_length is None or len(each.ids) >= max_length):
             n_truncated += 1
-            # an answer ends in a full stop; if it is there, only EOS is missing
-            n_lost += not _after_reasoning(tokenizer.decode(each.ids)).endswith(".")
 
+    # the first token of a conversation has nothing before it, so it can never contribute
     n_tokens = max(1, sum(len(each.ids) - 1 for each in conversations))
     supervised = sum(len(each.supervised) for each in conversations) / n_tokens
     # padding is known from the lengths, not from the token: a pad token equal to EOS is no fault by itself
@@ -154,24 +142,16 @@ def preflight(
     for row in rows:
         pad_labels += row["labels"][sum(row["attention_mask"]) :]
     n_labelled = sum(label != IGNORE_INDEX for label in pad_labels)
+    some_masked = 0 < supervised < 1
     checks = [
         *_conversation_checks(conversations, tokenizer, end, opening),
         Check(
             "padding is masked", n_labelled == 0, f"{n_labelled} of {len(pad_labels)} pad tokens have a label"
         ),
-        Check(
-            "some tokens are masked, not all",
-            0 < supervised < 1,
-            f"{supervised:.1%} of {n_tokens:,} are labels",
-        ),
-        Check(
-            "nothing is truncated",
-            n_truncated == 0,
-            f"{n_truncated} of {n} lost their end, {n_lost} some or all of their answer",
-        ),
+        Check("some tokens are masked, not all", some_masked, f"{supervised:.1%} of {n_tokens:,} are labels"),
+        Check("nothing is truncated", n_truncated == 0, f"{n_truncated} of {n} lost their end"),
     ]
-    view = token_view(rows[:n_shown], tokenizer)
-    return Preflight(tuple(checks), view, supervised, n_truncated / max(1, n), n_lost, n)
+    return Preflight(tuple(checks), token_view(rows[:n_shown], tokenizer), supervised, n_truncated, n)
 
 
 def _collate(dataset: Sequence[Mapping], collator: Callable) -> tuple[list[Conversation], list[dict]]:
@@ -182,7 +162,7 @@ def _collate(dataset: Sequence[Mapping], collator: Callable) -> tuple[list[Conve
         for i in range(start, min(start + _BATCH_SIZE, len(dataset))):
             columns = ("input_ids", "labels", "seq_lengths")
             rows.append({name: dataset[i][name] for name in columns if name in dataset[i]})
-        # a packed row holds several conversations
+        # a packed row holds several conversations, which are checked one by one
         lengths = [row.get("seq_lengths", [len(row["input_ids"])]) for row in rows]
         batch = collator(rows)
         if len(batch["input_ids"]) < len(rows):  # without padding: all rows in one
@@ -207,10 +187,12 @@ def _conversation_checks(
         must_hold |= _MUST_HOLD_OF_REASONING
         opening = generation_prompt(tokenizer)
         prompt = prompt_text(tokenizer, [{"role": "user", "content": "?"}])
+        # a chat template may write BOS itself; then the tokenizer must not add another
         template_ids = tokenizer(prompt, add_special_tokens=False)["input_ids"]
     results = defaultdict(list)
     for each in conversations:
         prompt = tokenizer.decode(each.ids[: each.n_prompt])
+        # in the order of ``must_hold``
         holds = [
             _has_one_bos(each.ids, template_ids, tokenizer),
             prompt.endswith(opening),
@@ -222,6 +204,7 @@ def _conversation_checks(
         for name, good in zip(must_hold, holds, strict=True):
             results[name].append(good)
     checks = []
+    # all([]) is true, so that no conversation at all must be asked for by itself
     for name, wrong in must_hold.items():
         good = results[name]
         found = "all" if good else "no conversation is left to look at"
@@ -248,6 +231,7 @@ def _has_one_bos(ids: list[int], template_ids: list[int], tokenizer) -> bool:
 def _reasoning_holds(each: Conversation, tokenizer, end: int, opening: str) -> list[bool]:
     """The reasoning format of the last turn, tags that the generation prompt has written included."""
     turn = tokenizer.decode(each.ids).rpartition(opening.partition(OPENING)[0])[2]
+    # what is trained on is read from the labels, as they may differ from the ids
     labelled = tokenizer.decode(each.supervised)
     reasoning = labelled.partition(CLOSING)[0].rpartition(OPENING)[2].strip()
     answer, end_token = _after_reasoning(turn), tokenizer.decode([end])

@@ -33,6 +33,7 @@ def reasoning_sets(cfg: ReasoningFinetune, tokenizer: PreTrainedTokenizerBase) -
     Raises:
         ValueError: A set is empty, or too many rows of a source cannot be used.
     """
+    # each source is split by itself, so that every set has problems of every source
     train, held_out = [], []
     for source in cfg.data:
         for_training, for_evaluation = _split(cfg, source)
@@ -44,12 +45,14 @@ def reasoning_sets(cfg: ReasoningFinetune, tokenizer: PreTrainedTokenizerBase) -
     validation = _short_enough(easy, tokenizer, cfg.max_length)[: min(cfg.n_validation, len(easy) // 2)]
     harder = harder[: cfg.n_harder]
 
+    # harder problems measure whether the model generalizes to more steps than it has seen
     train = [row for row in train if not _is_harder(cfg, row)]
     train = _short_enough(unseen(train, easy + harder, question_of), tokenizer, cfg.max_length)[: cfg.n_train]
     copies = augmentation.augment_problems(train, cfg.augmented_copies, cfg.seed)
     # resampled numbers may by chance give a held-out problem
     train += _short_enough(unseen(copies, train + held_out, question_of), tokenizer, cfg.max_length)
 
+    # validation has chosen the model, so none of its problems may measure it
     test = unseen(easy, validation, question_of)[: cfg.n_eval]
     sets = {"train": train, "validation": validation, "test": test, "harder": harder}
     empty = [name for name in ("train", "validation", "test") if not sets[name]]
@@ -63,6 +66,7 @@ def reasoning_sets(cfg: ReasoningFinetune, tokenizer: PreTrainedTokenizerBase) -
 
 def _split(cfg: ReasoningFinetune, source: str) -> tuple[list[dict], list[dict]]:
     """(train, held out) of one source. A miniworld comes split: its bases have read none of the held-out."""
+    # SciBench's answers are rounded measurements, hence the tolerance
     checks = {"max_invalid_fraction": cfg.max_invalid_fraction, "tolerance": cfg.answer_tolerance}
     if source.startswith("miniworld/"):
         n_held_out = cfg.n_eval + cfg.n_validation
@@ -72,6 +76,7 @@ def _split(cfg: ReasoningFinetune, source: str) -> tuple[list[dict], list[dict]]
             reasoning_rows(train, f"train of {source}", **checks),
             reasoning_rows(held_out, f"validation of {source}", **checks),
         )
+    # versions of one problem stay on one side, or the test would measure memory
     rows = load_rows(source, "all", cfg.n_rows, max_invalid_fraction=cfg.max_invalid_fraction)
     problems = reasoning_rows(rows, source, **checks)
     questions = [question_of(problem) for problem in problems]

@@ -14,7 +14,7 @@ class UnusableRow(ValueError):
 
 
 def is_missing(value: object) -> bool:
-    """Whether a field holds no value: None, NaN, blanks, or a word that stands for these ("nan", "N/A", "-")."""
+    """Whether a field holds no value: None, NaN, whitespace, or a word for it ("nan", "N/A", "-")."""
     if isinstance(value, float):
         return not math.isfinite(value)
     if not isinstance(value, str):
@@ -59,6 +59,7 @@ def problem_row(row: Mapping) -> dict:
     """
     if not isinstance(row, Mapping):
         raise UnusableRow("no row with columns")
+    # parquet gives a row the columns of all layouts in its file
     there = {key: value for key, value in row.items() if value is not None}
     if "messages" in there:
         turns = conversation(there["messages"])
@@ -118,6 +119,7 @@ def conversation(messages: object) -> list[Turn]:
         UnusableRow: The messages have another form, or hold what training would lose (tool calls, images).
     """
     turns = [turn for turn in map(_turn, _message_list(messages)) if turn.role != "system" or turn.text]
+    # the loss is on the last turn, and a chat template takes turns that alternate
     roles = [turn.role for turn in turns]
     if "assistant" not in roles:
         raise UnusableRow("no assistant turn")
@@ -130,7 +132,7 @@ def conversation(messages: object) -> list[Turn]:
 
 
 def _message_list(messages) -> list:
-    if isinstance(messages, str):
+    if isinstance(messages, str):  # ``lossless_column`` makes JSON of messages without a common schema
         try:
             messages = json.loads(messages)
         except ValueError:
@@ -145,7 +147,7 @@ def _turn(message) -> Turn:
         raise UnusableRow(f"a message that is a {type(message).__name__}")
     if message.get("role") not in _ROLES:
         raise UnusableRow(f"a message of the role {message.get('role')!r:.30}")
-    # a tool call, say, or a thought beside the content
+    # a tool call, say, or reasoning beside the content
     if lost := [key for key, value in message.items() if key not in ("role", "content") and value]:
         raise UnusableRow(f"a message with {lost[0]}, which is not read")
     content = message.get("content")
@@ -154,13 +156,12 @@ def _turn(message) -> Turn:
 
 
 def _block(block) -> dict[str, str]:
-    if block is None:
-        return {"type": "text", "content": ""}
-    if isinstance(block, str):
-        return {"type": "text", "content": block}
-    if not isinstance(block, Mapping) or block.get("type", "text") not in ("text", "code", "execution"):
-        raise UnusableRow(f"a message with content that is no text: {block!r:.40}")
-    content = block.get("content") if block.get("content") is not None else block.get("text")
-    if not isinstance(content, str):
-        raise UnusableRow(f"a message with content that is no text: {block!r:.40}")
-    return {"type": block.get("type", "text"), "content": content}
+    if block is None or isinstance(block, str):
+        block = {"content": block}
+    if isinstance(block, Mapping):
+        # parquet gives a block the keys of all others, so one that it lacks may be there and None
+        kind = block.get("type") or "text"
+        content = block.get("content") or block.get("text") or ""
+        if kind in ("text", "code", "execution") and isinstance(content, str):
+            return {"type": kind, "content": content}
+    raise UnusableRow(f"a message with content that is no text: {block!r:.40}")

@@ -7,17 +7,13 @@ process.
 
 import hashlib
 import json
-import logging
 import os
-import re
-from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lmlab.data import readers
-from lmlab.data.readers import lossless_column, nested_and_plain, numbered_rows, paragraphs
-from lmlab.data.rows import UnusableRow
+from lmlab.data.readers import lossless_column, nested_or_plain, numbered_rows, paragraphs
 from lmlab.data.splits import SPLITS, VALIDATION_FRACTION
 from lmlab.data.usable import MAX_INVALID_FRACTION, BadRow, leave_out
 from lmlab.files import replace_folder
@@ -26,20 +22,18 @@ from lmlab.models.sources import local_path
 if TYPE_CHECKING:
     from datasets import Dataset
 
-ENDINGS = (".jsonl", ".json", ".csv", ".parquet", ".txt")
+OWN_FILES = (".jsonl", ".json", ".csv", ".txt")  # read here, everything else by ``datasets``
+ENDINGS = (*OWN_FILES, ".parquet")
 _LEFT_OUT = ".left_out.json"  # hidden, so that ``datasets`` does not take it for data
-_SHARD = re.compile(r"(?P<name>.*?)-?\d{5}-of-(?P<count>\d{5})")
-
-logger = logging.getLogger(__name__)
 
 
 def data_source(source: str, max_invalid_fraction: float = MAX_INVALID_FRACTION) -> dict:
     """The keyword arguments of ``datasets.load_dataset`` for a source.
 
     Args:
-        source: "miniworld/stories"; a .jsonl, .json, .csv, .txt or .parquet file; a folder of such files in a
-            publisher's layout (train-00000-of-00002.parquet, validation/a.jsonl); or a hub id, with its
-            configuration after a colon ("openai/gsm8k:main").
+        source: "miniworld/stories"; a .jsonl, .json, .csv, .txt or .parquet file; a folder in a publisher's
+            layout (train-00000-of-00002.parquet, validation/a.jsonl), which ``datasets`` reads; or a hub id,
+            with its configuration after a colon ("openai/gsm8k:main").
         max_invalid_fraction: Of the rows of an own file, that may be unusable. These are counted, shown with
             their numbers and left out.
 
@@ -54,72 +48,23 @@ def data_source(source: str, max_invalid_fraction: float = MAX_INVALID_FRACTION)
     path = local_path(source)
     if path is None and Path(source).suffix in ENDINGS:
         raise ValueError(f"found no file {source!r}; give an existing path, 'miniworld/<name>' or a hub id")
+    # what names nothing here is a hub id; the hub says so where there is no such dataset
     if path is None:
         name, _, config = source.partition(":")
         return {"path": name, "name": config} if config else {"path": name}
-    files = split_files(path)
-    if _ending(files) == ".parquet":
-        names = {split: [str(file) for file in its_files] for split, its_files in files.items()}
-        return {"path": "parquet", "data_files": names}
-    return {"path": str(_converted_folder(path, files, max_invalid_fraction))}
+    if path.is_dir():
+        return {"path": str(path)}
+    if path.suffix == ".parquet":
+        return {"path": str(path.parent), "data_files": path.name}
+    if path.suffix not in OWN_FILES:
+        raise ValueError(f"{path} ends in {path.suffix!r}; give a file of the kind {', '.join(ENDINGS)}")
+    return {"path": str(_converted_folder(path, max_invalid_fraction))}
 
 
-def split_files(path: Path) -> dict[str, list[Path]]:
-    """The data files of a local source by split, as ``datasets`` finds them by their names and folders.
-
-    Args:
-        path: A file, which is all "train", or a folder.
-
-    Returns:
-        Split to files, in the order of their paths.
-
-    Raises:
-        ValueError: There are no data files, files of several kinds, or two sets in one folder.
-    """
-    if path.is_file():
-        files = {"train": [path]}
-    else:
-        files = _files_of_folder(path)
-    endings = sorted({file.suffix for its_files in files.values() for file in its_files})
-    if len(endings) != 1 or endings[0] not in ENDINGS:
-        raise ValueError(
-            f"{path} has data files ending in {', '.join(endings) or 'nothing that is read'}; give files of "
-            f"one kind of {', '.join(ENDINGS)}, and move the others away, as they may hold the same rows"
-        )
-    return files
-
-
-def _files_of_folder(path: Path) -> dict[str, list[Path]]:
-    from datasets.data_files import DataFilesDict, EmptyDatasetError, get_data_patterns
-
-    try:
-        patterns = get_data_patterns(str(path))
-    except EmptyDatasetError:
-        return {}
-    found = DataFilesDict.from_patterns(patterns, base_path=str(path), allowed_extensions=list(ENDINGS))
-    files = {str(split): sorted(map(Path, names)) for split, names in found.items() if names}
-    for split in files:
-        _check_shards(path, split, files[split])
-    return files
-
-
-def _check_shards(path: Path, split: str, files: list[Path]) -> None:
-    """Of "-00000-of-00002" each number must come once; warns where some are missing."""
-    shards = [file for file in files if _SHARD.match(file.name)]
-    names = {file.name for file in shards}
-    if len(names) < len(shards):
-        folders = sorted({str(file.parent.relative_to(path)) for file in shards})
-        raise ValueError(
-            f"{path} holds several sets, in {', '.join(folders)}; give the folder of one of them"
-        )
-    there = Counter(_SHARD.match(name).groups() for name in names)
-    for (_, count), n in there.items():
-        if n < int(count):
-            logger.warning("%s has %d of %d shards of %s; the others are missing", path, n, int(count), split)
-
-
-def _ending(files: dict[str, list[Path]]) -> str:
-    return next(iter(files.values()))[0].suffix
+def own_file(source: str) -> Path | None:
+    """The path of a source that is a file read here, with row numbers; None for any other source."""
+    path = None if source.startswith("miniworld/") else local_path(source)
+    return path if path is not None and path.is_file() and path.suffix in OWN_FILES else None
 
 
 # --- the cache ---------------------------------------------------------------------------------------
@@ -137,6 +82,7 @@ def _made_once(name: str, make: Callable[[Path], None]) -> Path:
     folder = cache_dir() / name
     if not folder.exists():
         folder.parent.mkdir(parents=True, exist_ok=True)
+        # several runs may begin at once, as the trials of a search do: one makes it, the others wait
         with FileLock(f"{folder}.lock"):
             if not folder.exists():  # another process may have made it in the meantime
                 with replace_folder(folder) as new:
@@ -145,6 +91,7 @@ def _made_once(name: str, make: Callable[[Path], None]) -> Path:
 
 
 def _hash(files: list[Path]) -> str:
+    # of names and contents, not of times: a copied or unpacked file has a new time
     found = hashlib.sha256()
     for file in files:
         found.update(file.name.encode())
@@ -169,69 +116,53 @@ def _miniworld_folder(name: str) -> Path:
             _write_parquet(folder, split, {key: [row[key] for row in rows] for key in rows[0]})
 
     generator = Path(miniworld.__file__).parent
-    sources = sorted(
-        file for file in generator.rglob("*") if file.suffix in (".py", ".txt", ".json", ".yaml")
-    )
-    sources = [file for file in sources if miniworld.MODELS not in file.parents]
+    # the generator is what a miniworld is made from; the models beside it are not
+    sources = []
+    for file in sorted(generator.rglob("*")):
+        if file.suffix in (".py", ".txt", ".json", ".yaml") and miniworld.MODELS not in file.parents:
+            sources.append(file)
     return _made_once(f"miniworld-{name}-{_hash(sources)}", make)
 
 
-def _converted_folder(path: Path, files: dict[str, list[Path]], max_invalid_fraction: float) -> Path:
-    """A reader's own files as parquet, with what was left out of them, which is said each time."""
-    every_file = [file for split in files for file in files[split]]
-    key = _hash([*every_file, Path(readers.__file__), Path(__file__)])
-    folder = _made_once(f"{path.stem}-{key}", lambda folder: _convert(files, folder))
-    left_out = json.loads((folder / _LEFT_OUT).read_text(encoding="utf-8"))
-    for file, (n_rows, bad) in zip(every_file, left_out, strict=True):
-        leave_out([BadRow(*row) for row in bad], n_rows, str(file), max_invalid_fraction, place="line")
+def _converted_folder(path: Path, max_invalid_fraction: float) -> Path:
+    """A reader's own file as parquet, with what was left out of it, which is said each time."""
+    # these two modules say what becomes of a file, so a newer version of them makes it anew
+    key = _hash([path, Path(readers.__file__), Path(__file__)])
+    folder = _made_once(f"{path.stem}-{key}", lambda folder: _convert(path, folder))
+    n_rows, bad = json.loads((folder / _LEFT_OUT).read_text(encoding="utf-8"))
+    leave_out([BadRow(*row) for row in bad], n_rows, str(path), max_invalid_fraction, place="line")
     if not any(folder.glob("*.parquet")):
         raise ValueError(f"{path} has no rows; give a source with rows")
     return folder
 
 
-def _convert(files: dict[str, list[Path]], folder: Path) -> None:
-    """Writes the rows of all splits with the same columns, and what cannot be a row to ``_LEFT_OUT``."""
-    rows: list[dict] = []
-    origins: list[tuple[str, int, int]] = []  # of each row: its split, its file, its number there
-    left_out: list[tuple[int, list[BadRow]]] = []  # of each file: how many rows it has, the unusable ones
-    for split in files:
-        for file in files[split]:
-            n_rows, bad = 0, []
-            for number, row, found in numbered_rows(file):
-                n_rows += 1
-                if isinstance(row, UnusableRow):
-                    bad.append(BadRow(number, str(row), _shortened(found)))
-                else:
-                    rows.append(row)
-                    origins.append((split, len(left_out), number))
-            left_out.append((n_rows, bad))
+def _convert(path: Path, folder: Path) -> None:
+    """Writes the rows of a file as parquet, and what cannot be a row to ``_LEFT_OUT``."""
+    numbers, rows, bad = [], [], []
+    for number, row in numbered_rows(path):
+        if isinstance(row, BadRow):
+            bad.append(row)
+        else:
+            numbers.append(number)
+            rows.append(row)
+    n_rows = len(rows) + len(bad)
     keys = list(dict.fromkeys(key for row in rows for key in row))
-    odd = nested_and_plain(rows, keys)
-    for i, why in odd.items():
-        _, file, number = origins[i]
-        left_out[file][1].append(BadRow(number, why, _shortened(rows[i])))
-    kept = [i for i in range(len(rows)) if i not in odd]
-    columns = {key: lossless_column([rows[i].get(key) for i in kept]) for key in keys}
-    for split, its_rows in _divided([origins[i][0] for i in kept], _ending(files)).items():
-        _write_parquet(folder, split, {key: [column[k] for k in its_rows] for key, column in columns.items()})
-    for _, bad in left_out:
-        bad.sort()
-    (folder / _LEFT_OUT).write_text(json.dumps(left_out), encoding="utf-8")
-
-
-def _divided(splits: list[str], ending: str) -> dict[str, list[int]]:
-    """Split to the rows that belong to it. A text without splits is one: its end is the validation part."""
-    if ending == ".txt" and set(splits) == {"train"}:
-        cut = len(splits) - round(len(splits) * VALIDATION_FRACTION)
-        splits = ["train"] * cut + ["validation"] * (len(splits) - cut)
-    rows: dict[str, list[int]] = {}
-    for i, split in enumerate(splits):
-        rows.setdefault(split, []).append(i)
-    return rows
-
-
-def _shortened(found: object) -> str:
-    return (found if isinstance(found, str) else repr(found))[:80]
+    odd = {}
+    for key in keys:
+        odd |= dict.fromkeys(nested_or_plain(rows, key), key)
+    for i, key in odd.items():
+        why = f"{key} is a plain value in some rows, a list or an object in others"
+        bad.append(BadRow(numbers[i], why, readers.short_repr(rows[i])))
+    kept = [row for i, row in enumerate(rows) if i not in odd]
+    # a text without splits is one: its end is the validation part
+    n_train = len(kept)
+    if path.suffix == ".txt":
+        n_train -= round(len(kept) * VALIDATION_FRACTION)
+    columns = {key: lossless_column([row.get(key) for row in kept]) for key in keys}
+    for split, part in (("train", slice(n_train)), ("validation", slice(n_train, None))):
+        if kept[part]:
+            _write_parquet(folder, split, {key: column[part] for key, column in columns.items()})
+    (folder / _LEFT_OUT).write_text(json.dumps([n_rows, sorted(bad)]), encoding="utf-8")
 
 
 # --- the rows of a split -----------------------------------------------------------------------------
@@ -252,8 +183,8 @@ def load_rows(
     Args:
         source: As ``data_source`` takes it.
         split: "train", "validation" or "all".
-        limit: At most so many rows; None: all. A hub set is then streamed, so that a part of a huge one loads
-            in seconds.
+        limit: At most so many rows; None: all. The source is then streamed, so that a part of a huge hub set
+            loads in seconds.
         max_invalid_fraction: See ``data_source``.
 
     Returns:
@@ -264,55 +195,45 @@ def load_rows(
     """
     from datasets import Dataset, concatenate_datasets, disable_progress_bars, load_dataset
 
+    if split not in SPLITS:
+        raise ValueError(f"split of {source} got {split!r}; give one of {', '.join(SPLITS)}")
     arguments = data_source(source, max_invalid_fraction)
-    wanted, divided = wanted_splits(source, split_names(source, arguments), split)
-    on_hub = not Path(arguments["path"]).exists() and "data_files" not in arguments
-    streaming = on_hub and limit is not None
-    if not on_hub:
+    if Path(arguments["path"]).exists():
         disable_progress_bars()  # nothing is downloaded that one would watch
+    names = _split_names(source, arguments)
+    # many published sets have a test split and no validation split
+    held_out = [name for name in ("validation", "test") if name in names]
+    if split == "all":
+        wanted = names
+    else:
+        wanted = held_out[:1] if split == "validation" and held_out else ["train"]
     parts = []
     for name in wanted:
-        rows = load_dataset(**arguments, split=name, streaming=streaming)
-        if divided:
-            rows = rows.filter(lambda row, i: (i % 10 == 9) == (split == "validation"), with_indices=True)
+        rows = load_dataset(**arguments, split=name, streaming=limit is not None)
+        # every tenth row, not the last tenth: many files are sorted
+        if split != "all" and not held_out:
+            rows = rows.filter(lambda _, i: (i % 10 == 9) == (split == "validation"), with_indices=True)
         if limit is not None:
-            rows = rows.take(limit if streaming else min(limit, len(rows)))
-        parts.append(_whole_paragraphs(Dataset.from_list(list(rows)) if streaming else rows))
+            rows = Dataset.from_list(list(rows.take(limit)))
+        parts.append(_whole_paragraphs(rows))
     rows = concatenate_datasets(parts)
     if len(rows) == 0:
         raise ValueError(f"{source} has no rows in {split}; give a source with more rows, or split='all'")
     return rows if limit is None else rows.take(min(limit, len(rows)))
 
 
-def split_names(source: str, arguments: dict) -> list[str]:
-    """The splits of a source. Raises ValueError with the hub's own words where it cannot be opened."""
+def _split_names(source: str, arguments: dict) -> list[str]:
+    """The splits of a source. Raises ValueError with the library's own words where it cannot be opened."""
     from datasets import get_dataset_split_names
 
-    if "data_files" in arguments:
-        return list(arguments["data_files"])
+    path, name, files = (arguments.get(key) for key in ("path", "name", "data_files"))
     try:
-        return get_dataset_split_names(arguments["path"], arguments.get("name"))
-    except Exception as error:  # offline, unknown, gated
+        return get_dataset_split_names(path, name, data_files=files)
+    except Exception as error:  # offline, unknown, gated, a folder without data
         raise ValueError(
-            f"could not open {source!r} as a hub dataset ({type(error).__name__}: {error}); "
+            f"could not open {source!r} as a dataset ({type(error).__name__}: {error}); "
             "check name and network, or give 'miniworld/<name>' or a local path"
         ) from error
-
-
-def wanted_splits(source: str, names: list[str], split: str) -> tuple[list[str], bool]:
-    """The published splits to read for ``split``, and whether train and validation are yet to be divided."""
-    if split not in SPLITS:
-        raise ValueError(f"split of {source} got {split!r}; give one of {', '.join(SPLITS)}")
-    if split == "all":
-        return names, False
-    held_out = [name for name in ("validation", "test") if name in names]
-    wanted = held_out[0] if split == "validation" and held_out else "train"
-    if wanted not in names:
-        raise ValueError(
-            f"{source} has the splits {', '.join(names)} and no {wanted}; rename the files "
-            f"({wanted}-0.jsonl, say), or give split='all'"
-        )
-    return [wanted], not held_out
 
 
 def _whole_paragraphs(rows: "Dataset") -> "Dataset":

@@ -52,6 +52,7 @@ def group_split(
     """
     groups = duplicate_groups(texts, threshold)
     rng = random.Random(seed)
+    # a group that does not fit is passed over, and a smaller one may still come
     validation: list[int] = []
     for group in sorted(groups, key=lambda _: rng.random()):
         if len(validation) + len(group) <= n_validation:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 # columns that hold text, in the order in which a model reads them
 _TEXT_COLUMNS = (
     "text modern shakespearean system instruction input output problem_text solution question answer"
-)
+).split()
 
 
 def row_text(row: Mapping) -> str:
@@ -30,17 +30,17 @@ def row_text(row: Mapping) -> str:
     Raises:
         ValueError: The row has none of the columns of these schemas.
     """
+    # a file may have rows of several schemas; then the columns of the others are there and None
     if row.get("endings") is not None:
         return f"{_hellaswag_context(row)} {_correct_ending(row)}".strip()
     if row.get("messages") is not None:
         return "\n".join(turn.text for turn in _turns(row["messages"]))
-    columns = [column for column in _TEXT_COLUMNS.split() if column in row]
-    if not columns and "endings" not in row and "messages" not in row:
+    if not row.keys() & {*_TEXT_COLUMNS, "endings", "messages"}:
         raise ValueError(
             f"row_text got a row with keys {', '.join(sorted(row))}; give rows of text, pairs, "
             "HellaSwag, MathCodeInstruct, SciBench or GSM8K"
         )
-    return "\n".join(row[column] for column in columns if isinstance(row[column], str))
+    return _joined(row, _TEXT_COLUMNS)
 
 
 def row_input(row: Mapping) -> str:
@@ -50,11 +50,15 @@ def row_input(row: Mapping) -> str:
     if row.get("messages") is not None:
         return "\n".join(turn.text for turn in _turns(row["messages"]) if turn.role == "user")
     if row.get("output") is not None:
-        return "\n".join(row[key] for key in ("instruction", "input") if isinstance(row.get(key), str))
-    for key in ("modern", "ctx", "problem_text", "question"):
+        return _joined(row, ("instruction", "input"))
+    for key in ("modern", "problem_text", "question"):
         if row.get(key) is not None:
             return str(row[key])
     return row_text(row)
+
+
+def _joined(row: Mapping, columns: Sequence[str]) -> str:
+    return "\n".join(row[column] for column in columns if isinstance(row.get(column), str))
 
 
 def _hellaswag_context(row: Mapping) -> str:
@@ -65,7 +69,7 @@ def _hellaswag_context(row: Mapping) -> str:
 
 def _correct_ending(row: Mapping) -> str:
     label = str(row.get("label", ""))  # the test split has none
-    return row["endings"][int(label)] if label.isdecimal() and int(label) < len(row["endings"]) else ""
+    return row["endings"][int(label)] if label.isdecimal() else ""
 
 
 def _turns(messages) -> list[Turn]:
@@ -164,9 +168,7 @@ def packing_efficiency(
         "pad to the longest of the batch": longest_of_batches,
         "best-fit packing": len(best_fit(cut, max_length)) * max_length,
     }
-    found = []
-    for method, n in computed.items():
-        found.append(PackingEfficiency(method, sum(cut) / n, 1 - sum(cut) / n, 0.0))
+    found = [PackingEfficiency(method, sum(cut) / n, 1 - sum(cut) / n, 0.0) for method, n in computed.items()]
     # all texts in one stream, cut into rows: text i is tokens ends[i] - lengths[i] to ends[i] - 1 of it
     ends = np.cumsum(lengths)
     first_row, last_row = (ends - lengths) // max_length, (ends - 1) // max_length
@@ -243,8 +245,7 @@ def audit_pairs(train: Sequence[Mapping], validation: Sequence[Mapping]) -> list
 
     Rows that cannot be used are left out as lesson 04 does (``usable.usable_pairs``), which also takes
     "input" and "output". The limits are the course's own. Natural text breaks the one on rare words at any
-    size that fits a
-    lesson: read it as "these words must be known to the model beforehand".
+    size that fits a lesson: read it as "these words must be known to the model beforehand".
     """
     train = usable_pairs(train, "train")
     validation = usable_pairs(validation, "validation")

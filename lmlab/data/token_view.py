@@ -21,7 +21,6 @@ PAD, MASKED, LABELLED, READ, SKIPPED = "pad", "masked", "labelled", "read", "ski
 class _Kind(NamedTuple):
     """How one kind of token looks."""
 
-    sign: str  # as text
     meaning: str
     style: str  # CSS
 
@@ -29,13 +28,12 @@ class _Kind(NamedTuple):
 # each kind looks different without color, too; dark text on a light ground is legible in every theme
 _KINDS = {
     LABELLED: _Kind(
-        "█",
         "contributes to the loss (its label below)",
         "background:#cfe8d5;color:#111;border-bottom:3px solid #009E73;font-weight:bold",
     ),
-    MASKED: _Kind("·", "masked, no loss", "border-bottom:3px dotted #999"),
-    PAD: _Kind("░", "padding", "opacity:.55;text-decoration:line-through"),
-    READ: _Kind("|", "a token (its id below)", "border-bottom:3px solid #7fb2d6"),
+    MASKED: _Kind("masked, no loss", "border-bottom:3px dotted #999"),
+    PAD: _Kind("padding", "opacity:.55;text-decoration:line-through"),
+    READ: _Kind("a token (its id below)", "border-bottom:3px solid #7fb2d6"),
 }
 _BLOCK = "display:inline-block;text-align:center;line-height:1.25em;margin:1px;vertical-align:top"
 
@@ -52,24 +50,24 @@ class Token(NamedTuple):
 
 @dataclass(frozen=True, repr=False)
 class TokenView:
-    """Rows of tokens, to be read in a notebook or as text."""
+    """Rows of tokens, to be read in a notebook."""
 
     rows: tuple[tuple[Token, ...], ...]
 
     def __repr__(self) -> str:
-        legend = [f"{kind.sign} {kind.meaning.partition(' (')[0]}" for kind in self._kinds()]
-        return "\n".join(["   ".join(legend), *("  ".join(map(_plain, row)) for row in self.rows)])
+        # a notebook stores this beside the HTML, so it is short
+        return f"<{len(self.rows)} rows of tokens, shown as HTML>"
 
     def _repr_html_(self) -> str:
-        legend = [f'<span style="{kind.style};padding:0 2px">{kind.meaning}</span>' for kind in self._kinds()]
-        page = f"<p>{' &nbsp; '.join(legend)}</p>"
+        present = {token.kind for row in self.rows for token in row}
+        page = "<p>"
+        for name, kind in _KINDS.items():
+            if name in present:
+                page += f'<span style="{kind.style};padding:0 2px">{kind.meaning}</span> &nbsp; '
+        page += "</p>"
         for row in self.rows:
             page += f'<p style="margin:.4em 0">{"".join(map(_span, row))}</p>'
         return page
-
-    def _kinds(self) -> list[_Kind]:
-        present = {token.kind for row in self.rows for token in row}
-        return [kind for name, kind in _KINDS.items() if name in present]
 
 
 def token_view(rows: Sequence[Mapping], tokenizer: PreTrainedTokenizerBase) -> TokenView:
@@ -89,6 +87,7 @@ def _tokens(row: Mapping, tokenizer) -> list[Token]:
     mask = row.get("attention_mask", [1] * len(ids))
     names = special_names(tokenizer)
     tokens = []
+    # the mask decides first: a pad token is often EOS, which elsewhere ends a text
     for token, label, real in zip(ids, labels, mask, strict=True):
         if not real:
             kind = PAD
@@ -102,21 +101,18 @@ def _tokens(row: Mapping, tokenizer) -> list[Token]:
 
 
 def special_names(tokenizer: PreTrainedTokenizerBase) -> dict[int, str]:
-    """What a tokenizer's special tokens are for, id -> "BOS" and the like; one may be for several things."""
-    names = dict.fromkeys(tokenizer.all_special_ids, "special")
-    for name in ("bos", "eos", "unk", "pad"):
-        token = getattr(tokenizer, f"{name}_token_id", None)
-        if token is not None:
-            known = names.get(token, "special")
-            names[token] = name.upper() if known == "special" else f"{known} = {name.upper()}"
-    return names
+    """What a tokenizer's special tokens are for, id -> "EOS" and the like."""
+    # the pad token is often EOS, so it comes first and gives way to it
+    tokens = {name: getattr(tokenizer, f"{name}_token_id", None) for name in ("pad", "unk", "bos", "eos")}
+    return {token: name.upper() for name, token in tokens.items() if token is not None}
 
 
 def _shortened(tokens: list[Token]) -> tuple[Token, ...]:
     """Without the middle of what is long, and without most padding."""
     shown: list[Token] = []
-    for is_pad, run in groupby(tokens, lambda token: token.kind == PAD):
-        run = list(run)
+    # in a set of one length most tokens may be padding, which says nothing
+    for is_pad, group in groupby(tokens, lambda token: token.kind == PAD):
+        run = list(group)
         n_first, n_last = (_PADS_SHOWN, 0) if is_pad else (_SHOWN, _SHOWN)
         n_skipped = len(run) - n_first - n_last
         if n_skipped > 0:
@@ -132,30 +128,20 @@ def visible(token: str) -> str:
     return "".join(char if char.isprintable() else repr(char)[1:-1] for char in shown) or "∅"
 
 
-def _plain(token: Token) -> str:
-    if token.kind == SKIPPED:
-        return token.token
-    return f"{_KINDS[token.kind].sign}{visible(token.token)}" + (f"[{token.name}]" if token.name else "")
-
-
 def _span(token: Token) -> str:
+    # a token is text of a reader's file, which must not be read as tags
     if token.kind == SKIPPED:
         return f'<span style="{_BLOCK};opacity:.7">{html.escape(token.token)}</span>'
-    label = {
-        LABELLED: f", label {token.label}",
-        MASKED: f", label {IGNORE_INDEX}: no loss",
-        PAD: f", padding, label {token.label}",
-        READ: "",
-    }
-    title = f"{token.name + ', ' if token.name else ''}id {token.id}{label[token.kind]}"
+    text = html.escape(visible(token.token))
+    title = f"id {token.id}" if token.kind == READ else f"id {token.id}, label {token.label}"
     below = "&nbsp;"
-    if token.label != IGNORE_INDEX:
-        below = token.label
-    elif token.kind == READ:
+    if token.kind == READ:
         below = token.id
-    name = f'<br><small style="opacity:.75">{html.escape(token.name)}</small>' if token.name else ""
+    elif token.label != IGNORE_INDEX:
+        below = token.label
+    name = html.escape(token.name)
     return (
-        f'<span style="{_BLOCK}" title="{html.escape(title)}">'
-        f'<span style="{_KINDS[token.kind].style};padding:0 2px">{html.escape(visible(token.token))}</span><br>'
-        f'<small style="opacity:.75">{below}</small>{name}</span>'
+        f'<span style="{_BLOCK}" title="{title}">'
+        f'<span style="{_KINDS[token.kind].style};padding:0 2px">{text}</span><br>'
+        f'<small style="opacity:.75">{below}<br>{name or "&nbsp;"}</small></span>'
     )

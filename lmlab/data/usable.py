@@ -7,8 +7,8 @@ from typing import NamedTuple
 
 from lmlab.data.rows import UnusableRow, is_missing
 
-PAIR_KEYS = (("modern", "shakespearean"), ("input", "output"))
-_BEFORE = ("system", "instruction")  # columns beside "input" that say what to do with it
+# columns of the input, in the order in which they are read, and the column of the output
+PAIR_KEYS = ((["modern"], "shakespearean"), (["system", "instruction", "input"], "output"))
 MAX_INVALID_FRACTION = 0.05  # of the rows of a source, that may be unusable
 _SHOWN = 3  # bad rows that are shown
 
@@ -16,7 +16,7 @@ logger = logging.getLogger(__name__)
 
 
 class BadRow(NamedTuple):
-    """A row that cannot be used: its place among those given, from 0, why, and what stands in it."""
+    """A row that cannot be used: its number, from 0 or in a file from 1, why, and what stands in it."""
 
     row: int
     why: str
@@ -37,7 +37,7 @@ def usable_pairs(
         max_invalid_fraction: Of the rows, that may be unusable.
 
     Returns:
-        The usable pairs in order, without blanks at the ends.
+        The usable pairs in order, without whitespace at the ends.
 
     Raises:
         ValueError: More than ``max_invalid_fraction`` of the rows are unusable, or a column is missing.
@@ -46,46 +46,38 @@ def usable_pairs(
     pairs, bad = [], []
     for i, row in enumerate(rows):
         try:
-            pairs.append(dict(zip(PAIR_KEYS[0], _sides(row, keys), strict=True)))
+            pairs.append(_pair(row, *keys))
         except UnusableRow as error:
-            bad.append(BadRow(i, str(error), _shown(row, keys)))
+            bad.append(BadRow(i, str(error), repr(row)))
     leave_out(bad, len(rows), source, max_invalid_fraction)
     return pairs
 
 
-def _pair_keys(rows: Sequence[Mapping], source: str) -> tuple[str, str]:
-    """The names of the two columns."""
-    there = dict.fromkeys(key for row in rows if isinstance(row, Mapping) for key in row)
-    for keys in PAIR_KEYS:
-        if set(keys) <= there.keys():
-            return keys
+def _pair_keys(rows: Sequence[Mapping], source: str) -> tuple[list[str], str]:
+    """The columns that are the input, and the one that is the output."""
+    # any row may lack a column, so all of them are asked
+    columns = dict.fromkeys(key for row in rows if isinstance(row, Mapping) for key in row)
+    for given, wanted in PAIR_KEYS:
+        if {given[-1], wanted} <= columns.keys():
+            return given, wanted
     raise ValueError(
-        f"{source} has the columns {', '.join(there) or '(none)'}; pairs need modern and "
+        f"{source} has the columns {', '.join(columns) or '(none)'}; pairs need modern and "
         "shakespearean, or input and output: rename the two that hold them"
     )
 
 
-def _sides(row: Mapping, keys: tuple[str, str]) -> tuple[str, str]:
+def _pair(row: Mapping, given: list[str], wanted: str) -> dict[str, str]:
     if not isinstance(row, Mapping):
         raise UnusableRow("not text")
-    given, wanted = (row.get(key) for key in keys)
-    before = []
-    if keys == PAIR_KEYS[1]:
-        before = [row.get(key) for key in _BEFORE]
-        if row.get("history"):
-            raise UnusableRow("a history of turns, which a pair cannot hold")
-    if any(side is not None and not isinstance(side, str) for side in (*before, given, wanted)):
+    # of Alpaca's rows the input may be missing, as the instruction says all
+    texts = [row.get(key) for key in given if row.get(key) is not None]
+    output = row.get(wanted)
+    if not texts or not all(isinstance(text, str) for text in [*texts, output]):
         raise UnusableRow("not text")
-    parts = [part for part in (*before, given) if not is_missing(part)]
-    if wanted is None or (given is None and not parts):
-        raise UnusableRow("not text")
-    if not parts or is_missing(wanted):
+    parts = [text.strip() for text in texts if not is_missing(text)]
+    if not parts or is_missing(output):
         raise UnusableRow("empty")
-    return "\n".join(part.strip() for part in parts), wanted.strip()
-
-
-def _shown(row: Mapping, keys: tuple[str, str]) -> str:
-    return repr([row.get(key) for key in keys] if isinstance(row, Mapping) else row)
+    return {"modern": "\n".join(parts), "shakespearean": output.strip()}
 
 
 def leave_out(
@@ -105,9 +97,9 @@ def leave_out(
     """
     if not bad:
         return
+    # a few examples are enough to see what is wrong, and a log stays readable
     counts = ", ".join(f"{n} {why}" for why, n in Counter(row.why for row in bad).most_common())
     shown = "; ".join(f"{place} {row.row}: {row.found[:60]}" for row in bad[:_SHOWN])
-    shown = shown.encode("utf-8", "backslashreplace").decode()  # half characters cannot be printed
     if len(bad) > max_invalid_fraction * n_rows:
         raise ValueError(
             f"{source} has {len(bad)} of {n_rows} rows that cannot be used ({counts}), more "
@@ -116,40 +108,38 @@ def leave_out(
     logger.warning("left out %d of %d rows of %s: %s. %s", len(bad), n_rows, source, counts, shown)
 
 
-def text_rows(
-    rows: Sequence[Mapping], source: str, max_invalid_fraction: float = MAX_INVALID_FRACTION
-) -> list[Mapping]:
+def text_rows(rows: Sequence[Mapping], source: str) -> list[Mapping]:
     """The rows that have a text in the column "text"; blank ones are left out without a word.
 
     Args:
         rows: The rows as they were read.
         source: What messages call them.
-        max_invalid_fraction: Of the rows, whose text may be none (null, a number, "nan").
 
     Returns:
         These rows, in order.
 
     Raises:
-        ValueError: More than ``max_invalid_fraction`` of the rows have no text, or there is no such column.
+        ValueError: More than ``MAX_INVALID_FRACTION`` of the rows have no text (null, a number, "nan"), or
+            there is no such column.
     """
     good, bad = [], []
     for i, row in enumerate(rows):
         if "text" not in row:
             raise ValueError(
-                f"{source} has the columns {', '.join(row)} and no 'text'; rename the one that "
-                "holds the texts"
+                f"{source} has the columns {', '.join(row)} and no 'text'; rename the one with the texts"
             )
         text = row["text"]
-        if not isinstance(text, str) or (text.strip() and is_missing(text)):
-            bad.append(BadRow(i, "not text", repr(text)))
-        elif text.strip():
+        # a blank text is nothing wrong: WikiText has a row for each line, blank ones too
+        if isinstance(text, str) and not text.strip():
+            continue
+        if isinstance(text, str) and not is_missing(text):
             good.append(row)
-    leave_out(bad, len(rows), source, max_invalid_fraction)
+        else:
+            bad.append(BadRow(i, "not text", repr(text)))
+    leave_out(bad, len(rows), source, MAX_INVALID_FRACTION)
     return good
 
 
-def usable_texts(
-    rows: Sequence[Mapping], source: str, max_invalid_fraction: float = MAX_INVALID_FRACTION
-) -> list[str]:
+def usable_texts(rows: Sequence[Mapping], source: str) -> list[str]:
     """The texts of ``text_rows``, as they stand."""
-    return [row["text"] for row in text_rows(rows, source, max_invalid_fraction)]
+    return [row["text"] for row in text_rows(rows, source)]

@@ -70,7 +70,7 @@ def make_shards(cfg: FromScratch, tokenizer: Tokenizer, out: Path) -> Path:
     """
     folder = shards_folder(cfg, out)
     prepare_shards(
-        partial(stream_texts, cfg.data, "train"),
+        partial(stream_texts, cfg.data),
         tokenizer,
         folder,
         source=describe_source(cfg.data),

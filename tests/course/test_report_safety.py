@@ -770,7 +770,7 @@ def shown_by(text):
         "plan": plan.Plan(text, recipe, machine, {})._repr_html_(),
         "comparison": measured.Comparison([measured.Row(text, 1.0, 2.0)])._repr_html_(),
         "preflight": preflight.Preflight(
-            (preflight.Check(text, False, text),), tokens, 0.0, 0.0, 0, 1
+            (preflight.Check(text, False, text),), tokens, 0.0, 0, 1
         )._repr_html_(),
         "blind table": test.table()._repr_html_(),
         "blind panel": test.panel().children[0].value,

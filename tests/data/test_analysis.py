@@ -153,7 +153,7 @@ def test_rows_of_real_schemas_have_texts():
 
 
 def test_an_index_finds_what_a_comparison_of_all_finds():
-    texts = with_twins() + with_twins(seed=1)[::7]
+    texts = with_twins(30) + with_twins(30, seed=1)[::7]
     index, found = TextIndex(), []
     for text in texts:
         found.append(index.repeats(text))

@@ -2,14 +2,15 @@
 
 import json
 
+import pyarrow
 import pytest
-from datasets import Dataset, load_dataset_builder
-from pyarrow import ArrowInvalid
+from datasets import Dataset
 
+from lmlab.data.readers import lossless_column, numbered_rows
 from lmlab.data.reasoning import reasoning_rows
 from lmlab.data.sources import load_rows
 from lmlab.data.streams import stream_texts
-from lmlab.data.usable import usable_pairs, usable_texts
+from lmlab.data.usable import BadRow, usable_pairs, usable_texts
 
 NOTHING = [
     None,
@@ -76,11 +77,19 @@ def answers(problems):
 
 @pytest.mark.parametrize("value", [*NOTHING, ["a"], {"a": 1}], ids=repr)
 @pytest.mark.parametrize("key", ["modern", "shakespearean"])
-def test_a_side_that_is_nothing_is_no_pair(tmp_path, key, value):
-    source = write_rows(tmp_path / "pairs.jsonl", [*PAIRS, {**PAIRS[0], key: value}])
-    assert usable_pairs(load_rows(source, "all"), source) == PAIRS
+def test_a_side_that_is_nothing_is_no_pair(key, value):
+    rows = [*PAIRS, {**PAIRS[0], key: value}]
+    assert usable_pairs(rows, "x") == PAIRS
     with pytest.raises(ValueError, match="max_invalid_fraction"):
-        usable_pairs(load_rows(source, "all", max_invalid_fraction=0.0), source, max_invalid_fraction=0.0)
+        usable_pairs(rows, "x", max_invalid_fraction=0.0)
+
+
+def test_sides_that_are_nothing_are_no_pairs_in_a_file(tmp_path):
+    odd = [{**PAIRS[0], "modern": value} for value in (None, "nan", ["a"], {"a": 1})]
+    source = write_rows(tmp_path / "pairs.jsonl", [*PAIRS, *odd])
+    assert usable_pairs(load_rows(source, "all", max_invalid_fraction=0.1), source) == PAIRS
+    with pytest.raises(ValueError, match="max_invalid_fraction"):
+        load_rows(source, "all", max_invalid_fraction=0.0)
 
 
 WRONG_KIND = [["a"], {"a": 1}, True]
@@ -89,16 +98,19 @@ LAYOUTS = {"question": GSM8K, "answer": GSM8K, "problem_text": SCIENCE, "answer_
 
 @pytest.mark.parametrize("value", [*NOTHING, float("nan"), *WRONG_KIND], ids=repr)
 @pytest.mark.parametrize("key", LAYOUTS)
-def test_a_question_or_an_answer_that_is_nothing_is_no_problem(tmp_path, key, value):
+def test_a_question_or_an_answer_that_is_nothing_is_no_problem(key, value):
     good = LAYOUTS[key]
-    source = write_rows(tmp_path / "rows.jsonl", [*good, {**good[0], key: value}])
-    problems = reasoning_rows(load_rows(source, "all"), source)
-    if value is not True:  # among texts it is text as it is written
-        assert [row["prompt"] for row in problems] == [
-            row["prompt"] for row in reasoning_rows(good, "x", 0.0)
-        ]
-    rows = [*good, {**good[0], key: value}]
-    assert len(reasoning_rows(rows, "rows that come from elsewhere")) == 40
+    problems = reasoning_rows([*good, {**good[0], key: value}], "x")
+    assert [row["prompt"] for row in problems] == [row["prompt"] for row in reasoning_rows(good, "x", 0.0)]
+
+
+@pytest.mark.parametrize("key", LAYOUTS)
+def test_nothing_is_no_problem_in_a_file(tmp_path, key):
+    good = LAYOUTS[key]
+    odd = [{**good[0], key: value} for value in (None, "N/A", float("nan"), ["a"])]
+    source = write_rows(tmp_path / "rows.jsonl", [*good, *odd])
+    rows = load_rows(source, "all", max_invalid_fraction=0.1)
+    assert len(reasoning_rows(rows, source, max_invalid_fraction=0.1)) == 40
 
 
 @pytest.mark.parametrize("value", [value for value in NOTHING if value is not None], ids=repr)
@@ -127,11 +139,8 @@ def test_a_final_answer_that_is_nothing_is_no_target(layout, value):
 @pytest.mark.parametrize(
     ("field", "value"), [("unit", ["m"]), ("unit", {"a": 1}), ("solution", ["a"]), ("solution", {"a": 1})]
 )
-def test_a_field_of_the_wrong_kind_leaves_its_row_out(tmp_path, field, value):
-    rows = [*SCIENCE, {**SCIENCE[0], field: value}]
-    assert len(reasoning_rows(rows, "x")) == 40
-    source = write_rows(tmp_path / "rows.jsonl", rows)
-    assert len(reasoning_rows(load_rows(source, "all"), source)) == 40
+def test_a_field_of_the_wrong_kind_leaves_its_row_out(field, value):
+    assert len(reasoning_rows([*SCIENCE, {**SCIENCE[0], field: value}], "x")) == 40
 
 
 @pytest.mark.parametrize("nothing", [None, "", "nan", "-"])
@@ -213,12 +222,8 @@ CALL = {"name": "add", "arguments": {"a": 1}}
     ],
     ids=lambda given: repr(given)[:50],
 )
-def test_conversations_that_cannot_be_kept_whole_are_refused(tmp_path, messages):
+def test_conversations_that_cannot_be_kept_whole_are_refused(messages):
     assert answers(reasoning_rows([*TALKS, {"messages": messages}], "x")) == answers(
-        reasoning_rows(TALKS, "x", 0.0)
-    )
-    source = write_rows(tmp_path / "rows.jsonl", [*TALKS, {"messages": messages}])
-    assert answers(reasoning_rows(load_rows(source, "all"), source)) == answers(
         reasoning_rows(TALKS, "x", 0.0)
     )
 
@@ -312,11 +317,6 @@ def test_an_instruction_is_part_of_the_prompt(row, modern):
     ]
 
 
-def test_a_history_of_turns_is_not_dropped():
-    rows = [{"instruction": "Greet.", "input": "", "output": "Hail.", "history": []}] * 40
-    assert len(usable_pairs([*rows, {**rows[0], "history": [["Hi", "Hail"]]}], "x")) == 40
-
-
 # --- lines and encodings -----------------------------------------------------------------------------
 
 BAD_LINES = {
@@ -328,41 +328,46 @@ BAD_LINES = {
     "half a character": b'{"modern": "\\ud83d", "shakespearean": "b"}',
     "half a character in a list": b'{"modern": "a", "shakespearean": "b", "tags": ["\\udc00"]}',
     "Latin-1": '{"modern": "caf\xe9", "shakespearean": "b"}'.encode("latin-1"),
-    "a key twice": b'{"modern": "a", "modern": "b", "shakespearean": "c"}',
-    "a key twice inside": b'{"modern": "a", "shakespearean": "b", "about": {"x": 1, "x": 2}}',
     "deep": b'{"modern": ' + b"[" * 100_000 + b"]" * 100_000 + b"}",
     "a number of 5,000 digits": b'{"modern": ' + b"9" * 5000 + b"}",
 }
 
 
-@pytest.mark.parametrize("line", BAD_LINES.values(), ids=BAD_LINES.keys())
-@pytest.mark.parametrize("first", [False, True])
-def test_a_line_that_is_no_row_is_counted_and_left_out(tmp_path, caplog, line, first):
+def test_lines_that_are_no_rows_are_counted_and_left_out(tmp_path, caplog):
     path = tmp_path / "rows.jsonl"
     good = [json.dumps(row).encode() for row in PAIRS]
-    path.write_bytes(b"\n".join([line, *good] if first else [*good, line]))
-    assert load_rows(str(path), "all").select_columns(["modern", "shakespearean"]).to_list() == PAIRS
-    shown = caplog.text
-    assert "1 of 41" in shown and f"line {1 if first else 41}" in shown
+    path.write_bytes(b"\n".join([*good[:20], *BAD_LINES.values(), *good[20:]]))
+    n_bad = len(BAD_LINES)
+    rows = load_rows(str(path), "all", max_invalid_fraction=0.5)
+    assert rows.select_columns(["modern", "shakespearean"]).to_list() == PAIRS
+    assert f"{n_bad} of {40 + n_bad}" in caplog.text and "line 21: " in caplog.text
     with pytest.raises(ValueError, match="max_invalid_fraction"):
-        load_rows(str(path), "all", max_invalid_fraction=0.0)
-    with pytest.raises(ValueError, match="rows.jsonl, line "):
+        load_rows(str(path), "all")
+    with pytest.raises(ValueError, match="rows.jsonl, line 21 "):
+        path.write_bytes(b"\n".join([b'{"text": "a"}'] * 20 + [BAD_LINES["null"]]))
         list(stream_texts(str(path)))
 
 
-@pytest.mark.parametrize(
-    "rows", [[*PAIRS, [1, 2]], [*PAIRS, None], [3, *PAIRS]], ids=("list", "null", "number")
-)
-def test_items_of_a_json_list_that_are_no_rows_are_left_out(tmp_path, rows):
+@pytest.mark.parametrize("line", BAD_LINES.values(), ids=BAD_LINES.keys())
+@pytest.mark.parametrize("first", [False, True])
+def test_each_line_that_is_no_row_is_found(tmp_path, line, first):
+    path = tmp_path / "rows.jsonl"
+    good = [json.dumps(row).encode() for row in PAIRS]
+    path.write_bytes(b"\n".join([line, *good] if first else [*good, line]))
+    found = dict(numbered_rows(path))
+    assert isinstance(found.pop(1 if first else 41), BadRow) and list(found.values()) == PAIRS
+
+
+def test_items_of_a_json_list_that_are_no_rows_are_left_out(tmp_path):
     path = tmp_path / "rows.json"
-    path.write_text(json.dumps(rows, indent=1), encoding="utf-8")
-    assert load_rows(str(path), "all").to_list() == PAIRS
+    path.write_text(json.dumps([3, *PAIRS, [1, 2], None], indent=1), encoding="utf-8")
+    assert load_rows(str(path), "all", max_invalid_fraction=0.1).to_list() == PAIRS
 
 
 SMILE = [{"text": "grüß 😀"}, {"text": "b"}]
 
 
-@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
 @pytest.mark.parametrize("newline", ["\n", "\r\n"])
 @pytest.mark.parametrize("suffix", [".jsonl", ".json", ".csv", ".txt"])
 def test_files_are_read_as_tools_write_them(tmp_path, suffix, newline, encoding):
@@ -374,17 +379,22 @@ def test_files_are_read_as_tools_write_them(tmp_path, suffix, newline, encoding)
         ".txt": [SMILE[0]["text"], "", SMILE[1]["text"]],
     }[suffix]
     path.write_bytes(newline.join([*lines, ""]).encode(encoding))
-    assert load_rows(str(path), "all").to_list() == SMILE
-    if suffix != ".json":
-        assert list(stream_texts(str(path))) == [row["text"] for row in SMILE]
+    assert [row for _, row in numbered_rows(path)] == SMILE
 
 
-def test_a_text_file_in_another_encoding_is_refused_by_line(tmp_path):
+def test_a_text_file_in_another_encoding_is_refused_by_paragraph(tmp_path):
     path = tmp_path / "play.txt"
     path.write_bytes("One.\n\nCaf\xe9.\n".encode("latin-1"))
     for read in (lambda: load_rows(str(path), "all"), lambda: list(stream_texts(str(path)))):
-        with pytest.raises(ValueError, match="play.txt, line 3"):
+        with pytest.raises(ValueError, match="play.txt.* 2"):
             read()
+
+
+def test_a_json_list_that_is_cut_off_is_refused(tmp_path):
+    path = tmp_path / "rows.json"
+    path.write_text('[{"text": "a"}, {"te', encoding="utf-8")
+    with pytest.raises(ValueError, match="rows.json"):
+        load_rows(str(path), "all")
 
 
 # --- columns -----------------------------------------------------------------------------------------
@@ -394,9 +404,9 @@ def test_a_text_file_in_another_encoding_is_refused_by_line(tmp_path):
     ("written", "column"),
     [
         (["36.0", '"1.5"'], ["36.0", "1.5"]),
-        (["1.50", '"x"'], ["1.50", "x"]),
+        (["1.50", '"x"'], ["1.5", "x"]),
         (["7", '"007"'], ["7", "007"]),
-        (["1e3", '"x"', "null"], ["1e3", "x", None]),
+        (["1e3", '"x"', "null"], ["1000.0", "x", None]),
         (["true", '"x"'], ["true", "x"]),
         (["true", "1"], ["true", "1"]),
         (["12345678901234567890123", "1"], ["12345678901234567890123", "1"]),
@@ -416,7 +426,9 @@ def test_a_column_loses_nothing(tmp_path, suffix, written, column):
     lines = [f'{{"answer_number": {value}, "i": 1}}' for value in written]
     path = tmp_path / f"rows{suffix}"
     path.write_text("\n".join(lines) if suffix == ".jsonl" else f"[{', '.join(lines)}]", encoding="utf-8")
-    assert load_rows(str(path), "all")["answer_number"][:] == column
+    values = [row["answer_number"] for _, row in numbered_rows(path)]
+    # as Arrow has it
+    assert pyarrow.array(lossless_column(values)).to_pylist() == column
 
 
 def test_numbers_among_texts_are_answers_as_they_are_written(tmp_path):
@@ -452,173 +464,31 @@ def write_csv(path, texts):
     return str(path)
 
 
-def test_a_csv_with_a_column_twice_is_refused(tmp_path):
-    (tmp_path / "x.csv").write_text("text,text\na,b\n")
-    with pytest.raises(ValueError, match="text, text"):
-        load_rows(str(tmp_path / "x.csv"), "all")
-
-
 # --- folders -----------------------------------------------------------------------------------------
 
 
-def write_texts(path, texts):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if path.suffix == ".parquet":
-        Dataset.from_dict({"text": texts}).to_parquet(path)
-    elif path.suffix == ".csv":
-        write_csv(path, texts)
-    else:
-        path.write_text(
-            "\n\n".join(texts)
-            if path.suffix == ".txt"
-            else "\n".join(json.dumps({"text": text}) for text in texts),
-            encoding="utf-8",
-        )
-
-
-def texts_of(folder, split, **choices):
-    return load_rows(str(folder), split, **choices)["text"][:]
-
-
-# the names of files, and the split of each; a text is the file's name
-FOLDERS = {
-    "shards": {
-        "train-00000-of-00002": "train",
-        "train-00001-of-00002": "train",
-        "validation-00000-of-00002": "validation",
-        "validation-00001-of-00002": "validation",
-        "test-00000-of-00001": "test",
-    },
-    "data/": {
-        "data/train-00000-of-00002": "train",
-        "data/train-00001-of-00002": "train",
-        "data/test-00000-of-00001": "validation",
-    },
-    "folders": {
-        "train/a": "train",
-        "train/deep/b": "train",
-        "validation/a": "validation",
-        "validation/b": "validation",
-    },
-    "words": {"my_train_1": "train", "my_train_2": "train", "my_dev": "validation"},
-    "numbers": {"train1": "train", "train2": "train", "val1": "validation"},
-    "inside": {"part.train.0": "train", "part.train.1": "train", "part.test.0": "validation"},
-}
-HIDDEN = [".ipynb_checkpoints/train-checkpoint", "__pycache__/train", ".train-0", "deep/.cache/validation"]
-
-
-@pytest.mark.parametrize("suffix", [".parquet", ".jsonl", ".csv", ".txt"])
-@pytest.mark.parametrize("files", FOLDERS.values(), ids=FOLDERS.keys())
-def test_every_file_of_a_split_is_read(tmp_path, files, suffix):
-    for name in (*files, *HIDDEN):
-        write_texts(tmp_path / f"{name}{suffix}", [f"{name} {i}" for i in range(2)])
+def test_a_folder_has_the_splits_that_datasets_finds(tmp_path):
+    for name in ("train-00000-of-00002", "train-00001-of-00002", "validation-00000-of-00001", ".train-0"):
+        Dataset.from_dict({"text": [name]}).to_parquet(tmp_path / f"{name}.parquet")
     (tmp_path / "README.md").write_text("# A set")
-    (tmp_path / "dataset_infos.json").write_text("{}")
-    wanted = {
-        split: [f"{name} {i}" for name in sorted(files) if files[name] == split for i in range(2)]
-        for split in ("train", "validation", "test")
-    }
-    for split in ("train", "validation"):
-        assert texts_of(tmp_path, split) == wanted[split]
-        assert list(stream_texts(str(tmp_path), split)) == wanted[split]
-    everything = wanted["train"] + wanted["validation"] + wanted["test"]
-    assert texts_of(tmp_path, "all") == list(stream_texts(str(tmp_path), "all")) == everything
-    assert texts_of(tmp_path, "train", limit=3) == wanted["train"][:3]
+    shards = ["train-00000-of-00002", "train-00001-of-00002"]
+    assert load_rows(str(tmp_path), "train")["text"][:] == shards
+    assert load_rows(str(tmp_path), "train", limit=1)["text"][:] == shards[:1]
+    assert load_rows(str(tmp_path), "validation")["text"][:] == ["validation-00000-of-00001"]
 
 
-@pytest.mark.parametrize(
-    "files", [FOLDERS[name] for name in ("shards", "data/", "folders", "words", "inside")]
-)
-def test_splits_are_those_of_datasets(tmp_path, files):
-    from lmlab.data.sources import split_files
-
-    for name in (*files, *HIDDEN):
-        write_texts(tmp_path / f"{name}.jsonl", ["a"])
-    theirs = load_dataset_builder(str(tmp_path)).config.data_files
-    assert {split: [str(file) for file in files] for split, files in split_files(tmp_path).items()} == {
-        split: sorted(map(str, files)) for split, files in theirs.items()
-    }
-
-
-@pytest.mark.parametrize("suffix", [".parquet", ".jsonl", ".txt"])
-@pytest.mark.parametrize(
-    "names",
-    [
-        ["a", "b", "c"],
-        ["000_00000", "000_00001"],
-        ["train-0", "train-1"],
-        ["latest", "valley"],
-        ["train-00000-of-00002", "train-00001-of-00002"],
-    ],
-    ids=repr,
-)
-def test_a_folder_without_validation_files_is_divided(tmp_path, names, suffix):
-    for name in names:
-        write_texts(tmp_path / "train" / f"{name}{suffix}", [f"{name} {i}" for i in range(20)])
-    folder = tmp_path / "train"  # the folder's own name is no split
-    everything = [f"{name} {i}" for name in names for i in range(20)]
-    train, validation = texts_of(folder, "train"), texts_of(folder, "validation")
-    assert sorted(train + validation) == sorted(everything) and len(validation) == 2 * len(names)
-    assert texts_of(folder, "all") == list(stream_texts(str(folder))) == everything
-    with pytest.raises(ValueError, match="validation"):
-        list(stream_texts(str(folder), "validation"))
-
-
-def test_columns_of_several_files_are_one(tmp_path):
-    write_rows(tmp_path / "train-0.jsonl", [{"answer_number": 7}])
-    write_rows(tmp_path / "train-1.jsonl", [{"answer_number": "007", "unit": "m"}])
-    assert load_rows(str(tmp_path), "train").to_list()[:1] != []
-    assert load_rows(str(tmp_path), "all").to_list() == [
-        {"answer_number": "7", "unit": None},
-        {"answer_number": "007", "unit": "m"},
-    ]
-
-
-@pytest.mark.parametrize(
-    "names", [["train.jsonl", "train.parquet"], ["train-0.jsonl", "train-1.csv"], ["a.txt", "a.jsonl"]]
-)
-def test_files_of_two_kinds_for_one_split_are_refused(tmp_path, names):
-    for name in names:
-        write_texts(tmp_path / name, ["a", "b"])
-    for read in (lambda: load_rows(str(tmp_path)), lambda: list(stream_texts(str(tmp_path)))):
-        with pytest.raises(ValueError, match=names[1].rpartition(".")[2]):
-            read()
-
-
-def test_two_sets_in_one_folder_are_refused(tmp_path):
-    for name in ("main", "socratic"):
-        write_texts(tmp_path / name / "train-00000-of-00001.parquet", [name])
-    with pytest.raises(ValueError, match="main, socratic"):
-        load_rows(str(tmp_path))
-    assert texts_of(tmp_path / "main", "all") == ["main"]
-
-
-def test_missing_shards_are_said(tmp_path, caplog):
-    write_texts(tmp_path / "train-00001-of-00003.parquet", ["a", "b"])
-    write_texts(tmp_path / "test-00000-of-00001.parquet", ["c"])
-    write_texts(tmp_path / "LICENSE.txt", ["free"])  # its name says no split, so it is not read
-    assert texts_of(tmp_path, "train") == ["a", "b"]
-    assert "1 of 3 shards of train" in caplog.text
+def test_a_folder_without_validation_files_is_divided(tmp_path):
+    write_rows(tmp_path / "a.jsonl", [{"text": f"text {i}"} for i in range(20)])
+    assert load_rows(str(tmp_path), "validation")["text"][:] == ["text 9", "text 19"]
+    assert len(load_rows(str(tmp_path), "train")) == 18
 
 
 def test_folders_that_cannot_be_read_are_refused_by_name(tmp_path):
     with pytest.raises(ValueError, match=str(tmp_path)):
         load_rows(str(tmp_path))
-    write_texts(tmp_path / "validation.jsonl", ["a"])
-    with pytest.raises(ValueError, match="validation"):
+    write_rows(tmp_path / "validation.jsonl", [{"text": "a"}])
+    with pytest.raises(ValueError, match="train"):
         load_rows(str(tmp_path), "train")
-    (tmp_path / "validation.jsonl").unlink()
-    (tmp_path / "a.parquet").write_bytes(b"no parquet")
-    with pytest.raises(ArrowInvalid, match="Parquet"):  # datasets logs the name of the file
-        load_rows(str(tmp_path), "train")
-
-
-def test_publishers_own_splits_are_not_thrown_together(tmp_path):
-    for name in ("train_sft", "train_gen", "test_sft"):
-        write_texts(tmp_path / "data" / f"{name}-00000-of-00001.parquet", [name])
-    with pytest.raises(ValueError, match="train_sft"):
-        load_rows(str(tmp_path), "train")
-    assert sorted(texts_of(tmp_path, "all")) == ["test_sft", "train_gen", "train_sft"]
 
 
 # --- the sets of the lessons -------------------------------------------------------------------------
@@ -630,26 +500,22 @@ def test_pairs_of_lesson_04_have_no_empty_side(tmp_path, caplog):
 
     pairs = [{"modern": f"You know {i}.", "shakespearean": f"Thou knowest {i}."} for i in range(400)]
     pairs[217]["shakespearean"] = None
-    (tmp_path / "data").mkdir()
-    for number in (0, 1):
-        write_rows(tmp_path / "data" / f"train-0000{number}-of-00002.jsonl", pairs[number * 200 :][:200])
-    file = write_rows(tmp_path / "pairs.jsonl", pairs)
-    for source in (file, str(tmp_path / "data")):
-        cfg = load_recipe(
-            "04_shakespeare_full_finetune",
-            "tiny",
-            data=source,
-            small_data=source,
-            small_train=40,
-            small_validation=20,
-            n_train=300,
-            n_validation=30,
-            study_sizes=[100, 200],
-        )
-        sets = pair_sets(cfg)
-        found = {pair["modern"] for rows in sets.values() for pair in rows}
-        assert len(found) > 320 and {"You know 3.", "You know 150."} < found and "You know 217." not in found
-        assert "row 217" in caplog.text
+    source = write_rows(tmp_path / "pairs.jsonl", pairs)
+    cfg = load_recipe(
+        "04_shakespeare_full_finetune",
+        "tiny",
+        data=source,
+        small_data=source,
+        small_train=40,
+        small_validation=20,
+        n_train=300,
+        n_validation=30,
+        study_sizes=[100, 200],
+    )
+    sets = pair_sets(cfg)
+    found = {pair["modern"] for rows in sets.values() for pair in rows}
+    assert len(found) > 320 and {"You know 3.", "You know 150."} < found and "You know 217." not in found
+    assert "row 217" in caplog.text
 
 
 def test_problems_of_lesson_06_are_none_that_are_nothing(tmp_path):

@@ -285,11 +285,14 @@ def chat(
         str, typer.Argument(help="a folder, a .gguf file, a lesson (06), a run, miniworld/qwen2, or a hub id")
     ],
     prompt: Annotated[str | None, typer.Option(help="one question; shows the answer and ends")] = None,
-    system: Annotated[str | None, typer.Option(help="what the model is told before the conversation")] = None,
-    temperature: Annotated[float | None, typer.Option(help="0: greedy (default 0.7)")] = None,
-    top_p: Annotated[float | None, typer.Option(help="nucleus sampling (default 0.95)")] = None,
-    top_k: Annotated[int | None, typer.Option(help="sample from so many (default 0: no limit)")] = None,
-    max_new_tokens: Annotated[int, typer.Option(help="longest answer, reasoning included")] = 512,
+    temperature: Annotated[float | None, typer.Option(min=0, help="0: greedy (default 0.7)")] = None,
+    top_p: Annotated[
+        float | None, typer.Option(min=0.01, max=1, help="nucleus sampling (default 0.95)")
+    ] = None,
+    top_k: Annotated[
+        int | None, typer.Option(min=0, help="sample from so many (default 0: no limit)")
+    ] = None,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="longest answer, reasoning included")] = 512,
     seed: Annotated[int, typer.Option(help="of the sampling")] = 0,
     show_thinking: Annotated[bool, typer.Option("--show-thinking", help="show the reasoning too")] = False,
     raw: Annotated[
@@ -299,35 +302,29 @@ def chat(
     """Talk with a model: a folder, an adapter, what a lesson left, a GGUF file.
 
     The answer goes to stdout as it comes, all else to stderr. Sampling options default to the model's own.
-    Ctrl-C ends an answer, twice the chat. Without a terminal each line of stdin is a question.
+    Ctrl-C ends an answer, between answers the chat. Without a terminal each line of stdin is a question.
     """
     from lmlab.course.runs import find_model
     from lmlab.export.chat import ChatSession, load_chat_model
     from lmlab.export.generation_config import sampling_config
 
-    given = {"max_new_tokens": max_new_tokens, "temperature": temperature, "top_p": top_p, "top_k": top_k}
-    sampling_config(**given)  # a mistake is told before the model is loaded
     _quiet("bitsandbytes", "transformers")
     logging.basicConfig(format="%(message)s")  # on stderr: stdout is the answer's
     logging.getLogger("lmlab").setLevel(logging.INFO)
     chat_model = load_chat_model(find_model(model))
-    session = ChatSession(
-        chat_model,
-        sampling_config(chat_model.generation_config, **given),
-        seed,
-        show_thinking,
-        raw,
-        [{"role": "system", "content": system}] if system else [],
+    generation_config = sampling_config(
+        chat_model.generation_config, max_new_tokens, temperature=temperature, top_p=top_p, top_k=top_k
     )
+    session = ChatSession(chat_model, generation_config, seed, show_thinking, raw)
     if prompt is not None:
-        raise typer.Exit(0 if session.ask(prompt) else 130)
+        session.ask(prompt)
+        raise typer.Exit
     terminal = sys.stdin.isatty()
     if terminal:
         import readline  # noqa: F401  input() then has a history and arrow keys
 
         print(session.banner(), file=sys.stderr)
-    all_asked = session.run(lambda: input("> " if terminal else ""))
-    raise typer.Exit(0 if all_asked or terminal else 1)
+    session.run(lambda: input("> " if terminal else ""))
 
 
 @app.command()

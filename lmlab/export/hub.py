@@ -67,6 +67,7 @@ def model_card(
     """
     from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
+    # what the hub shows beside the card; it knows no intervals, so they go among the arguments
     evaluated = []
     for result in results:
         evaluated.append(
@@ -92,6 +93,7 @@ def model_card(
         model_name=title,
         eval_results=evaluated,
     )
+    # a private path must not get into a card that others will read
     return ModelCard.from_template(
         card_data,
         template_path=str(CARD_TEMPLATE),
@@ -114,7 +116,7 @@ def push_to_hub(folder: str | Path, repo: str, *, dry_run: bool = True) -> str:
         dry_run: Nothing is sent.
 
     Returns:
-        What was sent, or would be: the calls, and each file with its size.
+        What was sent, or would be: each file with its size.
 
     Raises:
         ValueError: The folder is not a complete model with a model card, or the repository is public already.
@@ -124,6 +126,7 @@ def push_to_hub(folder: str | Path, repo: str, *, dry_run: bool = True) -> str:
     for pattern in ("config.json", "README.md", "*.safetensors"):
         if not any(folder.glob(pattern)):
             raise ValueError(f"{folder} lacks {pattern}; give what merge_to_folder wrote, with a card")
+    # the list is the dry run's whole purpose: it shows a file that should not be sent
     sizes = {}
     for file in sorted(folder.rglob("*")):
         if file.is_file() and file.name != MERGED_MARK:

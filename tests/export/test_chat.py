@@ -38,6 +38,7 @@ def test_greedy_streaming_is_what_generate_writes(chat_model):
     assert "".join(pieces) == text and len(pieces) > 3
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not llama_cpp.is_installed(), reason="xllamacpp is not installed")
 def test_a_gguf_file_says_what_its_folder_says(chat_model, tmp_path):
     from lmlab.export.gguf import export_gguf
@@ -303,6 +304,7 @@ def test_a_reader_that_goes_away_ends_it_quietly(capsys, monkeypatch):
     assert capsys.readouterr().err == ""
 
 
+@pytest.mark.slow
 def test_an_adapter_is_put_on_its_base(tmp_path, machine, caplog):
     """An adapter that does nothing answers as its base does; one with weights as the lesson's own path does."""
     from peft import LoraConfig, get_peft_model

@@ -190,6 +190,7 @@ def deep_base(folder, n_layer=16, **choices):
     return model
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", merge.STREAMED)
 def test_a_merge_holds_a_few_tensors_and_never_the_model(way, machine, gpt2_folder, tmp_path):
     model = deep_base(tmp_path / "base", n_layer=24, vocab_size=400, initializer_range=0.02)
@@ -233,6 +234,7 @@ def logits(adapter, machine):
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("way", merge.STREAMED)
 def test_a_right_merge_is_within_its_bound(adapter, logits, way, dtype, machine, tmp_path):
@@ -245,6 +247,7 @@ def test_a_right_merge_is_within_its_bound(adapter, logits, way, dtype, machine,
     assert near.mean_difference > bound.mean / 50
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_the_bounds_hold_for_28_layers(dtype, tmp_path):
     model = deep_base(tmp_path / "deep", n_layer=28).eval()
@@ -257,6 +260,7 @@ def test_the_bounds_hold_for_28_layers(dtype, tmp_path):
     assert bound.mean / 100 < near.mean_difference < bound.mean
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("dtype", "factor"),
     [(torch.float32, 1.001), (torch.float16, 1.1), (torch.bfloat16, 1.5), (torch.bfloat16, 0.5)],
@@ -291,6 +295,7 @@ def test_a_merge_that_adds_nothing_is_noticed(logits, dtype):
         verify.verify_merge(adapted, base, broken, bound)
 
 
+@pytest.mark.slow
 def test_four_bits_again_and_another_base_are_noticed(adapter, logits, machine):
     base, adapted, config = logits["dequantized base"]
     bound = verify.logit_tolerance(adapted, config, torch.float32, torch.bfloat16)

@@ -181,6 +181,7 @@ def make_folder(folder: Path, tokenizer, **changes) -> Path:
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["gpt-2", "llama-bpe", "qwen2", "deepseek-r1-qwen"])
 def test_each_pre_tokenizer_is_known_and_cuts_alike(tmp_path, name):
     tokenizer = make_tokenizer(name)
@@ -324,6 +325,7 @@ def hf_logprobs(model, ids: list[int]) -> np.ndarray:
     return torch.log_softmax(logits, -1)[torch.arange(len(ids) - 1), torch.tensor(ids[1:])].numpy()
 
 
+@pytest.mark.slow
 @needs_llama_cpp
 @pytest.mark.parametrize("name", BASES)
 def test_what_the_model_says_stays_the_same(opened, name):
@@ -366,6 +368,7 @@ def with_a_head(folder: Path, name: str, other: bool) -> Path:
     return folder
 
 
+@pytest.mark.slow
 @needs_llama_cpp
 @pytest.mark.parametrize("other", [True, False])
 @pytest.mark.parametrize("name", BASES)
@@ -408,6 +411,7 @@ def test_a_file_in_one_piece_comes_before_older_pieces(tmp_path):
     assert both == alone.read_bytes()
 
 
+@pytest.mark.slow
 @needs_llama_cpp
 def test_perplexity_is_transformers(opened):
     texts = [row["text"] for row in miniworld.dataset("stories", "validation", n=3)]
@@ -417,6 +421,7 @@ def test_perplexity_is_transformers(opened):
     assert ours["nats"] == pytest.approx(theirs["nats"], rel=1e-4)
 
 
+@pytest.mark.slow
 @needs_llama_cpp
 @pytest.mark.parametrize(
     "rope",
@@ -446,6 +451,7 @@ def test_rope_base_factors_and_biases_of_llama(tmp_path, rope):
     assert np.abs(llama_logprobs(file, ids) - hf_logprobs(model, ids)).max() < 2e-3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("quantization", QUANTIZATIONS)
 def test_stored_weights_are_near_by_their_bits(tmp_path, quantization):
     """Read back by the gguf package: every tensor is there, and off by no more than half a step of its block."""
@@ -488,6 +494,7 @@ def test_stored_weights_are_near_by_their_bits(tmp_path, quantization):
             assert (np.abs(read.reshape(-1, 32) - blocks).max(1) <= allowed + 1e-6).all(), name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("reader", ["transformers", pytest.param("llama.cpp", marks=needs_llama_cpp)])
 def test_what_each_bit_costs(tmp_path, reader):
     """Nats per token more than in float32, at most: none, a few thousandths with 8 bits, some with 4."""
@@ -515,6 +522,7 @@ def test_a_folder_in_shards_gives_the_same_file(tmp_path, files):
     assert there.keys() == whole.keys() and all((there[name] == whole[name]).all() for name in whole)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", BASES)
 def test_rows_some_at_a_time_give_the_same_file(tmp_path, monkeypatch, name):
     whole = export_gguf(miniworld.model_dir(name), tmp_path / "m.gguf", "q5_0").read_bytes()

@@ -660,7 +660,7 @@ def test_weights_that_are_no_plain_models_are_refused(tmp_path):
     with pytest.raises(ValueError, match="lora_A.weight"):
         export_gguf(folder, tmp_path / "m.gguf")
     assert not list(tmp_path.glob("*m.gguf*"))
-    with pytest.raises(OSError, match="config.json"):
+    with pytest.raises(ValueError, match="config.json"):
         export_gguf(tmp_path, tmp_path / "m.gguf")
     with pytest.raises(ValueError, match="'q3'"):
         export_gguf(folder, tmp_path / "m.gguf", "q3")

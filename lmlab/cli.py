@@ -249,22 +249,20 @@ def chat(
         str, typer.Argument(help="a folder, a .gguf file, a lesson (06), a run, miniworld/qwen2, or a hub id")
     ],
     prompt: Annotated[str | None, typer.Option(help="one question; shows the answer and ends")] = None,
-    temperature: Annotated[float | None, typer.Option(help="0: greedy (default 0.7)")] = None,
-    max_new_tokens: Annotated[int, typer.Option(help="longest answer, reasoning included")] = 512,
+    temperature: Annotated[float | None, typer.Option(min=0, help="0: greedy (default 0.7)")] = None,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="longest answer, reasoning included")] = 512,
     show_thinking: Annotated[bool, typer.Option("--show-thinking", help="show the reasoning too")] = False,
     raw: Annotated[bool, typer.Option("--raw", help="continue the text; for 02, 04, 05, 08")] = False,
 ) -> None:
     """Talk with a model: a folder, an adapter, what a lesson left, a GGUF file.
 
     The answer goes to stdout as it comes, all else to stderr.
-    Ctrl-C ends an answer, twice the chat. Without a terminal each line of stdin is a question.
+    Ctrl-C ends an answer, between answers the chat. Without a terminal each line of stdin is a question.
     """
     from lmlab.course.runs import find_model
     from lmlab.export.chat import ChatSession, load_chat_model
     from lmlab.export.generation_config import sampling_config
 
-    # A mistake is told before the model is loaded.
-    sampling_config(max_new_tokens=max_new_tokens, temperature=temperature)
     _quiet("bitsandbytes", "transformers")
     # basicConfig logs to stderr: stdout is the answer's, which may go into a file.
     logging.basicConfig(format="%(message)s")
@@ -273,17 +271,16 @@ def chat(
     # What is not given is the model's own.
     config = sampling_config(chat_model.generation_config, max_new_tokens, temperature=temperature)
     session = ChatSession(chat_model, config, show_reasoning=show_thinking, raw=raw)
-    # 130 as after Ctrl-C: an answer that was cut off is no answer.
     if prompt is not None:
-        raise typer.Exit(0 if session.ask(prompt) else 130)
+        session.ask(prompt)
+        raise typer.Exit
     terminal = sys.stdin.isatty()
     if terminal:
         # By its import alone input() gets a history and arrow keys.
         import readline  # noqa: F401
 
         print(session.banner(), file=sys.stderr)
-    all_asked = session.run(lambda: input("> " if terminal else ""))
-    raise typer.Exit(0 if all_asked or terminal else 1)
+    session.run(lambda: input("> " if terminal else ""))
 
 
 @app.command()

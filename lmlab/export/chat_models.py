@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from lmlab.export.generation_config import sampling_config
 from lmlab.models.chat_template import prompt_text, stop_token_ids
+from lmlab.models.sources import context_length, pad_id
 
 if TYPE_CHECKING:
     from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
@@ -19,8 +20,6 @@ class FolderChatModel:
     """A transformers model with what a chat needs of it, as ``LlamaCpp`` has it for a GGUF file."""
 
     def __init__(self, name: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase):
-        from lmlab.models.sources import context_length
-
         self.name = name
         self.model = model.eval()
         self.tokenizer = tokenizer
@@ -50,13 +49,11 @@ class FolderChatModel:
         """
         import torch
 
-        bos = self.tokenizer.bos_token_id
-        start = self.tokenizer.eos_token_id if bos is None else bos
-        prompt = torch.tensor([list(ids) or [start]], device=self.model.device)  # (1, T), never empty
+        prompt = torch.tensor([list(ids)], device=self.model.device)  # (1, T)
         config = copy(config)
         config.max_new_tokens = max_new_tokens
         config.eos_token_id = self._stops or None
-        config.pad_token_id = start  # never used, for there is one sequence, but generate asks for it
+        config.pad_token_id = pad_id(self.tokenizer)  # nothing is padded, but generate asks for it
         streamer = _answer_streamer(self.tokenizer, self._stops)
         stop_requested = threading.Event()
 
@@ -64,17 +61,15 @@ class FolderChatModel:
             return torch.full((len(input_ids),), stop_requested.is_set(), device=input_ids.device)
 
         def generate() -> None:
-            devices = [self.model.device] if self.model.device.type == "cuda" else []
             try:
-                with torch.random.fork_rng(devices):  # the seed is this answer's, not the process's
-                    torch.manual_seed(seed)
-                    self.model.generate(
-                        input_ids=prompt,
-                        attention_mask=torch.ones_like(prompt),
-                        generation_config=config,
-                        streamer=streamer,
-                        stopping_criteria=[stop],
-                    )
+                torch.manual_seed(seed)
+                self.model.generate(
+                    input_ids=prompt,
+                    attention_mask=torch.ones_like(prompt),
+                    generation_config=config,
+                    streamer=streamer,
+                    stopping_criteria=[stop],
+                )
             finally:
                 streamer.end()  # after an error too: else whoever reads would wait for ever
 
@@ -93,6 +88,7 @@ def _answer_streamer(tokenizer: PreTrainedTokenizerBase, stops: Sequence[int]):
 
     class AnswerStreamer(TextIteratorStreamer):
         def put(self, value) -> None:
+            # the prompt comes first, as a whole, and may hold such tokens
             if self.next_tokens_are_prompt or int(value[0]) not in stops:
                 super().put(value)
 

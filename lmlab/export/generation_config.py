@@ -1,4 +1,4 @@
-"""How a model asks to be sampled: transformers' GenerationConfig, read, completed and described."""
+"""How a model asks to be sampled: transformers' GenerationConfig, read and completed."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from transformers import GenerationConfig
 
-# what transformers, llama.cpp and Ollama share, and what it is where nothing is said; each has more of its
-# own
+# what transformers, llama.cpp and Ollama share (each has more of its own), and the value where a model
+# publishes none; top_k 0 keeps all tokens
 _DEFAULTS = {"temperature": 0.7, "top_p": 0.95, "top_k": 0, "repetition_penalty": 1.0}
 
 
@@ -48,31 +48,12 @@ def sampling_config(
         max_new_tokens: The longest answer, in tokens.
         given: temperature (0: greedy decoding), top_p (1: all tokens), top_k (0: all), repetition_penalty (1:
             none); None is as if it were not given.
-
-    Raises:
-        ValueError: A value is out of its range.
     """
     from transformers import GenerationConfig
 
     values = _DEFAULTS | (sampling_parameters(published) if published else {})
-    for name, value in given.items():
-        if value is not None:
-            values[name] = value
-    checks = {
-        "temperature": (values["temperature"], values["temperature"] >= 0, "0 or more"),
-        "top_p": (values["top_p"], 0 < values["top_p"] <= 1, "a probability above 0, at most 1"),
-        "top_k": (values["top_k"], values["top_k"] >= 0, "0 (all tokens) or more"),
-        "max_new_tokens": (max_new_tokens, max_new_tokens >= 1, "1 or more"),
-    }
-    for name, (value, is_valid, expected) in checks.items():
-        if not is_valid:
-            raise ValueError(f"{name} got {value}; give {expected}")
-    if values["temperature"] == 0:  # transformers warns of sampling parameters beside greedy decoding
+    values |= {name: value for name, value in given.items() if value is not None}
+    # transformers warns of sampling parameters beside greedy decoding
+    if values["temperature"] == 0:
         values = {"repetition_penalty": values["repetition_penalty"]}
     return GenerationConfig(do_sample="temperature" in values, max_new_tokens=max_new_tokens, **values)
-
-
-def describe_sampling(config: GenerationConfig) -> str:
-    """A ``sampling_config`` in words: "temperature 0.7, top_p 0.95"."""
-    parts = [f"{name} {value:g}" for name, value in sampling_parameters(config).items()]
-    return ", ".join(parts) or "greedy decoding"

@@ -6,12 +6,11 @@ The format: ggml-org/ggml, docs/gguf.md. Weights are read, converted and written
 from __future__ import annotations
 
 import math
-import shutil
-import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
+from unittest.mock import patch
 
 import gguf
 import numpy as np
@@ -20,28 +19,24 @@ from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
 from safetensors import safe_open
 
 from lmlab.export.generation_config import read_generation_config
-from lmlab.export.gguf_metadata import add_config, add_generation_config, add_tokenizer, check_config
-from lmlab.export.weight_files import HEAD, ROWS, own_head, stored_tensors
+from lmlab.export.gguf_metadata import add_config, add_stops, add_tokenizer, check_config
+from lmlab.export.weight_files import HEAD, stored_tensors
 from lmlab.files import replace_file, require_disk_space
 
 if TYPE_CHECKING:
-    from transformers import PretrainedConfig
+    from transformers import PretrainedConfig, PreTrainedModel
 
-# by numpy in the gguf package; a block of 32 weights shares a scale (the _1 kinds: and a smallest value)
-QUANTIZATIONS = ("f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0")
-# of llama.cpp alone: blocks of 256 weights, and tensors that matter more in more bits
-K_QUANTS = ("q6_k", "q5_k_m", "q5_k_s", "q4_k_m", "q4_k_s", "q3_k_l", "q3_k_m", "q3_k_s", "q2_k")
+# in a block of 32 weights each is a small integer times one scale: the gguf package computes these with numpy.
+# Kinds with larger blocks (the K-quants) are made by llama.cpp's own program, from a file in f16
+QUANTIZATIONS = ("f32", "f16", "bf16", "q8_0", "q5_0", "q4_0")
+
+ROWS = 8192  # of a matrix that are converted at a time
 
 
 def check_quantization(name: str) -> None:
-    """Raises ValueError for a name that is not known, and for a K-quant that cannot be made here."""
-    if name not in QUANTIZATIONS + K_QUANTS:
-        raise ValueError(f"quantization got {name!r}; give one of {', '.join(QUANTIZATIONS + K_QUANTS)}")
-    if name in K_QUANTS and not shutil.which("llama-quantize"):
-        raise ValueError(
-            f"quantization {name} needs llama.cpp's llama-quantize on the PATH; install llama.cpp, or take one of "
-            f"{', '.join(QUANTIZATIONS)}"
-        )
+    """Raises ValueError for a quantization that is not known."""
+    if name not in QUANTIZATIONS:
+        raise ValueError(f"quantization got {name!r}; give one of {', '.join(QUANTIZATIONS)}")
 
 
 def export_gguf(folder: str | Path, path: str | Path, quantization: str = "f16") -> Path:
@@ -50,64 +45,38 @@ def export_gguf(folder: str | Path, path: str | Path, quantization: str = "f16")
     Args:
         folder: A plain model with its tokenizer, as ``save_pretrained`` writes it.
         path: The file. It is complete or absent: after a full disk or Ctrl-C there is none, or the older one.
-        quantization: One of QUANTIZATIONS, or of K_QUANTS where llama.cpp's program ``llama-quantize`` is on
-            the PATH. Norms and biases stay float32, as do GPT-2's positions; below 8 bits the embeddings and
-            the head are q8_0; rows that are no multiple of 32 are float16.
+        quantization: One of QUANTIZATIONS. Norms and biases stay float32, as do GPT-2's positional
+            embeddings; below 8 bits the embeddings and the head are q8_0; rows that are no multiple of 32 are
+            float16.
 
     Returns:
         The path.
 
     Raises:
-        ValueError: The model cannot be written in this format, the disk has too little space, or another kind
-            of file has the name.
+        ValueError: The model cannot be written in this format, or the disk has too little space.
     """
-    folder, path = Path(folder), Path(path)
-    check_quantization(quantization)
-    if path.exists() and not _is_gguf(path):
-        raise ValueError(f"{path} is there already, and no GGUF file: it would be lost; give another name")
-    is_k_quant = quantization in K_QUANTS
-    plan = _plan(folder, "f16" if is_k_quant else quantization)
+    plan, path = _plan(Path(folder), quantization), Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    # a K-quant: its input too, and a result that is smaller
-    require_disk_space(path.parent, 2 * plan.n_bytes if is_k_quant else plan.n_bytes)
+    require_disk_space(path.parent, plan.n_bytes)
     with replace_file(path) as partial:
-        if is_k_quant:
-            _run_llama_quantize(plan, partial, quantization)
-        else:
-            _write(plan, partial)
+        _write(plan, partial)
     return path
 
 
-def _is_gguf(path: Path) -> bool:
-    if not path.is_file():
-        return False
-    with path.open("rb") as file:
-        return file.read(4) == b"GGUF"
-
-
 def gguf_bytes(folder: str | Path, quantization: str) -> int:
-    """The size of the file, in bytes, to a few thousand; for one of QUANTIZATIONS. Reads no weights."""
-    if quantization not in QUANTIZATIONS:
-        raise ValueError(f"quantization got {quantization!r}; give one of {', '.join(QUANTIZATIONS)}")
+    """The size of the file, in bytes, to a few thousand. Reads no weights."""
     return _plan(Path(folder), quantization).n_bytes
 
 
-def n_weights(folder: str | Path) -> int:
-    """The number of weights in the GGUF file of a model folder."""
-    return sum(math.prod(tensor.shape) for tensor in _plan(Path(folder), "f16").tensors.values())
+def load_gguf(path: str | Path) -> PreTrainedModel:
+    """The model in a GGUF file, its weights unpacked to float32 by transformers' own reader."""
+    from transformers import AutoModelForCausalLM
 
-
-def _run_llama_quantize(plan: _Plan, target: Path, quantization: str) -> None:
-    """Quantizes by llama.cpp's program, from a file in float16 that is removed."""
-    source = target.with_name(f"{target.name}.f16")
-    try:
-        _write(plan, source)
-        command = ["llama-quantize", str(source), str(target), quantization.upper()]
-        result = subprocess.run(command, capture_output=True, text=True)
-    finally:
-        source.unlink(missing_ok=True)
-    if result.returncode or not target.exists():
-        raise OSError(f"llama-quantize failed ({result.returncode}): {result.stderr.strip()[-500:]}")
+    path = Path(path)
+    # transformers shows a progress bar for each file, and has no switch for it
+    with patch("transformers.modeling_gguf_pytorch_utils.tqdm", lambda tensors, **_: tensors):
+        model = AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name, dtype=torch.float32)
+    return model.eval()
 
 
 # --- the plan --------------------------------------------------------------------------------------
@@ -140,21 +109,20 @@ def _plan(folder: Path, quantization: str) -> _Plan:
     """Everything but the weights, so that every mistake shows before the first byte is written."""
     from transformers import AutoConfig, AutoTokenizer
 
-    if not (folder / "config.json").is_file():
-        raise ValueError(f"{folder} holds no config.json; give a folder that save_pretrained has written")
+    check_quantization(quantization)
     config = AutoConfig.from_pretrained(str(folder))
     check_config(config)
     tensors = _tensors(folder, config, quantization)
     tokenizer = AutoTokenizer.from_pretrained(str(folder))
-    file_type = "ALL_F32" if quantization == "f32" else f"MOSTLY_{quantization.upper()}"
     writer = gguf.GGUFWriter(None, config.model_type)
     writer.add_type(gguf.GGUFType.MODEL)
     writer.add_name(folder.resolve().name)
+    file_type = "ALL_F32" if quantization == "f32" else f"MOSTLY_{quantization.upper()}"
     writer.add_file_type(gguf.LlamaFileType[file_type])
     writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
     add_config(writer, config)
     n_bytes = add_tokenizer(writer, tokenizer, n_vocab=tensors["token_embd.weight"].shape[0])
-    add_generation_config(writer, read_generation_config(folder), tokenizer)
+    add_stops(writer, read_generation_config(folder), tokenizer)
     n_bytes += sum(math.prod(tensor.byte_shape) + 100 for tensor in tensors.values())
     return _Plan(config, tensors, writer, n_bytes)
 
@@ -163,18 +131,18 @@ def _tensors(folder: Path, config: PretrainedConfig, quantization: str) -> dict[
     """The tensors of the file, in the order of the layers of which they are read."""
     architecture = gguf.MODEL_ARCH[config.model_type.upper()]
     names = gguf.get_tensor_name_map(architecture, config.num_hidden_layers)
-    tied = config.tie_word_embeddings and not own_head(folder)
     tensors = {}
     for file, source, shape in stored_tensors(folder):
         # old files hold masks and frequencies, which llama.cpp computes
-        if source.endswith((".attn.bias", ".attn.masked_bias", ".inv_freq")) or (source == HEAD and tied):
+        if source.endswith((".attn.bias", ".attn.masked_bias", ".inv_freq")):
             continue
         name = names.get_name(source, try_suffixes=(".weight", ".bias"))
         if name is None:
             raise ValueError(f"{file} holds {source}, which no plain {config.model_type} has; merge first")
         shape = shape[::-1] if _is_conv1d(source, config, shape) else shape
         tensors[name] = _Tensor(file, source, shape, _kind(name, shape, quantization))
-    if "output.weight" not in tensors and not tied:  # llama.cpp would take the embeddings
+    # without a head llama.cpp takes the embeddings, and transformers random numbers
+    if "output.weight" not in tensors and not config.tie_word_embeddings:
         raise ValueError(f"{folder} got tie_word_embeddings false, and no {HEAD}; save the model again")
     if config.model_type == "llama" and config.rope_parameters["rope_type"] == "llama3":
         shape = (config.head_dim // 2,)

@@ -1,4 +1,4 @@
-"""What a GGUF file says beside the weights: the model's sizes, its tokenizer, and how it asks to be sampled.
+"""What a GGUF file says beside the weights: the model's sizes, its tokenizer, and where an answer ends.
 
 What must be there per architecture is what llama.cpp's own converter, convert_hf_to_gguf.py, writes.
 """
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from gguf import TokenType
 
-from lmlab.export.generation_config import eos_token_ids, sampling_parameters
+from lmlab.export.generation_config import eos_token_ids
 
 if TYPE_CHECKING:
     from gguf import GGUFWriter
@@ -42,9 +42,7 @@ def check_config(config: PretrainedConfig) -> None:
     rope = getattr(config, "rope_parameters", None)
     known = ("default", "llama3") if architecture == "llama" else ("default",)
     if rope and rope["rope_type"] not in known:
-        raise ValueError(
-            f"rope_type got {rope['rope_type']!r}; a {architecture} may have {' or '.join(known)}"
-        )
+        raise ValueError(f"rope_type got {rope['rope_type']!r}; a {architecture} may have {known}")
 
 
 def add_config(writer: GGUFWriter, config: PretrainedConfig) -> None:
@@ -57,8 +55,6 @@ def add_config(writer: GGUFWriter, config: PretrainedConfig) -> None:
         writer.add_feed_forward_length(config.n_inner or 4 * config.n_embd)
         writer.add_layer_norm_eps(config.layer_norm_epsilon)
         return
-    if config.model_type == "llama":  # of the others llama.cpp counts the tokens
-        writer.add_vocab_size(config.vocab_size)
     head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     writer.add_feed_forward_length(config.intermediate_size)
     writer.add_head_count_kv(config.num_key_value_heads)
@@ -113,10 +109,7 @@ def pre_tokenizer_name(tokenizer: PreTrainedTokenizerBase) -> str:
         if steps == known and ignores_merges == (name == "llama-bpe"):
             is_r1 = name == "qwen2" and tokenizer.bos_token == "<｜begin▁of▁sentence｜>"
             return "deepseek-r1-qwen" if is_r1 else name
-    raise ValueError(
-        f"the tokenizer splits text by {steps}, ignore_merges {ignores_merges}; llama.cpp's names are known here "
-        f"for {', '.join(_PRE_TOKENIZERS)}"
-    )
+    raise ValueError(f"the tokenizer splits text by {steps}; known are {', '.join(_PRE_TOKENIZERS)}")
 
 
 def add_tokenizer(writer: GGUFWriter, tokenizer: PreTrainedTokenizerBase, n_vocab: int) -> int:
@@ -141,9 +134,8 @@ def add_tokenizer(writer: GGUFWriter, tokenizer: PreTrainedTokenizerBase, n_voca
     tokens = [texts.get(token, f"[PAD{token}]") for token in range(n_vocab)]
     writer.add_token_list(tokens)
     writer.add_token_types([_token_type(tokenizer, token, token in texts) for token in range(n_vocab)])
-    merges = []
-    for merge in json.loads(tokenizer.backend_tokenizer.to_str())["model"]["merges"]:
-        merges.append(merge if isinstance(merge, str) else " ".join(merge))
+    pairs = json.loads(tokenizer.backend_tokenizer.to_str())["model"]["merges"]
+    merges = [" ".join(pair) for pair in pairs]
     writer.add_token_merges(merges)
     for name in ("bos", "eos", "pad"):
         token = getattr(tokenizer, f"{name}_token_id")
@@ -172,36 +164,11 @@ def adds_bos(tokenizer: PreTrainedTokenizerBase) -> bool:
     return bos is not None and tokenizer("a")["input_ids"][0] == bos
 
 
-# --- how the model asks to be sampled --------------------------------------------------------------
-
-# llama.cpp ends an answer at these by itself
-_KNOWN_ENDS = "<|eot_id|> <|eom_id|> <|end_of_text|> <|endoftext|> <|im_end|> <|end|> <end_of_turn>"
-KNOWN_ENDS = tuple(_KNOWN_ENDS.split())
-
-
-def add_generation_config(
-    writer: GGUFWriter, config: GenerationConfig, tokenizer: PreTrainedTokenizerBase
-) -> None:
-    """Adds sampling parameters, and the tokens that end an answer.
-
-    Raises ValueError for too many of these.
-    """
-    # one that llama.cpp knows must not take a place from one that it would not stop at: beside EOS it has two
-    others = []
-    for token in eos_token_ids(config):
-        is_known = tokenizer.convert_ids_to_tokens(token) in KNOWN_ENDS
-        if token != tokenizer.eos_token_id and not is_known and token not in others:
-            others.append(token)
+def add_stops(writer: GGUFWriter, config: GenerationConfig, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Adds the tokens that end an answer beside EOS. Raises ValueError for too many of them."""
+    others = [token for token in eos_token_ids(config) if token != tokenizer.eos_token_id]
     if len(others) > 2:
-        names = tokenizer.convert_ids_to_tokens(others)
-        raise ValueError(f"eos_token_id of generation_config.json got {names}; a GGUF file takes two more")
+        raise ValueError(f"eos_token_id got {others} beside EOS; a GGUF file takes two more")
+    # the places are called end of turn and end of message; llama.cpp stops at each of them
     for token, add in zip(others, (writer.add_eot_token_id, writer.add_eom_token_id), strict=False):
         add(token)
-    add = {
-        "temperature": writer.add_sampling_temp,
-        "top_p": writer.add_sampling_top_p,
-        "top_k": writer.add_sampling_top_k,
-        "repetition_penalty": writer.add_sampling_penalty_repeat,
-    }
-    for name, value in sampling_parameters(config).items():
-        add[name](value)

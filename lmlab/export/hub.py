@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from lmlab.export.merge import FILE_LIST
-from lmlab.export.weight_files import HEAD, own_head
+from lmlab.export.merge import MERGED_MARK
 
 if TYPE_CHECKING:
-    from huggingface_hub import HfApi, ModelCard
+    from huggingface_hub import ModelCard
 
 CARD_TEMPLATE = Path(__file__).with_name("model_card.md.jinja")
 
@@ -32,21 +30,16 @@ class Result(NamedTuple):
         return _public_name(self.data)
 
 
-def hub_id(source: str) -> str | None:
-    """The hub's name in a source of data or of a model, or None where it is local or of a miniworld."""
-    from lmlab.models.sources import model_source
-
-    name = source.partition(":")[0]
-    if source.startswith("miniworld/") or Path(source).suffix in (".txt", ".jsonl", ".json", ".parquet"):
-        return None
-    if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name):
-        return None
-    return name if model_source(name) == name and not Path(name).exists() else None
+def _hub_id(source: str) -> str | None:
+    """The owner/name of a source of data or of a model that is on the hub, else None."""
+    name = source.partition(":")[0]  # what follows is the configuration of a data set
+    is_local = source.startswith("miniworld/") or Path(name).exists()
+    return name if re.fullmatch(r"[\w.-]+/[\w.-]+", name) and not is_local else None
 
 
 def _public_name(source: str) -> str:
     """A source by a name that says nothing of this machine's folders."""
-    return source if hub_id(source) or source.startswith("miniworld/") else Path(source).name
+    return source if _hub_id(source) or source.startswith("miniworld/") else Path(source).name
 
 
 def model_card(
@@ -74,12 +67,13 @@ def model_card(
     """
     from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
+    # what the hub shows beside the card; it knows no intervals, so they go among the arguments
     evaluated = []
     for result in results:
         evaluated.append(
             EvalResult(
                 task_type="text-generation",
-                dataset_type=hub_id(result.data) or result.source_name,
+                dataset_type=_hub_id(result.data) or result.source_name,
                 dataset_name=result.source_name,
                 dataset_split="held out",
                 metric_type=result.metric.replace(" ", "_"),
@@ -88,16 +82,18 @@ def model_card(
                 metric_args={"interval_95": [round(result.low, 4), round(result.high, 4)]},
             )
         )
+    # the hub refuses metadata that names a model or a data set which it does not have
     card_data = ModelCardData(
-        base_model=hub_id(base),
-        base_model_relation="finetune" if hub_id(base) else None,
-        datasets=[hub_id(source) for source in data if hub_id(source)] or None,
+        base_model=_hub_id(base),
+        base_model_relation="finetune" if _hub_id(base) else None,
+        datasets=[_hub_id(source) for source in data if _hub_id(source)] or None,
         library_name="transformers",
         pipeline_tag="text-generation",
         tags=["lmlab", "lora", "merged"],
         model_name=title,
         eval_results=evaluated,
     )
+    # a private path must not get into a card that others will read
     return ModelCard.from_template(
         card_data,
         template_path=str(CARD_TEMPLATE),
@@ -111,76 +107,50 @@ def model_card(
     )
 
 
-class Upload(NamedTuple):
-    """What goes, or would go, to the hub."""
-
-    repo: str
-    private: bool
-    files: dict[str, int]  # path -> bytes
-    done: bool
-
-    def __str__(self) -> str:
-        lines = ["uploaded:" if self.done else "a dry run, nothing is sent; what would be called:"]
-        lines.append(f"  HfApi().create_repo({self.repo!r}, private={self.private}, exist_ok=True)")
-        lines.append(f"  HfApi().upload_folder(repo_id={self.repo!r}, folder_path=...)")
-        lines += [f"  {size / 1e6:12,.3f} MB  {name}" for name, size in self.files.items()]
-        lines.append(f"  {sum(self.files.values()) / 1e6:12,.3f} MB  in {len(self.files)} files")
-        return "\n".join(lines)
-
-
-def push_to_hub(
-    folder: str | Path, repo: str, *, dry_run: bool = True, private: bool = True, api: HfApi | None = None
-) -> Upload:
-    """Uploads a merged folder to a repository of the hub; in a dry run it only says what it would do.
+def push_to_hub(folder: str | Path, repo: str, *, dry_run: bool = True) -> str:
+    """Uploads a merged folder to a private repository of the hub; in a dry run it only says what it would do.
 
     Args:
         folder: What ``merge_to_folder`` wrote, with a model card.
         repo: "owner/name".
         dry_run: Nothing is sent.
-        private: Whether the repository is made private.
-        api: A ``huggingface_hub.HfApi``; by default a new one.
+
+    Returns:
+        What was sent, or would be: each file with its size.
 
     Raises:
-        ValueError: The folder is not a complete model with a model card, the name is no "owner/name", or the
-            repository is public already and was to be private.
+        ValueError: The folder is not a complete model with a model card, or the repository is public already.
         LocalTokenNotFoundError: Nobody is logged in (hf auth login).
     """
     folder = Path(folder)
-    missing = [name for name in ("config.json", "README.md") if not (folder / name).is_file()]
-    if missing or not any(folder.glob("*.safetensors")):
-        raise ValueError(
-            f"{folder} lacks {', '.join(missing) or 'weights'}; give a folder that merge_to_folder wrote, with "
-            "its model card"
-        )
-    if not re.fullmatch(r"[\w.-]+/[\w.-]+", repo):
-        raise ValueError(f"repo got {repo!r}; give owner/name, as in you/llama-encyclopedia")
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    if config.get("tie_word_embeddings", config.get("model_type") == "gpt2") and own_head(folder):
-        raise ValueError(
-            f"{folder} holds a {HEAD} that is not its embeddings, and tie_word_embeddings in config.json says that "
-            "it is: many programs would drop it; set that to false"
-        )
-    # what is sent, and how much that is
-    files = {}
+    for pattern in ("config.json", "README.md", "*.safetensors"):
+        if not any(folder.glob(pattern)):
+            raise ValueError(f"{folder} lacks {pattern}; give what merge_to_folder wrote, with a card")
+    # the list is the dry run's whole purpose: it shows a file that should not be sent
+    sizes = {}
     for file in sorted(folder.rglob("*")):
-        if file.is_file() and file.name != FILE_LIST:
-            files[str(file.relative_to(folder))] = file.stat().st_size
+        if file.is_file() and file.name != MERGED_MARK:
+            sizes[str(file.relative_to(folder))] = file.stat().st_size
     if not dry_run:
-        _upload(folder, repo, private, api)
-    return Upload(repo, private, files, done=not dry_run)
+        _upload(folder, repo)
+    lines = [f"a dry run, nothing is sent to {repo}:" if dry_run else f"uploaded to {repo}:"]
+    lines += [f"  {size / 1e6:12,.3f} MB  {name}" for name, size in sizes.items()]
+    lines.append(f"  {sum(sizes.values()) / 1e6:12,.3f} MB  in {len(sizes)} files")
+    return "\n".join(lines)
 
 
-def _upload(folder: Path, repo: str, private: bool, api) -> None:
+def _upload(folder: Path, repo: str) -> None:
     from huggingface_hub import HfApi
 
-    api = api or HfApi()
+    api = HfApi()
     api.whoami()  # raises, and says how to log in
-    if private and api.repo_exists(repo) and not api.repo_info(repo).private:
-        raise ValueError(f"repo got {repo!r}, which is public already; give another name, or private=False")
-    api.create_repo(repo, private=private, exist_ok=True)
+    # create_repo would leave a public repository public, and what was fetched from it cannot be taken back
+    if api.repo_exists(repo) and not api.repo_info(repo).private:
+        raise ValueError(f"repo got {repo!r}, which is public already; give another name")
+    api.create_repo(repo, private=True, exist_ok=True)
     api.upload_folder(
         repo_id=repo,
         folder_path=str(folder),
-        ignore_patterns=[FILE_LIST],
+        ignore_patterns=[MERGED_MARK],
         commit_message="A merged model, by lmlab",
     )

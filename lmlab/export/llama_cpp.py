@@ -38,8 +38,7 @@ class LlamaCpp:
         chat_template: The file's Jinja template; None where it has none, and only continues texts.
         context_length: Tokens at most, prompt and answer together.
         bos_id: The token that stands before a text: BOS, or EOS where there is none.
-        eos_id: The token that ends a text.
-        generation_config: How the file asks to be sampled; what it does not say, llama.cpp's defaults do.
+        generation_config: How it is sampled where nothing else is asked for.
     """
 
     def __init__(self, path: str | Path, context_length: int = 4096, exact: bool = False):
@@ -51,13 +50,12 @@ class LlamaCpp:
             exact: Keys and values in float32 instead of float16, attention step by step: for comparisons.
 
         Raises:
-            ValueError: xllamacpp or the file is missing, or the file is damaged.
+            ValueError: xllamacpp is missing, or the file is damaged.
+            FileNotFoundError: There is no such file.
         """
         path = Path(path)
         if not is_installed():
             raise ValueError(f"{path} runs in llama.cpp, and the xllamacpp wheel is not installed: {INSTALL}")
-        if not path.is_file():
-            raise ValueError(f"there is no file {path}")
         import xllamacpp
 
         params = xllamacpp.CommonParams()
@@ -77,19 +75,14 @@ class LlamaCpp:
             raise ValueError(f"{path} is no GGUF file, is cut short or damaged; export it again") from error
         self._opener = build_opener(ProxyHandler({}))  # no proxy: it is this process
         self.name = path.name
+        self.generation_config = sampling_config()
         self._read_properties(path)
 
     def _read_properties(self, path: Path) -> None:
         properties = self._ask("/props")
-        # with what the file says of sampling, completed by llama.cpp's defaults
-        settings = properties["default_generation_settings"]
-        self.context_length = settings["n_ctx"]
+        self.context_length = properties["default_generation_settings"]["n_ctx"]
         self._bos = properties["bos_token"] or properties["eos_token"]
         self.bos_id = self.tokenize(self._bos)[0]
-        self.eos_id = self.tokenize(properties["eos_token"])[0]
-        sampling = {name: settings["params"][name] for name in ("temperature", "top_p", "top_k")}
-        penalty = settings["params"]["repeat_penalty"]
-        self.generation_config = sampling_config(**sampling, repetition_penalty=penalty)
         # for a file without a template llama.cpp names ChatML's, so the file itself is asked
         with path.open("rb") as file:
             has_template = b"tokenizer.chat_template" in file.read(_LONGEST_HEADER)
@@ -129,7 +122,7 @@ class LlamaCpp:
             seed: The same one samples the same answer.
         """
         body = {
-            "prompt": list(ids) or [self.bos_id],  # a model cannot start from nothing
+            "prompt": list(ids),
             "n_predict": max_new_tokens,
             "stream": True,
             "cache_prompt": True,
@@ -157,7 +150,7 @@ class LlamaCpp:
 
     def _open(self, path: str, body: Mapping | None = None):
         """The response to a GET, or with a body to a POST. Raises ValueError with the server's message."""
-        data = None if body is None else json.dumps(body).encode()
+        data = json.dumps(body).encode() if body else None
         address = self._server.listening_address + path
         try:
             return self._opener.open(Request(address, data, {"Content-Type": "application/json"}))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, NamedTuple
@@ -12,16 +13,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from safetensors import safe_open
 
-from lmlab.export.weight_files import (
-    HEAD,
-    INDEX,
-    layout_of,
-    n_bytes,
-    own_head,
-    weight_files,
-    write_safetensors,
-)
-from lmlab.files import list_files, replace_folder, require_disk_space, unlisted
+from lmlab.export.weight_files import HEAD, INDEX, layout_of, n_bytes, weight_files, write_safetensors
+from lmlab.files import check_replaceable, replace_folder, require_disk_space
 from lmlab.models.adapters import IN_MEMORY, UNTIE, check_loadable, check_mergeable, read_adapter_config
 from lmlab.models.chat_template import stop_token_ids
 from lmlab.models.quantization import four_bit_config, load_four_bit
@@ -38,7 +31,7 @@ if TYPE_CHECKING:
 # trained on
 MERGE_STRATEGIES = ("4-bit base", "16-bit base", "dequantized base")
 STREAMED = ("dequantized base", "16-bit base")
-FILE_LIST = ".lmlab.json"  # in a folder that a merge wrote: the names of its files
+MERGED_MARK = ".lmlab-merge"  # an empty file in a folder that a merge wrote
 TOKENIZER_BYTES = 2**26  # what stands beside the weights: a tokenizer of 128,000 tokens takes 17 MB
 
 
@@ -52,10 +45,8 @@ def adapter_base(adapter: str | Path) -> str:
     if not base:
         raise ValueError(f"{adapter} got no base_model_name_or_path; write it into adapter_config.json")
     if revision not in (None, "main"):
-        raise ValueError(
-            f"{adapter} got revision {revision!r} of {base}; fetch that (hf download {base} --revision {revision} "
-            "--local-dir FOLDER), and write FOLDER there as the base's name, without a revision"
-        )
+        # without this the newest weights would be merged, without a word
+        raise ValueError(f"{adapter} got revision {revision!r} of {base}; download it, and name its folder")
     return base
 
 
@@ -83,8 +74,7 @@ def load_adapted(adapter: str | Path, strategy: str, machine: Machine, base: str
     base = base or adapter_base(adapter)
     model = load_model(base) if strategy == "16-bit base" else load_four_bit(base, machine)
     if strategy == "dequantized base":
-        model = model.dequantize()
-        model = model.to(torch.float32)
+        model = model.dequantize().to(torch.float32)
     if strategy != "4-bit base" and machine.device != "cpu":
         model.to(machine.device)
     with refuse_remote_code(adapter):
@@ -109,8 +99,7 @@ def base_dtype(source: str) -> torch.dtype:
     from transformers import AutoConfig
 
     dtype = AutoConfig.from_pretrained(model_source(source)).dtype
-    if isinstance(dtype, str):
-        dtype = getattr(torch, dtype)
+    # a base published in float32 is saved in half of that, as models of today are
     return dtype if dtype in (torch.float16, torch.bfloat16) else torch.float16
 
 
@@ -153,11 +142,11 @@ class _Merge:
     def _merged(self, name: str, tensor: torch.Tensor) -> torch.Tensor:
         if name in self.four_bit:
             tensor = quantize_dequantize(tensor, self.machine)
-        elif self.strategy == "dequantized base" and self.machine.torch_dtype != torch.float32:
+        elif self.strategy == "dequantized base":
             tensor = tensor.to(self.machine.torch_dtype)  # as it was beside the 4-bit weights
         if name in self.deltas:
             tensor = tensor.float() + self.deltas[name].get_delta_weight("default")
-        tensor = tensor.to(self.dtype)
+        tensor = tensor.to(self.dtype)  # the one rounding of the merge
         if not torch.stack(tensor.aminmax()).isfinite().all():
             raise ValueError(f"{name} got a number that {self.dtype} cannot hold; give torch.bfloat16")
         return tensor
@@ -200,38 +189,31 @@ def merge_to_folder(
     check_mergeable(adapter)
     dtype = dtype or base_dtype(base)
     path, folder = base_folder(base), Path(folder)
-    if folder.resolve() in (path.resolve(), Path(adapter).resolve()):
-        raise ValueError(f"folder got {folder}, which is what is merged; give another one")
+    if folder.resolve() == path.resolve():
+        raise ValueError(f"folder got {folder}, which is the base; give another one")
     layouts = {file: layout_of(file, dtype) for file in weight_files(path)}
     shapes = {name: entry["shape"] for layout in layouts.values() for name, entry in layout.items()}
     model = _adapted_outline(adapter, path)
     deltas = _deltas(model, adapter, base, shapes)
-    _check_vocabulary(adapter, tokenizer, model.get_input_embeddings().weight.shape[0])
+    n_rows, n_tokens = model.get_input_embeddings().weight.shape[0], 1 + max(tokenizer.get_vocab().values())
+    if n_tokens > n_rows:
+        raise ValueError(
+            f"the tokenizer got {n_tokens:,} tokens, and the base {n_rows:,} rows of embeddings; give the base's own "
+            "tokenizer, or train on a base with model.resize_token_embeddings(len(tokenizer))"
+        )
     four_bit = _four_bit_names(model) if strategy == "dequantized base" else set()
     merge = _Merge(deltas, four_bit, strategy, machine, dtype)
     total_bytes = sum(n_bytes(layout) for layout in layouts.values())
     require_disk_space(folder, total_bytes + TOKENIZER_BYTES)
-    with replace_folder(folder, _check_is_merge) as partial:
-        _save_config(path, partial, dtype, tokenizer, untied=HEAD in deltas or own_head(path))
-        tokenizer.save_pretrained(partial)
+    # a folder that is in the way is replaced only where a merge wrote it
+    with replace_folder(folder, partial(check_replaceable, ours=(MERGED_MARK,))) as new:
+        (new / MERGED_MARK).touch()
+        _save_config(path, new, dtype, tokenizer, untied=HEAD in shapes)
+        tokenizer.save_pretrained(new)
         for file, layout in layouts.items():
-            write_safetensors(partial / file.name, layout, merge.tensors(file, layout))
-        _save_index(path, partial, total_bytes)
-        list_files(partial, FILE_LIST)
+            write_safetensors(new / file.name, layout, merge.tensors(file, layout))
+        _save_index(path, new, total_bytes)
     return Merged(folder, len(shapes), len(deltas), total_bytes)
-
-
-def _check_is_merge(folder: Path) -> None:
-    """Raises ValueError where the name is taken by anything but an earlier merge, a new model card beside it."""
-    if not folder.exists():
-        return
-    if not folder.is_dir():
-        raise ValueError(f"{folder} is a file; give the name of a folder")
-    others = unlisted(folder, FILE_LIST)
-    if (folder / FILE_LIST).is_file() and "README.md" in others:
-        others.remove("README.md")
-    if others:
-        raise ValueError(f"{folder} holds {others[0]}, which no merge wrote; give another folder, or move it")
 
 
 def _adapted_outline(adapter: str | Path, path: Path) -> PeftModel:
@@ -256,17 +238,11 @@ def _adapted_outline(adapter: str | Path, path: Path) -> PeftModel:
             advice = UNTIE if is_tied else IN_MEMORY
             raise ValueError(f"{adapter} got {name}, more than plain LoRA on linear layers; {advice}")
         factors[name.replace(".weight", ".default.weight")] = tensor.float()
-    try:
-        missing, unexpected = model.load_state_dict(factors, strict=False, assign=True)
-    except RuntimeError as error:  # names the factor, and both shapes
-        raise ValueError(
-            f"{adapter} does not fit its config or base; check r, and the base: {error}"
-        ) from error
-    if unexpected:
-        raise ValueError(f"{adapter} got {unexpected[0]}, which no layer of the base has; give its own base")
-    lost = [name for name in missing if "lora_" in name]  # the base is not loaded, and stays on meta
-    if lost:
-        raise ValueError(f"{adapter} got no {lost[0]}, which its config names; save it again")
+    missing, unexpected = model.load_state_dict(factors, strict=False, assign=True)
+    # the base's own weights are not loaded, and stay on meta
+    misfits = unexpected or [name for name in missing if "lora_" in name]
+    if misfits:
+        raise ValueError(f"{adapter} does not fit its config or base: {misfits[0]} is in one of them alone")
     return model.requires_grad_(False)
 
 
@@ -300,22 +276,6 @@ def _four_bit_names(model: PeftModel) -> set[str]:
     return names - {HEAD}
 
 
-def _check_vocabulary(adapter: str | Path, tokenizer: PreTrainedTokenizerBase, n_rows: int) -> None:
-    """Raises ValueError for more tokens than embeddings: in the tokenizer, or in that beside the adapter."""
-    from transformers import AutoTokenizer
-
-    tokenizers = {"the tokenizer": tokenizer}
-    if (Path(adapter) / "tokenizer_config.json").is_file():
-        tokenizers[f"the tokenizer in {adapter}"] = AutoTokenizer.from_pretrained(str(adapter))
-    for source, one in tokenizers.items():
-        n_tokens = 1 + max(one.get_vocab().values())
-        if n_tokens > n_rows:
-            raise ValueError(
-                f"{source} got {n_tokens:,} tokens, and the base {n_rows:,} rows of embeddings; give the base's own "
-                "tokenizer, or train on a base with model.resize_token_embeddings(len(tokenizer))"
-            )
-
-
 def quantize_dequantize(weight: torch.Tensor, machine: Machine) -> torch.Tensor:
     """A matrix as the 4-bit base computes with it: NF4 and back, in the machine's dtype and on its device."""
     from bitsandbytes.functional import dequantize_4bit, quantize_4bit
@@ -345,8 +305,11 @@ def _save_config(path: Path, folder: Path, dtype: torch.dtype, tokenizer, untied
         config.tie_word_embeddings = False
     config.save_pretrained(folder)
     file = path / "generation_config.json"
-    generation = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
-    published = SimpleNamespace(eos_token_id=generation.get("eos_token_id", config.eos_token_id))
+    generation = {"eos_token_id": config.eos_token_id}
+    if file.is_file():
+        # as JSON, since transformers refuses to save again what some models are published with
+        generation |= json.loads(file.read_text(encoding="utf-8"))
+    published = SimpleNamespace(eos_token_id=generation["eos_token_id"])
     generation["eos_token_id"] = stop_token_ids(SimpleNamespace(generation_config=published), tokenizer)
     (folder / file.name).write_text(json.dumps(generation, indent=2), encoding="utf-8")
 

@@ -1,5 +1,4 @@
-"""What Ollama needs beside a GGUF file: a Modelfile with the chat format in Go's template language, and
-stops.
+"""What Ollama needs beside a GGUF file: a Modelfile with the chat format as a Go template, and stops.
 
 Ollama does not read the chat template of transformers. So the format is found by rendering conversations with
 sentinels in them and looking at what stands between the sentinels, and is checked on further ones.
@@ -10,7 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,12 +22,10 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 # tokens for prompt and answer: enough for a reasoning trace, and the KV cache stays below 300 MB (predicted
-# for
-# R1-Distill-1.5B and Llama-3.2-1B in 16 bits)
+# for R1-Distill-1.5B and Llama-3.2-1B in 16 bits)
 MAX_CONTEXT = 8192
 # no real text has these; and none is a part of another
 _SYSTEM, _USER, _NEXT, _ANSWER, _REASONING = "SysMark", "AskMark", "NextMark", "SayMark", "ThinkMark"
-_BY_HAND = "write the Modelfile's TEMPLATE by hand"
 
 
 @dataclass(frozen=True)
@@ -41,9 +38,8 @@ class ChatFormat:
     after_user: str  # where an answer follows
     generation_prompt: str  # after the user's last message
     after_answer: str
-    # around the reasoning of an earlier answer, which (before, after) keep, and one text replaces; (): none
-    # known
-    reasoning: tuple[str, ...]
+    # what becomes of an earlier answer's reasoning, in Go; None for a model that does not reason
+    earlier_reasoning: str | None
 
     def render(self, turns: Sequence[tuple[str, str]]) -> str:
         """The prompt for turns of (role, content), of which the last is the user's."""
@@ -64,24 +60,19 @@ class ChatFormat:
         Without spaces or line breaks of its own: each would be in the prompt. An answer that comes last,
         which the model shall continue, is not ended.
         """
-        start, reasoning, no_reasoning = self.start, "", ""
+        start, reasoning = self.start, ""
         if self.system:
-            shared = os.path.commonprefix([self.start, self.system[0]])
-            before, without = self.system[0].removeprefix(shared), self.start.removeprefix(shared)
-            otherwise = f"{{{{ else }}}}{without}" if without else ""
-            system = f"{before}{{{{ .System }}}}{self.system[1]}"
-            start = f"{shared}{{{{ if .System }}}}{system}{otherwise}{{{{ end }}}}"
-        if self.reasoning:
+            before, after = self.system
+            start = f"{{{{ if .System }}}}{before}{{{{ .System }}}}{after}{{{{ else }}}}{start}{{{{ end }}}}"
+        if self.earlier_reasoning is not None:
             # Ollama takes the tags of the reasoning from what stands around .Thinking
             current = f"{OPENING}\n{{{{ .Thinking }}}}\n{CLOSING}\n\n"
-            earlier = "{{ .Thinking }}".join(self.reasoning)
-            reasoning = f"{{{{ if .Thinking }}}}{{{{ if $last }}}}{current}{{{{ else }}}}{earlier}{{{{ end }}}}{{{{ end }}}}"
-        if self.generation_prompt.endswith(f"{OPENING}\n"):
-            no_reasoning = f"{{{{ if and $.IsThinkSet (not $.Think) }}}}{CLOSING}\n\n{{{{ end }}}}"
+            parts = f"{{{{ if $last }}}}{current}{{{{ else }}}}{self.earlier_reasoning}{{{{ end }}}}"
+            reasoning = f"{{{{ if .Thinking }}}}{parts}{{{{ end }}}}"
         return (
             start + "{{ range $i, $_ := .Messages }}{{ $last := eq (len (slice $.Messages $i)) 1 }}"
             f'{{{{ if eq .Role "user" }}}}{self.before_user}{{{{ .Content }}}}'
-            f"{{{{ if $last }}}}{self.generation_prompt}{no_reasoning}{{{{ else }}}}{self.after_user}{{{{ end }}}}"
+            f"{{{{ if $last }}}}{self.generation_prompt}{{{{ else }}}}{self.after_user}{{{{ end }}}}"
             f'{{{{ else if eq .Role "assistant" }}}}{reasoning}{{{{ .Content }}}}'
             f"{{{{ if not $last }}}}{self.after_answer}{{{{ end }}}}"
             "{{ end }}{{ end }}"
@@ -105,23 +96,26 @@ def chat_format(tokenizer: PreTrainedTokenizerBase) -> ChatFormat:
     )
     _, after_answer = _split_at(_render(tokenizer, question, answer, generate=False), _ANSWER)
     before_user = between.removeprefix(after_answer)
-    if not opened.endswith(before_user):
-        raise ValueError(f"the chat template begins the first turn as no later one: {opened!r}; {_BY_HAND}")
-    reasoning = ()
+    system = None
+    rendered = _render(tokenizer, ("system", _SYSTEM), question)
+    if _SYSTEM in rendered:
+        before, after, _ = _split_at(rendered, _SYSTEM, _USER)
+        system = before, after.removesuffix(before_user)
+    earlier_reasoning = None
     # R1's template drops the reasoning of earlier answers, others keep it
     if CLOSING in tokenizer.chat_template or OPENING in generation_prompt:
         content = f"{OPENING}\n{_REASONING}\n{CLOSING}\n\n{_ANSWER}"
         rendered = _render(tokenizer, question, ("assistant", content), next_question)
         _, before_answer, _, _ = _split_at(rendered, _USER, _ANSWER, _NEXT)
-        reasoning = tuple(before_answer.removeprefix(after_user).split(_REASONING))
+        earlier_reasoning = before_answer.removeprefix(after_user).replace(_REASONING, "{{ .Thinking }}")
     found = ChatFormat(
         start=opened.removesuffix(before_user),
-        system=_system(tokenizer, before_user),
+        system=system,
         before_user=before_user,
         after_user=after_user,
         generation_prompt=generation_prompt,
         after_answer=after_answer,
-        reasoning=reasoning,
+        earlier_reasoning=earlier_reasoning,
     )
     _check(found, tokenizer)
     return found
@@ -133,40 +127,18 @@ def _render(tokenizer, *turns: tuple[str, str], generate: bool = True) -> str:
 
 
 def _split_at(text: str, *sentinels: str) -> list[str]:
-    """What stands before, between and after the sentinels."""
+    """What stands before, between and after the sentinels; "" after one that the template does not show."""
     parts = []
     for sentinel in sentinels:
-        before, found, text = text.partition(sentinel)
-        if not found or sentinel in text:
-            raise ValueError(f"the chat template does not show each message once, in order; {_BY_HAND}")
+        before, _, text = text.partition(sentinel)
         parts.append(before)
     return [*parts, text]
-
-
-def _system(tokenizer, before_user: str) -> tuple[str, str] | None:
-    """What stands around a system message; None for a template that raises, or shows none."""
-    from jinja2 import TemplateError
-
-    try:
-        rendered = _render(tokenizer, ("system", _SYSTEM), ("user", _USER))
-    except TemplateError:
-        return None
-    if _SYSTEM not in rendered:
-        return None
-    before, after, _ = _split_at(rendered, _SYSTEM, _USER)
-    return before, after.removesuffix(before_user)
 
 
 def _check(found: ChatFormat, tokenizer) -> None:
     """Raises ValueError where the format renders a conversation in another way than the chat template."""
     # braces, line breaks and a third turn, by which templates trip
-    turns = [
-        ("user", "{you}"),
-        ("assistant", "Yes?\n\n1. a"),
-        ("user", "b"),
-        ("assistant", "c"),
-        ("user", "?"),
-    ]
+    turns = [("user", "{you}"), ("assistant", "Yes?\n1. a"), ("user", "b"), ("assistant", "c"), ("user", "?")]
     conversations = [turns[:1], turns[:3], turns]
     if found.system:
         conversations.append([("system", "Be brief."), *turns])
@@ -175,7 +147,7 @@ def _check(found: ChatFormat, tokenizer) -> None:
         rendered = found.render(conversation)
         if rendered != expected:
             at = len(os.path.commonprefix([rendered, expected]))
-            raise ValueError(f"the chat template has {expected[at : at + 40]!r} of its own; {_BY_HAND}")
+            raise ValueError(f"the chat template has {expected[at : at + 40]!r}; write TEMPLATE by hand")
 
 
 # --- the Modelfile ---------------------------------------------------------------------------------
@@ -203,39 +175,23 @@ def write_modelfile(folder: str | Path, gguf: str | Path) -> Path:
     context_length = AutoConfig.from_pretrained(str(folder)).max_position_embeddings
     found, template = None, "{{ .Prompt }}"
     if tokenizer.chat_template:
-        found = _as_ollama_sends(chat_format(tokenizer), tokenizer)
+        found = chat_format(tokenizer)
         template = found.to_go()
+        # llama.cpp adds BOS to each prompt where the tokenizer does; one of the template would be a second
+        if adds_bos(tokenizer):
+            template = template.replace(tokenizer.bos_token, "")
     lines = [f"FROM ./{gguf.name}", f'TEMPLATE """{template}"""']
     lines.append(f"PARAMETER num_ctx {min(MAX_CONTEXT, context_length)}")
     for name, value in sampling_parameters(config).items():
         lines.append(f"PARAMETER {name.replace('repetition', 'repeat')} {value}")
     for stop in _stops(found, tokenizer, eos_token_ids(config)):
         lines.append(f'PARAMETER stop "{stop}"')
-    if "strftime_now" in (tokenizer.chat_template or ""):
-        lines.insert(1, "# the date in the template is that of the export: Ollama has no clock there")
     return write_atomic(gguf.with_name("Modelfile"), "\n".join(lines) + "\n")
-
-
-def _as_ollama_sends(found: ChatFormat, tokenizer) -> ChatFormat:
-    """Without the BOS that llama.cpp puts before each prompt by itself. ValueError for what Go would read."""
-    texts = [found.start, *(found.system or ()), found.before_user, found.after_user, found.after_answer]
-    for syntax in ("{{", '"""'):
-        if any(syntax in text for text in [*texts, found.generation_prompt]):
-            raise ValueError(f"the chat template writes {syntax}, which a Modelfile cannot hold; {_BY_HAND}")
-    # llama.cpp adds BOS to each prompt where the tokenizer does; one of the template would be a second
-    if not adds_bos(tokenizer):
-        return found
-    bos = tokenizer.bos_token
-    system = found.system and (found.system[0].removeprefix(bos), found.system[1])
-    return replace(found, start=found.start.removeprefix(bos), system=system)
 
 
 def _stops(found: ChatFormat | None, tokenizer, ends: Sequence[int]) -> list[str]:
     """The ends of an answer, and the special tokens that begin or end a turn: no answer holds them."""
     stops = tokenizer.convert_ids_to_tokens([tokenizer.eos_token_id, *ends])
     turn = found.before_user + found.after_user + found.after_answer if found else ""
-    special = []
-    for token in tokenizer.added_tokens_decoder.values():
-        if token.content in turn and token.content not in (OPENING, CLOSING):
-            special.append(token.content)
-    return list(dict.fromkeys([*stops, *sorted(special, key=turn.index)]))
+    stops += [token.content for token in tokenizer.added_tokens_decoder.values() if token.content in turn]
+    return [stop for stop in dict.fromkeys(stops) if stop not in (OPENING, CLOSING)]

@@ -23,32 +23,21 @@ class LogitDifference(NamedTuple):
 
 
 def logits_of(model: torch.nn.Module, sequences: Sequence[Sequence[int]]) -> list[torch.Tensor]:
-    """Float32 logits (T, V) on the CPU for each sequence of token ids, in eval mode, one by one: no padding."""
-    was_training = model.training
-    model.eval()
+    """Float32 logits (T, V) on the CPU for each sequence of token ids, one by one: no padding. Sets eval mode."""
+    model.eval()  # dropout would make two runs of one model differ
     logits = []
     with torch.no_grad():
         for ids in sequences:
             batch = torch.tensor([list(ids)], device=model.device)  # (1, T)
             logits.append(model(batch).logits[0].float().cpu())
-    model.train(was_training)
     return logits
 
 
 def compare_logits(reference: Sequence[torch.Tensor], candidate: Sequence[torch.Tensor]) -> LogitDifference:
-    """How far two lists of logits (T, V) are apart, as ``logits_of`` gives them for the same sequences.
-
-    Raises:
-        ValueError: There are no sequences, or logits of different shapes.
-    """
+    """How far two lists of logits (T, V) are apart, as ``logits_of`` gives them for the same sequences."""
     maxima = []
     total, kl, n_same, n_logits, positions = 0.0, 0.0, 0, 0, 0
     for a, b in zip(reference, candidate, strict=True):
-        if a.shape != b.shape:
-            raise ValueError(
-                f"compare_logits got logits of shapes {tuple(a.shape)} and {tuple(b.shape)}; both models must read "
-                "the same sequences with the same vocabulary"
-            )
         difference = (a - b).abs().double()
         maxima.append(difference.max())
         total += difference.sum().item()
@@ -56,8 +45,6 @@ def compare_logits(reference: Sequence[torch.Tensor], candidate: Sequence[torch.
         n_same += int((a.argmax(-1) == b.argmax(-1)).sum())
         n_logits += a.numel()
         positions += len(a)
-    if not positions:
-        raise ValueError("compare_logits got no sequences; give at least one")
     largest = torch.stack(maxima).max().item()  # a NaN stays one, which Python's max would lose
     return LogitDifference(largest, total / n_logits, kl / positions, n_same / positions, positions)
 
@@ -126,14 +113,10 @@ def verify_merge(
     # first the proof itself: an adapter that changes nothing would prove nothing
     if _is_within(compare_logits(base, adapted), tolerance):
         raise ValueError(
-            f"the adapter changes the base's logits by no more than rounding does ({tolerance.max:.2g}); give one "
-            "that was trained, and a base that it fits"
+            "the adapter changes the base's logits no more than rounding does; give a trained one"
         )
     if _is_within(compare_logits(base, merged), tolerance):
-        raise ValueError(
-            "the merged model has the logits of the base: the adapter was not added; merge again, and check that "
-            "the adapter's names are those of the base's tensors"
-        )
+        raise ValueError("the merged model has the logits of the base: the adapter was not added")
     found = compare_logits(adapted, merged)
     if not _is_within(found, tolerance):
         raise ValueError(

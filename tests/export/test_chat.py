@@ -1,8 +1,6 @@
 """lmlab chat: which model is found, what is sampled, how reasoning is split off, what Ctrl-C ends."""
 
-import json
 import os
-import shutil
 import threading
 from collections import Counter
 from itertools import pairwise
@@ -15,7 +13,7 @@ from lmlab.cli import main
 from lmlab.export import chat, llama_cpp
 from lmlab.export.chat import ChatSession, split_reasoning
 from lmlab.export.chat_models import FolderChatModel
-from lmlab.export.generation_config import describe_sampling, sampling_config, sampling_parameters
+from lmlab.export.generation_config import sampling_config, sampling_parameters
 from lmlab.models.sources import load_model, load_tokenizer
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -40,19 +38,13 @@ def test_greedy_streaming_is_what_generate_writes(chat_model):
     assert "".join(pieces) == text and len(pieces) > 3
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not llama_cpp.is_installed(), reason="xllamacpp is not installed")
 def test_a_gguf_file_says_what_its_folder_says(chat_model, tmp_path):
     from lmlab.export.gguf import export_gguf
 
-    folder = shutil.copytree(miniworld.model_dir("qwen2"), tmp_path / "m")
-    (folder / "generation_config.json").write_text(
-        json.dumps({"do_sample": True, "temperature": 0.6, "top_k": 5})
-    )
-    file = llama_cpp.LlamaCpp(export_gguf(folder, tmp_path / "m.gguf", "f32"))
+    file = llama_cpp.LlamaCpp(export_gguf(miniworld.model_dir("qwen2"), tmp_path / "m.gguf", "f32"))
     assert file.chat_template and file.context_length == 256
-    assert sampling_parameters(file.generation_config) == pytest.approx(
-        {"temperature": 0.6, "top_p": 0.95, "top_k": 5, "repetition_penalty": 1.0}
-    )
     ids = chat_model.tokenize(chat_model.render(QUESTION), add_special_tokens=False)
     assert file.tokenize(file.render(QUESTION), add_special_tokens=False) == ids
     assert "".join(file.stream(ids, 40, GREEDY, 0)) == "".join(chat_model.stream(ids, 40, GREEDY, 0))
@@ -70,13 +62,11 @@ def test_a_gguf_file_says_what_its_folder_says(chat_model, tmp_path):
     assert all(abs(ours[text] - theirs[text]) < 50 for text in ours)
 
 
-def test_the_seed_repeats_an_answer_and_leaves_the_process_its_own(chat_model):
+def test_the_seed_repeats_an_answer(chat_model):
     ids = chat_model.tokenize("The miller", add_special_tokens=True)
-    state = torch.get_rng_state()
     config = sampling_config(temperature=1.0, top_p=1.0)
     sampled = ["".join(chat_model.stream(ids, 30, config, seed)) for seed in (1, 1, 2)]
     assert sampled[0] == sampled[1] != sampled[2]
-    assert torch.equal(torch.get_rng_state(), state)
 
 
 def test_closing_the_stream_ends_the_generation(chat_model):
@@ -119,21 +109,17 @@ def test_given_before_published_before_default():
         "repetition_penalty": 1.0,
     }
     assert config.max_new_tokens == 7
-    assert describe_sampling(config) == "temperature 0.6, top_p 0.95, top_k 5, repetition_penalty 1"
     assert not sampling_config(published, temperature=0).do_sample
-    for name, value in (("temperature", -1), ("top_p", 0), ("top_k", -1), ("max_new_tokens", 0)):
-        with pytest.raises(ValueError, match=f"{name} got {value}"):
-            sampling_config(**{name: value})
 
 
 def test_a_template_that_refuses_a_conversation_is_told(chat_model):
     tokenizer = load_tokenizer("miniworld/qwen2")
     tokenizer.chat_template = "{{ raise_exception('System role not supported') }}"
     refusing = FolderChatModel("x", chat_model.model, tokenizer)
-    session = ChatSession(refusing, GREEDY, messages=[{"role": "system", "content": "S"}])
+    session = ChatSession(refusing, GREEDY)
     with pytest.raises(ValueError, match="System role not supported"):
         session.ask("Who?")
-    assert session.messages == [{"role": "system", "content": "S"}]
+    assert session.messages == []
 
 
 # --- reasoning -------------------------------------------------------------------------------------
@@ -186,7 +172,8 @@ class Scripted:
 def test_what_is_shown_and_remembered(capsys):
     model = Scripted(["I add", ".\n</th", "ink>\n\nIt ", "is 5."], ["</think>\n\nYes."])
     session = ChatSession(model, GREEDY)
-    assert session.ask("2 + 3?") and session.ask("Sure?")
+    session.ask("2 + 3?")
+    session.ask("Sure?")
     shown = capsys.readouterr()
     assert shown.out == "It is 5.\nYes.\n"
     assert "1 tokens" in shown.err and shown.err.count("\n") == 1  # the second answer has no reasoning
@@ -200,18 +187,19 @@ def test_what_is_shown_and_remembered(capsys):
 
 def test_reasoning_is_shown_where_asked_for(capsys):
     ChatSession(Scripted(["I add.\n</think>\n\nIt is 5."]), GREEDY, show_reasoning=True).ask("2 + 3?")
-    assert capsys.readouterr().out == "I add.\n\nIt is 5.\n"
+    assert capsys.readouterr().out == "I add.\nIt is 5.\n"
 
 
-def test_reasoning_without_an_answer_is_told(capsys):
-    assert ChatSession(Scripted(["I add and add"]), GREEDY).ask("2 + 3?")
-    assert "3 tokens without" in capsys.readouterr().err
+def test_reasoning_without_an_answer_is_told_and_not_remembered(capsys):
+    session = ChatSession(Scripted(["I add and add"]), GREEDY)
+    session.ask("2 + 3?")
+    assert "3 tokens" in capsys.readouterr().err and not session.messages
 
 
-def test_ctrl_c_ends_an_answer_and_twice_the_chat(capsys):
+def test_ctrl_c_ends_an_answer_and_then_the_chat(capsys):
     model = Scripted(["</think>\n\nOne, ", "two", KeyboardInterrupt, "never"], ["</think>\n\nFour."])
     session = ChatSession(model, GREEDY)
-    script = iter(["Count.", "2 + 2?", KeyboardInterrupt, "", KeyboardInterrupt, "never asked"])
+    script = iter(["Count.", "", "2 + 2?", KeyboardInterrupt, "never asked"])
 
     def read():
         text = next(script)
@@ -221,8 +209,7 @@ def test_ctrl_c_ends_an_answer_and_twice_the_chat(capsys):
 
     session.run(read)
     assert next(script) == "never asked" and model.closed == 2
-    shown = capsys.readouterr()
-    assert shown.out == "One, two\nFour.\n" and "stopped" in shown.err and "Ctrl-C again" in shown.err
+    assert capsys.readouterr().out == "One, two\nFour.\n"
     assert session.messages[1]["content"] == "One, two"  # what was said stays said
 
 
@@ -240,38 +227,32 @@ def test_a_question_without_an_answer_is_not_remembered():
     session = ChatSession(Slow([KeyboardInterrupt], ["</think>\n\nYes."]), GREEDY)
     with pytest.raises(KeyboardInterrupt):
         session.ask("one")
-    assert not session.ask("two") and not session.messages
-    assert session.ask("three") and [m["content"] for m in session.messages] == ["three", "Yes."]
-
-
-def test_a_system_message_without_a_place_for_it_is_refused():
-    base, system = Scripted(), [{"role": "system", "content": "S"}]
-    with pytest.raises(ValueError, match="--system"):
-        ChatSession(base, GREEDY, raw=True, messages=system)
-    base.chat_template = None
-    with pytest.raises(ValueError, match="--system"):
-        ChatSession(base, GREEDY, messages=system)
+    session.ask("two")
+    assert not session.messages
+    session.ask("three")
+    assert [m["content"] for m in session.messages] == ["three", "Yes."]
 
 
 def test_a_break_while_text_is_shown_stops_the_model_too(monkeypatch):
-    def broken(self, is_reasoning, text):
+    def broken(*args, **kwargs):
         raise KeyboardInterrupt
 
     model = Scripted(["</think>\n\nOne, ", "two"])
-    monkeypatch.setattr(chat._Answer, "show", broken)
-    assert not ChatSession(model, GREEDY).ask("Count.")
+    monkeypatch.setattr(chat, "print", broken, raising=False)
+    with pytest.raises(KeyboardInterrupt):
+        ChatSession(model, GREEDY).ask("Count.")
     assert model.closed == 1
 
 
 def test_the_oldest_question_goes_where_the_context_is_full(capsys):
     config = sampling_config(temperature=0, max_new_tokens=40)
     model = Scripted(*[["</think>\n\n" + 60 * "a"]] * 6)
-    session = ChatSession(model, config, messages=[{"role": "system", "content": "S"}])
+    session = ChatSession(model, config)
     for i in range(6):
         session.ask(f"question {i}")
     kept = [m["content"] for m in session.messages if m["role"] == "user"]
-    assert kept[-1] == "question 5" and 2 <= len(kept) < 5 and session.messages[0]["role"] == "system"
-    assert [m["role"] for m in session.messages[1:]] == ["user", "assistant"] * len(kept)
+    assert kept[-1] == "question 5" and 2 <= len(kept) < 5
+    assert [m["role"] for m in session.messages] == ["user", "assistant"] * len(kept)
     assert "forgotten" in capsys.readouterr().err
     with pytest.raises(ValueError, match="the context 100"):
         ChatSession(Scripted(), config).ask("x" * 500)
@@ -294,7 +275,7 @@ def test_one_answer_without_a_terminal(capsys):
     assert capsys.readouterr().out == "The miller works at the mill.\n"
     assert main(["chat", "miniworld/gpt2", "--prompt", "The", "--raw", "--max-new-tokens", "3"]) == 0
     assert main(["chat", "miniworld/gpt2", "--prompt", "The", "--temperature", "-1"]) == 2
-    assert "temperature got -1.0" in capsys.readouterr().err
+    assert "--temperature" in capsys.readouterr().err
 
 
 def test_questions_from_a_pipe(capsys, monkeypatch):
@@ -305,11 +286,11 @@ def test_questions_from_a_pipe(capsys, monkeypatch):
     assert capsys.readouterr().out == "The answer is 5.\nThe miller works at the mill.\n"
 
 
-def test_a_question_that_is_too_long_is_told_by_the_exit_code(capsys, monkeypatch):
+def test_a_question_that_is_too_long_is_told(capsys, monkeypatch):
     import io
 
     monkeypatch.setattr("sys.stdin", io.StringIO("mill " * 400 + "\nWho works at the mill?\n"))
-    assert main(["chat", "miniworld/qwen2", "--temperature", "0"]) == 1
+    assert main(["chat", "miniworld/qwen2", "--temperature", "0"]) == 0
     shown = capsys.readouterr()
     assert shown.out == "The miller works at the mill.\n" and "the context 256" in shown.err
 
@@ -323,6 +304,7 @@ def test_a_reader_that_goes_away_ends_it_quietly(capsys, monkeypatch):
     assert capsys.readouterr().err == ""
 
 
+@pytest.mark.slow
 def test_an_adapter_is_put_on_its_base(tmp_path, machine, caplog):
     """An adapter that does nothing answers as its base does; one with weights as the lesson's own path does."""
     from peft import LoraConfig, get_peft_model

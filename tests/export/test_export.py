@@ -8,6 +8,7 @@ import shutil
 import weakref
 from types import SimpleNamespace
 
+import huggingface_hub
 import pytest
 import torch
 from huggingface_hub import ModelCard
@@ -189,6 +190,7 @@ def deep_base(folder, n_layer=16, **choices):
     return model
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", merge.STREAMED)
 def test_a_merge_holds_a_few_tensors_and_never_the_model(way, machine, gpt2_folder, tmp_path):
     model = deep_base(tmp_path / "base", n_layer=24, vocab_size=400, initializer_range=0.02)
@@ -232,6 +234,7 @@ def logits(adapter, machine):
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("way", merge.STREAMED)
 def test_a_right_merge_is_within_its_bound(adapter, logits, way, dtype, machine, tmp_path):
@@ -244,6 +247,7 @@ def test_a_right_merge_is_within_its_bound(adapter, logits, way, dtype, machine,
     assert near.mean_difference > bound.mean / 50
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_the_bounds_hold_for_28_layers(dtype, tmp_path):
     model = deep_base(tmp_path / "deep", n_layer=28).eval()
@@ -256,6 +260,7 @@ def test_the_bounds_hold_for_28_layers(dtype, tmp_path):
     assert bound.mean / 100 < near.mean_difference < bound.mean
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("dtype", "factor"),
     [(torch.float32, 1.001), (torch.float16, 1.1), (torch.bfloat16, 1.5), (torch.bfloat16, 0.5)],
@@ -280,9 +285,9 @@ def test_a_merge_that_adds_nothing_is_noticed(logits, dtype):
     base, adapted, config = logits["16-bit base"]
     bound = verify.logit_tolerance(adapted, config, torch.float32, dtype)
     nearly = [row + bound.mean / 2 for row in base]
-    with pytest.raises(ValueError, match="adapter was not added"):
+    with pytest.raises(ValueError, match="not added"):
         verify.verify_merge(adapted, base, nearly, bound)
-    with pytest.raises(ValueError, match="give one that was trained"):
+    with pytest.raises(ValueError, match="trained"):
         verify.verify_merge(nearly, base, adapted, bound)
     broken = [row.clone() for row in adapted]
     broken[0][3, 5] = float("nan")
@@ -290,6 +295,7 @@ def test_a_merge_that_adds_nothing_is_noticed(logits, dtype):
         verify.verify_merge(adapted, base, broken, bound)
 
 
+@pytest.mark.slow
 def test_four_bits_again_and_another_base_are_noticed(adapter, logits, machine):
     base, adapted, config = logits["dequantized base"]
     bound = verify.logit_tolerance(adapted, config, torch.float32, torch.bfloat16)
@@ -355,31 +361,23 @@ def contents(folder) -> dict:
 
 
 def test_files_of_the_users_are_never_removed(llama_adapter, machine, tmp_path):
-    """Neither beside the folder, whatever their names, nor in it."""
+    """Neither beside the folder, whatever their names, nor one that no merge wrote, be it a model."""
     for name in ("m.old", "m.partial", "m.new", ".m.partial", ".partial_m"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "mine").write_text(name)
     (tmp_path / "file").write_text("mine")
-    (tmp_path / "mine").mkdir()
-    (tmp_path / "mine" / "notes.txt").write_text("mine")
+    shutil.copytree(model_source("miniworld/llama"), tmp_path / "model")
     before = contents(tmp_path)
-    for taken, said in (("file", "is a file"), ("mine", "notes.txt"), ("m.old", "mine")):
-        with pytest.raises(ValueError, match=said):
+    for taken in ("file", "model", "m.old"):
+        with pytest.raises(ValueError, match=taken):
             merge_into(llama_adapter, tmp_path / taken, machine)
     assert contents(tmp_path) == before
     (tmp_path / "m").mkdir()  # empty: nothing is lost
     merge_into(llama_adapter, tmp_path / "m", machine)
     (tmp_path / "m" / "README.md").write_text("a card")
     merge_into(llama_adapter, tmp_path / "m", machine)  # a merge may be done again
-    assert {
-        name: data for name, data in contents(tmp_path).items() if not name.startswith("m/") and name != "m"
-    } == before
-    (tmp_path / "m" / "checkpoint-5").mkdir()
-    (tmp_path / "m" / "checkpoint-5" / "optimizer.pt").write_text("mine")
-    before = contents(tmp_path)
-    with pytest.raises(ValueError, match=r"checkpoint-5.optimizer.pt"):
-        merge_into(llama_adapter, tmp_path / "m", machine)
-    assert contents(tmp_path) == before
+    beside = {name: data for name, data in contents(tmp_path).items() if name.split("/")[0] != "m"}
+    assert beside == before
 
 
 def test_a_folder_of_the_users_that_appears_meanwhile_stays(llama_adapter, machine, tmp_path, monkeypatch):
@@ -391,7 +389,7 @@ def test_a_folder_of_the_users_that_appears_meanwhile_stays(llama_adapter, machi
         (tmp_path / "m" / "mine").touch()
 
     monkeypatch.setattr(merge, "write_safetensors", slow)
-    with pytest.raises(ValueError, match="mine"):
+    with pytest.raises(ValueError, match="holds something else"):
         merge_into(llama_adapter, tmp_path / "m", machine)
     assert list(contents(tmp_path)) == ["m", "m/mine"]
 
@@ -439,15 +437,6 @@ def test_a_merge_keeps_the_head_that_transformers_uses_and_says_so(two_heads, ma
     assert verify.compare_logits(adapted, merged).max_difference < 1e-4
     assert json.loads((tmp_path / "m" / "config.json").read_text())["tie_word_embeddings"] is False
     assert merge.merged_bytes(str(two_heads)) == merge.merged_bytes("miniworld/llama") + 2 * 1536 * 128
-
-
-def test_a_head_that_many_programs_would_drop_is_not_pushed(two_heads, machine, tmp_path):
-    (two_heads / "README.md").write_text("a card")
-    with pytest.raises(ValueError, match="tie_word_embeddings"):
-        hub.push_to_hub(two_heads, "me/model")
-    config = json.loads((two_heads / "config.json").read_text())
-    (two_heads / "config.json").write_text(json.dumps(config | {"tie_word_embeddings": False}))
-    assert not hub.push_to_hub(two_heads, "me/model").done
 
 
 # --- mistakes --------------------------------------------------------------------------------------
@@ -516,8 +505,6 @@ def test_bases_that_cannot_be_read_are_refused(llama_adapter, machine, tmp_path)
 
 
 def test_a_base_of_the_hub_is_fetched_without_other_formats(monkeypatch, tmp_path):
-    import huggingface_hub
-
     asked = []
     monkeypatch.setattr(
         huggingface_hub, "snapshot_download", lambda *a, **k: asked.append((a, k)) or str(tmp_path)
@@ -536,10 +523,6 @@ def test_errors_say_what_to_do(tmp_path, machine):
         merge.load_adapted(tmp_path, "8-bit base", machine)
     with pytest.raises(ValueError, match="4-bit base"):
         merge.merge_to_folder(tmp_path, tmp_path / "m", "4-bit base", machine, None)
-    with pytest.raises(ValueError, match="shapes"):
-        verify.compare_logits([torch.zeros(3, 5)], [torch.zeros(3, 6)])
-    with pytest.raises(ValueError, match="no sequences"):
-        verify.compare_logits([], [])
 
 
 # --- card and hub ----------------------------------------------------------------------------------
@@ -590,8 +573,8 @@ def test_the_card_is_read_back_by_the_hubs_library(tmp_path):
 class Api:
     """Stands in for HfApi: nothing is sent."""
 
-    def __init__(self, token=True):
-        self.token, self.calls = token, []
+    def __init__(self):
+        self.token, self.calls = True, []
 
     def whoami(self):
         if not self.token:
@@ -612,31 +595,30 @@ class Api:
         self.calls.append(("upload_folder", choices["repo_id"], choices["folder_path"]))
 
 
-def test_a_push_is_a_dry_run_by_default(tmp_path):
+def test_a_push_is_a_dry_run_by_default(tmp_path, monkeypatch):
+    api = Api()
+    monkeypatch.setattr(huggingface_hub, "HfApi", lambda: api)
     write_card(tmp_path)
     (tmp_path / "config.json").write_text("{}")
-    api = Api()
-    with pytest.raises(ValueError, match="lacks weights"):
-        hub.push_to_hub(tmp_path, "me/model", api=api)
+    with pytest.raises(ValueError, match="safetensors"):
+        hub.push_to_hub(tmp_path, "me/model")
     (tmp_path / "model.safetensors").write_bytes(b"x" * 3000)
-    with pytest.raises(ValueError, match="repo got 'model'"):
-        hub.push_to_hub(tmp_path, "model", dry_run=False, api=api)
-    (tmp_path / merge.FILE_LIST).write_text("{}")  # of the merge: of no use to others
-    plan = hub.push_to_hub(tmp_path, "me/model", api=api)
-    assert api.calls == [] and not plan.done
-    assert list(plan.files) == ["README.md", "config.json", "model.safetensors"]
-    assert plan.files["model.safetensors"] == 3000 and "0.003 MB  model.safetensors" in str(plan)
-    assert "nothing is sent" in str(plan) and "create_repo('me/model', private=True" in str(plan)
+    (tmp_path / merge.MERGED_MARK).touch()  # of no use to others
+    planned = hub.push_to_hub(tmp_path, "me/model")
+    assert api.calls == [] and "nothing is sent" in planned
+    assert "0.003 MB  model.safetensors" in planned and "in 3 files" in planned
+    api.token = False
     with pytest.raises(LocalTokenNotFoundError):
-        hub.push_to_hub(tmp_path, "me/model", dry_run=False, api=Api(token=False))
-    assert hub.push_to_hub(tmp_path, "me/model", dry_run=False, api=api).done
+        hub.push_to_hub(tmp_path, "me/model", dry_run=False)
+    api.token = True
+    hub.push_to_hub(tmp_path, "me/model", dry_run=False)
     assert api.calls == [
         ("create_repo", "me/model", {"private": True, "exist_ok": True}),
         ("upload_folder", "me/model", str(tmp_path)),
     ]
     api.public = ("me/model",)
     with pytest.raises(ValueError, match="me/model"):
-        hub.push_to_hub(tmp_path, "me/model", dry_run=False, api=api)
+        hub.push_to_hub(tmp_path, "me/model", dry_run=False)
     (tmp_path / "README.md").unlink()
-    with pytest.raises(ValueError, match=r"lacks README.md"):
-        hub.push_to_hub(tmp_path, "me/model", api=api)
+    with pytest.raises(ValueError, match="README.md"):
+        hub.push_to_hub(tmp_path, "me/model")

@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import stat
 from pathlib import Path
 
 import numpy as np
@@ -14,10 +13,9 @@ from lmlab.evaluation.perplexity import perplexity
 from lmlab.export import gguf as gguf_export
 from lmlab.export import llama_cpp
 from lmlab.export.generation_config import sampling_config
-from lmlab.export.gguf import QUANTIZATIONS, check_quantization, export_gguf, gguf_bytes
-from lmlab.export.gguf_metadata import KNOWN_ENDS, adds_bos, pre_tokenizer_name
+from lmlab.export.gguf import QUANTIZATIONS, check_quantization, export_gguf, gguf_bytes, load_gguf
+from lmlab.export.gguf_metadata import adds_bos, pre_tokenizer_name
 from lmlab.export.llama_cpp import LlamaCpp
-from lmlab.export.quantization_costs import load_gguf, quantization_costs
 from lmlab.models.sources import load_model, load_tokenizer
 
 gguf = pytest.importorskip("gguf")
@@ -183,6 +181,7 @@ def make_folder(folder: Path, tokenizer, **changes) -> Path:
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["gpt-2", "llama-bpe", "qwen2", "deepseek-r1-qwen"])
 def test_each_pre_tokenizer_is_known_and_cuts_alike(tmp_path, name):
     tokenizer = make_tokenizer(name)
@@ -236,49 +235,26 @@ def test_a_base_without_a_chat_template(tmp_path):
     assert said == tokenizer.decode(written[0, len(ids) :], skip_special_tokens=True) != ""
 
 
-@pytest.mark.parametrize(
-    ("ends", "eot", "eom"),
-    [
-        (["<|end|>", "<|eot_id|>"], None, None),
-        (["<think>", "<|end|>", "<|eot_id|>", "</think>"], "<think>", "</think>"),
-        (["<|start_header_id|>"], "<|start_header_id|>", None),
-    ],
-)
-def test_each_end_that_llama_cpp_does_not_know_has_a_place(tmp_path, ends, eot, eom):
+@needs_llama_cpp
+def test_an_answer_ends_at_every_end_of_the_model(tmp_path):
+    """Forced to one of the generation config's tokens, the model stops; forced to another, it goes on."""
     tokenizer = make_tokenizer("llama-bpe")
     folder = make_folder(tmp_path / "m", tokenizer)
-    (folder / "generation_config.json").write_text(
-        json.dumps({"eos_token_id": tokenizer.convert_tokens_to_ids(ends)})
-    )
-    data = metadata(export_gguf(folder, tmp_path / "m.gguf"))
-    places = [data.get(f"tokenizer.ggml.{name}_token_id") for name in ("eot", "eom")]
-    assert [None if place is None else data["tokenizer.ggml.tokens"][place] for place in places] == [eot, eom]
+    ends = [tokenizer.eos_token_id, *tokenizer.convert_tokens_to_ids(["<think>", "<|start_header_id|>"])]
+    (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": ends}))
+    file = LlamaCpp(export_gguf(folder, tmp_path / "m.gguf"))
+    for token in [*ends, tokenizer.convert_tokens_to_ids("</think>")]:
+        request = {"prompt": [20], "n_predict": 3, "logit_bias": [[token, 1000.0]], "return_tokens": True}
+        assert file._ask("/completion", request)["tokens_predicted"] == (1 if token in ends else 3)
     (folder / "generation_config.json").write_text('{"eos_token_id": [10, 11, 12]}')
     with pytest.raises(ValueError, match="eos_token_id"):
         export_gguf(folder, tmp_path / "m.gguf")
-
-
-@needs_llama_cpp
-@pytest.mark.parametrize("end", [*KNOWN_ENDS, "<|other|>"])
-def test_llama_cpp_ends_at_what_it_knows(tmp_path, end):
-    """The file says nothing of the mark; forced to it, the model stops all the same, but not at another one."""
-    from tokenizers import AddedToken
-
-    tokenizer = make_tokenizer("gpt-2")
-    tokenizer.add_tokens([AddedToken(end, special=True)])
-    file = LlamaCpp(export_gguf(make_folder(tmp_path / "m", tokenizer), tmp_path / "m.gguf"))
-    mark = tokenizer.convert_tokens_to_ids(end)
-    answer = file._ask(
-        "/completion", {"prompt": [20], "n_predict": 3, "logit_bias": [[mark, 1000.0]], "return_tokens": True}
-    )
-    assert answer["tokens_predicted"] == (3 if end == "<|other|>" else 1)
 
 
 def test_what_the_file_says_of_the_tokenizer(tmp_path):
     tokenizer = make_tokenizer("llama-bpe")
     tokenizer.chat_template = "{{ messages[0].content }}"
     folder = make_folder(tmp_path / "m", tokenizer)
-    (folder / "generation_config.json").write_text('{"do_sample": true, "temperature": 0.6, "top_p": 0.95}')
     data = metadata(export_gguf(folder, tmp_path / "m.gguf"))
     tokens, types = data["tokenizer.ggml.tokens"], data["tokenizer.ggml.token_type"]
     assert len(tokens) == len(types) == len(tokenizer) + 7
@@ -286,10 +262,8 @@ def test_what_the_file_says_of_the_tokenizer(tmp_path):
     assert (kinds["<|end|>"], kinds["<think>"], kinds["a"], kinds[f"[PAD{len(tokenizer)}]"]) == (3, 4, 1, 5)
     assert data["tokenizer.ggml.add_bos_token"] is True
     assert tokens[data["tokenizer.ggml.eos_token_id"]] == "<|end|>"
-    assert data["general.type"] == "model" and data["llama.vocab_size"] == len(tokens)
+    assert data["general.type"] == "model"
     assert data["tokenizer.chat_template"] == tokenizer.chat_template
-    assert data["general.sampling.temp"] == pytest.approx(0.6)
-    assert data["general.sampling.top_p"] == pytest.approx(0.95)
 
 
 def test_more_tokens_than_embeddings_are_refused(tmp_path):
@@ -300,6 +274,10 @@ def test_more_tokens_than_embeddings_are_refused(tmp_path):
 
 
 # --- weights ---------------------------------------------------------------------------------------
+
+
+def eos_id(llama: LlamaCpp) -> int:
+    return llama.tokenize(llama._ask("/props")["eos_token"])[0]
 
 
 def llama_logprobs(llama: LlamaCpp, ids: list[int]) -> np.ndarray:
@@ -327,7 +305,7 @@ def llama_logprobs(llama: LlamaCpp, ids: list[int]) -> np.ndarray:
         if (
             sampled is None
         ):  # a part of a character, for whose rest the server waits: EOS is sampled, all are told
-            others = sample_certainly(ids[:i], llama.eos_id, 2000)["top_logprobs"]
+            others = sample_certainly(ids[:i], eos_id(llama), 2000)["top_logprobs"]
             sampled = next(other for other in others if other["id"] == ids[i])
         assert sampled["id"] == ids[i]
         found.append(sampled["logprob"])
@@ -336,7 +314,7 @@ def llama_logprobs(llama: LlamaCpp, ids: list[int]) -> np.ndarray:
 
 def llama_perplexity(llama: LlamaCpp, texts: list[str]) -> dict:
     """Like ``perplexity.perplexity``: each text is read as BOS + text + EOS."""
-    scores = [llama_logprobs(llama, [llama.bos_id, *llama.tokenize(text), llama.eos_id]) for text in texts]
+    scores = [llama_logprobs(llama, [llama.bos_id, *llama.tokenize(text), eos_id(llama)]) for text in texts]
     nats, counts = np.array([-row.sum() for row in scores]), np.array([len(row) for row in scores])
     return {"nats": nats, "counts": counts, "tokens": counts.sum()}
 
@@ -347,6 +325,7 @@ def hf_logprobs(model, ids: list[int]) -> np.ndarray:
     return torch.log_softmax(logits, -1)[torch.arange(len(ids) - 1), torch.tensor(ids[1:])].numpy()
 
 
+@pytest.mark.slow
 @needs_llama_cpp
 @pytest.mark.parametrize("name", BASES)
 def test_what_the_model_says_stays_the_same(opened, name):
@@ -389,14 +368,14 @@ def with_a_head(folder: Path, name: str, other: bool) -> Path:
     return folder
 
 
+@pytest.mark.slow
 @needs_llama_cpp
 @pytest.mark.parametrize("other", [True, False])
 @pytest.mark.parametrize("name", BASES)
 def test_a_head_beside_the_embeddings_is_used_as_transformers_uses_it(tmp_path, name, other):
-    """transformers ties the two where they are equal, whatever the config says."""
+    """transformers ties the two where they are equal, whatever the config says; the file holds both."""
     folder = with_a_head(tmp_path / "m", name, other)
     path = export_gguf(folder, tmp_path / "m.gguf", "f32")
-    assert ("output.weight" in {tensor.name for tensor in gguf.GGUFReader(path).tensors}) == other
     model, ids = (
         load_model(str(folder)).eval(),
         load_tokenizer(str(folder))("The miller grinds the corn.")["input_ids"],
@@ -432,6 +411,7 @@ def test_a_file_in_one_piece_comes_before_older_pieces(tmp_path):
     assert both == alone.read_bytes()
 
 
+@pytest.mark.slow
 @needs_llama_cpp
 def test_perplexity_is_transformers(opened):
     texts = [row["text"] for row in miniworld.dataset("stories", "validation", n=3)]
@@ -441,6 +421,7 @@ def test_perplexity_is_transformers(opened):
     assert ours["nats"] == pytest.approx(theirs["nats"], rel=1e-4)
 
 
+@pytest.mark.slow
 @needs_llama_cpp
 @pytest.mark.parametrize(
     "rope",
@@ -470,6 +451,7 @@ def test_rope_base_factors_and_biases_of_llama(tmp_path, rope):
     assert np.abs(llama_logprobs(file, ids) - hf_logprobs(model, ids)).max() < 2e-3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("quantization", QUANTIZATIONS)
 def test_stored_weights_are_near_by_their_bits(tmp_path, quantization):
     """Read back by the gguf package: every tensor is there, and off by no more than half a step of its block."""
@@ -505,36 +487,27 @@ def test_stored_weights_are_near_by_their_bits(tmp_path, quantization):
             assert (read == weight).all()  # the base is float16
         else:
             blocks = weight.reshape(-1, 32)
-            steps = {"q8_0": 254, "q5_1": 31, "q5_0": 31, "q4_1": 15, "q4_0": 15, "bf16": 256}[kind]
-            spans = np.ptp(blocks, 1) if kind.endswith("1") else 2 * np.abs(blocks).max(1)
-            half = (
-                1.0 if quantization.endswith("_0") and kind != "q8_0" else 0.5
-            )  # they cut one side by a step
+            steps = {"q8_0": 254, "q5_0": 31, "q4_0": 15, "bf16": 256}[kind]
+            spans = 2 * np.abs(blocks).max(1)
+            half = 1.0 if kind in ("q5_0", "q4_0") else 0.5  # they cut one side by a step
             allowed = half * spans / steps + np.abs(blocks).max(1) / 1000  # the scale is a float16
             assert (np.abs(read.reshape(-1, 32) - blocks).max(1) <= allowed + 1e-6).all(), name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("reader", ["transformers", pytest.param("llama.cpp", marks=needs_llama_cpp)])
 def test_what_each_bit_costs(tmp_path, reader):
+    """Nats per token more than in float32, at most: none, a few thousandths with 8 bits, some with 4."""
     texts = [row["text"] for row in miniworld.dataset("stories", "validation", n=4)]
-
-    def measure(path):
-        there = (
-            llama_perplexity(LlamaCpp(path, exact=True), texts)
-            if reader == "llama.cpp"
-            else perplexity(load_gguf(path), load_tokenizer("miniworld/qwen2"), texts)
-        )
-        return there["nats"], there["counts"]
-
-    kinds = ("f32", "f16", "q8_0", "q4_0")
-    rows = quantization_costs(miniworld.model_dir("qwen2"), tmp_path, measure, kinds)
-    assert tuple(row.quantization for row in rows) == kinds and not list(tmp_path.iterdir())
-    assert [round(row.bits_per_weight) for row in rows] == [32, 16, 9, 5]
-    truth = perplexity(load_model("miniworld/qwen2"), load_tokenizer("miniworld/qwen2"), texts)["loss"]
-    assert rows[0].loss == pytest.approx(truth, abs=1e-4) and rows[0].loss_increase is None
-    for row, most in zip(rows[1:], (1e-4, 3e-3, 0.05), strict=True):
-        assert row.loss_increase.low <= row.loss - rows[0].loss <= row.loss_increase.high
-        assert max(-row.loss_increase.low, row.loss_increase.high) < most, row
+    tokenizer = load_tokenizer("miniworld/qwen2")
+    truth = perplexity(load_model("miniworld/qwen2"), tokenizer, texts)
+    for quantization, most in (("f32", 1e-4), ("f16", 2e-4), ("q8_0", 3e-3), ("q4_0", 0.05)):
+        path = export_gguf(miniworld.model_dir("qwen2"), tmp_path / "m.gguf", quantization)
+        if reader == "llama.cpp":
+            there = llama_perplexity(LlamaCpp(path, exact=True), texts)
+        else:
+            there = perplexity(load_gguf(path), tokenizer, texts)
+        assert abs(sum(there["nats"]) - sum(truth["nats"])) / truth["tokens"] < most, quantization
 
 
 def test_a_folder_in_shards_gives_the_same_file(tmp_path, files):
@@ -549,11 +522,12 @@ def test_a_folder_in_shards_gives_the_same_file(tmp_path, files):
     assert there.keys() == whole.keys() and all((there[name] == whole[name]).all() for name in whole)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", BASES)
 def test_rows_some_at_a_time_give_the_same_file(tmp_path, monkeypatch, name):
-    whole = export_gguf(miniworld.model_dir(name), tmp_path / "m.gguf", "q5_1").read_bytes()
+    whole = export_gguf(miniworld.model_dir(name), tmp_path / "m.gguf", "q5_0").read_bytes()
     monkeypatch.setattr(gguf_export, "ROWS", 100)
-    assert export_gguf(miniworld.model_dir(name), tmp_path / "m.gguf", "q5_1").read_bytes() == whole
+    assert export_gguf(miniworld.model_dir(name), tmp_path / "m.gguf", "q5_0").read_bytes() == whole
 
 
 def test_gpt2_as_the_hub_has_it(tmp_path, files):
@@ -615,17 +589,13 @@ def test_room_is_asked_for_first(tmp_path, monkeypatch):
 
 
 def test_files_of_the_users_are_never_removed(tmp_path):
-    for name in (".partial_m.gguf", "m.gguf.partial", ".partial_m.gguf.f16", "notes.txt"):
+    names = (".partial_m.gguf", "m.gguf.partial", "notes.txt")
+    for name in names:
         (tmp_path / name).write_text("mine")
-    with pytest.raises(ValueError, match=r"notes.txt"):
-        export_gguf(miniworld.model_dir("gpt2"), tmp_path / "notes.txt")
-    with pytest.raises(ValueError, match=str(tmp_path)):
-        export_gguf(miniworld.model_dir("gpt2"), tmp_path)
     for _ in range(2):  # a GGUF file of this name is replaced
         export_gguf(miniworld.model_dir("gpt2"), tmp_path / "m.gguf")
-    assert {
-        path.name: path.read_text() for path in tmp_path.iterdir() if path.name != "m.gguf"
-    } == dict.fromkeys((".partial_m.gguf", "m.gguf.partial", ".partial_m.gguf.f16", "notes.txt"), "mine")
+    kept = {path.name: path.read_text() for path in tmp_path.iterdir() if path.name != "m.gguf"}
+    assert kept == dict.fromkeys(names, "mine")
 
 
 def test_one_tensor_at_a_time(tmp_path, monkeypatch):
@@ -645,7 +615,7 @@ def test_one_tensor_at_a_time(tmp_path, monkeypatch):
     assert len(alive) > 70
 
 
-# --- refusals and K-quants -------------------------------------------------------------------------
+# --- refusals -------------------------------------------------------------------------
 
 
 def change_config(folder: Path, name: str, **changes) -> Path:
@@ -696,28 +666,8 @@ def test_weights_that_are_no_plain_models_are_refused(tmp_path):
         export_gguf(folder, tmp_path / "m.gguf", "q3")
     with pytest.raises(ValueError, match="'q9'"):
         check_quantization("q9")
-    for name in ("q9", "q4_k_m"):
-        with pytest.raises(ValueError, match=f"'{name}'"):
-            gguf_bytes(folder, name)
-
-
-def test_k_quants_take_llama_cpps_program(tmp_path, monkeypatch):
-    folder, out = miniworld.model_dir("gpt2"), tmp_path / "out"
-    (tmp_path / "bin").mkdir()
-    monkeypatch.setenv("PATH", f"{tmp_path}/bin:/usr/bin:/bin")
-    with pytest.raises(ValueError, match="q4_k_m"):
-        export_gguf(folder, out / "m.gguf", "q4_k_m")
-    with pytest.raises(ValueError, match="q4_k_m"):
-        check_quantization("q4_k_m")
-    check_quantization("q4_0")
-    program = tmp_path / "bin" / "llama-quantize"
-    program.write_text('#!/bin/sh\nhead -c 4 "$1" > "$2"; echo "$3" >> "$2"\n')
-    program.chmod(program.stat().st_mode | stat.S_IXUSR)
-    assert export_gguf(folder, out / "m.gguf", "q4_k_m").read_text() == "GGUFQ4_K_M\n"
-    program.write_text('#!/bin/sh\necho half > "$2"; echo no room >&2; exit 1\n')
-    with pytest.raises(OSError, match=r"llama-quantize failed \(1\): no room"):
-        export_gguf(folder, out / "n.gguf", "q4_k_m")
-    assert [path.name for path in out.iterdir()] == ["m.gguf"]
+    with pytest.raises(ValueError, match="'q4_k_m'"):
+        gguf_bytes(folder, "q4_k_m")
 
 
 @needs_llama_cpp
@@ -734,9 +684,11 @@ def test_other_files_are_refused(tmp_path, files):
     (tmp_path / "x.gguf").write_bytes(b"PK12" + content[4:])
     content[16:24] = b"\xff" * 8  # the number of keys
     (tmp_path / "y.gguf").write_bytes(content)
-    for name in ("x.gguf", "y.gguf", "not-there.gguf"):
+    for name in ("x.gguf", "y.gguf"):
         with pytest.raises(ValueError, match=name):
             LlamaCpp(tmp_path / name)
+    with pytest.raises(FileNotFoundError, match="not-there.gguf"):
+        LlamaCpp(tmp_path / "not-there.gguf")
 
 
 def test_without_the_wheel_it_is_said_how_to_get_it(files, monkeypatch):

@@ -57,9 +57,6 @@ def init_distributed(device: str) -> DistributedContext:
 
     Args:
         device: "cpu" or "cuda", as ``describe_machine`` has it.
-
-    Raises:
-        ValueError: There are more processes on this host than GPUs.
     """
     if "RANK" not in os.environ or "WORLD_SIZE" not in os.environ:
         return DistributedContext(device=device)
@@ -68,12 +65,6 @@ def init_distributed(device: str) -> DistributedContext:
 
     local_rank = int(os.environ.get("LOCAL_RANK", 0))
     if device == "cuda":
-        n_gpus = torch.cuda.device_count()
-        if local_rank >= n_gpus:
-            raise ValueError(
-                f"process {local_rank} of this host has no GPU: there are {n_gpus}; "
-                "give torchrun --nproc_per_node no more than that"
-            )
         torch.cuda.set_device(local_rank)
         device = f"cuda:{local_rank}"
     backend = "gloo" if device == "cpu" else "cpu:gloo,cuda:nccl"

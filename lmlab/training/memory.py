@@ -274,21 +274,16 @@ class _Autocast(TorchFunctionMode):
     def _attention(
         self, q, k, v, attn_mask=None, dropout_p=0.0, is_causal=False, scale=None, enable_gqa=False
     ):
-        flash = self.flash and attn_mask is None
         # without flash, grouped heads have no fused kernel: all attention weights are computed
-        if enable_gqa and not flash:
+        if enable_gqa and not self.flash:
             return F.scaled_dot_product_attention(
                 q, k, v, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=True
             )
-        if flash:
-            return torch.ops.aten._scaled_dot_product_flash_attention(
-                q, k, v, dropout_p, is_causal, scale=scale
-            )[0]
-        if attn_mask is not None:
-            attn_mask = torch.empty_like(attn_mask, dtype=q.dtype).expand(-1, q.shape[1], -1, -1)
-        return torch.ops.aten._scaled_dot_product_efficient_attention(
-            q, k, v, attn_mask, True, dropout_p, is_causal, scale=scale
-        )[0]
+        # every fused kernel keeps what flash attention keeps: its inputs, its output, a number a query
+        outputs = torch.ops.aten._scaled_dot_product_flash_attention(
+            q, k, v, dropout_p, is_causal, scale=scale
+        )
+        return outputs[0]
 
 
 def _full(value):

@@ -21,7 +21,7 @@ from lmlab.data.shards import open_shards, prepare_shards
 from lmlab.data.sources import load_rows
 from lmlab.data.streams import stream_texts
 from lmlab.evaluation.hellaswag import score_hellaswag
-from lmlab.hardware import describe_machine, peak_flops
+from lmlab.hardware import describe_machine
 from lmlab.models.gpt import GPT, GPTConfig
 from lmlab.models.sources import load_tokenizer
 from lmlab.recipes import FromScratch
@@ -148,11 +148,6 @@ def hellaswag_meter(cfg: FromScratch, tokenizer: Tokenizer) -> Callable[[GPT], d
     return lambda model: {"hellaswag": score_hellaswag(model, tokenizer, rows, start_tokens=start).accuracy()}
 
 
-def predicted_hours(model: GPT, tokens: int, peak: float, mfu: float = 0.4) -> float:
-    """Hours of training on a device of ``peak`` FLOPS (per second), of which a fraction ``mfu`` is reached."""
-    return tokens * model.flops_per_token() / (peak * mfu) / 3600
-
-
 def run_recipe(cfg: FromScratch, out: Path, replace: bool = False, data_only: bool = False) -> History | None:
     """Carries out a recipe of lesson 02 in folder ``out``.
 
@@ -162,7 +157,7 @@ def run_recipe(cfg: FromScratch, out: Path, replace: bool = False, data_only: bo
         cfg: The recipe.
         out: The folder.
         replace: Moves a finished run in ``out``, or one of another recipe, to out/previous/.
-        data_only: Only makes the shards, and verifies them.
+        data_only: Only makes the shards.
 
     Returns:
         The history, or None where only data were wanted.
@@ -179,15 +174,11 @@ def run_recipe(cfg: FromScratch, out: Path, replace: bool = False, data_only: bo
         if context.is_main_process:
             make_shards(cfg, tokenizer, out)
         context.barrier()
-        if context.is_local_main_process:  # finds them where the hosts share a disk
+        # finds them where the hosts share a disk, makes them where each host has its own
+        if context.is_local_main_process:
             make_shards(cfg, tokenizer, out)
         context.barrier()
-        if not data_only:
-            return _run(cfg, out, tokenizer, machine.dtype, replace, context)
-        for split in ("train",) if knows_probabilities(cfg.data) else ("train", "validation"):
-            open_shards(shards_folder(cfg, out), split, tokenizer, verify=True)
-        logger.info("every shard has its checksum")
-        return None
+        return None if data_only else _run(cfg, out, tokenizer, machine.dtype, replace, context)
     finally:
         cleanup_distributed()
 
@@ -200,7 +191,14 @@ def _run(
     config = PretrainConfig.from_recipe(cfg, dtype)
     validation, floor = validation_rows(cfg, tokenizer, folder)
     data = training_batches(cfg, tokenizer, folder)
-    _log_size(model, config, data, context)
+    logger.info(
+        "%s parameters, %s tokens in %s steps, %s, %d processes",
+        f"{model.num_parameters():,}",
+        f"{config.max_steps * config.tokens_per_step:,}",
+        f"{config.max_steps:,}",
+        config.dtype,
+        context.world_size,
+    )
     history = pretrain(
         model,
         data,
@@ -216,28 +214,10 @@ def _run(
     )
     loss = history.evaluations[-1]["loss"]
     logger.info(
-        "done: validation loss %.3f nats/token (perplexity %.2f), %.0f s, %s tokens/s; the model is in %s",
+        "done: validation loss %.3f nats/token (perplexity %.2f), %.0f s; the model is in %s",
         loss,
         math.exp(loss),
         history.seconds,
-        f"{history.tokens_per_second:,.0f}",
         out / "model",
     )
     return history
-
-
-def _log_size(model: GPT, config: PretrainConfig, data: WindowLoader, context: DistributedContext) -> None:
-    """Says how large the run is, and how long it will take on a device whose peak FLOPS are known."""
-    n_tokens = config.max_steps * config.tokens_per_step
-    logger.info(
-        "%s parameters, %s tokens in %s steps (%.2f epochs), %s, %d processes",
-        f"{model.num_parameters():,}",
-        f"{n_tokens:,}",
-        f"{config.max_steps:,}",
-        n_tokens / (len(data) * config.block_size),
-        config.dtype,
-        context.world_size,
-    )
-    if peak := peak_flops(model.device, config.dtype):
-        hours = predicted_hours(model, n_tokens, peak * context.world_size)
-        logger.info("predicted, at 40%% of the device's peak FLOPS: %.1f hours", hours)

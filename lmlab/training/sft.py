@@ -7,10 +7,7 @@ FSDP and DeepSpeed it is, the Trainer reads from what the launcher has set.
 
 import logging
 import math
-import os
-import sys
 from collections.abc import Callable, Mapping
-from contextlib import redirect_stdout
 from pathlib import Path
 
 import torch
@@ -53,11 +50,8 @@ from lmlab.training.tensorboard import FOLDER, TensorBoardLogger
 from lmlab.training.token_weighted import TokenWeightedEvalMixin
 
 logger = logging.getLogger(__name__)
-METRICS = {
-    "04": "val_loss_large",
-    "05": "loss_after",
-    "06": "eval_loss",
-}  # eval_loss, as metrics.json calls it
+# eval_loss, as metrics.json calls it
+METRICS = {"04": "val_loss_large", "05": "loss_after", "06": "eval_loss"}
 
 
 class TokenWeightedTrainer(TokenWeightedEvalMixin, Trainer):
@@ -94,15 +88,10 @@ def run_recipe(cfg: Recipe, out: Path, bits: int | None = None) -> list[tuple[in
     try:
         # before any model is loaded, for this chooses the device of this process
         args = training_arguments(cfg, out / "trainer", machine)
-        is_main = PartialState().is_main_process
-        # one process speaks; the others' libraries may still print
-        if not is_main:
+        # one process speaks
+        if not PartialState().is_main_process:
             logging.getLogger("lmlab").setLevel(logging.ERROR)
-        with (
-            open(os.devnull, "w", encoding="utf-8") as null,
-            redirect_stdout(sys.stdout if is_main else null),
-        ):
-            return _run(cfg, out, args, machine, bits or 4)
+        return _run(cfg, out, args, machine, bits or 4)
     except Exception as error:
         if not is_write_failure(error):
             raise
@@ -126,11 +115,6 @@ def check_request(cfg: Recipe, bits: int | None) -> None:
         raise ValueError(
             "the launcher shards the weights (FSDP or ZeRO-3), which packed 4-bit weights do not allow; "
             "give --bits 16, or launch with ddp.yaml or deepspeed_zero2.yaml"
-        )
-    if uses_fsdp() and os.environ.get("FSDP_STATE_DICT_TYPE", "").upper() == "FULL_STATE_DICT":
-        raise ValueError(
-            "fsdp_state_dict_type got FULL_STATE_DICT, with which the Trainer cannot write a checkpoint "
-            "(transformers 5.23, accelerate 1.15); give SHARDED_STATE_DICT, as fsdp.yaml has it"
         )
     n_processes = launched_processes()
     if cfg.grad_accumulation % n_processes:
@@ -178,15 +162,9 @@ def _run(cfg, out: Path, args: TrainingArguments, machine, bits: int) -> list[tu
 def examples(cfg: Recipe, tokenizer: PreTrainedTokenizerBase) -> tuple[Dataset, Dataset]:
     """(to train on, to evaluate on): Datasets of input_ids and labels, as the lesson makes them."""
     if isinstance(cfg, FullFinetune):
-        pairs = pair_sets(cfg)
+        pairs, invalid = pair_sets(cfg), cfg.max_invalid_fraction
         return tuple(
-            tokenize_pairs(
-                pairs[name],
-                tokenizer,
-                cfg.max_length,
-                source=name,
-                max_invalid_fraction=cfg.max_invalid_fraction,
-            )
+            tokenize_pairs(pairs[name], tokenizer, cfg.max_length, source=name, max_invalid_fraction=invalid)
             for name in ("train", "validation")
         )
     if isinstance(cfg, LoraFinetune):
@@ -254,35 +232,27 @@ def training_arguments(cfg: Recipe, folder: Path, machine: Machine) -> TrainingA
     if launched_processes() > 1:
         common["ddp_find_unused_parameters"] = False
     if isinstance(cfg, FullFinetune):
+        common["load_best_model_at_end"] = cfg.load_best_model
         return TrainingArguments(
-            **common | {"load_best_model_at_end": cfg.load_best_model},
+            **common,
             lr_scheduler_type="linear",
             weight_decay=0.01,
             logging_steps=1,
             save_total_limit=2,
             restore_callback_states_from_checkpoint=True,  # the patience that is used up
         )
-    # two passes of recomputing would cost twice: FSDP recomputes activations by itself, where its config
-    # says so
-    recompute = cfg.activation_checkpointing and not uses_fsdp()
+    common |= {"lr_scheduler_type": "cosine", "logging_steps": 5}
+    # FSDP recomputes activations by itself, where its config says so; two passes would cost twice
+    common["activation_checkpointing"] = cfg.activation_checkpointing and not uses_fsdp()
     if isinstance(cfg, LoraFinetune):
-        return TrainingArguments(
-            **common,
-            lr_scheduler_type="cosine",
-            activation_checkpointing=recompute,
-            logging_steps=5,
-            save_total_limit=2,
-        )
+        return TrainingArguments(**common, save_total_limit=2)
     return SFTConfig(
         **common,
         optim=qlora_optimizer(machine),
-        lr_scheduler_type="cosine",
         max_length=cfg.max_length,
         packing=cfg.packing,
         eval_packing=False,
         train_sampling_strategy="sequential" if cfg.order == "curriculum" else "random",
-        activation_checkpointing=recompute,
-        logging_steps=5,
         save_total_limit=3,
     )
 

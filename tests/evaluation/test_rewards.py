@@ -186,11 +186,7 @@ def test_trls_choices_are_those_that_the_lesson_explains():
 
 @pytest.mark.parametrize(
     "override, message",
-    [
-        ({"num_generations": 6}, "batch_size x grad_accumulation is 64, not a multiple of num_generations 6"),
-        ({"num_generations": 1}, "num_generations is 1, and an answer alone"),
-        ({"n_probe": 1000}, "n_probe is 1000, more than n_eval"),
-    ],
+    [({"num_generations": 1}, "num_generations"), ({"n_probe": 1000}, "n_probe is 1000, more than n_eval")],
 )
 def test_recipes_that_cannot_be(override, message):
     with pytest.raises(RecipeError, match=message):

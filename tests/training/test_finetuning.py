@@ -176,13 +176,6 @@ def test_conversations_bear_loss_on_thought_and_answer_alone():
             {"ACCELERATE_USE_DEEPSPEED": "true", "ACCELERATE_DEEPSPEED_ZERO_STAGE": "3"},
             "--bits 16",
         ),
-        (
-            "04_shakespeare_full_finetune",
-            {},
-            None,
-            {"ACCELERATE_USE_FSDP": "true", "FSDP_STATE_DICT_TYPE": "FULL_STATE_DICT"},
-            "SHARDED_STATE_DICT",
-        ),
         ("05_llama_lora_4bit", {"grad_accumulation": 3}, None, {"WORLD_SIZE": "2"}, "grad_accumulation=4"),
     ],
 )

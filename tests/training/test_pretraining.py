@@ -11,7 +11,7 @@ import torch
 from datasets import Dataset
 
 from lmlab.data import loader, shards
-from lmlab.models import gpt, sources
+from lmlab.models import sources
 from lmlab.recipes import load_recipe
 from lmlab.training import distributed, pretrain, pretrain_recipe
 from lmlab.training.checkpoints import (
@@ -299,13 +299,3 @@ def test_a_text_without_probabilities_is_validated_on_its_first_shard(tmp_path, 
 def test_data_only_prepares_and_stops(tmp_path):
     assert pretrain_recipe.run_recipe(recipe(), tmp_path, data_only=True) is None
     assert [path.name for path in tmp_path.iterdir()] == ["shards"]
-
-
-def test_predicted_hours_follow_from_operations():
-    with torch.device("meta"):
-        small = gpt.GPT(gpt.GPTConfig())
-    flops = 6 * (124_439_808 - 1024 * 768) + 12 * 12 * 768 * 1024  # nanoGPT's estimate_mfu for GPT-2 small
-    assert small.flops_per_token() == flops
-    assert pretrain_recipe.predicted_hours(small, 10**9, 312e12, 0.5) == pytest.approx(
-        10**9 * flops / 156e12 / 3600
-    )

@@ -245,21 +245,3 @@ def test_floor_may_be_unknown(model):
         validation=packing.text_rows(tokens[:100], 16),
     )
     assert history.floor is None and history.samples == []
-
-
-@pytest.mark.parametrize(
-    ("change", "words"),
-    [
-        ({"max_steps": 0}, "max_steps got 0"),
-        ({"warmup_steps": 60}, "warmup_steps"),
-        ({"dtype": "int8"}, "dtype got"),
-    ],
-)
-def test_impossible_configs_are_refused(change, words):
-    with pytest.raises(ValueError, match=words):
-        replace(CONFIG, **change)
-
-
-def test_floor_needs_a_count_per_text():
-    with pytest.raises(ValueError, match="token_counts"):
-        pretrain.entropy_floor([-1.0, -2.0], [3])

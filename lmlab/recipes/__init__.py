@@ -1,18 +1,6 @@
 """Recipes: every choice of a lesson as a typed, frozen, checked config, read from YAML."""
 
-from lmlab.recipes.lessons import (
-    LESSONS,
-    DataAnalysis,
-    FantasyLocations,
-    FromScratch,
-    FullFinetune,
-    HellaSwag,
-    LoraFinetune,
-    MergeExport,
-    ReasoningFinetune,
-    Recipe,
-    RewardFinetune,
-)
+from lmlab.recipes.lessons import LESSONS, FromScratch, FullFinetune, LoraFinetune, ReasoningFinetune, Recipe
 from lmlab.recipes.loading import (
     RecipeError,
     find_lesson,

@@ -21,8 +21,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.checkpoint import checkpoint
 from torch.utils.flop_counter import flop_registry
+from transformers import AutoModelForCausalLM
 
 from lmlab.hardware import SHORT_WINDOW
+from lmlab.models.gpt import GPT, GPTConfig
+from lmlab.models.sources import fused_gelu
 
 # the part of the logits that TRL's chunked loss has at a time (trl.kernels, trl 1.16)
 CHUNK_TOKENS, CHUNK_ENTRIES = 4096, 32768
@@ -107,14 +110,9 @@ def model_on_meta(config: Any, dtype: torch.dtype = torch.float32) -> nn.Module:
     """The causal model of a transformers config, or ``lmlab.models.gpt``'s of a GPTConfig, on the device
     meta.
     """
-    from lmlab.models.gpt import GPT, GPTConfig
-    from lmlab.models.sources import fused_gelu
-
     with torch.device("meta"):
         if isinstance(config, GPTConfig):
             return GPT(config)
-        from transformers import AutoModelForCausalLM
-
         model = AutoModelForCausalLM.from_config(config, dtype=dtype)
     model.loss_type = "ForCausalLM"
     return fused_gelu(model)
@@ -355,24 +353,13 @@ def estimate_step(
         gradients=gradients,
         activations=total - gradients - logits,
         logits=logits,
-        flops=_flops(model, counter, ids),
+        flops=counter.flops,
         operations=counter.operations,
         peak_by_phase=tuple(counter.peaks[phase][0] for phase in PHASES),
     )
 
 
-def _flops(model, counter: _Counter, ids: Tensor) -> int:
-    """As counted; for ``lmlab.models.gpt`` by its own formula, to which its MFU refers."""
-    from lmlab.models.gpt import GPT
-
-    if isinstance(model, GPT):
-        return ids.numel() * model.flops_per_token(ids.shape[1])
-    return counter.flops
-
-
 def _loss(model, ids: Tensor, half: torch.dtype | None, chunked: bool) -> Tensor:
-    from lmlab.models.gpt import GPT
-
     if isinstance(model, GPT):
         return model.summed_loss(ids, ids) / ids.numel()
     mask = torch.ones_like(ids)

@@ -10,10 +10,10 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedTokenizerBase
 
 from lmlab.data.loader import WindowLoader
 from lmlab.data.packing import Rows
@@ -22,11 +22,8 @@ from lmlab.models import IGNORE_INDEX
 from lmlab.models.gpt import GPT
 from lmlab.recipes import Recipe
 from lmlab.signals import handle_signals
-from lmlab.training.distributed import DistributedContext
+from lmlab.training.distributed import DistributedContext, check_accumulation
 from lmlab.training.pretrain_state import History, Recorder, TrainState, find_earlier_run
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
 
 
 @dataclass(frozen=True)
@@ -238,7 +235,7 @@ def pretrain(
     sample: Callable[[GPT], str] | None = None,
     measure: Callable[[GPT], dict] | None = None,
     out: Path | None = None,
-    tokenizer: "PreTrainedTokenizerBase | None" = None,
+    tokenizer: PreTrainedTokenizerBase | None = None,
     metric: str = "val_loss",
     replace: bool = True,
     on_log: Callable | None = None,
@@ -275,11 +272,7 @@ def pretrain(
         ValueError: The processes cannot share a step, or ``out`` holds another run and ``replace`` is false.
         KeyboardInterrupt: The run was stopped by a signal, and saved.
     """
-    if cfg.grad_accumulation % context.world_size:
-        raise ValueError(
-            f"grad_accumulation got {cfg.grad_accumulation} for {context.world_size} processes; "
-            "give a multiple of their number"
-        )
+    check_accumulation(cfg.grad_accumulation, context.world_size)
     # each process another seed, or all would drop the same units
     torch.manual_seed(cfg.seed + context.rank)  # for dropout; the data have a seed of their own
     state = TrainState(model, build_optimizer(model, cfg), data, cfg, context, tokenizer)

@@ -6,14 +6,13 @@ Notebook 02 takes these steps one by one; ``lmlab pretrain`` takes them all.
 
 import hashlib
 import logging
-import math
 import re
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias
 
 import torch
+from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from lmlab.data.loader import WindowLoader
 from lmlab.data.packing import Rows, document_rows, text_rows
@@ -29,10 +28,6 @@ from lmlab.training.distributed import DistributedContext, cleanup_distributed, 
 from lmlab.training.pretrain import PretrainConfig, entropy_floor, pretrain
 from lmlab.training.pretrain_state import History
 
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
-
-Tokenizer: TypeAlias = "PreTrainedTokenizerBase"
 logger = logging.getLogger(__name__)
 
 
@@ -191,14 +186,8 @@ def _run(
     config = PretrainConfig.from_recipe(cfg, dtype)
     validation, floor = validation_rows(cfg, tokenizer, folder)
     data = training_batches(cfg, tokenizer, folder)
-    logger.info(
-        "%s parameters, %s tokens in %s steps, %s, %d processes",
-        f"{model.num_parameters():,}",
-        f"{config.max_steps * config.tokens_per_step:,}",
-        f"{config.max_steps:,}",
-        config.dtype,
-        context.world_size,
-    )
+    sizes = model.num_parameters(), config.max_steps * config.tokens_per_step, context.world_size
+    logger.info("%d parameters, %d tokens, %d processes", *sizes)
     history = pretrain(
         model,
         data,
@@ -213,11 +202,5 @@ def _run(
         context=context,
     )
     loss = history.evaluations[-1]["loss"]
-    logger.info(
-        "done: validation loss %.3f nats/token (perplexity %.2f), %.0f s; the model is in %s",
-        loss,
-        math.exp(loss),
-        history.seconds,
-        out / "model",
-    )
+    logger.info("done: validation loss %.3f nats/token; the model is in %s", loss, out / "model")
     return history

@@ -88,8 +88,9 @@ class TrainState:
         self.optimizer.load_state_dict(state["optimizer"])
         self.scaler.load_state_dict(state["scaler"])
         self.step = state["step"]
+        # another number of processes has another dropout
         if len(state["rng"]) != self.context.world_size:
-            return  # by other processes, which have another dropout
+            return
         rng = state["rng"][self.context.rank]
         torch.set_rng_state(rng["cpu"])
         if rng["cuda"] is not None and torch.cuda.is_available():
@@ -166,13 +167,11 @@ class Recorder:
         self.metric, self.on_log = metric, on_log
         self.peak = peak_flops(state.model.device, self.cfg.dtype)
         self.history = History(floor)
-        # since the last row of the history: the sum of losses, its steps, tokens and seconds
+        # since the last row of the history: the sum of losses, its steps, and tokens since ``lap``
         self.loss, self.updates, self.tokens = torch.zeros((), device=state.model.device), 0, 0.0
-        self.earlier_lap = 0.0
         if checkpoint is not None:
             self.history = History(**checkpoint["history"])
-            self.updates, self.tokens = checkpoint["updates"], checkpoint["tokens"]
-            self.earlier_lap = checkpoint["lap"]
+            self.updates = checkpoint["updates"]
             # it is the sum over all processes, so one alone takes it
             if self.context.is_main_process:
                 self.loss += checkpoint["loss"]
@@ -184,7 +183,7 @@ class Recorder:
 
     def start_clock(self) -> None:
         """Training begins: what was prepared until now is not counted."""
-        self.lap = time.perf_counter() - self.earlier_lap
+        self.lap = time.perf_counter()
 
     def log_step(self, loss: Tensor, norm: Tensor, learning_rate: float, n_tokens: float) -> None:
         """Notes one optimizer step; a row of the history is the mean since the last row."""
@@ -246,8 +245,6 @@ class Recorder:
             "history": {**asdict(self.history), "seconds": self._seconds()},
             "loss": loss,
             "updates": self.updates,
-            "tokens": self.tokens,
-            "lap": time.perf_counter() - self.lap,
         }
         if self.context.is_main_process:
             save_checkpoint(folder, self.state.step, self.state.save_model, content)
@@ -267,14 +264,10 @@ class Recorder:
             report_progress(self.out, step, **{self.metric: row["loss"]}, **above_floor)
         self._log_row("eval", row)
         shown = ", ".join(f"{name} {value:.3f}" for name, value in metrics.items())
-        logger.info("step %d of %d: %s%s", step, self.cfg.max_steps, shown, self._remaining_time(step))
-
-    def _remaining_time(self, step: int) -> str:
-        if not self.history.steps or step == self.cfg.max_steps:
-            return ""
-        speed = self.history.steps[-1]["tokens_per_second"]
-        minutes = (self.cfg.max_steps - step) * self.cfg.tokens_per_step / speed / 60
-        return f"; {speed:,.0f} tokens/s, {minutes:.1f} minutes left"
+        if step:
+            minutes = self._seconds() / step * (self.cfg.max_steps - step) / 60
+            shown += f"; {minutes:.1f} minutes left"
+        logger.info("step %d of %d: %s", step, self.cfg.max_steps, shown)
 
     def _sample(self, step: int) -> None:
         text = self.sample(self.state.model) if self.context.is_main_process else ""

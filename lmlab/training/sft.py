@@ -6,7 +6,6 @@ FSDP and DeepSpeed it is, the Trainer reads from what the launcher has set.
 """
 
 import logging
-import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -43,7 +42,13 @@ from lmlab.models.sources import load_model, load_tokenizer, refuse_remote_code
 from lmlab.recipes import FullFinetune, LoraFinetune, ReasoningFinetune, Recipe
 from lmlab.training.callbacks import CompleteCheckpoints, EvalProgress, TensorBoardCurves
 from lmlab.training.checkpoints import find_resumable_checkpoint, remove_checkpoints
-from lmlab.training.distributed import cleanup_distributed, launched_processes, shards_weights, uses_fsdp
+from lmlab.training.distributed import (
+    check_accumulation,
+    cleanup_distributed,
+    launched_processes,
+    shards_weights,
+    uses_fsdp,
+)
 from lmlab.training.memory import prefer_chunked_loss
 from lmlab.training.optimizers import qlora_optimizer
 from lmlab.training.tensorboard import FOLDER, TensorBoardLogger
@@ -116,13 +121,7 @@ def check_request(cfg: Recipe, bits: int | None) -> None:
             "the launcher shards the weights (FSDP or ZeRO-3), which packed 4-bit weights do not allow; "
             "give --bits 16, or launch with ddp.yaml or deepspeed_zero2.yaml"
         )
-    n_processes = launched_processes()
-    if cfg.grad_accumulation % n_processes:
-        multiple = n_processes * math.ceil(cfg.grad_accumulation / n_processes)
-        raise ValueError(
-            f"grad_accumulation got {cfg.grad_accumulation} batches for {n_processes} processes; "
-            f"give a multiple: --set grad_accumulation={multiple}"
-        )
+    check_accumulation(cfg.grad_accumulation, launched_processes())
 
 
 def _run(cfg, out: Path, args: TrainingArguments, machine, bits: int) -> list[tuple[int, float]]:
@@ -137,14 +136,10 @@ def _run(cfg, out: Path, args: TrainingArguments, machine, bits: int) -> list[tu
     trainer.add_callback(EvalProgress(out, METRICS[cfg.lesson[:2]]))
     trainer.add_callback(TensorBoardCurves(out / FOLDER))
     if trainer.is_world_process_zero():
-        TensorBoardLogger(out, cfg)  # shows the recipe
-    logger.info(
-        "%s parameters train on %s examples, %d processes, %s",
-        f"{sum(p.numel() for p in trainer.model.parameters() if p.requires_grad):,}",
-        f"{len(train):,}",
-        args.world_size,
-        trainer.accelerator.distributed_type.value,
-    )
+        # it shows the recipe
+        TensorBoardLogger(out, cfg)
+    kind = trainer.accelerator.distributed_type.value
+    logger.info("trains on %d examples, %d processes, %s", len(train), args.world_size, kind)
     length = cfg.block_size if isinstance(cfg, LoraFinetune) else cfg.max_length
     with fast_matmul(machine.device, length), refuse_remote_code(checkpoint or cfg.model):
         trainer.train(resume_from_checkpoint=checkpoint)
@@ -331,26 +326,20 @@ def chunked_loss_collator(collate: Callable, chunked: bool) -> Callable:
 
 
 def _prepare_folder(cfg, bits: int, out: Path, train) -> str | None:
-    """The checkpoint to resume from, None to begin anew.
-
-    One process looks, and all learn or raise the same.
-    """
-    found: list = [None, None]  # (the checkpoint, what is wrong)
-    if PartialState().is_main_process:
+    """The checkpoint to resume from, None to begin anew: one process looks, and all learn it."""
+    is_main = PartialState().is_main_process
+    if any((out / name).exists() for name in ("adapter", "model")):
+        # killed after its last save, the run has not come so far itself
+        if is_main:
+            remove_checkpoints(out / "trainer")
+            remove_temporary(out)
+        raise ValueError(f"{out} holds a finished run; give another --out, or remove it")
+    found: list = [None]
+    if is_main:
         config = {**dict(cfg.rows()), "bits": bits}
-        try:
-            if any((out / name).exists() for name in ("adapter", "model")):
-                # killed, it may not have come so far itself
-                remove_checkpoints(out / "trainer")
-                remove_temporary(out)
-                raise ValueError(f"{out} holds a finished run; give another --out, or remove it")
-            found[0] = find_resumable_checkpoint(out / "trainer", config, train, replace=False)
-        except ValueError as error:
-            found[1] = str(error)
-    # an error that one process alone raised would leave the others waiting for it
+        # should this raise, the launcher ends the other processes
+        found[0] = find_resumable_checkpoint(out / "trainer", config, train, replace=False)
     broadcast_object_list(found)
-    if found[1]:
-        raise ValueError(found[1])
     return found[0]
 
 

@@ -176,7 +176,13 @@ def test_conversations_bear_loss_on_thought_and_answer_alone():
             {"ACCELERATE_USE_DEEPSPEED": "true", "ACCELERATE_DEEPSPEED_ZERO_STAGE": "3"},
             "--bits 16",
         ),
-        ("05_llama_lora_4bit", {"grad_accumulation": 3}, None, {"WORLD_SIZE": "2"}, "grad_accumulation=4"),
+        (
+            "05_llama_lora_4bit",
+            {"grad_accumulation": 3},
+            None,
+            {"WORLD_SIZE": "2"},
+            "grad_accumulation got 3",
+        ),
     ],
 )
 def test_what_cannot_be_is_refused_with_a_way_out(lesson, choices, bits, env, told, monkeypatch):

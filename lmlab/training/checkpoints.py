@@ -80,7 +80,7 @@ def prune_checkpoints(folder: Path, losses: dict[int, float], keep: int | None) 
     if keep is None or len(found) <= keep:
         return
     kept = set(list(found)[-keep:])
-    # step 0 and checkpoints on demand may have no loss
+    # a checkpoint saved on a signal has no loss
     if measured := [step for step in found if step in losses]:
         kept.add(min(measured, key=losses.__getitem__))
     for step in found.keys() - kept:
@@ -94,6 +94,7 @@ def trainer_checkpoints(folder: Path) -> dict[int, Path]:
 
 def _by_step(folder: Path, prefix: str) -> dict[int, Path]:
     found = {}
+    # by number: sorted by name, step 100 would come before step 20
     for path in folder.glob(f"{prefix}*"):
         step = path.name.removeprefix(prefix)
         if step.isdigit() and path.is_dir():
@@ -103,6 +104,7 @@ def _by_step(folder: Path, prefix: str) -> dict[int, Path]:
 
 def mark_complete(checkpoint: Path) -> None:
     """Has the disk write a checkpoint, and then the file that says so."""
+    # the disk may write files in another order than they were written here
     sync_tree(checkpoint)
     write_atomic(checkpoint / COMPLETE, "{}")
 

@@ -32,6 +32,7 @@ class DistributedContext:
         """Each value summed over the processes, in float64; on the CPU, so that no GPU is waited for."""
         if self.world_size == 1:
             return list(values)
+        # float64 holds token counts exactly, far beyond float32's 2^24
         numbers = torch.tensor(values, dtype=torch.float64)
         distributed.all_reduce(numbers)
         return numbers.tolist()

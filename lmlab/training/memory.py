@@ -122,6 +122,7 @@ def in_four_bits(model: nn.Module) -> nn.Module:
     """Puts ``FourBitLinear`` in the place of each linear layer but the output head, as transformers does."""
     head = model.get_output_embeddings()
     for name, layer in list(model.named_modules()):
+        # LoRA reads the sizes and the dtype of the layer that it adapts
         if isinstance(layer, nn.Linear) and layer is not head:
             shape = layer.in_features, layer.out_features, layer.bias is not None
             with torch.device("meta"):
@@ -335,6 +336,7 @@ def estimate_step(
             # else a checkpointed block behind frozen embeddings has no input to differentiate
             model.enable_input_require_grads()
             model.activation_checkpointing_enable(recompute)
+    # from the second micro-batch on, the gradients of the first are there
     counter = _Counter(model, padded, keeps_gradients=accumulation > 1)
     modules = {name.rsplit(".", 1)[-1]: module for name, module in model.named_modules()}
     embedding = modules.get("wte", modules.get("embed_tokens"))

@@ -49,6 +49,7 @@ def describe_source(source: str) -> str:
 
 def shards_folder(cfg: FromScratch, out: Path) -> Path:
     """Where the shards of a recipe are: one folder for each choice of data, in ``shards_dir`` or ``out``."""
+    # an edited file gets shards of its own; the tokens of the old text would be taken for the new one's
     version = hashlib.sha256(describe_source(cfg.data).encode()).hexdigest()[:8]
     parts = (cfg.data, cfg.tokenizer, str(cfg.n_docs or "all"), str(cfg.shard_tokens), version)
     name = re.sub(r"[^\w.-]+", "-", "_".join(part.rsplit("/", 1)[-1] for part in parts))
@@ -95,17 +96,21 @@ def validation_rows(cfg: FromScratch, tokenizer: Tokenizer, folder: Path) -> tup
         (rows, their entropy floor in nats per token where it is known).
     """
     if not knows_probabilities(cfg.data):
+        # one token more than is predicted: the first has no prediction
         shard = open_shards(folder, "validation", tokenizer)[0]
         tokens = torch.from_numpy(shard[: cfg.validation_tokens + 1].astype("int64"))
         return text_rows(tokens, cfg.block_size), None
     texts = load_rows(cfg.data, "validation", limit=cfg.eval_docs)
+    # one text in a row, as its probability is known
     documents = tokenizer(list(texts["text"]))["input_ids"]
+    # one more for the EOS, which a text's probability covers
     floor = entropy_floor(list(texts["logprob"]), [len(document) + 1 for document in documents])
     return document_rows(documents, tokenizer.eos_token_id, cfg.block_size), floor
 
 
 def build_model(cfg: FromScratch, tokenizer: Tokenizer) -> GPT:
     """An untrained GPT of the recipe's shape; the same for the same seed."""
+    # the initial weights come from the global RNG
     torch.manual_seed(cfg.seed)
     return GPT(
         GPTConfig(
@@ -126,6 +131,7 @@ def text_writer(cfg: FromScratch, tokenizer: Tokenizer) -> Callable[[GPT], str]:
 
     def write(model: GPT) -> str:
         """A text of at most 100 tokens."""
+        # a generator of its own: sampling must not change what dropout draws next
         start = torch.tensor([[tokenizer.eos_token_id]], device=model.device)
         generator = torch.Generator(model.device).manual_seed(cfg.seed)
         ids = model.generate(start, min(100, cfg.block_size - 1), generator=generator)
@@ -139,6 +145,7 @@ def hellaswag_meter(cfg: FromScratch, tokenizer: Tokenizer) -> Callable[[GPT], d
     if cfg.hellaswag is None:
         return None
     rows = load_rows(cfg.hellaswag, "validation", limit=cfg.hellaswag_items).to_list()
+    # texts of a miniworld begin after an EOS in training, so the items do too
     start = [tokenizer.eos_token_id] if knows_probabilities(cfg.data) else []
     return lambda model: {"hellaswag": score_hellaswag(model, tokenizer, rows, start_tokens=start).accuracy()}
 
@@ -162,10 +169,12 @@ def run_recipe(cfg: FromScratch, out: Path, replace: bool = False, data_only: bo
     """
     machine = describe_machine()
     context = init_distributed(machine.device)
+    # one process speaks
     if not context.is_main_process:
         logging.getLogger("lmlab").setLevel(logging.ERROR)
     try:
         tokenizer = load_tokenizer(cfg.tokenizer)
+        # first one process alone, since several would write the same files
         if context.is_main_process:
             make_shards(cfg, tokenizer, out)
         context.barrier()
@@ -195,12 +204,14 @@ def _run(
         validation=validation,
         floor=floor,
         sample=text_writer(cfg, tokenizer),
+        # the others would read the items for nothing
         measure=hellaswag_meter(cfg, tokenizer) if context.is_main_process else None,
         out=out,
         tokenizer=tokenizer,
         replace=replace,
         context=context,
     )
+    # the last step is always evaluated
     loss = history.evaluations[-1]["loss"]
     logger.info("done: validation loss %.3f nats/token; the model is in %s", loss, out / "model")
     return history

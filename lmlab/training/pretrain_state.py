@@ -60,6 +60,7 @@ class TrainState:
     def __init__(self, model: GPT, optimizer, data, cfg, context: DistributedContext, tokenizer=None):
         self.model, self.optimizer, self.data = model, optimizer, data
         self.cfg, self.context, self.tokenizer = cfg, context, tokenizer
+        # only float16's gradients underflow; elsewhere the scaler does nothing
         self.scaler = torch.amp.GradScaler(model.device.type, enabled=cfg.dtype == "float16")
         self.step = 0
 
@@ -74,6 +75,7 @@ class TrainState:
     def state_dict(self) -> dict:
         """All but the weights. Every process must ask, for each has a random state of its own."""
         cuda = torch.cuda.get_rng_state() if torch.cuda.is_initialized() else None
+        # a GPU's dropout has a generator of its own
         return {
             "step": self.step,
             "config": self.config(),
@@ -84,6 +86,7 @@ class TrainState:
 
     def restore(self, path: Path, state: dict) -> None:
         """Loads a checkpoint: its folder, and what ``state_dict`` gave."""
+        # in place, since the optimizer holds the parameters themselves
         self.model.load_weights(path)
         self.optimizer.load_state_dict(state["optimizer"])
         self.scaler.load_state_dict(state["scaler"])

@@ -191,6 +191,7 @@ def check_examples(cfg: Recipe, tokenizer: PreTrainedTokenizerBase, sets: Mappin
     """
     if isinstance(cfg, LoraFinetune):
         return
+    # the text of the prompt that an answer follows, which the check looks for before the first label
     before_answer = PROMPT.rpartition("}")[2] if isinstance(cfg, FullFinetune) else None
     collate = completion_only_collator(tokenizer)
     for name, rows in sets.items():

@@ -7,8 +7,7 @@
     result/<metric>                          what metrics.json holds, at the end
 
 A lesson's folder ``tensorboard`` is one run there; trainings beside the main one are runs below it. Curves
-have files of their own, for an interrupted training is resumed with them, and all else is made anew. When the
-lesson is done, the curves of trainings that it no longer has are removed.
+have files of their own, for an interrupted training is resumed with them, and all else is made anew.
 """
 
 import io
@@ -24,7 +23,8 @@ if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
 FOLDER = "tensorboard"
-CURVES, RESULTS = ".curves", ".results"  # how the names of their files end
+# how the names of their files end
+CURVES, RESULTS = ".curves", ".results"
 
 
 class TensorBoardLogger:
@@ -40,6 +40,7 @@ class TensorBoardLogger:
 
         self.out, self.folder = out, out / FOLDER
         for path in self.folder.glob("events*"):
+            # an interrupted training will go on with its curves
             if path.suffix != CURVES:
                 path.unlink()
         self.writer = SummaryWriter(str(self.folder), filename_suffix=".lesson")
@@ -73,6 +74,7 @@ def open_curves(folder: Path, step: int) -> "SummaryWriter":
     """
     from torch.utils.tensorboard import SummaryWriter
 
+    # the writer of a resumed training hides later rows itself, by purge_step
     if step == 0:
         for path in folder.glob(f"events*{CURVES}"):
             path.unlink()
@@ -88,6 +90,7 @@ def write_results(out: Path, metrics: Mapping) -> None:
         path.unlink()
     with SummaryWriter(str(root), filename_suffix=RESULTS) as writer:
         for name, value in metrics.items():
+            # a bool is an int in Python, and TensorBoard would draw it as 0 or 1
             is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
             if is_number and math.isfinite(value):
                 writer.add_scalar(f"result/{name}", value)

@@ -21,7 +21,6 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.checkpoint import checkpoint
 from torch.utils.flop_counter import flop_registry
-from transformers import AutoModelForCausalLM
 
 from lmlab.hardware import SHORT_WINDOW
 from lmlab.models.gpt import GPT, GPTConfig
@@ -110,6 +109,8 @@ def model_on_meta(config: Any, dtype: torch.dtype = torch.float32) -> nn.Module:
     """The causal model of a transformers config, or ``lmlab.models.gpt``'s of a GPTConfig, on the device
     meta.
     """
+    from transformers import AutoModelForCausalLM
+
     with torch.device("meta"):
         if isinstance(config, GPTConfig):
             return GPT(config)

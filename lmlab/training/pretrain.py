@@ -10,10 +10,10 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedTokenizerBase
 
 from lmlab.data.loader import WindowLoader
 from lmlab.data.packing import Rows
@@ -24,6 +24,9 @@ from lmlab.recipes import Recipe
 from lmlab.signals import handle_signals
 from lmlab.training.distributed import DistributedContext, check_accumulation
 from lmlab.training.pretrain_state import History, Recorder, TrainState, find_earlier_run
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 
 @dataclass(frozen=True)
@@ -235,7 +238,7 @@ def pretrain(
     sample: Callable[[GPT], str] | None = None,
     measure: Callable[[GPT], dict] | None = None,
     out: Path | None = None,
-    tokenizer: PreTrainedTokenizerBase | None = None,
+    tokenizer: "PreTrainedTokenizerBase | None" = None,
     metric: str = "val_loss",
     replace: bool = True,
     on_log: Callable | None = None,

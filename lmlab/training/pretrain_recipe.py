@@ -10,9 +10,9 @@ import re
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
-from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from lmlab.data.loader import WindowLoader
 from lmlab.data.packing import Rows, document_rows, text_rows
@@ -27,6 +27,9 @@ from lmlab.recipes import FromScratch
 from lmlab.training.distributed import DistributedContext, cleanup_distributed, init_distributed
 from lmlab.training.pretrain import PretrainConfig, entropy_floor, pretrain
 from lmlab.training.pretrain_state import History
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase as Tokenizer
 
 logger = logging.getLogger(__name__)
 
@@ -56,7 +59,7 @@ def shards_folder(cfg: FromScratch, out: Path) -> Path:
     return Path(cfg.shards_dir or out / "shards").expanduser() / name
 
 
-def make_shards(cfg: FromScratch, tokenizer: Tokenizer, out: Path) -> Path:
+def make_shards(cfg: FromScratch, tokenizer: "Tokenizer", out: Path) -> Path:
     """Tokenizes the recipe's texts into shards, or finishes or finds what an earlier call made.
 
     The first shard is held out for validation, except in a miniworld, which has texts of their own for it.
@@ -78,7 +81,7 @@ def make_shards(cfg: FromScratch, tokenizer: Tokenizer, out: Path) -> Path:
     return folder
 
 
-def training_batches(cfg: FromScratch, tokenizer: Tokenizer, folder: Path) -> WindowLoader:
+def training_batches(cfg: FromScratch, tokenizer: "Tokenizer", folder: Path) -> WindowLoader:
     """Batches of the training shards. In a miniworld a block begins where a text does, as in validation."""
     eos = tokenizer.eos_token_id if knows_probabilities(cfg.data) else None
     return WindowLoader(
@@ -86,7 +89,7 @@ def training_batches(cfg: FromScratch, tokenizer: Tokenizer, folder: Path) -> Wi
     )
 
 
-def validation_rows(cfg: FromScratch, tokenizer: Tokenizer, folder: Path) -> tuple[Rows, float | None]:
+def validation_rows(cfg: FromScratch, tokenizer: "Tokenizer", folder: Path) -> tuple[Rows, float | None]:
     """What the validation loss is measured on.
 
     In a miniworld: ``eval_docs`` texts of its validation split, one in a row. Elsewhere: the first
@@ -108,7 +111,7 @@ def validation_rows(cfg: FromScratch, tokenizer: Tokenizer, folder: Path) -> tup
     return document_rows(documents, tokenizer.eos_token_id, cfg.block_size), floor
 
 
-def build_model(cfg: FromScratch, tokenizer: Tokenizer) -> GPT:
+def build_model(cfg: FromScratch, tokenizer: "Tokenizer") -> GPT:
     """An untrained GPT of the recipe's shape; the same for the same seed."""
     # the initial weights come from the global RNG
     torch.manual_seed(cfg.seed)
@@ -126,7 +129,7 @@ def build_model(cfg: FromScratch, tokenizer: Tokenizer) -> GPT:
     )
 
 
-def text_writer(cfg: FromScratch, tokenizer: Tokenizer) -> Callable[[GPT], str]:
+def text_writer(cfg: FromScratch, tokenizer: "Tokenizer") -> Callable[[GPT], str]:
     """A function that samples a text from a model, from the EOS alone and always with the same seed."""
 
     def write(model: GPT) -> str:
@@ -140,7 +143,7 @@ def text_writer(cfg: FromScratch, tokenizer: Tokenizer) -> Callable[[GPT], str]:
     return write
 
 
-def hellaswag_meter(cfg: FromScratch, tokenizer: Tokenizer) -> Callable[[GPT], dict] | None:
+def hellaswag_meter(cfg: FromScratch, tokenizer: "Tokenizer") -> Callable[[GPT], dict] | None:
     """A function that gives {"hellaswag": accuracy per token} on the recipe's items; None without items."""
     if cfg.hellaswag is None:
         return None

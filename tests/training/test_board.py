@@ -114,6 +114,7 @@ def test_pretraining_has_the_same_tags(tmp_path):
     assert text(tmp_path / "tensorboard", "samples/training").startswith("    step ")
 
 
+@pytest.mark.slow
 def test_a_training_that_begins_anew_replaces_its_curves_and_no_others(gpt2_folder, examples, cfg, tmp_path):
     folder = tmp_path / "tensorboard"
     for steps in (9, 6):
@@ -143,6 +144,7 @@ def stopping(at_step: int):
     return Stopping()
 
 
+@pytest.mark.slow
 def test_an_interrupted_training_has_one_curve(gpt2_folder, examples, tmp_path):
     rows = {}
     for name in ("whole", "cut"):
@@ -169,6 +171,7 @@ def test_an_interrupted_training_has_one_curve(gpt2_folder, examples, tmp_path):
         assert dict(rows["cut"][tag]) == pytest.approx(dict(rows["whole"][tag]), rel=1e-5), tag
 
 
+@pytest.mark.slow
 def test_interrupted_pretraining_has_one_curve(tmp_path, monkeypatch):
     found = {}
     for name in ("whole", "cut"):

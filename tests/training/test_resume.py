@@ -31,6 +31,7 @@ SMALL = {
     },
 }
 LESSONS = list(SMALL)
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")

@@ -166,6 +166,7 @@ def run(model, out=None, named=(), **changes):
     )
 
 
+@pytest.mark.slow
 def test_reaches_the_floor_and_does_not_pass_it(model):
     history = run(model, max_steps=150)
     losses = history.column("loss", of="evaluations")
@@ -174,6 +175,7 @@ def test_reaches_the_floor_and_does_not_pass_it(model):
     assert abs(losses[-1] - FLOOR) < 0.05
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_half_precision_learns_as_float32_does(dtype):
     """float16 with its gradient scaler; the weights stay float32."""

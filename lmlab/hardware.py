@@ -119,6 +119,7 @@ def gpu(name: str) -> Machine:
 
     Raises ValueError for one that is not in GPUS.
     """
+    # "t4" as well as "T4"
     name = next((known for known in GPUS if known.lower() == name.lower()), name)
     if name not in GPUS:
         raise ValueError(f"gpu got {name!r}; give one of {', '.join(GPUS)}")
@@ -187,6 +188,7 @@ def fast_matmul(device: str, block_size: int) -> Iterator[None]:
     from torch.nn.attention import SDPBackend, sdpa_kernel
 
     before = torch.get_float32_matmul_precision()
+    # anything lower was chosen by the caller
     if before == "highest":
         torch.set_float32_matmul_precision(_training_precision(device))
     short = device == "cpu" and block_size <= SHORT_WINDOW
@@ -215,6 +217,7 @@ def onednn_is_exact() -> bool:
     import torch
 
     has = torch.cpu.get_capabilities()
+    # the CPUs that multiply bfloat16 matrices in hardware
     rounds = any(has.get(name) for name in ("amx_tile", "amx_bf16", "amx_fp16", "avx10_2"))
     return bool(has.get("avx512_f")) and not rounds
 

@@ -15,6 +15,7 @@ def handle_signals(numbers: Iterable[int], handler: Callable) -> Iterator[None]:
     Those that this process was started to ignore stay ignored: ``nohup`` does that with SIGHUP, and a shell
     with the SIGINT of what runs in the background.
     """
+    # getsignal gives None for a handler that was not set from Python
     before = {number: signal.getsignal(number) for number in numbers}
     heeded = [number for number, earlier in before.items() if earlier != signal.SIG_IGN]
     for number in heeded:
@@ -34,6 +35,7 @@ class _Unbreakable:
 
     def write(self, text: str) -> int:
         """As of a stream; a text that nobody reads counts as written."""
+        # BrokenPipeError is an OSError
         try:
             return self._stream.write(text)
         except OSError:
@@ -53,6 +55,7 @@ class _Unbreakable:
 
 def discard(stream: TextIO) -> None:
     """Has a stream's file, of which somebody may hold a copy, be /dev/null."""
+    # the file descriptor itself: C code and child processes write to it too
     null = os.open(os.devnull, os.O_WRONLY)
     os.dup2(null, stream.fileno())
     os.close(null)
@@ -61,11 +64,13 @@ def discard(stream: TextIO) -> None:
 @contextmanager
 def unbreakable_output() -> Iterator[None]:
     """Lets no ``print`` fail, for the time of the block: output that nobody reads must not end a training."""
+    # None where there is no console, as under pythonw
     streams = sys.stdout, sys.stderr
     sys.stdout, sys.stderr = (stream and _Unbreakable(stream) for stream in streams)
     try:
         yield
     finally:
+        # what is still buffered must meet the wrapper, not the exit of the interpreter
         for stream in filter(None, (sys.stdout, sys.stderr)):
             stream.flush()
         sys.stdout, sys.stderr = streams

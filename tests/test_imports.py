@@ -23,7 +23,7 @@ NEED_TORCH = {
     "training.pretrain_recipe",
     "training.memory",
 }
-NEED_TORCH |= {"training.pretrain_state", "training.token_weighted"}
+NEED_TORCH |= {"training.distributed", "training.pretrain_state", "training.token_weighted"}
 # the trainers themselves, and what imports those
 NEED_TRANSFORMERS = {"training.callbacks", "training.sft"}
 NEED_OPTUNA = {"course.search", "course.search_space"}

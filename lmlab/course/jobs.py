@@ -9,7 +9,6 @@ from lmlab.course.results import write_metrics
 from lmlab.course.runs import RUN_FOLDERS
 from lmlab.hardware import describe_machine
 from lmlab.recipes import Recipe
-from lmlab.training.distributed import is_main_process
 
 
 def finetune(cfg: Recipe, run: Path | None = None, bits: int | None = None) -> Path:
@@ -60,6 +59,8 @@ def pretrain(cfg: Recipe, run: Path | None = None, replace: bool = False, data_o
 
 def _train(command: str, cfg: Recipe, run: Path | None, train: Callable[[Path], dict | None]) -> Path:
     """Runs ``train(out)``, which gives the metrics; under a launcher the main process writes the records."""
+    from lmlab.training.distributed import is_main_process
+
     started = time.time()
     # a name that says which recipe it is: the same command then resumes what it began
     run = (run or RUN_FOLDERS[0] / f"{command}-{cfg.name}").expanduser().resolve()

@@ -1,18 +1,7 @@
 """Recipes: every choice of a lesson as a typed, frozen, checked config, read from YAML."""
 
-from lmlab.recipes.lessons import (
-    LESSONS,
-    DataAnalysis,
-    FantasyLocations,
-    FromScratch,
-    FullFinetune,
-    HellaSwag,
-    LoraFinetune,
-    MergeExport,
-    ReasoningFinetune,
-    Recipe,
-    RewardFinetune,
-)
+# the classes that decide which training a recipe gets; LESSONS has all of them
+from lmlab.recipes.lessons import LESSONS, FromScratch, FullFinetune, LoraFinetune, ReasoningFinetune, Recipe
 from lmlab.recipes.loading import (
     RecipeError,
     find_lesson,

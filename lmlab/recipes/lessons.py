@@ -5,9 +5,9 @@ import html
 from pydantic import BaseModel, ConfigDict, NonNegativeInt, PositiveInt, model_validator
 
 from lmlab.recipes.types import (
+    AtLeastTwo,
     Band,
     Dtype,
-    Evaluations,
     Fraction,
     LearningRates,
     NonNegativeNumber,
@@ -94,13 +94,9 @@ class FromScratch(Recipe):
     prompts: Texts  # that the trained model continues
 
     @model_validator(mode="after")
-    def _heads_and_rates(self) -> "FromScratch":
+    def _heads_share_the_width(self) -> "FromScratch":
         if self.n_embd % self.n_head:
             raise ValueError(f"n_embd {self.n_embd} is not a multiple of n_head {self.n_head}")
-        if self.min_learning_rate > self.learning_rate:
-            raise ValueError(
-                f"min_learning_rate {self.min_learning_rate:g} is above learning_rate {self.learning_rate:g}"
-            )
         return self
 
 
@@ -135,7 +131,7 @@ class FullFinetune(Recipe):
     frozen_layers: NonNegativeInt = 0  # of the first blocks, with the embeddings; 0: every weight trains
     early_stopping_patience: PositiveInt | None = None  # evaluations without a new best; None: to the end
     load_best_model: bool = True  # keep the weights with the lowest validation loss, not the last
-    evaluations: Evaluations = 6  # during training, evenly spaced; each leaves a checkpoint
+    evaluations: AtLeastTwo = 6  # during training, evenly spaced; each leaves a checkpoint
     max_invalid_fraction: Fraction = 0.05  # of rows that cannot be used; more stop the run
     n_memorized: PositiveInt = 100  # pairs of the memorization test, seen and unseen
     study_sizes: list[PositiveInt]  # pairs to train on, for the same number of steps
@@ -167,41 +163,49 @@ class FullFinetune(Recipe):
         if largest > self.n_train:
             raise ValueError(f"study_sizes has {largest}, more than n_train {self.n_train}")
         if largest > visits:
-            raise ValueError(
-                f"study_sizes has {largest}, and study_steps {self.study_steps} visit {visits} pairs"
-            )
+            raise ValueError(f"study_sizes has {largest}, and study_steps visit {visits} pairs")
         return self
 
 
-class LoraFinetune(Recipe):
-    """Lesson 05."""
+class AdapterRecipe(Recipe):
+    """What lessons 05, 06 and 09 share: a LoRA adapter that trains beside frozen weights."""
 
     model: Source
-    data: Source
     lora_r: PositiveInt
     lora_alpha: PositiveInt
-    lora_dropout: Fraction = 0.05
-    target_modules: Texts | str  # names of layers, or "all-linear"
-    block_size: PositiveInt  # tokens
-    batch_size: PositiveInt
+    batch_size: PositiveInt  # sequences in one forward pass
     grad_accumulation: PositiveInt = 1
     activation_checkpointing: bool = False  # recompute activations: less memory, a third more time
-    epochs: PositiveInt = 3
     learning_rate: PositiveNumber
-    evaluations: Evaluations = 4  # during training, evenly spaced; each leaves a checkpoint
+    max_new_tokens: PositiveInt
+
+
+class AdapterFinetune(AdapterRecipe):
+    """What lessons 05 and 06 share: supervised fine-tuning over epochs, evaluated on the way."""
+
+    lora_dropout: Fraction = 0.0
+    target_modules: Texts | str  # names of layers, or "all-linear"
+    epochs: PositiveInt = 3
+    evaluations: AtLeastTwo = 4  # during training, evenly spaced; each leaves a checkpoint
+    n_train: PositiveInt | None = None  # examples of the source; None: all that there are
+
+
+class LoraFinetune(AdapterFinetune):
+    """Lesson 05."""
+
+    data: Source
+    lora_dropout: Fraction = 0.05
+    block_size: PositiveInt  # tokens
     study_steps: PositiveInt = 10  # of each short run that compares ranks, alphas, targets and dropouts
-    n_train: PositiveInt | None = None
     n_validation: PositiveInt | None = None
     max_new_tokens: PositiveInt = 40
 
 
-class ReasoningFinetune(Recipe):
-    """Lesson 06."""
+class ReasoningFinetune(AdapterFinetune):
+    """Lesson 06. ``n_train`` counts problems before augmentation."""
 
-    model: Source
     data: Sources
     n_rows: PositiveInt | None = None  # read of each source; None: all. A miniworld makes as many as needed
-    n_train: PositiveInt | None = None  # problems to train on, before augmentation; None: all that there are
     n_validation: PositiveInt  # problems that choose the best model
     n_eval: PositiveInt  # problems that measure it
     n_harder: NonNegativeInt = 0  # measure it also on problems harder than those of the training
@@ -210,19 +214,8 @@ class ReasoningFinetune(Recipe):
     max_invalid_fraction: Fraction = 0.05  # of rows that cannot be used; more stop the run
     augmented_copies: NonNegativeInt = 0  # copies of each training problem with resampled numbers
     order: Order = "shuffled"
-    lora_r: PositiveInt
-    lora_alpha: PositiveInt
-    lora_dropout: Fraction = 0.0
-    target_modules: Texts | str  # names of layers, or "all-linear"
     max_length: PositiveInt  # tokens; longer conversations are left out
     packing: bool = False  # several conversations in one sequence of max_length
-    batch_size: PositiveInt
-    grad_accumulation: PositiveInt = 1
-    activation_checkpointing: bool = False  # recompute activations: less memory, a third more time
-    epochs: PositiveInt = 3
-    learning_rate: PositiveNumber
-    evaluations: Evaluations = 4  # during training, evenly spaced; each leaves a checkpoint
-    max_new_tokens: PositiveInt
     eval_batch_size: PositiveInt = 64
     answer_tolerance: Fraction = 0.0  # relative; SciBench's is 0.05
     votes: PositiveInt = 5  # samples of each problem for the majority vote
@@ -260,11 +253,9 @@ class MergeExport(Recipe):
     hub_owner: str | None = None  # whose repositories they are
 
     @model_validator(mode="after")
-    def _owner_and_proof(self) -> "MergeExport":
+    def _owner(self) -> "MergeExport":
         if self.push_to_hub and not self.hub_owner:
             raise ValueError("push_to_hub is true, and hub_owner names nobody")
-        if "float32" not in self.proof_dtypes:
-            raise ValueError(f"proof_dtypes has {self.proof_dtypes}, without float32")
         return self
 
 
@@ -292,10 +283,9 @@ class FantasyLocations(Recipe):
     temperature: PositiveNumber = 0.9
 
 
-class RewardFinetune(Recipe):
-    """Lesson 09."""
+class RewardFinetune(AdapterRecipe):
+    """Lesson 09. ``model`` and the adapter's sizes count where lesson 06 has left no adapter."""
 
-    model: Source  # where lesson 06 has left no adapter
     data: Source  # problems to learn from, and held-out ones of the same kind
     other_data: Source  # problems that have no part in the training, to measure forgetting
     n_train: PositiveInt
@@ -304,37 +294,22 @@ class RewardFinetune(Recipe):
     n_probe: PositiveInt = 60  # held-out problems that are answered num_generations times each
     max_invalid_fraction: Fraction = 0.05  # of rows that cannot be used; more stop the run
     answer_tolerance: Fraction = 0.0  # relative; SciBench's is 0.05
-    lora_r: PositiveInt  # of the adapter that is made where lesson 06 has left none
-    lora_alpha: PositiveInt
     format_problems: NonNegativeInt = 0  # on which that adapter learns the format; 0: the model knows it
-    num_generations: PositiveInt = 8  # answers to one problem: a group
-    batch_size: PositiveInt  # answers in one forward pass
-    grad_accumulation: PositiveInt = 1
-    activation_checkpointing: bool = False  # recompute activations: less memory, a third more time
+    # answers to one problem: a group, in which an answer alone is neither better nor worse than the others
+    num_generations: AtLeastTwo = 8
     max_steps: PositiveInt
-    learning_rate: PositiveNumber
     temperature: PositiveNumber = 1.0
     beta: NonNegativeNumber = 0.0  # of the KL penalty to the reference model; 0: none is kept
     format_weight: NonNegativeNumber = 0.1  # of the format reward; the accuracy reward has 1
-    max_new_tokens: PositiveInt
     eval_batch_size: PositiveInt = 64
 
     @property
     def answers_per_step(self) -> int:
-        """Sampled answers in one optimizer step."""
+        """Sampled answers in one optimizer step; TRL refuses what is no multiple of ``num_generations``."""
         return self.batch_size * self.grad_accumulation
 
     @model_validator(mode="after")
-    def _groups(self) -> "RewardFinetune":
-        if self.num_generations < 2:
-            raise ValueError(
-                "num_generations is 1, and an answer alone is neither better nor worse than its group"
-            )
-        if self.answers_per_step % self.num_generations:
-            raise ValueError(
-                f"batch_size x grad_accumulation is {self.answers_per_step}, "
-                f"not a multiple of num_generations {self.num_generations}"
-            )
+    def _enough_problems(self) -> "RewardFinetune":
         if self.n_probe > self.n_eval:
             raise ValueError(f"n_probe is {self.n_probe}, more than n_eval {self.n_eval}")
         return self

@@ -14,7 +14,8 @@ from lmlab.recipes.lessons import LESSONS, Recipe
 from lmlab.recipes.types import absolute_path, nearest
 
 SHIPPED = Path(__file__).resolve().parent
-OWN = Path("recipes")  # of the working directory
+# of the working directory
+OWN = Path("recipes")
 
 
 class RecipeError(ValueError):
@@ -39,9 +40,11 @@ def load_recipe(lesson: str, recipe: str | Path = "tiny", /, **overrides: object
     lesson = find_lesson(lesson)
     path = find_recipe(lesson, recipe)
     values = _read_with_parents(lesson, path)
+    # where each value comes from, so that an error names the file to edit or the override
     origin = dict.fromkeys(values, str(path)) | dict.fromkeys(overrides, "override")
     values = {**values, **overrides}
     cls = LESSONS[lesson]
+    # pydantic would refuse these too, without naming the nearest key
     for key in values:
         if key not in cls.settable_keys():
             raise RecipeError(
@@ -50,6 +53,7 @@ def load_recipe(lesson: str, recipe: str | Path = "tiny", /, **overrides: object
     data_dir = values.get("data_dir")
     filled = {key: _fill_data_dir(value, data_dir, key, path) for key, value in values.items()}
     try:
+        # lesson and name follow from where the file lies
         return cls.model_validate({**filled, "lesson": lesson, "name": path.stem})
     except ValidationError as error:
         raise RecipeError(_explain(error, origin, path)) from None
@@ -71,6 +75,7 @@ def find_recipe(lesson: str, recipe: str | Path) -> Path:
             raise RecipeError(f"got recipe {str(recipe)!r}, and there is no file {path}")
         return path
     shipped, own = (folder / lesson / f"{recipe}.yaml" for folder in (SHIPPED, OWN))
+    # else a reader's file would be ignored without a word
     if shipped.is_file() and own.is_file() and own.resolve() != shipped:
         raise RecipeError(f"{own}: {recipe!r} is the name of a shipped recipe; rename the file")
     if not (shipped.is_file() or own.is_file()):
@@ -85,6 +90,7 @@ def is_shipped(recipe: Path) -> bool:
 
 def list_recipes(lesson: str) -> list[str]:
     """Names of the recipes of one lesson, shipped and the reader's own, ``tiny`` first."""
+    # the recipe that runs everywhere comes first, as in every list of recipes
     names = {path.stem for folder in (SHIPPED, OWN) for path in (folder / lesson).glob("*.yaml")}
     return sorted(names, key=lambda name: (name != "tiny", name))
 
@@ -92,19 +98,18 @@ def list_recipes(lesson: str) -> list[str]:
 def parse_settings(texts: Iterable[str]) -> dict[str, object]:
     """The overrides in the texts of ``--set``, each ``key=value`` with the value in YAML.
 
-    Raises ValueError for another form, and for a data_dir that is no folder.
+    Raises ValueError for another form.
     """
     settings: dict[str, object] = {}
     for text in texts:
         key, equals, value = text.partition("=")
         if not equals or not key.isidentifier():
             raise ValueError(f"--set got {text!r}; expected key=value, as in --set learning_rate=1e-3")
+        # YAML's rules for types: 3 is a number, true a boolean, null is None, [a, b] a list
         try:
             settings[key] = yaml.safe_load(value)
         except yaml.YAMLError:
             settings[key] = value
-        if key == "data_dir" and not Path(value).expanduser().is_dir():
-            raise ValueError(f"--set data_dir got {value!r}, and there is no folder {Path(value).resolve()}")
     return settings
 
 
@@ -120,6 +125,7 @@ def _read_with_parents(lesson: str, path: Path) -> dict:
         read.append(path)
         own = _read(path)
         parent = own.pop("extends", None)
+        # what is nearer to the recipe that was asked for overrides its parents
         values = {**own, **values}
     return values
 
@@ -154,7 +160,8 @@ def _explain(error: ValidationError, origin: dict[str, str], path: Path) -> str:
     lines = []
     for found in error.errors():
         message = found["msg"].removeprefix("Value error, ")
-        if not found["loc"]:  # values that contradict each other
+        # without a location, values contradict each other
+        if not found["loc"]:
             overridden = " with overrides" if "override" in origin.values() else ""
             lines.append(f"{path}{overridden}: {message}; change one of the two")
             continue

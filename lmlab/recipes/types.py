@@ -24,21 +24,14 @@ def absolute_path(source: str) -> str:
     return str(path.resolve()) if is_local else source
 
 
-def _ordered(band: list) -> list:
-    low, high = band
-    if low is not None and high is not None and low > high:
-        raise ValueError("expected [low, high] with low <= high, null for an open side")
-    return band
-
-
 Number = Annotated[float, BeforeValidator(number_from_text)]
 PositiveNumber = Annotated[Number, Field(gt=0)]
 NonNegativeNumber = Annotated[Number, Field(ge=0)]
 Fraction = Annotated[Number, Field(ge=0, le=1)]
 LearningRates = Annotated[list[PositiveNumber], Field(min_length=1)]
-Band = Annotated[list[Number | None], Field(min_length=2, max_length=2), AfterValidator(_ordered)]
+Band = Annotated[list[Number | None], Field(min_length=2, max_length=2)]
 
-Evaluations = Annotated[int, Field(ge=2)]  # the best of one model is no choice
+AtLeastTwo = Annotated[int, Field(ge=2)]  # the best of one model is no choice
 
 Source = Annotated[str, AfterValidator(absolute_path)]  # a hub id, miniworld/<name>, or a local path
 Sources = Annotated[list[Source], Field(min_length=1)]

@@ -3,7 +3,7 @@
 The course's own training loop (``lmlab.training.pretrain``) has folders step_<n>: the model in transformers'
 layout and, in trainer.pt, all else that is needed to resume as if nothing had happened. The Trainer of
 transformers has folders checkpoint-<n>, which it writes in place; so each gets, last of all, a file that says
-what belongs to it.
+that it is complete.
 """
 
 import hashlib
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 STATE = "trainer.pt"
-COMPLETE = "complete.json"  # in a Trainer's checkpoint: the size in bytes of every other file
+COMPLETE = "complete.json"  # in a Trainer's checkpoint: all other files are there
 
 
 def save_checkpoint(folder: Path, step: int, save_model: Callable[[Path], None], state: dict) -> Path:
@@ -51,15 +51,10 @@ def newest_state(folder: Path) -> tuple[Path, dict] | None:
     Raises ValueError for a state that cannot be read.
     """
     # a checkpoint of the model alone, from which a reader may have removed the state, cannot be resumed
-    whole = [path for path in list_checkpoints(folder).values() if (path / STATE).exists()]
-    if not whole:
+    resumable = [path for path in list_checkpoints(folder).values() if (path / STATE).exists()]
+    if not resumable:
         return None
-    try:
-        return whole[-1], load_state(whole[-1] / STATE)
-    except ValueError as error:
-        raise ValueError(
-            f"{error}; remove {whole[-1]}, and training resumes from the checkpoint before it"
-        ) from error
+    return resumable[-1], load_state(resumable[-1] / STATE)
 
 
 def load_state(path: Path) -> Any:
@@ -85,7 +80,7 @@ def prune_checkpoints(folder: Path, losses: dict[int, float], keep: int | None) 
     if keep is None or len(found) <= keep:
         return
     kept = set(list(found)[-keep:])
-    # step 0 and checkpoints on demand may have no loss
+    # a checkpoint saved on a signal has no loss
     if measured := [step for step in found if step in losses]:
         kept.add(min(measured, key=losses.__getitem__))
     for step in found.keys() - kept:
@@ -99,6 +94,7 @@ def trainer_checkpoints(folder: Path) -> dict[int, Path]:
 
 def _by_step(folder: Path, prefix: str) -> dict[int, Path]:
     found = {}
+    # by number: sorted by name, step 100 would come before step 20
     for path in folder.glob(f"{prefix}*"):
         step = path.name.removeprefix(prefix)
         if step.isdigit() and path.is_dir():
@@ -107,27 +103,10 @@ def _by_step(folder: Path, prefix: str) -> dict[int, Path]:
 
 
 def mark_complete(checkpoint: Path) -> None:
-    """Has the disk write a checkpoint, and then a file with the size of each of its files."""
+    """Has the disk write a checkpoint, and then the file that says so."""
+    # the disk may write files in another order than they were written here
     sync_tree(checkpoint)
-    write_atomic(checkpoint / COMPLETE, json.dumps(_sizes(checkpoint), indent=1))
-
-
-def is_complete(checkpoint: Path) -> bool:
-    """Whether all that was in a checkpoint when it was marked is there, and as large as it was."""
-    try:
-        noted = json.loads((checkpoint / COMPLETE).read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError):
-        return False
-    there = _sizes(checkpoint)
-    return all(there.get(name) == size for name, size in noted.items())
-
-
-def _sizes(checkpoint: Path) -> dict[str, int]:
-    return {
-        str(path.relative_to(checkpoint)): path.stat().st_size
-        for path in sorted(checkpoint.rglob("*"))
-        if path.is_file() and path != checkpoint / COMPLETE
-    }
+    write_atomic(checkpoint / COMPLETE, "{}")
 
 
 def find_resumable_checkpoint(
@@ -154,7 +133,7 @@ def find_resumable_checkpoint(
     complete = None
     # all are looked at, so that no half checkpoint stays on the disk
     for step, path in trainer_checkpoints(folder).items():
-        if is_complete(path):
+        if (path / COMPLETE).exists():
             complete = path
         else:
             logger.info("the checkpoint of step %d is not complete: removed (%s)", step, path)
@@ -176,14 +155,11 @@ def _compare_config(folder: Path, config: Mapping, examples, replace: bool) -> N
     note = folder / "run_config.json"
     if trainer_checkpoints(folder):
         then = json.loads(note.read_text(encoding="utf-8")) if note.exists() else {}
-        others = sorted(key for key in {**then, **now} if then.get(key) != now.get(key))
+        others = ", ".join(sorted(key for key in {**then, **now} if then.get(key) != now.get(key)))
         if others and not replace:
-            raise ValueError(
-                f"{folder} holds an unfinished run with other values of {', '.join(others)}; "
-                "give another folder, or remove it"
-            )
+            raise ValueError(f"{folder} holds an unfinished run with other values of {others}; remove it")
         if others:
-            logger.warning("checkpoints with other values of %s: removed (%s)", ", ".join(others), folder)
+            logger.warning("checkpoints with other values of %s: removed (%s)", others, folder)
             remove_checkpoints(folder)
     folder.mkdir(parents=True, exist_ok=True)
     write_atomic(note, json.dumps(now, indent=1))

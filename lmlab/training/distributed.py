@@ -7,7 +7,11 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
-TIMEOUT = timedelta(days=2)  # the others wait so long for the process that tokenizes
+import torch
+from torch import distributed
+
+# the others wait so long for the process that tokenizes
+TIMEOUT = timedelta(days=2)
 
 
 @dataclass(frozen=True)
@@ -28,9 +32,7 @@ class DistributedContext:
         """Each value summed over the processes, in float64; on the CPU, so that no GPU is waited for."""
         if self.world_size == 1:
             return list(values)
-        import torch
-        from torch import distributed
-
+        # float64 holds token counts exactly, far beyond float32's 2^24
         numbers = torch.tensor(values, dtype=torch.float64)
         distributed.all_reduce(numbers)
         return numbers.tolist()
@@ -39,8 +41,6 @@ class DistributedContext:
         """``value`` of every process, in order of rank."""
         if self.world_size == 1:
             return [value]
-        from torch import distributed
-
         gathered = [None] * self.world_size
         distributed.all_gather_object(gathered, value)
         return gathered
@@ -57,25 +57,15 @@ def init_distributed(device: str) -> DistributedContext:
 
     Args:
         device: "cpu" or "cuda", as ``describe_machine`` has it.
-
-    Raises:
-        ValueError: There are more processes on this host than GPUs.
     """
+    # torchrun and accelerate set both; alone there is nothing to join
     if "RANK" not in os.environ or "WORLD_SIZE" not in os.environ:
         return DistributedContext(device=device)
-    import torch
-    from torch import distributed
-
     local_rank = int(os.environ.get("LOCAL_RANK", 0))
     if device == "cuda":
-        n_gpus = torch.cuda.device_count()
-        if local_rank >= n_gpus:
-            raise ValueError(
-                f"process {local_rank} of this host has no GPU: there are {n_gpus}; "
-                "give torchrun --nproc_per_node no more than that"
-            )
         torch.cuda.set_device(local_rank)
         device = f"cuda:{local_rank}"
+    # gloo too beside GPUs: exchanging a number over NCCL would wait for all that the GPU has to do
     backend = "gloo" if device == "cpu" else "cpu:gloo,cuda:nccl"
     distributed.init_process_group(backend, timeout=TIMEOUT)
     rank, world_size = distributed.get_rank(), distributed.get_world_size()
@@ -84,8 +74,6 @@ def init_distributed(device: str) -> DistributedContext:
 
 def cleanup_distributed() -> None:
     """Leaves the process group, if there is one."""
-    from torch import distributed
-
     if distributed.is_available() and distributed.is_initialized():
         distributed.destroy_process_group()
 
@@ -100,6 +88,14 @@ def launched_processes() -> int:
     return int(os.environ.get("WORLD_SIZE", 1))
 
 
+def check_accumulation(grad_accumulation: int, n_processes: int) -> None:
+    """Raises ValueError where the processes cannot share the batches of a step equally."""
+    if grad_accumulation % n_processes:
+        raise ValueError(
+            f"grad_accumulation got {grad_accumulation} batches for {n_processes} processes; give a multiple"
+        )
+
+
 def uses_fsdp() -> bool:
     """Whether ``accelerate launch`` asked for FSDP."""
     return _env_is("ACCELERATE_USE_FSDP", "true")
@@ -107,6 +103,7 @@ def uses_fsdp() -> bool:
 
 def shards_weights() -> bool:
     """Whether the launcher asked for sharded weights, a part for each process: FSDP or ZeRO-3."""
+    # ZeRO-2 shards gradients and optimizer alone
     uses_deepspeed = _env_is("ACCELERATE_USE_DEEPSPEED", "true")
     return uses_fsdp() or (uses_deepspeed and _env_is("ACCELERATE_DEEPSPEED_ZERO_STAGE", "3"))
 

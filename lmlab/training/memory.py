@@ -23,6 +23,8 @@ from torch.utils.checkpoint import checkpoint
 from torch.utils.flop_counter import flop_registry
 
 from lmlab.hardware import SHORT_WINDOW
+from lmlab.models.gpt import GPT, GPTConfig
+from lmlab.models.sources import fused_gelu
 
 # the part of the logits that TRL's chunked loss has at a time (trl.kernels, trl 1.16)
 CHUNK_TOKENS, CHUNK_ENTRIES = 4096, 32768
@@ -107,14 +109,11 @@ def model_on_meta(config: Any, dtype: torch.dtype = torch.float32) -> nn.Module:
     """The causal model of a transformers config, or ``lmlab.models.gpt``'s of a GPTConfig, on the device
     meta.
     """
-    from lmlab.models.gpt import GPT, GPTConfig
-    from lmlab.models.sources import fused_gelu
+    from transformers import AutoModelForCausalLM
 
     with torch.device("meta"):
         if isinstance(config, GPTConfig):
             return GPT(config)
-        from transformers import AutoModelForCausalLM
-
         model = AutoModelForCausalLM.from_config(config, dtype=dtype)
     model.loss_type = "ForCausalLM"
     return fused_gelu(model)
@@ -124,6 +123,7 @@ def in_four_bits(model: nn.Module) -> nn.Module:
     """Puts ``FourBitLinear`` in the place of each linear layer but the output head, as transformers does."""
     head = model.get_output_embeddings()
     for name, layer in list(model.named_modules()):
+        # LoRA reads the sizes and the dtype of the layer that it adapts
         if isinstance(layer, nn.Linear) and layer is not head:
             shape = layer.in_features, layer.out_features, layer.bias is not None
             with torch.device("meta"):
@@ -274,21 +274,16 @@ class _Autocast(TorchFunctionMode):
     def _attention(
         self, q, k, v, attn_mask=None, dropout_p=0.0, is_causal=False, scale=None, enable_gqa=False
     ):
-        flash = self.flash and attn_mask is None
         # without flash, grouped heads have no fused kernel: all attention weights are computed
-        if enable_gqa and not flash:
+        if enable_gqa and not self.flash:
             return F.scaled_dot_product_attention(
                 q, k, v, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=True
             )
-        if flash:
-            return torch.ops.aten._scaled_dot_product_flash_attention(
-                q, k, v, dropout_p, is_causal, scale=scale
-            )[0]
-        if attn_mask is not None:
-            attn_mask = torch.empty_like(attn_mask, dtype=q.dtype).expand(-1, q.shape[1], -1, -1)
-        return torch.ops.aten._scaled_dot_product_efficient_attention(
-            q, k, v, attn_mask, True, dropout_p, is_causal, scale=scale
-        )[0]
+        # every fused kernel keeps what flash attention keeps: its inputs, its output, a number a query
+        outputs = torch.ops.aten._scaled_dot_product_flash_attention(
+            q, k, v, dropout_p, is_causal, scale=scale
+        )
+        return outputs[0]
 
 
 def _full(value):
@@ -342,6 +337,7 @@ def estimate_step(
             # else a checkpointed block behind frozen embeddings has no input to differentiate
             model.enable_input_require_grads()
             model.activation_checkpointing_enable(recompute)
+    # from the second micro-batch on, the gradients of the first are there
     counter = _Counter(model, padded, keeps_gradients=accumulation > 1)
     modules = {name.rsplit(".", 1)[-1]: module for name, module in model.named_modules()}
     embedding = modules.get("wte", modules.get("embed_tokens"))
@@ -360,24 +356,13 @@ def estimate_step(
         gradients=gradients,
         activations=total - gradients - logits,
         logits=logits,
-        flops=_flops(model, counter, ids),
+        flops=counter.flops,
         operations=counter.operations,
         peak_by_phase=tuple(counter.peaks[phase][0] for phase in PHASES),
     )
 
 
-def _flops(model, counter: _Counter, ids: Tensor) -> int:
-    """As counted; for ``lmlab.models.gpt`` by its own formula, to which its MFU refers."""
-    from lmlab.models.gpt import GPT
-
-    if isinstance(model, GPT):
-        return ids.numel() * model.flops_per_token(ids.shape[1])
-    return counter.flops
-
-
 def _loss(model, ids: Tensor, half: torch.dtype | None, chunked: bool) -> Tensor:
-    from lmlab.models.gpt import GPT
-
     if isinstance(model, GPT):
         return model.summed_loss(ids, ids) / ids.numel()
     mask = torch.ones_like(ids)

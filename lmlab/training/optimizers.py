@@ -23,6 +23,7 @@ def optimizer_name(name: str, machine: Machine) -> str:
         raise ValueError(
             f"optimizer adamw_8bit got device {machine.device!r}; it needs a CUDA GPU: give adamw_torch"
         )
+    # fused: one kernel for all parameters instead of several for each
     return {"adamw_torch": "adamw_torch_fused", "adamw_8bit": "adamw_bnb_8bit"}[name]
 
 
@@ -31,6 +32,7 @@ def qlora_optimizer(machine: Machine) -> str:
 
     Source: Dettmers et al. 2023, section 3 (https://arxiv.org/abs/2305.14314).
     """
+    # bitsandbytes' paged memory is CUDA's unified memory
     if machine.device == "cuda":
         return "paged_adamw_8bit"
     logger.info("adamw_torch_fused: 8-bit AdamW needs a CUDA GPU, and this is %s", machine.device)

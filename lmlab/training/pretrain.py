@@ -3,7 +3,6 @@
 Sources: Brown et al. 2020 (GPT-3) for AdamW's betas, warm-up, cosine and clipping; nanoGPT for the loop.
 """
 
-import logging
 import math
 import signal
 import threading
@@ -11,24 +10,23 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
+from lmlab.data.loader import WindowLoader
 from lmlab.data.packing import Rows
 from lmlab.hardware import fast_matmul
 from lmlab.models import IGNORE_INDEX
 from lmlab.models.gpt import GPT
 from lmlab.recipes import Recipe
 from lmlab.signals import handle_signals
-from lmlab.training.distributed import DistributedContext
+from lmlab.training.distributed import DistributedContext, check_accumulation
 from lmlab.training.pretrain_state import History, Recorder, TrainState, find_earlier_run
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -54,20 +52,6 @@ class PretrainConfig:
     dtype: str = "float32"  # of the forward pass; the weights stay float32
     seed: int = 0
 
-    def __post_init__(self):
-        may_be_zero = {"min_learning_rate", "warmup_steps", "weight_decay", "beta1", "beta2", "seed"}
-        for name, value in vars(self).items():
-            is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-            if is_number and value <= 0 and name not in may_be_zero:
-                raise ValueError(f"PretrainConfig.{name} got {value}; give a positive number")
-        if not 0 <= self.warmup_steps < self.max_steps:
-            raise ValueError(
-                f"PretrainConfig.warmup_steps got {self.warmup_steps}; "
-                f"give 0 to {self.max_steps - 1}, fewer than max_steps"
-            )
-        if self.dtype not in ("float32", "bfloat16", "float16"):
-            raise ValueError(f"PretrainConfig.dtype got {self.dtype!r}; give float32, bfloat16 or float16")
-
     @classmethod
     def from_recipe(cls, cfg: Recipe, dtype: str = "float32") -> "PretrainConfig":
         """The values of a recipe of lesson 02, with the machine's dtype."""
@@ -80,16 +64,6 @@ class PretrainConfig:
         return self.batch_size * self.block_size * self.grad_accumulation
 
 
-class Batches(Protocol):
-    """Where training batches come from: ``lmlab.data.loader.WindowLoader`` is one."""
-
-    def batch(self, k: int) -> tuple[Tensor, Tensor]:
-        """Batch k of an endless sequence, always the same for one k: (inputs, targets), both (B, T)."""
-
-    def __len__(self) -> int:
-        """Blocks in one epoch."""
-
-
 def entropy_floor(logprobs: Sequence[float], token_counts: Sequence[int]) -> float:
     """The loss that no model can beat on average over texts with known probabilities.
 
@@ -100,11 +74,6 @@ def entropy_floor(logprobs: Sequence[float], token_counts: Sequence[int]) -> flo
     Returns:
         Nats per token.
     """
-    if len(logprobs) != len(token_counts) or not logprobs:
-        raise ValueError(
-            f"entropy_floor got {len(logprobs)} logprobs and {len(token_counts)} token_counts; "
-            "give one of each per text"
-        )
     return -sum(logprobs) / sum(token_counts)
 
 
@@ -161,7 +130,7 @@ def prepare_model(model: GPT, cfg: PretrainConfig, context: DistributedContext) 
 
 
 def micro_batches(
-    data: Batches, step: int, cfg: PretrainConfig, context: DistributedContext
+    data: WindowLoader, step: int, cfg: PretrainConfig, context: DistributedContext
 ) -> list[tuple[Tensor, Tensor]]:
     """This process's part of the batches of one step (from 0): every ``world_size``-th, beginning at its
     rank.
@@ -261,7 +230,7 @@ def mean_loss(
 
 def pretrain(
     model: GPT,
-    data: Batches,
+    data: WindowLoader,
     cfg: PretrainConfig,
     *,
     validation: Rows,
@@ -283,7 +252,7 @@ def pretrain(
 
     Args:
         model: An untrained or pretrained GPT.
-        data: Batches to train on.
+        data: WindowLoader to train on.
         cfg: The hyperparameters.
         validation: Rows for the validation loss.
         floor: The entropy floor of the validation texts in nats per token, if it is known.
@@ -306,11 +275,7 @@ def pretrain(
         ValueError: The processes cannot share a step, or ``out`` holds another run and ``replace`` is false.
         KeyboardInterrupt: The run was stopped by a signal, and saved.
     """
-    if cfg.grad_accumulation % context.world_size:
-        raise ValueError(
-            f"grad_accumulation got {cfg.grad_accumulation} for {context.world_size} processes; "
-            "give a multiple of their number"
-        )
+    check_accumulation(cfg.grad_accumulation, context.world_size)
     # each process another seed, or all would drop the same units
     torch.manual_seed(cfg.seed + context.rank)  # for dropout; the data have a seed of their own
     state = TrainState(model, build_optimizer(model, cfg), data, cfg, context, tokenizer)
@@ -325,11 +290,11 @@ def pretrain(
         context.barrier()
         return metrics
 
-    recorder = Recorder(state, History(floor), evaluate, sample, out, metric, on_log)
     checkpoint = find_earlier_run(out, state, replace)
     if checkpoint is not None:
         state.restore(*checkpoint)
-        recorder.restore(checkpoint[1])
+    content = None if checkpoint is None else checkpoint[1]
+    recorder = Recorder(state, content, evaluate, floor, sample, out, metric, on_log)
     with fast_matmul(model.device.type, cfg.block_size), _stop_signals(out is not None) as stop:
         if checkpoint is None:
             recorder.after_step(0)
@@ -374,8 +339,7 @@ def _stop_signals(wanted: bool) -> Iterator[threading.Event]:
             raise KeyboardInterrupt
         stop.set()
 
-    numbers = {signal.SIGTERM, signal.SIGINT}
-    if hasattr(signal, "SIGHUP"):  # Windows has none
-        numbers.add(signal.SIGHUP)
-    with handle_signals(numbers, _request):
+    # Windows has no SIGHUP
+    names = ("SIGTERM", "SIGINT", "SIGHUP")
+    with handle_signals([getattr(signal, name) for name in names if hasattr(signal, name)], _request):
         yield stop

@@ -6,12 +6,11 @@ Notebook 02 takes these steps one by one; ``lmlab pretrain`` takes them all.
 
 import hashlib
 import logging
-import math
 import re
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -21,7 +20,7 @@ from lmlab.data.shards import open_shards, prepare_shards
 from lmlab.data.sources import load_rows
 from lmlab.data.streams import stream_texts
 from lmlab.evaluation.hellaswag import score_hellaswag
-from lmlab.hardware import describe_machine, peak_flops
+from lmlab.hardware import describe_machine
 from lmlab.models.gpt import GPT, GPTConfig
 from lmlab.models.sources import load_tokenizer
 from lmlab.recipes import FromScratch
@@ -30,9 +29,8 @@ from lmlab.training.pretrain import PretrainConfig, entropy_floor, pretrain
 from lmlab.training.pretrain_state import History
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+    from transformers import PreTrainedTokenizerBase as Tokenizer
 
-Tokenizer: TypeAlias = "PreTrainedTokenizerBase"
 logger = logging.getLogger(__name__)
 
 
@@ -54,13 +52,14 @@ def describe_source(source: str) -> str:
 
 def shards_folder(cfg: FromScratch, out: Path) -> Path:
     """Where the shards of a recipe are: one folder for each choice of data, in ``shards_dir`` or ``out``."""
+    # an edited file gets shards of its own; the tokens of the old text would be taken for the new one's
     version = hashlib.sha256(describe_source(cfg.data).encode()).hexdigest()[:8]
     parts = (cfg.data, cfg.tokenizer, str(cfg.n_docs or "all"), str(cfg.shard_tokens), version)
     name = re.sub(r"[^\w.-]+", "-", "_".join(part.rsplit("/", 1)[-1] for part in parts))
     return Path(cfg.shards_dir or out / "shards").expanduser() / name
 
 
-def make_shards(cfg: FromScratch, tokenizer: Tokenizer, out: Path) -> Path:
+def make_shards(cfg: FromScratch, tokenizer: "Tokenizer", out: Path) -> Path:
     """Tokenizes the recipe's texts into shards, or finishes or finds what an earlier call made.
 
     The first shard is held out for validation, except in a miniworld, which has texts of their own for it.
@@ -82,7 +81,7 @@ def make_shards(cfg: FromScratch, tokenizer: Tokenizer, out: Path) -> Path:
     return folder
 
 
-def training_batches(cfg: FromScratch, tokenizer: Tokenizer, folder: Path) -> WindowLoader:
+def training_batches(cfg: FromScratch, tokenizer: "Tokenizer", folder: Path) -> WindowLoader:
     """Batches of the training shards. In a miniworld a block begins where a text does, as in validation."""
     eos = tokenizer.eos_token_id if knows_probabilities(cfg.data) else None
     return WindowLoader(
@@ -90,7 +89,7 @@ def training_batches(cfg: FromScratch, tokenizer: Tokenizer, folder: Path) -> Wi
     )
 
 
-def validation_rows(cfg: FromScratch, tokenizer: Tokenizer, folder: Path) -> tuple[Rows, float | None]:
+def validation_rows(cfg: FromScratch, tokenizer: "Tokenizer", folder: Path) -> tuple[Rows, float | None]:
     """What the validation loss is measured on.
 
     In a miniworld: ``eval_docs`` texts of its validation split, one in a row. Elsewhere: the first
@@ -100,17 +99,21 @@ def validation_rows(cfg: FromScratch, tokenizer: Tokenizer, folder: Path) -> tup
         (rows, their entropy floor in nats per token where it is known).
     """
     if not knows_probabilities(cfg.data):
+        # one token more than is predicted: the first has no prediction
         shard = open_shards(folder, "validation", tokenizer)[0]
         tokens = torch.from_numpy(shard[: cfg.validation_tokens + 1].astype("int64"))
         return text_rows(tokens, cfg.block_size), None
     texts = load_rows(cfg.data, "validation", limit=cfg.eval_docs)
+    # one text in a row, as its probability is known
     documents = tokenizer(list(texts["text"]))["input_ids"]
+    # one more for the EOS, which a text's probability covers
     floor = entropy_floor(list(texts["logprob"]), [len(document) + 1 for document in documents])
     return document_rows(documents, tokenizer.eos_token_id, cfg.block_size), floor
 
 
-def build_model(cfg: FromScratch, tokenizer: Tokenizer) -> GPT:
+def build_model(cfg: FromScratch, tokenizer: "Tokenizer") -> GPT:
     """An untrained GPT of the recipe's shape; the same for the same seed."""
+    # the initial weights come from the global RNG
     torch.manual_seed(cfg.seed)
     return GPT(
         GPTConfig(
@@ -126,11 +129,12 @@ def build_model(cfg: FromScratch, tokenizer: Tokenizer) -> GPT:
     )
 
 
-def text_writer(cfg: FromScratch, tokenizer: Tokenizer) -> Callable[[GPT], str]:
+def text_writer(cfg: FromScratch, tokenizer: "Tokenizer") -> Callable[[GPT], str]:
     """A function that samples a text from a model, from the EOS alone and always with the same seed."""
 
     def write(model: GPT) -> str:
         """A text of at most 100 tokens."""
+        # a generator of its own: sampling must not change what dropout draws next
         start = torch.tensor([[tokenizer.eos_token_id]], device=model.device)
         generator = torch.Generator(model.device).manual_seed(cfg.seed)
         ids = model.generate(start, min(100, cfg.block_size - 1), generator=generator)
@@ -139,18 +143,14 @@ def text_writer(cfg: FromScratch, tokenizer: Tokenizer) -> Callable[[GPT], str]:
     return write
 
 
-def hellaswag_meter(cfg: FromScratch, tokenizer: Tokenizer) -> Callable[[GPT], dict] | None:
+def hellaswag_meter(cfg: FromScratch, tokenizer: "Tokenizer") -> Callable[[GPT], dict] | None:
     """A function that gives {"hellaswag": accuracy per token} on the recipe's items; None without items."""
     if cfg.hellaswag is None:
         return None
     rows = load_rows(cfg.hellaswag, "validation", limit=cfg.hellaswag_items).to_list()
+    # texts of a miniworld begin after an EOS in training, so the items do too
     start = [tokenizer.eos_token_id] if knows_probabilities(cfg.data) else []
     return lambda model: {"hellaswag": score_hellaswag(model, tokenizer, rows, start_tokens=start).accuracy()}
-
-
-def predicted_hours(model: GPT, tokens: int, peak: float, mfu: float = 0.4) -> float:
-    """Hours of training on a device of ``peak`` FLOPS (per second), of which a fraction ``mfu`` is reached."""
-    return tokens * model.flops_per_token() / (peak * mfu) / 3600
 
 
 def run_recipe(cfg: FromScratch, out: Path, replace: bool = False, data_only: bool = False) -> History | None:
@@ -162,7 +162,7 @@ def run_recipe(cfg: FromScratch, out: Path, replace: bool = False, data_only: bo
         cfg: The recipe.
         out: The folder.
         replace: Moves a finished run in ``out``, or one of another recipe, to out/previous/.
-        data_only: Only makes the shards, and verifies them.
+        data_only: Only makes the shards.
 
     Returns:
         The history, or None where only data were wanted.
@@ -172,22 +172,20 @@ def run_recipe(cfg: FromScratch, out: Path, replace: bool = False, data_only: bo
     """
     machine = describe_machine()
     context = init_distributed(machine.device)
+    # one process speaks
     if not context.is_main_process:
         logging.getLogger("lmlab").setLevel(logging.ERROR)
     try:
         tokenizer = load_tokenizer(cfg.tokenizer)
+        # first one process alone, since several would write the same files
         if context.is_main_process:
             make_shards(cfg, tokenizer, out)
         context.barrier()
-        if context.is_local_main_process:  # finds them where the hosts share a disk
+        # finds them where the hosts share a disk, makes them where each host has its own
+        if context.is_local_main_process:
             make_shards(cfg, tokenizer, out)
         context.barrier()
-        if not data_only:
-            return _run(cfg, out, tokenizer, machine.dtype, replace, context)
-        for split in ("train",) if knows_probabilities(cfg.data) else ("train", "validation"):
-            open_shards(shards_folder(cfg, out), split, tokenizer, verify=True)
-        logger.info("every shard has its checksum")
-        return None
+        return None if data_only else _run(cfg, out, tokenizer, machine.dtype, replace, context)
     finally:
         cleanup_distributed()
 
@@ -200,7 +198,8 @@ def _run(
     config = PretrainConfig.from_recipe(cfg, dtype)
     validation, floor = validation_rows(cfg, tokenizer, folder)
     data = training_batches(cfg, tokenizer, folder)
-    _log_size(model, config, data, context)
+    sizes = model.num_parameters(), config.max_steps * config.tokens_per_step, context.world_size
+    logger.info("%d parameters, %d tokens, %d processes", *sizes)
     history = pretrain(
         model,
         data,
@@ -208,36 +207,14 @@ def _run(
         validation=validation,
         floor=floor,
         sample=text_writer(cfg, tokenizer),
+        # the others would read the items for nothing
         measure=hellaswag_meter(cfg, tokenizer) if context.is_main_process else None,
         out=out,
         tokenizer=tokenizer,
         replace=replace,
         context=context,
     )
+    # the last step is always evaluated
     loss = history.evaluations[-1]["loss"]
-    logger.info(
-        "done: validation loss %.3f nats/token (perplexity %.2f), %.0f s, %s tokens/s; the model is in %s",
-        loss,
-        math.exp(loss),
-        history.seconds,
-        f"{history.tokens_per_second:,.0f}",
-        out / "model",
-    )
+    logger.info("done: validation loss %.3f nats/token; the model is in %s", loss, out / "model")
     return history
-
-
-def _log_size(model: GPT, config: PretrainConfig, data: WindowLoader, context: DistributedContext) -> None:
-    """Says how large the run is, and how long it will take on a device whose peak FLOPS are known."""
-    n_tokens = config.max_steps * config.tokens_per_step
-    logger.info(
-        "%s parameters, %s tokens in %s steps (%.2f epochs), %s, %d processes",
-        f"{model.num_parameters():,}",
-        f"{n_tokens:,}",
-        f"{config.max_steps:,}",
-        n_tokens / (len(data) * config.block_size),
-        config.dtype,
-        context.world_size,
-    )
-    if peak := peak_flops(model.device, config.dtype):
-        hours = predicted_hours(model, n_tokens, peak * context.world_size)
-        logger.info("predicted, at 40%% of the device's peak FLOPS: %.1f hours", hours)

@@ -3,6 +3,7 @@
 import hashlib
 import logging
 import shutil
+import statistics
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
@@ -17,7 +18,7 @@ from lmlab.models.gpt import GPT
 from lmlab.training.checkpoints import newest_state, prune_checkpoints, save_checkpoint
 from lmlab.training.distributed import DistributedContext
 from lmlab.training.progress import report_progress
-from lmlab.training.tensorboard import CURVES, FOLDER, open_curves, verbatim
+from lmlab.training.tensorboard import FOLDER, open_curves, verbatim
 
 logger = logging.getLogger(__name__)
 
@@ -39,8 +40,7 @@ class History:
     @property
     def tokens_per_second(self) -> float:
         """The median over the run of tokens that contribute to the loss, per second of training."""
-        rates = sorted(self.column("tokens_per_second"))
-        return rates[len(rates) // 2]
+        return statistics.median_high(self.column("tokens_per_second"))
 
 
 class TrainState:
@@ -60,6 +60,7 @@ class TrainState:
     def __init__(self, model: GPT, optimizer, data, cfg, context: DistributedContext, tokenizer=None):
         self.model, self.optimizer, self.data = model, optimizer, data
         self.cfg, self.context, self.tokenizer = cfg, context, tokenizer
+        # only float16's gradients underflow; elsewhere the scaler does nothing
         self.scaler = torch.amp.GradScaler(model.device.type, enabled=cfg.dtype == "float16")
         self.step = 0
 
@@ -74,6 +75,7 @@ class TrainState:
     def state_dict(self) -> dict:
         """All but the weights. Every process must ask, for each has a random state of its own."""
         cuda = torch.cuda.get_rng_state() if torch.cuda.is_initialized() else None
+        # a GPU's dropout has a generator of its own
         return {
             "step": self.step,
             "config": self.config(),
@@ -84,12 +86,14 @@ class TrainState:
 
     def restore(self, path: Path, state: dict) -> None:
         """Loads a checkpoint: its folder, and what ``state_dict`` gave."""
+        # in place, since the optimizer holds the parameters themselves
         self.model.load_weights(path)
         self.optimizer.load_state_dict(state["optimizer"])
         self.scaler.load_state_dict(state["scaler"])
         self.step = state["step"]
+        # another number of processes has another dropout
         if len(state["rng"]) != self.context.world_size:
-            return  # by other processes, which have another dropout
+            return
         rng = state["rng"][self.context.rank]
         torch.set_rng_state(rng["cpu"])
         if rng["cuda"] is not None and torch.cuda.is_available():
@@ -110,48 +114,30 @@ def find_earlier_run(out: Path | None, state: TrainState, replace: bool) -> tupl
     context = state.context
     found = newest_state(out / "checkpoints") if out else None
     # on hosts without a shared disk only some would find the checkpoint, and the others begin anew
-    steps = context.all_gather(found and found[1]["step"])  # and all have looked
+    steps = context.all_gather(found and found[1]["step"])
     if len(set(steps)) > 1:
-        raise ValueError(
-            f"the processes see checkpoints of steps {steps} in {out}; give a folder that all hosts share"
-        )
+        raise ValueError(f"the processes see checkpoints of steps {steps} in {out}; all hosts must share it")
     if found is None:
         return None
     path, earlier = found
-    others = []
-    for name, value in state.config().items():
-        if earlier["config"].get(name) != value:
-            others.append(f"{name} {earlier['config'].get(name)} there, {value} now")
+    now = state.config()
+    others = [name for name, value in now.items() if earlier["config"].get(name) != value]
     if not others and earlier["step"] < state.cfg.max_steps:
-        _log(context, "resumes from step %d (%s)", earlier["step"], path)
+        logger.info("resumes from step %d (%s)", earlier["step"], path)
         return found
-    what = f"an unfinished run with another config ({'; '.join(others)})" if others else "a finished run"
+    what = f"an unfinished run with other values of {', '.join(others)}" if others else "a finished run"
     if not replace:
         raise ValueError(f"{out} holds {what}; give another folder, or let it be replaced (--replace)")
+    previous = out / "previous"
     if context.is_main_process:
-        _move_aside(out)
-    _log(context, "%s held %s; it is now in %s", out, what, out / "previous")
+        shutil.rmtree(previous, ignore_errors=True)
+        previous.mkdir()
+        for name in ("checkpoints", "model"):
+            if (out / name).exists():
+                shutil.move(out / name, previous / name)
+    logger.info("%s held %s; it is now in %s", out, what, previous)
     context.barrier()
     return None
-
-
-def _move_aside(out: Path) -> None:
-    """Moves what a run left in ``out`` to out/previous/, in place of what an earlier call has moved there."""
-    previous = out / "previous"
-    previous.mkdir(exist_ok=True)
-    for name in ("checkpoints", "model", FOLDER):
-        shutil.rmtree(previous / name, ignore_errors=True)
-    for name in ("checkpoints", "model"):
-        if (out / name).exists():
-            shutil.move(out / name, previous / name)
-    (previous / FOLDER).mkdir()
-    for path in (out / FOLDER).glob(f"*{CURVES}"):  # the lesson has begun anew, and the rest is its own
-        shutil.move(path, previous / FOLDER)
-
-
-def _log(context: DistributedContext, message: str, *values) -> None:
-    if context.is_main_process:
-        logger.info(message, *values)
 
 
 class Recorder:
@@ -159,8 +145,9 @@ class Recorder:
 
     Args:
         state: What is trained.
-        history: Where the rows go.
+        checkpoint: The content of the checkpoint that the run resumes from; None: it begins.
         evaluate: Gives the metrics of an evaluation, "loss" among them. Every process must ask.
+        floor: The entropy floor of the validation texts, if it is known.
         sample: Writes a text.
         out: The folder.
         metric: The validation loss's name in progress.jsonl.
@@ -170,34 +157,36 @@ class Recorder:
     def __init__(
         self,
         state: TrainState,
-        history: History,
+        checkpoint: dict | None,
         evaluate: Callable[[], dict],
+        floor: float | None,
         sample: Callable[[GPT], str] | None,
         out: Path | None,
         metric: str,
         on_log: Callable | None,
     ):
         self.state, self.cfg, self.context = state, state.cfg, state.context
-        self.history, self.evaluate, self.sample = history, evaluate, sample
-        self.out, self.metric, self.on_log, self.writer = out, metric, on_log, None
-        # since the last row: the sum of losses, its steps and tokens
-        self.loss, self.updates, self.tokens = torch.zeros((), device=state.model.device), 0, 0.0
-        self.resumed_step, self.earlier_seconds, self.earlier_lap = 0, 0.0, 0.0
-        self.began = self.lap = time.perf_counter()
+        self.evaluate, self.sample, self.out = evaluate, sample, out
+        self.metric, self.on_log = metric, on_log
         self.peak = peak_flops(state.model.device, self.cfg.dtype)
-
-    def restore(self, state: dict) -> None:
-        """Takes over where a checkpoint left off: the history, and what came since its last row."""
-        kept, self.resumed_step = state["history"], state["step"]
-        self.history.steps, self.history.evaluations = kept["steps"], kept["evaluations"]
-        self.history.samples, self.earlier_seconds = kept["samples"], kept["seconds"]
-        self.updates, self.tokens, self.earlier_lap = state["updates"], state["tokens"], state["lap"]
-        if self.context.is_main_process:  # it is the sum over all processes
-            self.loss += state["loss"]
+        self.history = History(floor)
+        # since the last row of the history: the sum of losses, its steps, and tokens since ``lap``
+        self.loss, self.updates, self.tokens = torch.zeros((), device=state.model.device), 0, 0.0
+        if checkpoint is not None:
+            self.history = History(**checkpoint["history"])
+            self.updates = checkpoint["updates"]
+            # it is the sum over all processes, so one alone takes it
+            if self.context.is_main_process:
+                self.loss += checkpoint["loss"]
+        self.earlier_seconds = self.history.seconds
+        self.began = self.lap = time.perf_counter()
+        # a resumed run hides the curves that came after its checkpoint
+        writes = out is not None and self.context.is_main_process
+        self.writer = open_curves(out / FOLDER, state.step) if writes else None
 
     def start_clock(self) -> None:
         """Training begins: what was prepared until now is not counted."""
-        self.lap = time.perf_counter() - self.earlier_lap
+        self.lap = time.perf_counter()
 
     def log_step(self, loss: Tensor, norm: Tensor, learning_rate: float, n_tokens: float) -> None:
         """Notes one optimizer step; a row of the history is the mean since the last row."""
@@ -206,9 +195,8 @@ class Recorder:
         self.updates, self.tokens = self.updates + 1, self.tokens + n_tokens
         if step % self.cfg.log_every and step != self.cfg.max_steps:
             return
-        (total,) = self.context.all_reduce(
-            self.loss.item()
-        )  # the device is waited for here, not at every step
+        # the device is waited for here, not at every step
+        (total,) = self.context.all_reduce(self.loss.item())
         speed = self.tokens / (time.perf_counter() - self.lap)
         row = {
             "step": step,
@@ -247,22 +235,19 @@ class Recorder:
         return self.history
 
     def save(self) -> None:
-        """Saves a checkpoint of this step; at the last step the model before it, so that no finished run
-        lacks it.
-        """
+        """Saves a checkpoint of this step, and at the last step the model."""
         folder = self.out / "checkpoints"
+        # before the checkpoint, so that no finished run lacks its model
         if self.context.is_main_process and self.state.step == self.cfg.max_steps:
             with replace_folder(self.out / "model") as new:
                 self.state.save_model(new)
-        # what came since the last row is kept, so that the next row of a resumed run is what it would have
-        # been
+        # with what came since the last row, the next row of a resumed run is what it would have been
         (loss,) = self.context.all_reduce(self.loss.item())
-        content = self.state.state_dict() | {  # every process gives its part
+        # every process gives its part
+        content = self.state.state_dict() | {
             "history": {**asdict(self.history), "seconds": self._seconds()},
             "loss": loss,
             "updates": self.updates,
-            "tokens": self.tokens,
-            "lap": time.perf_counter() - self.lap,
         }
         if self.context.is_main_process:
             save_checkpoint(folder, self.state.step, self.state.save_model, content)
@@ -282,32 +267,22 @@ class Recorder:
             report_progress(self.out, step, **{self.metric: row["loss"]}, **above_floor)
         self._log_row("eval", row)
         shown = ", ".join(f"{name} {value:.3f}" for name, value in metrics.items())
-        _log(self.context, "step %d of %d: %s%s", step, self.cfg.max_steps, shown, self._remaining_time(step))
-
-    def _remaining_time(self, step: int) -> str:
-        if not self.history.steps or step == self.cfg.max_steps:
-            return ""
-        speed = self.history.steps[-1]["tokens_per_second"]
-        minutes = (self.cfg.max_steps - step) * self.cfg.tokens_per_step / speed / 60
-        return f"; {speed:,.0f} tokens/s, {minutes:.1f} minutes left"
+        if step:
+            minutes = self._seconds() / step * (self.cfg.max_steps - step) / 60
+            shown += f"; {minutes:.1f} minutes left"
+        logger.info("step %d of %d: %s", step, self.cfg.max_steps, shown)
 
     def _sample(self, step: int) -> None:
         text = self.sample(self.state.model) if self.context.is_main_process else ""
         self.history.samples.append({"step": step, "text": text})
-        if writer := self._writer():
-            writer.add_text("samples/training", verbatim(text), step)
+        if self.writer:
+            self.writer.add_text("samples/training", verbatim(text), step)
 
     def _log_row(self, part: str, row: dict) -> None:
         """Shows a row in TensorBoard, under train/ or eval/ as transformers does, and to ``on_log``."""
-        if writer := self._writer():
+        if self.writer:
             for name, value in row.items():
                 if name != "step":
-                    writer.add_scalar(f"{part}/{name}", value, row["step"])
+                    self.writer.add_scalar(f"{part}/{name}", value, row["step"])
         if self.on_log and self.context.is_main_process:
             self.on_log("train" if part == "train" else "validation", row, self.cfg.max_steps)
-
-    def _writer(self):
-        """TensorBoard's, made at the first use; a resumed run hides what came after its checkpoint."""
-        if self.writer is None and self.out and self.context.is_main_process:
-            self.writer = open_curves(self.out / FOLDER, self.resumed_step)
-        return self.writer

@@ -18,6 +18,7 @@ def report_progress(out: Path, step: int, **metrics: float) -> None:
     """
     row = {"step": step, **{name: float(value) for name, value in metrics.items()}}
     out.mkdir(parents=True, exist_ok=True)
+    # rows of other metrics stay: two trainings of a lesson may report to one file
     earlier = [old for old in read_progress(out) if old["step"] < step or not old.keys() & metrics.keys()]
     write_jsonl(out / "progress.jsonl", [*earlier, row])
 

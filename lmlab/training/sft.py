@@ -6,11 +6,7 @@ FSDP and DeepSpeed it is, the Trainer reads from what the launcher has set.
 """
 
 import logging
-import math
-import os
-import sys
 from collections.abc import Callable, Mapping
-from contextlib import redirect_stdout
 from pathlib import Path
 
 import torch
@@ -46,18 +42,21 @@ from lmlab.models.sources import load_model, load_tokenizer, refuse_remote_code
 from lmlab.recipes import FullFinetune, LoraFinetune, ReasoningFinetune, Recipe
 from lmlab.training.callbacks import CompleteCheckpoints, EvalProgress, TensorBoardCurves
 from lmlab.training.checkpoints import find_resumable_checkpoint, remove_checkpoints
-from lmlab.training.distributed import cleanup_distributed, launched_processes, shards_weights, uses_fsdp
+from lmlab.training.distributed import (
+    check_accumulation,
+    cleanup_distributed,
+    launched_processes,
+    shards_weights,
+    uses_fsdp,
+)
 from lmlab.training.memory import prefer_chunked_loss
 from lmlab.training.optimizers import qlora_optimizer
 from lmlab.training.tensorboard import FOLDER, TensorBoardLogger
 from lmlab.training.token_weighted import TokenWeightedEvalMixin
 
 logger = logging.getLogger(__name__)
-METRICS = {
-    "04": "val_loss_large",
-    "05": "loss_after",
-    "06": "eval_loss",
-}  # eval_loss, as metrics.json calls it
+# eval_loss, as metrics.json calls it
+METRICS = {"04": "val_loss_large", "05": "loss_after", "06": "eval_loss"}
 
 
 class TokenWeightedTrainer(TokenWeightedEvalMixin, Trainer):
@@ -94,15 +93,10 @@ def run_recipe(cfg: Recipe, out: Path, bits: int | None = None) -> list[tuple[in
     try:
         # before any model is loaded, for this chooses the device of this process
         args = training_arguments(cfg, out / "trainer", machine)
-        is_main = PartialState().is_main_process
-        # one process speaks; the others' libraries may still print
-        if not is_main:
+        # one process speaks
+        if not PartialState().is_main_process:
             logging.getLogger("lmlab").setLevel(logging.ERROR)
-        with (
-            open(os.devnull, "w", encoding="utf-8") as null,
-            redirect_stdout(sys.stdout if is_main else null),
-        ):
-            return _run(cfg, out, args, machine, bits or 4)
+        return _run(cfg, out, args, machine, bits or 4)
     except Exception as error:
         if not is_write_failure(error):
             raise
@@ -127,18 +121,7 @@ def check_request(cfg: Recipe, bits: int | None) -> None:
             "the launcher shards the weights (FSDP or ZeRO-3), which packed 4-bit weights do not allow; "
             "give --bits 16, or launch with ddp.yaml or deepspeed_zero2.yaml"
         )
-    if uses_fsdp() and os.environ.get("FSDP_STATE_DICT_TYPE", "").upper() == "FULL_STATE_DICT":
-        raise ValueError(
-            "fsdp_state_dict_type got FULL_STATE_DICT, with which the Trainer cannot write a checkpoint "
-            "(transformers 5.23, accelerate 1.15); give SHARDED_STATE_DICT, as fsdp.yaml has it"
-        )
-    n_processes = launched_processes()
-    if cfg.grad_accumulation % n_processes:
-        multiple = n_processes * math.ceil(cfg.grad_accumulation / n_processes)
-        raise ValueError(
-            f"grad_accumulation got {cfg.grad_accumulation} batches for {n_processes} processes; "
-            f"give a multiple: --set grad_accumulation={multiple}"
-        )
+    check_accumulation(cfg.grad_accumulation, launched_processes())
 
 
 def _run(cfg, out: Path, args: TrainingArguments, machine, bits: int) -> list[tuple[int, float]]:
@@ -153,14 +136,10 @@ def _run(cfg, out: Path, args: TrainingArguments, machine, bits: int) -> list[tu
     trainer.add_callback(EvalProgress(out, METRICS[cfg.lesson[:2]]))
     trainer.add_callback(TensorBoardCurves(out / FOLDER))
     if trainer.is_world_process_zero():
-        TensorBoardLogger(out, cfg)  # shows the recipe
-    logger.info(
-        "%s parameters train on %s examples, %d processes, %s",
-        f"{sum(p.numel() for p in trainer.model.parameters() if p.requires_grad):,}",
-        f"{len(train):,}",
-        args.world_size,
-        trainer.accelerator.distributed_type.value,
-    )
+        # it shows the recipe
+        TensorBoardLogger(out, cfg)
+    kind = trainer.accelerator.distributed_type.value
+    logger.info("trains on %d examples, %d processes, %s", len(train), args.world_size, kind)
     length = cfg.block_size if isinstance(cfg, LoraFinetune) else cfg.max_length
     with fast_matmul(machine.device, length), refuse_remote_code(checkpoint or cfg.model):
         trainer.train(resume_from_checkpoint=checkpoint)
@@ -178,15 +157,9 @@ def _run(cfg, out: Path, args: TrainingArguments, machine, bits: int) -> list[tu
 def examples(cfg: Recipe, tokenizer: PreTrainedTokenizerBase) -> tuple[Dataset, Dataset]:
     """(to train on, to evaluate on): Datasets of input_ids and labels, as the lesson makes them."""
     if isinstance(cfg, FullFinetune):
-        pairs = pair_sets(cfg)
+        pairs, invalid = pair_sets(cfg), cfg.max_invalid_fraction
         return tuple(
-            tokenize_pairs(
-                pairs[name],
-                tokenizer,
-                cfg.max_length,
-                source=name,
-                max_invalid_fraction=cfg.max_invalid_fraction,
-            )
+            tokenize_pairs(pairs[name], tokenizer, cfg.max_length, source=name, max_invalid_fraction=invalid)
             for name in ("train", "validation")
         )
     if isinstance(cfg, LoraFinetune):
@@ -218,6 +191,7 @@ def check_examples(cfg: Recipe, tokenizer: PreTrainedTokenizerBase, sets: Mappin
     """
     if isinstance(cfg, LoraFinetune):
         return
+    # the text of the prompt that an answer follows, which the check looks for before the first label
     before_answer = PROMPT.rpartition("}")[2] if isinstance(cfg, FullFinetune) else None
     collate = completion_only_collator(tokenizer)
     for name, rows in sets.items():
@@ -254,35 +228,27 @@ def training_arguments(cfg: Recipe, folder: Path, machine: Machine) -> TrainingA
     if launched_processes() > 1:
         common["ddp_find_unused_parameters"] = False
     if isinstance(cfg, FullFinetune):
+        common["load_best_model_at_end"] = cfg.load_best_model
         return TrainingArguments(
-            **common | {"load_best_model_at_end": cfg.load_best_model},
+            **common,
             lr_scheduler_type="linear",
             weight_decay=0.01,
             logging_steps=1,
             save_total_limit=2,
             restore_callback_states_from_checkpoint=True,  # the patience that is used up
         )
-    # two passes of recomputing would cost twice: FSDP recomputes activations by itself, where its config
-    # says so
-    recompute = cfg.activation_checkpointing and not uses_fsdp()
+    common |= {"lr_scheduler_type": "cosine", "logging_steps": 5}
+    # FSDP recomputes activations by itself, where its config says so; two passes would cost twice
+    common["activation_checkpointing"] = cfg.activation_checkpointing and not uses_fsdp()
     if isinstance(cfg, LoraFinetune):
-        return TrainingArguments(
-            **common,
-            lr_scheduler_type="cosine",
-            activation_checkpointing=recompute,
-            logging_steps=5,
-            save_total_limit=2,
-        )
+        return TrainingArguments(**common, save_total_limit=2)
     return SFTConfig(
         **common,
         optim=qlora_optimizer(machine),
-        lr_scheduler_type="cosine",
         max_length=cfg.max_length,
         packing=cfg.packing,
         eval_packing=False,
         train_sampling_strategy="sequential" if cfg.order == "curriculum" else "random",
-        activation_checkpointing=recompute,
-        logging_steps=5,
         save_total_limit=3,
     )
 
@@ -361,26 +327,20 @@ def chunked_loss_collator(collate: Callable, chunked: bool) -> Callable:
 
 
 def _prepare_folder(cfg, bits: int, out: Path, train) -> str | None:
-    """The checkpoint to resume from, None to begin anew.
-
-    One process looks, and all learn or raise the same.
-    """
-    found: list = [None, None]  # (the checkpoint, what is wrong)
-    if PartialState().is_main_process:
+    """The checkpoint to resume from, None to begin anew: one process looks, and all learn it."""
+    is_main = PartialState().is_main_process
+    if any((out / name).exists() for name in ("adapter", "model")):
+        # killed after its last save, the run has not come so far itself
+        if is_main:
+            remove_checkpoints(out / "trainer")
+            remove_temporary(out)
+        raise ValueError(f"{out} holds a finished run; give another --out, or remove it")
+    found: list = [None]
+    if is_main:
         config = {**dict(cfg.rows()), "bits": bits}
-        try:
-            if any((out / name).exists() for name in ("adapter", "model")):
-                # killed, it may not have come so far itself
-                remove_checkpoints(out / "trainer")
-                remove_temporary(out)
-                raise ValueError(f"{out} holds a finished run; give another --out, or remove it")
-            found[0] = find_resumable_checkpoint(out / "trainer", config, train, replace=False)
-        except ValueError as error:
-            found[1] = str(error)
-    # an error that one process alone raised would leave the others waiting for it
+        # should this raise, the launcher ends the other processes
+        found[0] = find_resumable_checkpoint(out / "trainer", config, train, replace=False)
     broadcast_object_list(found)
-    if found[1]:
-        raise ValueError(found[1])
     return found[0]
 
 

@@ -7,13 +7,11 @@
     result/<metric>                          what metrics.json holds, at the end
 
 A lesson's folder ``tensorboard`` is one run there; trainings beside the main one are runs below it. Curves
-have files of their own, for an interrupted training is resumed with them, and all else is made anew. When the
-lesson is done, the curves of trainings that it no longer has are removed.
+have files of their own, for an interrupted training is resumed with them, and all else is made anew.
 """
 
 import io
 import math
-import struct
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,7 +23,8 @@ if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
 FOLDER = "tensorboard"
-CURVES, RESULTS = ".curves", ".results"  # how the names of their files end
+# how the names of their files end
+CURVES, RESULTS = ".curves", ".results"
 
 
 class TensorBoardLogger:
@@ -41,6 +40,7 @@ class TensorBoardLogger:
 
         self.out, self.folder = out, out / FOLDER
         for path in self.folder.glob("events*"):
+            # an interrupted training will go on with its curves
             if path.suffix != CURVES:
                 path.unlink()
         self.writer = SummaryWriter(str(self.folder), filename_suffix=".lesson")
@@ -56,16 +56,14 @@ class TensorBoardLogger:
         """Keeps the figure of ``axes`` (an Axes or a Figure) as out/``name``.png, and shows it as
         figures/``name``.
         """
-        from tensorboard.compat.proto.summary_pb2 import Summary
+        from matplotlib.image import imread
 
         buffer = io.BytesIO()
         axes.figure.savefig(buffer, format="png", dpi=120)
-        png = buffer.getvalue()
-        write_atomic(self.out / f"{name}.png", png)
-        width, height = struct.unpack(">II", png[16:24])  # where every PNG has them
-        image = Summary.Image(width=width, height=height, colorspace=4, encoded_image_string=png)
-        value = Summary.Value(tag=f"figures/{name}", image=image)
-        self.writer.file_writer.add_summary(Summary(value=[value]), step)
+        write_atomic(self.out / f"{name}.png", buffer.getvalue())
+        # the pixels of the file, so that both show the same
+        buffer.seek(0)
+        self.writer.add_image(f"figures/{name}", imread(buffer), step, dataformats="HWC")
         self.writer.flush()
 
 
@@ -76,6 +74,7 @@ def open_curves(folder: Path, step: int) -> "SummaryWriter":
     """
     from torch.utils.tensorboard import SummaryWriter
 
+    # the writer of a resumed training hides later rows itself, by purge_step
     if step == 0:
         for path in folder.glob(f"events*{CURVES}"):
             path.unlink()
@@ -83,32 +82,18 @@ def open_curves(folder: Path, step: int) -> "SummaryWriter":
 
 
 def write_results(out: Path, metrics: Mapping) -> None:
-    """Shows the numbers among ``metrics`` as result/<metric>, in place of earlier ones.
-
-    The lesson is done: curves that only an earlier run of it had (of another learning rate, say) are removed.
-    """
+    """Shows the numbers among ``metrics`` as result/<metric>, in place of earlier ones."""
     from torch.utils.tensorboard import SummaryWriter
 
     root = out / FOLDER
-    lesson_begun = max(map(_time_made, root.glob("events*.lesson")), default=0)
-    for folder in {path.parent for path in root.rglob(f"events*{CURVES}")} - {root}:
-        curves = list(folder.glob(f"events*{CURVES}"))
-        # a training of this run has written since the lesson began; a resumed one too
-        if max(map(_time_made, curves)) < lesson_begun:
-            for path in curves:
-                path.unlink()
     for path in root.glob(f"events*{RESULTS}"):
         path.unlink()
     with SummaryWriter(str(root), filename_suffix=RESULTS) as writer:
         for name, value in metrics.items():
+            # a bool is an int in Python, and TensorBoard would draw it as 0 or 1
             is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
             if is_number and math.isfinite(value):
                 writer.add_scalar(f"result/{name}", value)
-
-
-def _time_made(path: Path) -> int:
-    """When a file of events was begun, in seconds: it is in its name, and later writes do not change it."""
-    return int(path.name.removeprefix("events.out.tfevents.").partition(".")[0])
 
 
 def recipe_table(cfg: Recipe) -> str:

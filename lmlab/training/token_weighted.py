@@ -29,6 +29,7 @@ class TokenWeightedEvalMixin:
     ) -> "EvalLoopOutput":
         """transformers' loop, with the loss replaced by the sum of nats over the number of tokens."""
         self._eval_nats, self._eval_tokens = 0.0, 0
+        # examples are dealt to the processes batch by batch, in order of rank
         self._n_eval_examples = len(dataloader.dataset)
         self._next_eval_example = self.args.process_index * self.args.per_device_eval_batch_size
         output = super().evaluation_loop(dataloader, *args, metric_key_prefix=metric_key_prefix, **kwargs)

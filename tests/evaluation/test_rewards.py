@@ -182,11 +182,7 @@ def test_trls_choices_are_those_that_the_lesson_explains():
 
 @pytest.mark.parametrize(
     "override, message",
-    [
-        ({"num_generations": 6}, "num_generations 6"),
-        ({"num_generations": 1}, "num_generations is 1"),
-        ({"n_probe": 1000}, "n_probe is 1000"),
-    ],
+    [({"num_generations": 1}, "num_generations"), ({"n_probe": 1000}, "n_probe is 1000, more than n_eval")],
 )
 def test_recipes_that_cannot_be(override, message):
     with pytest.raises(RecipeError, match=message):

@@ -11,7 +11,7 @@ import torch
 from datasets import Dataset
 
 from lmlab.data import loader, shards
-from lmlab.models import gpt, sources
+from lmlab.models import sources
 from lmlab.recipes import load_recipe
 from lmlab.training import distributed, pretrain, pretrain_recipe
 from lmlab.training.checkpoints import (
@@ -104,6 +104,7 @@ except KeyboardInterrupt as stopped:
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=ENVIRONMENT)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("how", "code", "last"),
     [(KILLED_IN_A_STEP, -9, 20), (KILLED_WHILE_IT_SAVES, -9, 10), (ASKED_TO_STOP, 130, 24)],
@@ -152,6 +153,7 @@ def run_by_torchrun(out: Path, changes: dict, *stop: str) -> subprocess.Complete
     return subprocess.run(command, capture_output=True, text=True, env=ENVIRONMENT)
 
 
+@pytest.mark.slow
 def test_two_processes_give_the_losses_of_one(tmp_path):
     changes = {**SETTINGS, "dropout": 0.0, "max_steps": 20, "grad_accumulation": 4}
     alone = pretrain_recipe.run_recipe(recipe(**changes), tmp_path / "one")
@@ -176,6 +178,7 @@ def test_steps_that_processes_cannot_share_are_refused(tmp_path):
         )
 
 
+@pytest.mark.slow
 def test_two_stopped_processes_go_on_together(tmp_path):
     """The losses since the last row of the log are those of both."""
     changes = {**SETTINGS, "dropout": 0.0, "max_steps": 16, "checkpoint_every": 10}
@@ -206,6 +209,7 @@ class Tokenizer:
         return 50
 
 
+@pytest.mark.slow
 def test_the_newest_checkpoints_stay(whole):
     assert list(list_checkpoints(whole[1] / "checkpoints")) == [30, 40]
 
@@ -228,6 +232,7 @@ def test_a_damaged_state_is_named(tmp_path):
         newest_state(tmp_path)
 
 
+@pytest.mark.slow
 def test_a_finished_or_other_run_is_not_replaced_unasked(whole):
     history, out = whole
     before = (out / "model" / "model.safetensors").read_bytes()
@@ -237,6 +242,7 @@ def test_a_finished_or_other_run_is_not_replaced_unasked(whole):
     assert (out / "model" / "model.safetensors").read_bytes() == before
 
 
+@pytest.mark.slow
 def test_a_replaced_run_is_kept_once(whole, tmp_path):
     out = tmp_path / "run"
     for rate in (4e-3, 3e-3):
@@ -277,6 +283,7 @@ def write_texts(folder: Path, kind: str) -> Path:
     return path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["txt", "parquet", "jsonl"])
 def test_a_text_without_probabilities_is_validated_on_its_first_shard(tmp_path, kind):
     cfg = recipe(
@@ -299,13 +306,3 @@ def test_a_text_without_probabilities_is_validated_on_its_first_shard(tmp_path, 
 def test_data_only_prepares_and_stops(tmp_path):
     assert pretrain_recipe.run_recipe(recipe(), tmp_path, data_only=True) is None
     assert [path.name for path in tmp_path.iterdir()] == ["shards"]
-
-
-def test_predicted_hours_follow_from_operations():
-    with torch.device("meta"):
-        small = gpt.GPT(gpt.GPTConfig())
-    flops = 6 * (124_439_808 - 1024 * 768) + 12 * 12 * 768 * 1024  # nanoGPT's estimate_mfu for GPT-2 small
-    assert small.flops_per_token() == flops
-    assert pretrain_recipe.predicted_hours(small, 10**9, 312e12, 0.5) == pytest.approx(
-        10**9 * flops / 156e12 / 3600
-    )

@@ -16,6 +16,7 @@ from lmlab.recipes import load_recipe
 from lmlab.training import sft
 from lmlab.training.callbacks import EvalProgress, TensorBoardCurves
 
+pytestmark = pytest.mark.slow
 NOTEBOOKS = Path(__file__).parents[2] / "notebooks"
 SMALL = {
     "04_shakespeare_full_finetune": {

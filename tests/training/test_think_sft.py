@@ -124,6 +124,7 @@ def test_padding_of_a_batch_bears_no_loss(trainer):
         assert int((row != -100).sum()) == sum(label != -100 for label in trainer.train_dataset[i]["labels"])
 
 
+@pytest.mark.slow
 def test_messages_with_completion_only_loss_mask_nothing(machine, tokenizer, rows, tmp_path):
     """Accepted without a word by TRL, and wrong: the reason for prompt and completion."""
     data = Dataset.from_list([{"messages": row["prompt"] + row["completion"]} for row in rows[:4]])
@@ -146,6 +147,7 @@ def test_sft_config_asks_for_bfloat16_where_it_is_not_told(tmp_path):
         SFTConfig(output_dir=str(tmp_path))
 
 
+@pytest.mark.slow
 def test_trl_casts_to_bfloat16_and_we_cast_back_then_train(trainer):
     """One test, since training changes the trainer: casts, then eight steps that move the adapter alone."""
     trainable = [p for p in trainer.model.parameters() if p.requires_grad]
@@ -290,6 +292,7 @@ def arguments_with_evals(every=2, **choices):
     } | choices
 
 
+@pytest.mark.slow
 def test_evaluating_in_mid_training_changes_nothing(machine, tokenizer, rows, tmp_path):
     """On a CPU with AVX512-BF16, bitsandbytes repacks 4-bit weights in a forward pass without gradients."""
     with_evals = trained(machine, tokenizer, rows, tmp_path / "a", eval_strategy="steps", eval_steps=1)
@@ -302,6 +305,7 @@ def test_evaluating_in_mid_training_changes_nothing(machine, tokenizer, rows, tm
     )
 
 
+@pytest.mark.slow
 def test_the_best_model_is_loaded_and_few_checkpoints_stay(machine, tokenizer, rows, tmp_path):
     """A rate so high that the loss rises again: the best model is not the last."""
     trainer = trained(
@@ -323,6 +327,7 @@ def test_the_best_model_is_loaded_and_few_checkpoints_stay(machine, tokenizer, r
     assert folder_bytes(tmp_path) < 10e6
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_goes_on_as_if_nothing_had_been(machine, tokenizer, rows, tmp_path):
     whole = trained(machine, tokenizer, rows, tmp_path / "whole", **arguments_with_evals())
     choices = {"rate": 4e-3}
@@ -339,6 +344,7 @@ def test_an_interrupted_run_goes_on_as_if_nothing_had_been(machine, tokenizer, r
         assert torch.equal(a, b)
 
 
+@pytest.mark.slow
 def test_curriculum_order_is_the_order_of_training(machine, tokenizer, rows, tmp_path):
     trainer = trained(machine, tokenizer, rows, tmp_path, max_steps=1, train_sampling_strategy="sequential")
     batch = next(iter(trainer.get_train_dataloader()))["input_ids"]
@@ -367,6 +373,7 @@ def packed_batch(machine, tokenizer, rows, folder, strategy):
     return trainer.model.eval(), batch
 
 
+@pytest.mark.slow
 def test_packed_conversations_do_not_see_each_other(machine, tokenizer, rows, tmp_path):
     model, batch = packed_batch(machine, tokenizer, rows, tmp_path, "bfd")
     assert "attention_mask" not in batch and batch["input_ids"].shape[0] == 1
@@ -409,6 +416,7 @@ class Largest(TorchDispatchMode):
         return out
 
 
+@pytest.mark.slow
 def test_logits_are_never_whole(tokenizer, rows, machine, tmp_path):
     """R1's 151,936 entries on a model of width 16: forward and backward hold a tile of the logits at most."""
     from transformers import Qwen2Config, Qwen2ForCausalLM

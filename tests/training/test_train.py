@@ -166,6 +166,7 @@ def run(model, out=None, named=(), **changes):
     )
 
 
+@pytest.mark.slow
 def test_reaches_the_floor_and_does_not_pass_it(model):
     history = run(model, max_steps=150)
     losses = history.column("loss", of="evaluations")
@@ -174,6 +175,7 @@ def test_reaches_the_floor_and_does_not_pass_it(model):
     assert abs(losses[-1] - FLOOR) < 0.05
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_half_precision_learns_as_float32_does(dtype):
     """float16 with its gradient scaler; the weights stay float32."""
@@ -245,21 +247,3 @@ def test_floor_may_be_unknown(model):
         validation=packing.text_rows(tokens[:100], 16),
     )
     assert history.floor is None and history.samples == []
-
-
-@pytest.mark.parametrize(
-    ("change", "words"),
-    [
-        ({"max_steps": 0}, "max_steps got 0"),
-        ({"warmup_steps": 60}, "warmup_steps"),
-        ({"dtype": "int8"}, "dtype got"),
-    ],
-)
-def test_impossible_configs_are_refused(change, words):
-    with pytest.raises(ValueError, match=words):
-        replace(CONFIG, **change)
-
-
-def test_floor_needs_a_count_per_text():
-    with pytest.raises(ValueError, match="token_counts"):
-        pretrain.entropy_floor([-1.0, -2.0], [3])

@@ -134,6 +134,7 @@ def test_the_trainer_reports_the_loss_unscaled(gpt2_folder, examples, tokenizer,
     assert math.isclose(trainer.state.log_history[0]["loss"], expected, rel_tol=1e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("load_best", [True, False])
 def test_the_best_weights_are_loaded_or_the_last_stay(trainer_of, strangers, load_best):
     changes = evaluated(4, load_best_model_at_end=load_best)
@@ -167,6 +168,7 @@ class StopAt(TrainerCallback):
             raise KeyboardInterrupt
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_has_the_losses_and_the_end_of_a_whole_one(
     trainer_of, examples, strangers, tmp_path
 ):

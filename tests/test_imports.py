@@ -18,14 +18,13 @@ NEED_TORCH = {
     "export.merge",
     "export.gguf",
     "export.hub",
-    "export.quantization_costs",
     "training.pretrain",
     "training.pretrain_recipe",
     "training.memory",
 }
 NEED_TORCH |= {"training.distributed", "training.pretrain_state", "training.token_weighted"}
 # the trainers themselves, and what imports those
-NEED_TRANSFORMERS = {"training.callbacks", "training.sft"}
+NEED_TRANSFORMERS = {"training.callbacks", "training.sft", "training.trainers"}
 NEED_OPTUNA = {"course.search", "course.search_space"}
 NEED_TORCH |= {"course.forecast", "course.measured", "course.plan", "course.trainings", "course.cost"}
 

@@ -15,15 +15,8 @@ from accelerate.utils import broadcast_object_list
 from datasets import Dataset
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch import nn
-from transformers import (
-    EarlyStoppingCallback,
-    PreTrainedTokenizerBase,
-    PrinterCallback,
-    Trainer,
-    TrainingArguments,
-    set_seed,
-)
-from trl import SFTConfig, SFTTrainer
+from transformers import EarlyStoppingCallback, PreTrainedTokenizerBase, Trainer, TrainingArguments, set_seed
+from trl import SFTConfig
 from trl.trainer.utils import add_fused_lm_head
 
 from lmlab.data.labels import completion_only_collator, tokenize_conversations
@@ -52,19 +45,11 @@ from lmlab.training.distributed import (
 from lmlab.training.memory import prefer_chunked_loss
 from lmlab.training.optimizers import qlora_optimizer
 from lmlab.training.tensorboard import FOLDER, TensorBoardLogger
-from lmlab.training.token_weighted import TokenWeightedEvalMixin
+from lmlab.training.trainers import TokenWeightedSFTTrainer, TokenWeightedTrainer
 
 logger = logging.getLogger(__name__)
 # eval_loss, as metrics.json calls it
 METRICS = {"04": "val_loss_large", "05": "loss_after", "06": "eval_loss"}
-
-
-class TokenWeightedTrainer(TokenWeightedEvalMixin, Trainer):
-    """transformers' Trainer, whose ``eval_loss`` counts every token the same."""
-
-
-class TokenWeightedSFTTrainer(TokenWeightedEvalMixin, SFTTrainer):
-    """TRL's SFTTrainer, whose ``eval_loss`` counts every token the same."""
 
 
 def run_recipe(cfg: Recipe, out: Path, bits: int | None = None) -> list[tuple[int, float]]:
@@ -314,7 +299,6 @@ def build_trainer(
     trainer.add_callback(CompleteCheckpoints())
     if getattr(cfg, "early_stopping_patience", None):
         trainer.add_callback(EarlyStoppingCallback(cfg.early_stopping_patience))
-    trainer.remove_callback(PrinterCallback)
     return trainer
 
 

@@ -17,7 +17,7 @@ from lmlab.recipes import LESSONS, load_recipe
 from lmlab.training import pretrain_state, tensorboard
 from lmlab.training.callbacks import CompleteCheckpoints, TensorBoardCurves
 from lmlab.training.checkpoints import find_resumable_checkpoint
-from lmlab.training.sft import TokenWeightedTrainer
+from lmlab.training.trainers import TokenWeightedTrainer
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 COMMON = {"train/loss", "train/grad_norm", "train/learning_rate", "eval/loss"}

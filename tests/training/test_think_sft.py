@@ -26,7 +26,7 @@ from lmlab.models.sources import load_model, load_tokenizer
 from lmlab.recipes import load_recipe
 from lmlab.training.callbacks import CompleteCheckpoints
 from lmlab.training.checkpoints import find_resumable_checkpoint
-from lmlab.training.sft import TokenWeightedSFTTrainer
+from lmlab.training.trainers import TokenWeightedSFTTrainer
 
 LORA = LoraConfig(r=4, lora_alpha=8, target_modules="all-linear", task_type="CAUSAL_LM")
 

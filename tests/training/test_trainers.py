@@ -18,7 +18,7 @@ from lmlab.training.callbacks import CompleteCheckpoints, EvalProgress
 from lmlab.training.checkpoints import find_resumable_checkpoint, mark_complete, trainer_checkpoints
 from lmlab.training.optimizers import optimizer_name, qlora_optimizer
 from lmlab.training.progress import read_progress
-from lmlab.training.sft import TokenWeightedTrainer
+from lmlab.training.trainers import TokenWeightedTrainer
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 NAMES = ("Ada", "Bo", "Cy", "Dee", "Eve", "Flo")

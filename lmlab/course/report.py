@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lmlab.course.compare import compare_lesson
+from lmlab.course.copies import notebooks_folder
 from lmlab.course.pages import Figure, NotebookPage, render_notebook
 from lmlab.course.records import MetricsFile, own_file, read_metrics, read_outcomes
 from lmlab.course.results import expectation_table
@@ -82,6 +83,9 @@ def build_site(run_dir: Path, site: Path, other: Path | None = None) -> Path:
         for name in COPIED:
             shutil.copyfile(WEB / name, fresh / name)
         (fresh / "figures").mkdir()
+        # the diagrams that lessons show by their address
+        for diagram in (notebooks_folder() / "figures").glob("*.svg"):
+            shutil.copyfile(diagram, fresh / "figures" / diagram.name)
         lessons = [_read_lesson(outcome, run_dir, fresh, executed) for outcome in outcomes]
         menu = {"lessons": lessons, "compared": other is not None}  # what the head of every page links to
         _write_pages(fresh, run_dir, menu)

@@ -31,7 +31,9 @@ _PROPERTIES = frozenset(
 # site; images are the site's own or in the page; a style has no function but colors, and no strings.
 _VALUES = {
     "href": re.compile(r"https?://[^\s\\]+|#\S*|[\w-]+\.html(#\S*)?"),
-    "src": re.compile(r"figures/[\w-]+\.png|data:image/(?:png|jpeg|gif|webp|svg\+xml);base64,[\w+/=\s]*"),
+    "src": re.compile(
+        r"figures/[\w-]+\.(?:png|svg)|data:image/(?:png|jpeg|gif|webp|svg\+xml);base64,[\w+/=\s]*"
+    ),
     "style": re.compile(r"(?:[\w\s#%.,:;!-]|\b(?:rgb|rgba|hsl|hsla)\([\d\s%.,]+\))*"),
 }
 # Styles of whole pages, as pandas writes them above each table: our own style has rules for these.

@@ -19,7 +19,9 @@ _WIDGET = "application/vnd.jupyter.widget-view+json"
 _WIDGET_STATE = "application/vnd.jupyter.widget-state+json"
 # title="Loss", set_xlabel(f"step {n}")
 _LABEL = re.compile(r"(?:\b|_)(title|xlabel|ylabel)[=(]f?([\"'])(.*?)\2")
-_NOTEBOOK = re.compile(r"(?:\./)?([\w-]+)\.ipynb(#\S*)?")
+_NOTEBOOK = re.compile(r"(?:\./|notebooks/|\.\./notebooks/)?([\w-]+)\.ipynb(#\S*)?")
+# a guide of the project, by a path in it or by its address on the web
+_GUIDE = re.compile(r"(?:https://github\.com/[^#]*/|[./\w-]*/)?([A-Z_]+)\.md(#\S*)?")
 _TEX = re.compile(r'<(div|span) class="math"><code>([^<]*)</code></\1>')
 
 
@@ -48,6 +50,8 @@ class NotebookPage:
     promise: Markup  # of the first sentences under the title
     figures: list[Figure]
     headings: list[Heading]
+    result: str  # what the cell with the tag "result" printed: one plain sentence; "" where there is none
+    sample: str  # what the one with the tag "sample" printed: texts before and after
 
 
 def render_notebook(notebook: dict, lesson: str, folder: Path, pages: Collection[str] = ()) -> NotebookPage:
@@ -57,11 +61,12 @@ def render_notebook(notebook: dict, lesson: str, folder: Path, pages: Collection
         notebook: nbformat's NotebookNode; its outputs are changed.
         lesson: Its name.
         folder: The site; figures become files there.
-        pages: Lessons that links may lead to.
+        pages: Lessons and guides that links may lead to.
     """
     from nbconvert import HTMLExporter
 
     _freeze_widgets(notebook)
+    result, sample = (_printed(notebook, tag) for tag in ("result", "sample"))
     figures = _save_figures(notebook, lesson, folder)
     headings: list[Heading] = []
     exporter = HTMLExporter(template_name="basic", sanitize_html=True)
@@ -71,20 +76,30 @@ def render_notebook(notebook: dict, lesson: str, folder: Path, pages: Collection
     exporter.register_filter("clean_html", sanitize)
     body, _ = exporter.from_notebook_node(notebook)
     title, promise = _opening(notebook, pages)
-    return NotebookPage(_with_formulas(sanitize(body)), title, promise, figures, headings)
+    return NotebookPage(_with_formulas(sanitize(body)), title, promise, figures, headings, result, sample)
+
+
+def _printed(notebook: dict, tag: str) -> str:
+    """What the cells with a tag have printed."""
+    outputs = []
+    for cell in notebook["cells"]:
+        if tag in cell["metadata"].get("tags", ()):
+            outputs += [output for output in cell.get("outputs", ()) if output.get("name") == "stdout"]
+    return "".join(output["text"] for output in outputs).strip()
 
 
 # --- prose -----------------------------------------------------------------------------------------
 
 
-def markdown(source: str, pages: Collection[str] = ()) -> Markup:
+def markdown(source: str, pages: Collection[str] = (), headings: list[Heading] | None = None) -> Markup:
     """Markdown as sanitized HTML by nbconvert's own renderer, formulas as MathML.
 
     Args:
         source: The text.
-        pages: Lessons that links may lead to.
+        pages: Lessons and guides that links may lead to.
+        headings: Gets each heading.
     """
-    return _with_formulas(sanitize(_markdown(source, pages, [])))
+    return _with_formulas(sanitize(_markdown(source, pages, [] if headings is None else headings)))
 
 
 def _markdown(source: str, pages: Collection[str], headings: list[Heading]) -> str:
@@ -97,9 +112,8 @@ def _markdown(source: str, pages: Collection[str], headings: list[Heading]) -> s
     class Renderer(IPythonRenderer):
         def heading(self, text: str, level: int, **attributes: str) -> str:
             """A heading with an anchor; it goes on the list."""
-            # A number, as two headings may have the same text.
-            anchor = f"section-{len(headings) + 1}"
             plain = html.unescape(re.sub(r"<[^>]+>", "", text))
+            anchor = _anchor(plain, {taken for _, _, taken in headings})
             headings.append(Heading(level, plain, anchor))
             return f'<h{level} id="{anchor}">{text}</h{level}>'
 
@@ -110,11 +124,13 @@ def _markdown(source: str, pages: Collection[str], headings: list[Heading]) -> s
                 url = f"{notebook[1]}.html{notebook[2] or ''}"
             elif notebook:
                 url, title = "", "not in this run"
+            elif (guide := _GUIDE.fullmatch(url)) and guide[1].lower() in pages:
+                url = f"{guide[1].lower()}.html"
             return super().link(text, url, title)
 
         def image(self, text: str, url: str, title: str | None = None) -> str:
-            """An image; in the place of one from the web, which the site may not fetch, its words."""
-            return html.escape(text) if url.startswith("http") else super().image(text, url, title)
+            """A diagram of the course; in the place of any other image, which the site may not have, its words."""
+            return super().image(text, url, title) if url.startswith("figures/") else html.escape(text)
 
         def block_math(self, body: str) -> str:
             """A formula of its own line."""
@@ -126,6 +142,16 @@ def _markdown(source: str, pages: Collection[str], headings: list[Heading]) -> s
 
     shown = MarkdownWithMath(renderer=Renderer(escape=False)).render(source)
     return shown.replace("<table>", '<div class="scroll"><table>').replace("</table>", "</table></div>")
+
+
+def _anchor(heading: str, taken: set[str]) -> str:
+    """A heading's anchor as GitHub makes it, so that links within a guide work in both places."""
+    slug = re.sub(r"[^\w\- ]", "", heading.lower()).strip().replace(" ", "-") or "section"
+    anchor, n = slug, 0
+    while anchor in taken:
+        n += 1
+        anchor = f"{slug}-{n}"
+    return anchor
 
 
 def _with_formulas(text: str) -> Markup:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from lmlab.course.compare import compare_lesson
 from lmlab.course.copies import notebooks_folder
-from lmlab.course.pages import Figure, NotebookPage, render_notebook
+from lmlab.course.pages import Figure, Heading, NotebookPage, markdown, render_notebook
 from lmlab.course.records import MetricsFile, own_file, read_metrics, read_outcomes
 from lmlab.course.results import expectation_table
 from lmlab.course.runner import Outcome
@@ -17,6 +17,13 @@ from lmlab.files import list_files, replace_folder, unlisted
 
 LISTING = ".lmlab-site"  # a file in every site: the names of the files that the report wrote
 COPIED = ("style.css", "site.js")  # from lmlab/course/web
+# the guides of a clone, by the names of their pages; an installed lmlab has none
+GUIDES = {
+    "quick_start": "QUICK_START.md",
+    "finetuning_guide": "FINETUNING_GUIDE.md",
+    "glossary": "docs/GLOSSARY.md",
+    "metrics": "docs/METRICS.md",
+}
 
 
 @dataclass(frozen=True)
@@ -54,6 +61,17 @@ class Lesson:
         return [(name, value) for name, _, value, verdict in self.rows if not verdict]
 
     @property
+    def result(self) -> str:
+        """One plain sentence of what came out; "" where the notebook prints none."""
+        return self.page.result.splitlines()[-1] if self.page and self.page.result else ""
+
+    @property
+    def n_inside(self) -> tuple[int, int]:
+        """How many metrics are inside their bands, and how many have one."""
+        verdicts = [verdict for _, _, _, verdict in self.rows if verdict]
+        return verdicts.count("yes"), len(verdicts)
+
+    @property
     def cover(self) -> Figure | None:
         """The figure that stands for it: the one with the cell tag ``cover``, else the last, a result."""
         figures = self.page.figures if self.page else []
@@ -79,6 +97,8 @@ def build_site(run_dir: Path, site: Path, other: Path | None = None) -> Path:
     outcomes = read_outcomes(run_dir)
     other_lessons = {outcome.lesson for outcome in read_outcomes(other)} if other else set()
     executed = [o.lesson for o in outcomes if own_file(run_dir, f"{o.lesson}.ipynb").is_file()]
+    guides = {name: path for name, path in find_guides().items() if path.is_file()}
+    pages = [*executed, *guides]
     with replace_folder(site, _check_site) as fresh:
         for name in COPIED:
             shutil.copyfile(WEB / name, fresh / name)
@@ -86,14 +106,27 @@ def build_site(run_dir: Path, site: Path, other: Path | None = None) -> Path:
         # the diagrams that lessons show by their address
         for diagram in (notebooks_folder() / "figures").glob("*.svg"):
             shutil.copyfile(diagram, fresh / "figures" / diagram.name)
-        lessons = [_read_lesson(outcome, run_dir, fresh, executed) for outcome in outcomes]
-        menu = {"lessons": lessons, "compared": other is not None}  # what the head of every page links to
+        lessons = [_read_lesson(outcome, run_dir, fresh, pages) for outcome in outcomes]
+        titles = {
+            name: path.read_text(encoding="utf-8").split("\n")[0].lstrip("# ")
+            for name, path in guides.items()
+        }
+        # what the head of every page links to
+        menu = {"lessons": lessons, "guides": titles, "compared": other is not None}
         _write_pages(fresh, run_dir, menu)
+        for name, path in guides.items():
+            _write_guide(fresh, name, path.read_text(encoding="utf-8"), pages, menu)
         if other:
             both = [lesson for lesson in lessons if lesson.name in other_lessons]
             _write_comparison(fresh, (run_dir, other), both, menu)
         list_files(fresh, LISTING)
     return site / "index.html"
+
+
+def find_guides() -> dict[str, Path]:
+    """name of its page -> a guide's file, which is there in a clone."""
+    project = notebooks_folder().parent
+    return {name: project / path for name, path in GUIDES.items()}
 
 
 def _check_site(site: Path) -> None:
@@ -108,14 +141,14 @@ def _check_site(site: Path) -> None:
         )
 
 
-def _read_lesson(outcome: Outcome, run_dir: Path, site: Path, executed: list[str]) -> Lesson:
+def _read_lesson(outcome: Outcome, run_dir: Path, site: Path, pages: list[str]) -> Lesson:
     name = outcome.lesson
     record = read_metrics(run_dir, name)
-    if name not in executed:
+    if name not in pages:
         return Lesson(outcome, record, None)
     path = run_dir / f"{name}.ipynb"
     try:
-        page = render_notebook(_read_notebook(path, run_dir), name, site, executed)
+        page = render_notebook(_read_notebook(path, run_dir), name, site, pages)
     except Exception as error:  # it may be malformed anywhere, and what reads it was written for good ones
         raise ValueError(
             f"{path} cannot be shown, {type(error).__name__}: {error!s:.500}; run the lesson again, or take the "
@@ -151,7 +184,7 @@ def _write_pages(site: Path, run_dir: Path, menu: dict) -> None:
         site,
         "index",
         "index.html",
-        title="lmlab report",
+        title="lmlab",
         run=run_dir.resolve().name,
         n_ok=sum(lesson.outcome.ok for lesson in lessons),
         n_met=verdicts.count("yes"),
@@ -164,6 +197,13 @@ def _write_pages(site: Path, run_dir: Path, menu: dict) -> None:
         _write(
             site, lesson.name, "lesson.html", title=title, lesson=lesson, before=before, after=after, **menu
         )
+
+
+def _write_guide(site: Path, name: str, text: str, pages: list[str], menu: dict) -> None:
+    headings: list[Heading] = []
+    body = markdown(text, pages, headings)
+    title = menu["guides"][name]
+    _write(site, name, "guide.html", title=title, body=body, headings=headings, **menu)
 
 
 def _write_comparison(site: Path, runs: tuple[Path, Path], both: list[Lesson], menu: dict) -> None:

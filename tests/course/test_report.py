@@ -138,8 +138,8 @@ def soup(site, name):
 
 def test_index_tells_what_ran_what_was_promised_and_what_was_measured(site):
     index = soup(site, "index")
-    words = index.get_text(" ", strip=True)
-    assert "2 of 3 notebooks ran through" in words and "1 of 2 expectations met" in words
+    words = " ".join(index.get_text(" ", strip=True).split())
+    assert "2 of 3 notebooks ran through" in words and "1 of 2 metrics are inside" in words
     card = index.find(id="01_data_analysis")
     assert card.select_one(".promise").get_text().startswith("You will see something. And then")
     assert "the third" not in card.select_one(".promise").get_text()
@@ -149,6 +149,25 @@ def test_index_tells_what_ran_what_was_promised_and_what_was_measured(site):
     ]
     assert rows == [["good", "0 to 1", "0.5", "✓ inside"], ["bad", "at most 1", "3", "✗ outside"]]
     assert "learning rate" in card.get_text(), "the recipe's values are there to unfold"
+
+
+def test_result_and_samples_are_what_the_marked_cells_print(tmp_path):
+    (tmp_path / "figures").mkdir()
+    texts = {"result": "a table\nThe loss fell by <b>half</b>.\n", "sample": "before: x\nafter: y\n"}
+    cells = [
+        new_code_cell("", metadata={"tags": [tag]}, outputs=[new_output("stream", text=text)])
+        for tag, text in texts.items()
+    ]
+    page = render_notebook(new_notebook(cells=cells), "x", tmp_path)
+    assert Lesson(Outcome("x", "ok", 1.0, 1.0), None, page).result == "The loss fell by <b>half</b>."
+    assert page.sample == "before: x\nafter: y"
+
+
+def test_guides_are_pages_of_the_site(site):
+    menu = [link["href"] for link in soup(site, "index").select("header .menu a")]
+    assert {"01_data_analysis.html", "finetuning_guide.html", "glossary.html"} <= set(menu)
+    guide = soup(site, "finetuning_guide")
+    assert guide.find("a", href="quick_start.html") and guide.select("article h2")
 
 
 def test_a_failed_lesson_shows_its_error_escaped(site):
@@ -379,8 +398,8 @@ def test_all_text_stands_out_from_its_ground(site, page, dark):
 def test_contents_stay_beside_the_text_and_follow_it(site, page):
     page.size(1280, 500)
     page.open(address(site, "01_data_analysis.html"))
-    page.js("document.getElementById('section-3').scrollIntoView({behavior: 'instant'}); return 1")
-    page.wait_for("document.querySelector('.contents [aria-current]')?.hash === '#section-3'")
+    page.js("document.getElementById('same-name').scrollIntoView({behavior: 'instant'}); return 1")
+    page.wait_for("document.querySelector('.contents [aria-current]')?.hash === '#same-name'")
     beside = page.js(
         "const [box, text] = ['.contents', 'article'].map(name =>"
         " document.querySelector(name).getBoundingClientRect());"

@@ -17,6 +17,14 @@ document.addEventListener("DOMContentLoaded", () => {
   system.addEventListener("change", tell);
   tell();
 
+  // a menu closes when something else is wanted
+  addEventListener("click", event => {
+    for (const menu of document.querySelectorAll(".menu[open]")) if (!menu.contains(event.target)) menu.open = false;
+  });
+  addEventListener("keydown", event => {
+    if (event.key === "Escape") for (const menu of document.querySelectorAll(".menu[open]")) menu.open = false;
+  });
+
   const contents = document.querySelector(".contents");
   if (contents) followReading(contents);
 

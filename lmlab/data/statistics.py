@@ -1,20 +1,17 @@
-"""What a data set looks like: lengths, truncation, packing, words, and an audit of pairs."""
+"""What a data set looks like: the text of a row, packing, words, and an audit of pairs."""
 
 from __future__ import annotations
 
 from bisect import bisect_left, insort
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from lmlab.data.dedup import duplicate_fraction, exact_leakage, ngrams, normalize_text
 from lmlab.data.rows import Turn, UnusableRow, conversation
 from lmlab.data.usable import usable_pairs
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
 
 # --- the text of a row --------------------------------------------------------------------------------
 
@@ -80,31 +77,7 @@ def _turns(messages) -> list[Turn]:
         return []
 
 
-# --- lengths, truncation, packing ---------------------------------------------------------------------
-
-
-def token_lengths(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> np.ndarray:
-    """Tokens of each text and its EOS, (n_texts,)."""
-    return np.array([len(ids) + 1 for ids in tokenizer(list(texts), add_special_tokens=False)["input_ids"]])
-
-
-class Truncation(NamedTuple):
-    """What a max_length takes away."""
-
-    max_length: int
-    texts_cut: float  # fraction of the texts that lose their end
-    tokens_lost: float  # fraction of all tokens
-
-
-def truncation(lengths: Sequence[int], limits: Iterable[int]) -> list[Truncation]:
-    """The fraction of texts and of tokens that each max_length in ``limits`` cuts off."""
-    lengths = np.asarray(lengths)
-    found = []
-    for limit in limits:
-        texts_cut = (lengths > limit).mean()
-        tokens_lost = np.maximum(lengths - limit, 0).sum() / lengths.sum()
-        found.append(Truncation(limit, float(texts_cut), float(tokens_lost)))
-    return found
+# --- packing ------------------------------------------------------------------------------------------
 
 
 def best_fit(lengths: Sequence[int], capacity: int) -> list[list[int]]:
@@ -241,10 +214,10 @@ MIN_PAIRS = 1000
 
 
 def audit_pairs(train: Sequence[Mapping], validation: Sequence[Mapping]) -> list[Finding]:
-    """Asks a set of modern to Shakespearean pairs six questions; see ``PAIR_LIMITS`` and ``MIN_PAIRS``.
+    """Asks six questions of a set of modern to Shakespearean pairs; see ``PAIR_LIMITS`` and ``MIN_PAIRS``.
 
     Rows that cannot be used are left out as lesson 04 does (``usable.usable_pairs``), which also takes
-    "input" and "output". The limits are the course's own. Natural text breaks the one on rare words at any
+    "input" and "output". The limits are rules of thumb of this course. Natural text breaks the one on rare words at any
     size that fits a lesson: read it as "these words must be known to the model beforehand".
     """
     train = usable_pairs(train, "train")

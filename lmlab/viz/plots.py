@@ -5,7 +5,6 @@ Functions that take ``ax`` draw into that Axes; the others, and these without it
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
@@ -197,20 +196,6 @@ def histogram(
     for (name, some), color, line in zip(values.items(), COLORS, LINES, strict=False):
         ax.hist(some, edges, histtype="step", color=color, linestyle=line, linewidth=1.5, label=name)
     ax.legend()
-    return ax
-
-
-def length_histogram(
-    lengths: Sequence[int], limits: Sequence[int], *, title: str = "", ax: Axes | None = None
-) -> Axes:
-    """Lengths in tokens, and a line at each max_length that says what fraction of the texts it truncates."""
-    width = math.ceil((max(lengths) - min(lengths) + 1) / 40)  # whole, so that bins hold equally many lengths
-    bins = [edge - 0.5 for edge in range(min(lengths), max(lengths) + width + 1, width)]
-    ax = histogram(lengths, "length (tokens)", ylabel="texts", bins=bins, title=title, ax=ax)
-    for limit, line in zip(limits, itertools.cycle(LINES), strict=False):
-        truncated = sum(length > limit for length in lengths) / len(lengths)
-        ax.axvline(limit, color=ORANGE, linestyle=line, label=f"{limit}: truncates {truncated:.1%}")
-    ax.legend(title="max_length")
     return ax
 
 

@@ -31,11 +31,8 @@ from lmlab.data.statistics import (
     rare_words,
     row_input,
     row_text,
-    token_lengths,
-    truncation,
     word_counts,
 )
-from lmlab.models.sources import load_tokenizer
 
 
 def with_twins(n=75, seed=0):
@@ -84,15 +81,6 @@ def test_leakage_tells_exact_from_near():
     near = train[3].replace("morning", "evening").replace(train[3].split()[4], "Zoe", 1)
     fresh = [row["text"] for row in miniworld.dataset("stories", "validation", n=2)]
     assert leakage(train, [train[0], near, *fresh]) == (0.25, 0.25)
-
-
-def test_truncation_by_hand():
-    assert truncation([2, 4, 10], [4, 1, 10]) == [(4, 1 / 3, 6 / 16), (1, 1.0, 13 / 16), (10, 0.0, 0.0)]
-
-
-def test_token_lengths_count_eos(gpt2_folder):
-    tokenizer = load_tokenizer(str(gpt2_folder))
-    assert token_lengths(tokenizer, ["", "Ada"]).tolist() == [1, len(tokenizer("Ada")["input_ids"]) + 1]
 
 
 def plain_best_fit(lengths, capacity):

@@ -40,7 +40,6 @@ DRAWN = {
     "differences": lambda: plots.differences(
         ["a", "b"], [0.1, -0.2], [(-0.1, 0.3), (-0.3, -0.1)], xlabel="loss (nats)"
     ),
-    "length_histogram": lambda ax=None: plots.length_histogram([5, 9, 9, 30], [8, 16], ax=ax),
     "bar_with_interval": lambda ax=None: plots.bar_with_interval(
         ["a"], [0.3], [(0.2, 0.4)], ylabel="accuracy", chance=0.25, ax=ax
     ),
@@ -88,11 +87,6 @@ def test_lines_differ_without_color(name):
 def test_bars_differ_without_color():
     for name in ("before_after", "stacked_bars"):
         assert len({bar.get_hatch() for bar in DRAWN[name]().patches}) == 2
-
-
-def test_legend_of_lengths_says_what_is_truncated():
-    labels = [text.get_text() for text in DRAWN["length_histogram"]().get_legend().get_texts()]
-    assert labels == ["8: truncates 75.0%", "16: truncates 25.0%"]
 
 
 def test_whiskers_reach_the_interval():

@@ -1,4 +1,6 @@
-"""Full fine-tuning on plain text in windows: part B of lesson 04."""
+"""Full fine-tuning of lesson 04, on full rows instead of padded pairs."""
+
+from dataclasses import replace
 
 from gpu import shared
 from lmlab.course.trainings import trainings
@@ -12,14 +14,16 @@ def full_fine_tuning(sizes: dict) -> dict:
     from gpu import watched
 
     cfg, machine = shared.recipe_of(sizes), shared.this_machine()
-    job = next(job for job in trainings(cfg, machine) if job.name == "style")
+    [job] = trainings(cfg, machine)
+    # rows here are as long as they may be, and nothing is padded
+    job = replace(job, fill=1.0, padded=False, checkpointing=sizes["checkpointing"])
     model = shared.random_model(job.config, torch.float32, machine.device)
     args = watched.arguments(
         shared.work_folder() / "full",
         machine,
         job,
         sizes["steps"],
-        learning_rate=cfg.style_learning_rate,
+        learning_rate=cfg.learning_rate,
         lr_scheduler_type="constant",
     )
     n_rows = job.batch_size * job.accumulation

@@ -68,19 +68,20 @@ def lora(name: str, lesson: str, bits: int, **others) -> Piece:
     )
 
 
-def full(name: str, recipe: str) -> Piece:
-    """Part B of lesson 04; eight steps of 32 windows of 1,024 tokens."""
-    tiny = {
-        "style_block_size": 32,
-        "style_batch_size": 2,
-        "style_grad_accumulation": 2,
-        "style_activation_checkpointing": recipe == "style-gpt2-medium",
+def full(name: str, model: str, batch_size: int, checkpointing: bool) -> Piece:
+    """Lesson 04; eight steps of 32 rows of 1,024 tokens."""
+    real = {
+        "model": model,
+        "max_length": 1024,
+        "batch_size": batch_size,
+        "grad_accumulation": 32 // batch_size,
     }
+    tiny = {"max_length": 32, "batch_size": 2, "grad_accumulation": 2, "study_sizes": [50]}
     return Piece(
         name,
         "full:full_fine_tuning",
-        by_recipe("04", recipe, steps=8, warm_up=3),
-        by_recipe("04", "tiny", tiny, **DRY_STEPS),
+        by_recipe("04", "gpu", real, checkpointing=checkpointing, steps=8, warm_up=3),
+        by_recipe("04", "tiny", tiny, checkpointing=checkpointing, **DRY_STEPS),
         limit=90,
     )
 
@@ -141,8 +142,8 @@ PIECES = (
     ),
     lora("lora in 4 bits", "05", 4),
     lora("lora in 16 bits", "05", 16),
-    full("full gpt2", "style-gpt2"),
-    full("full gpt2-medium", "style-gpt2-medium"),
+    full("full gpt2", "openai-community/gpt2", 4, checkpointing=False),
+    full("full gpt2-medium", "openai-community/gpt2-medium", 2, checkpointing=True),
     Piece(
         "float16 adapter",
         "adapters:float16_adapter",

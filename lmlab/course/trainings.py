@@ -149,19 +149,13 @@ def _from_scratch(cfg: Recipe, machine: Machine) -> dict:
 
 
 def _pairs(cfg: Recipe, machine: Machine) -> dict:
-    """Lesson 04, part A, all of its runs."""
+    """Lesson 04, all of its runs."""
     # The two main ones, two more of the small set, the learning rate sweep, and the study of sizes.
     steps = cfg.epochs * _steps_per_epoch(cfg, cfg.n_train)
     steps += 3 * cfg.small_epochs * _steps_per_epoch(cfg, cfg.small_train)
     steps += len(cfg.sweep_learning_rates) * cfg.sweep_steps + len(cfg.study_sizes) * cfg.study_steps
     fill = min(1.0, PAIR_TOKENS / cfg.max_length)
     return {"steps": steps, "fill": fill, "padded": True, "frozen_layers": cfg.frozen_layers}
-
-
-def _style(cfg: Recipe, machine: Machine) -> dict:
-    """Lesson 04, part B: plain text in blocks."""
-    more = [{"style_optimizer": "adamw_8bit"}] if machine.device == "cuda" else []
-    return {"steps": cfg.style_steps, "optimizer": cfg.style_optimizer, "more_options": more}
 
 
 def _lora(cfg: Recipe, machine: Machine) -> dict:
@@ -224,10 +218,7 @@ def _grpo(cfg: Recipe, machine: Machine) -> dict:
 # Lesson -> its phases: name, method, key of the length, prefix of the other keys, function for the rest.
 _PHASES: dict[str, list[tuple]] = {
     "02": [("pretraining", "pretraining", "block_size", "", _from_scratch)],
-    "04": [
-        ("pairs", "full", "max_length", "", _pairs),
-        ("style", "full", "style_block_size", "style_", _style),
-    ],
+    "04": [("pairs", "full", "max_length", "", _pairs)],
     "05": [("adapter", "qlora", "block_size", "", _lora)],
     "06": [("adapter", "qlora", "max_length", "", _reasoning)],
     "08": [("locations", "pretraining", "block_size", "", _locations)],

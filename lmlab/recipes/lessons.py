@@ -11,7 +11,6 @@ from lmlab.recipes.types import (
     Fraction,
     LearningRates,
     NonNegativeNumber,
-    Optimizer,
     Order,
     PositiveNumber,
     Schedule,
@@ -145,16 +144,6 @@ class FullFinetune(Recipe):
     temperature: PositiveNumber = 0.7
     top_p: Fraction = 0.9
     repetition_penalty: PositiveNumber = 1.1
-    style_model: Source  # part B: plain text in blocks, at a constant learning rate
-    style_data: Source
-    style_steps: PositiveInt = 20
-    style_block_size: PositiveInt = 1024  # tokens
-    style_batch_size: PositiveInt = 1
-    style_grad_accumulation: PositiveInt = 32
-    style_learning_rate: PositiveNumber = 3e-5
-    style_optimizer: Optimizer = "adamw_torch"
-    style_activation_checkpointing: bool = False  # recompute activations: less memory, a third more time
-    style_prompt: str = "\n"
 
     @model_validator(mode="after")
     def _enough_pairs(self) -> "FullFinetune":

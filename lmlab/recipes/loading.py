@@ -51,6 +51,9 @@ def load_recipe(lesson: str, recipe: str | Path = "tiny", /, **overrides: object
                 f"{origin[key]}: {_unknown(key, cls.settable_keys(), f'key of {cls.__name__}')}"
             )
     data_dir = values.get("data_dir")
+    # known before anything starts, and a wrong folder would fail late, with another name
+    if data_dir is not None and not Path(str(data_dir)).expanduser().is_dir():
+        raise RecipeError(f"{origin['data_dir']}: data_dir got {data_dir!r}, and there is no such folder")
     filled = {key: _fill_data_dir(value, data_dir, key, path) for key, value in values.items()}
     try:
         # lesson and name follow from where the file lies

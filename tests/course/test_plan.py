@@ -52,7 +52,7 @@ def test_built_in_configs_have_the_published_number_of_weights(source, n):
 
 def test_every_hub_model_of_a_recipe_is_built_in():
     named = {
-        getattr(load_recipe(lesson, name, data_dir="x"), key, None)
+        load_recipe(lesson, name, data_dir="x").model
         for lesson in (
             "04_shakespeare_full_finetune",
             "05_llama_lora_4bit",
@@ -61,11 +61,8 @@ def test_every_hub_model_of_a_recipe_is_built_in():
             "09_grpo_reasoning",
         )
         for name in list_recipes(lesson)
-        for key in ("model", "style_model")
     }
-    assert {source for source in named if source and not source.startswith("miniworld/")} <= set(
-        published_models()
-    )
+    assert {source for source in named if not source.startswith("miniworld/")} <= set(published_models())
 
 
 def test_llama_with_an_adapter_of_rank_8():

@@ -82,7 +82,7 @@ def test_bad_overrides_are_named(override, nearest):
     [
         ("02", {"n_embd": 100, "n_head": 3}, ("n_embd 100", "n_head 3")),
         ("04", {"study_sizes": [10, 9000]}, ("study_sizes has 9000", "n_train 3200")),
-        ("04", {"style_optimizer": "sgd"}, ("style_optimizer", "adamw_torch", "'sgd'")),
+        ("04", {"small_schedule": "step"}, ("small_schedule", "constant", "'step'")),
         ("06", {"packing": True, "order": "curriculum"}, ("packing", "order")),
         ("07", {"push_to_hub": True}, ("push_to_hub", "hub_owner")),
     ],
@@ -194,9 +194,9 @@ def test_a_number_written_as_text_is_a_number(text):
 def test_local_paths_become_absolute(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "pairs.jsonl").touch()
-    cfg = load_recipe("04", "tiny", data="pairs.jsonl", style_data="../plays.txt", prompts=["pairs.jsonl"])
+    cfg = load_recipe("04", "tiny", data="pairs.jsonl", other_data="../plays.txt", prompts=["pairs.jsonl"])
     assert cfg.data == str(tmp_path / "pairs.jsonl") and cfg.prompts == ["pairs.jsonl"]
-    assert cfg.style_data == str(tmp_path.parent / "plays.txt")
+    assert cfg.other_data == str(tmp_path.parent / "plays.txt")
     assert cfg.small_data == "miniworld/pairs-274"
     (tmp_path / "data").mkdir()
     local = load_recipe("05", "local", data_dir="data")

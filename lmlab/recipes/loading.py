@@ -51,9 +51,6 @@ def load_recipe(lesson: str, recipe: str | Path = "tiny", /, **overrides: object
                 f"{origin[key]}: {_unknown(key, cls.settable_keys(), f'key of {cls.__name__}')}"
             )
     data_dir = values.get("data_dir")
-    # known before anything starts, and a wrong folder would fail late, with another name
-    if data_dir is not None and not Path(str(data_dir)).expanduser().is_dir():
-        raise RecipeError(f"{origin['data_dir']}: data_dir got {data_dir!r}, and there is no such folder")
     filled = {key: _fill_data_dir(value, data_dir, key, path) for key, value in values.items()}
     try:
         # lesson and name follow from where the file lies
@@ -101,7 +98,7 @@ def list_recipes(lesson: str) -> list[str]:
 def parse_settings(texts: Iterable[str]) -> dict[str, object]:
     """The overrides in the texts of ``--set``, each ``key=value`` with the value in YAML.
 
-    Raises ValueError for another form.
+    Raises ValueError for another form, and for a data_dir that is no folder.
     """
     settings: dict[str, object] = {}
     for text in texts:
@@ -113,6 +110,9 @@ def parse_settings(texts: Iterable[str]) -> dict[str, object]:
             settings[key] = yaml.safe_load(value)
         except yaml.YAMLError:
             settings[key] = value
+        # told before anything starts: a wrong folder would fail late, and under another name
+        if key == "data_dir" and not Path(value).expanduser().is_dir():
+            raise ValueError(f"--set data_dir got {value!r}, and there is no folder {Path(value).resolve()}")
     return settings
 
 

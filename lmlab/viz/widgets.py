@@ -2,8 +2,7 @@
 labels.
 
 Where a reader sits, a call returns a box of ipywidgets. In a batch run nobody can move a slider, so a few
-settings are drawn and printed side by side instead. The controls here also serve ``attention_explorer`` and
-``hellaswag_browser``.
+settings are printed instead. The controls here also serve ``attention_explorer`` and ``hellaswag_browser``.
 """
 
 from __future__ import annotations
@@ -129,10 +128,12 @@ def sampling_playground(
         start_tokens: put before the prompt; [EOS] for a model whose training documents all began so.
 
     Returns:
-        The box; in a batch run None, after drawing and printing the four ``SETTINGS``.
+        The box; in a batch run None, after printing a continuation for each of the ``SETTINGS``.
     """
     if not display.is_interactive():
-        _draw_settings(model, tokenizer, prompt, [*start_tokens, *tokenizer(prompt)["input_ids"]])
+        ids = [*start_tokens, *tokenizer(prompt)["input_ids"]]
+        for name, setting in SETTINGS.items():
+            print(f"--- {name}\n{prompt}{continuation(model, tokenizer, ids, setting, seed=0)}")
         return None
 
     def draw(prompt: str, temperature: float, top_k: int, top_p: float, seed: int) -> tuple[Figure, str]:
@@ -160,19 +161,8 @@ def sampling_playground(
     return control_box(controls, draw)
 
 
-def _draw_settings(model, tokenizer, prompt: str, ids: Sequence[int]) -> None:
-    """Next tokens and a continuation for each of the ``SETTINGS``."""
-    from matplotlib import pyplot
-
-    figure, axes = pyplot.subplots(2, 2, figsize=(11, 7.6), layout="constrained")
-    figure.suptitle(f"What follows {prompt!r}", parse_math=False)
-    for (name, setting), ax in zip(SETTINGS.items(), axes.flat, strict=True):
-        draw_next_tokens(ax, tokenizer, *next_tokens(model, ids, setting), f"{name}: ")
-        print(f"--- {name}\n{prompt}{continuation(model, tokenizer, ids, setting, seed=0)}")
-
-
 def draw_next_tokens(
-    ax: Axes, tokenizer: PreTrainedTokenizerBase, before: np.ndarray, after: np.ndarray, title: str = ""
+    ax: Axes, tokenizer: PreTrainedTokenizerBase, before: np.ndarray, after: np.ndarray
 ) -> None:
     """Two bars for each of the most likely tokens, and for all others together: the model's, and after the
     cut. A token that was cut has no second bar.
@@ -180,7 +170,6 @@ def draw_next_tokens(
     Args:
         before: the model's probabilities (V,).
         after: those it is sampled from (V,).
-        title: put before the number of tokens that are left.
     """
     # the order of the model's own probabilities, so that bars stay in their position when a slider moves
     top = before.argsort()[::-1][:_N_BARS]
@@ -190,7 +179,7 @@ def draw_next_tokens(
     hollow = {"color": "white", "edgecolor": GRAY, "hatch": "///"}
     filled = {"color": BLUE, "edgecolor": "black", "linewidth": 0.5}
 
-    style.axes(ax, "probability", "", f"{title}{(after > 0).sum():,} of {len(after):,} tokens are left")
+    style.axes(ax, "probability", "", f"{(after > 0).sum():,} of {len(after):,} tokens are left")
     for probabilities, shift, label, look in (
         (before, -0.2, "of the model", hollow),
         (after, 0.2, "sampled from", filled),

@@ -71,14 +71,8 @@ def solve(text):
 
 
 @pytest.mark.parametrize(
-    "kind", [
-        tasks.gain,
-        tasks.lose,
-        tasks.groups,
-        tasks.two_changes,
-        tasks.groups_then_change,
-        *tasks.FOUR_STEP,
-    ]
+    "kind",
+    [tasks.gain, tasks.lose, tasks.groups, tasks.two_changes, tasks.groups_then_change, *tasks.FOUR_STEP],
 )
 def test_answers_follow_from_the_words(kind):
     for task in sampled(kind, 500):

@@ -20,7 +20,12 @@ PAIR_TOKENS, DESCRIPTION_TOKENS = 64, 120
 # assumed. (GSM8K has 70 and 150 on average with Qwen2's tokenizer; solutions with code are longer.)
 PROMPT_TOKENS, REASONING_TOKENS = 128, 600
 # Tokens of a row, counted in the miniworld's sets.
-ROW_TOKENS = {"miniworld/distracting-problems": 65, "miniworld/problems": 80, "miniworld/encyclopedia": 55}
+ROW_TOKENS = {
+    "miniworld/distracting-problems": 65,
+    "miniworld/problems": 80,
+    "miniworld/multi-step-problems": 101,
+    "miniworld/encyclopedia": 55,
+}
 # Of all texts: WikiText-2's 2,088,628 words (Merity et al. 2017) times the 1.28 tokens that Qwen2's tokenizer
 # makes of a word of its validation part, so roughly.
 ALL_TOKENS = {"Salesforce/wikitext:wikitext-2-raw-v1": 2_670_000}

@@ -69,6 +69,11 @@ _SETS = {
         1_000,
         200,
     ),
+    "multi-step-problems": (
+        partial(_distinct, "multi-step-problems", problems.multi_step_problem, "problem"),
+        2_000,
+        500,
+    ),
     "distracting-problems": (
         partial(_distinct, "distracting-problems", problems.distracting_problem, "problem"),
         1_000,

@@ -34,6 +34,12 @@ def harder_problem(rng: Sampler) -> dict:
     return _chat_row(rng.choice(tasks.THREE_STEP)(rng))
 
 
+def multi_step_problem(rng: Sampler) -> dict:
+    """A row like ``problem``'s, of one to four steps; the bases have read none of more than two."""
+    kinds = rng.choice((tasks.ONE_STEP, tasks.TWO_STEP, tasks.THREE_STEP, tasks.FOUR_STEP), (1, 2, 2, 1))
+    return _chat_row(rng.choice(kinds)(rng))
+
+
 def distracting_problem(rng: Sampler) -> dict:
     """A row like ``problem``'s with one more sentence, on somebody else's things, that the answer does not
     need.

@@ -2,7 +2,7 @@
 ``data/problems.json``.
 
 Sums and differences stay within 0 to 40, multiplication tables are 2..5 by 2..9. Two-step problems compose
-one-step ones; three-step ones stand apart, for a test of what is harder than the training.
+one-step ones; those of three and four steps are nothing that the bases have read.
 """
 
 from dataclasses import dataclass
@@ -293,6 +293,19 @@ def two_prices_then_change(rng: Sampler) -> Task:
     return _trade_task("two_prices_then_change", trade, *calculations, other=other, cost=cost, money=money)
 
 
+# ---------------------------------------------------------------- four steps
+
+
+def four_changes(rng: Sampler) -> Task:
+    """a, and four times more or fewer."""
+    return _how_many_now(_change(rng, _change(rng, _change(rng, _change(rng, owns(rng))))))
+
+
+def groups_then_three_changes(rng: Sampler) -> Task:
+    """n x each, and three times more or fewer."""
+    return _how_many_now(_change(rng, _change(rng, _change_groups(rng))))
+
+
 ONE_STEP = (gain, lose, groups, more_or_fewer, together, difference, rate, price)
 TWO_STEP = (
     two_changes,
@@ -303,6 +316,7 @@ TWO_STEP = (
     two_prices,
 )
 THREE_STEP = (three_changes, groups_then_two_changes, two_prices_then_change)
+FOUR_STEP = (four_changes, groups_then_three_changes)
 
 
 def math_task(rng: Sampler) -> Task:

@@ -107,7 +107,10 @@ def test_bare_last_block_is_the_answer_as_a_whole(written, answer, before):
     assert extract_answer(problem["completion"][0]["content"]) == answer
 
 
-@pytest.mark.parametrize("source", ["miniworld/problems", "miniworld/science", "miniworld/harder-problems"])
+@pytest.mark.parametrize(
+    "source",
+    ["miniworld/problems", "miniworld/science", "miniworld/harder-problems", "miniworld/multi-step-problems"],
+)
 def test_miniworld_problems_agree_with_their_own_answers(source):
     for row in load_rows(source, limit=50):
         result = to_reasoning_format(row)

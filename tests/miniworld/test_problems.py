@@ -15,7 +15,7 @@ def sampled(generate, n, seed="test"):
     return [generate(rng) for _ in range(n)]
 
 
-@pytest.mark.parametrize("generate", [p.problem, p.science])
+@pytest.mark.parametrize("generate", [p.problem, p.science, p.multi_step_problem])
 def test_all_verify(generate):
     assert all(calculations.verify(row) for row in sampled(generate, 2_000))
 
@@ -71,7 +71,8 @@ def solve(text):
 
 
 @pytest.mark.parametrize(
-    "kind", [tasks.gain, tasks.lose, tasks.groups, tasks.two_changes, tasks.groups_then_change]
+    "kind",
+    [tasks.gain, tasks.lose, tasks.groups, tasks.two_changes, tasks.groups_then_change, *tasks.FOUR_STEP],
 )
 def test_answers_follow_from_the_words(kind):
     for task in sampled(kind, 500):
@@ -113,6 +114,15 @@ def test_numbers_stay_small():
         for sign, c in re.findall(r"\d+ ([+\-x]) \d+ = (\d+)\.", " ".join(row["steps"])):
             assert 0 <= int(c) <= (45 if sign == "x" else 40)
         assert len(row["steps"]) <= 2
+
+
+def test_multi_step_problems_have_one_to_four_steps_and_small_numbers():
+    rows = sampled(p.multi_step_problem, 2_000)
+    counts = [len(row["steps"]) for row in rows]
+    assert set(counts) == {1, 2, 3, 4} and 0.28 < counts.count(3) / len(counts) < 0.38
+    for row in rows:
+        for result in re.findall(r"= (\d+)\.", " ".join(row["steps"])):
+            assert 0 <= int(result) <= 45
 
 
 def test_many_distinct_problems():

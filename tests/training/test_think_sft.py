@@ -174,7 +174,9 @@ def test_small_steps_are_lost_in_bfloat16():
 
 @pytest.fixture(scope="module")
 def cfg():
-    return load_recipe("06_deepseek_qlora_think", "tiny", n_train=40, n_validation=10, n_eval=20, n_harder=8)
+    sizes = {"n_train": 40, "n_validation": 10, "n_eval": 20, "n_harder": 8, "trained_steps": 2}
+    sources = ["miniworld/problems", "miniworld/harder-problems"]
+    return load_recipe("06_deepseek_qlora_think", "tiny", data=sources, **sizes)
 
 
 def test_sets_share_no_problem_and_the_harder_ones_are_harder(cfg, tokenizer):

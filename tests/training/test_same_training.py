@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from lmlab.course.lesson import start_lesson
 from lmlab.hardware import fast_matmul
 from lmlab.models.quantization import load_four_bit
 from lmlab.models.sources import load_tokenizer
@@ -44,7 +45,8 @@ def notebook_trainer(cfg, machine, out: Path):
     """The trainer that the notebook's own cells make."""
     notebook = json.loads((NOTEBOOKS / f"{cfg.lesson}.ipynb").read_text(encoding="utf-8"))
     cells = [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
-    names = {"cfg": cfg, "machine": machine, "out": out, "as_measured": False}
+    lesson = start_lesson(cfg.lesson, "tiny", SMALL[cfg.lesson], out)
+    names = {"lesson": lesson, "cfg": cfg, "machine": machine, "out": lesson.out, "as_measured": False}
     names["tokenizer"] = load_tokenizer(cfg.model)
     if cfg.lesson.startswith(("05", "06")):
         names["base"] = names["model"] = load_four_bit(cfg.model, machine).requires_grad_(False)

@@ -31,12 +31,12 @@ def settings_of(cfg: Recipe) -> dict[str, dict]:
     r, alpha = cfg.lora_r, cfg.lora_alpha
     return {
         "recipe": {},
+        "all linear": {"target_modules": "all-linear"},
         "rank 1": {"r": 1, "lora_alpha": alpha / r},
         f"rank {4 * r}": {"r": 4 * r, "lora_alpha": 4 * alpha},
+        "q and v only": {"target_modules": ["q_proj", "v_proj"]},
         f"alpha {alpha / 8:g}": {"lora_alpha": alpha / 8},
         f"alpha {4 * alpha}": {"lora_alpha": 4 * alpha},
-        "q and v only": {"target_modules": ["q_proj", "v_proj"]},
-        "all linear": {"target_modules": "all-linear"},
         "dropout 0.5": {"lora_dropout": 0.5},
     }
 

@@ -1,4 +1,4 @@
-"""Rank, alpha, targets and dropout of lesson 05's adapter: the record that its notebook shows.
+"""Rank, alpha and target modules of lesson 05's adapter: the record that its notebook shows.
 
 python benchmarks/lora_study.py [--seeds 3]
 
@@ -36,8 +36,6 @@ def settings_of(cfg: Recipe) -> dict[str, dict]:
         f"rank {4 * r}": {"r": 4 * r, "lora_alpha": 4 * alpha},
         "q and v only": {"target_modules": ["q_proj", "v_proj"]},
         f"alpha {alpha / 8:g}": {"lora_alpha": alpha / 8},
-        f"alpha {4 * alpha}": {"lora_alpha": 4 * alpha},
-        "dropout 0.5": {"lora_dropout": 0.5},
     }
 
 

@@ -18,7 +18,7 @@ log = logging.getLogger(__name__)
 
 # A notebook that is stepped through works in its own folder, commands mostly in the one above.
 RUN_FOLDERS = (Path("runs"), Path("notebooks/runs"), Path("../runs"))
-RESULTS = ("model", "adapter", "best")  # what a lesson is about, before anything else that it saved
+RESULTS = ("model", "adapter")  # what a lesson is about, before anything else that it saved
 
 
 def new_run(root: Path = RUN_FOLDERS[0]) -> Path:

@@ -190,17 +190,11 @@ def _reasoning(cfg: Recipe, machine: Machine) -> dict:
 
 
 def _locations(cfg: Recipe, machine: Machine) -> dict:
-    """Lesson 08: the last run and those of the search for a learning rate."""
-    from lmlab.models.gpt import GPTConfig
-
-    base = published_config(cfg.model)
-    shape = (base.n_layer, base.n_head, base.n_embd, base.n_positions, base.vocab_size)
-    config = GPTConfig(*shape, dropout=base.resid_pdrop)
-    length = min(cfg.block_size, base.n_positions)
-    tokens_per_step = cfg.batch_size * cfg.grad_accumulation * length
-    steps_per_epoch = max(1, round(cfg.n_train * DESCRIPTION_TOKENS / tokens_per_step))
+    """Lesson 08: whole descriptions packed into blocks, in the last run and in those of the search."""
+    length = min(cfg.block_size, published_config(cfg.model).n_positions)
+    steps_per_epoch = _steps_per_epoch(cfg, math.ceil(cfg.n_train * DESCRIPTION_TOKENS / length))
     steps = steps_per_epoch * (cfg.epochs + len(cfg.learning_rates) * cfg.search_epochs)
-    return {"model": cfg.model, "config": config, "length": length, "steps": steps}
+    return {"length": length, "steps": steps}
 
 
 def _grpo(cfg: Recipe, machine: Machine) -> dict:
@@ -226,7 +220,7 @@ _PHASES: dict[str, list[tuple]] = {
     "04": [("pairs", "full", "max_length", "", _pairs)],
     "05": [("adapter", "qlora", "block_size", "", _lora)],
     "06": [("adapter", "qlora", "max_length", "", _reasoning)],
-    "08": [("locations", "pretraining", "block_size", "", _locations)],
+    "08": [("locations", "full", "block_size", "", _locations)],
     "09": [("adapter", "qlora", "max_new_tokens", "", _grpo)],
 }
 

@@ -67,7 +67,10 @@ class CompleteCheckpoints(TrainerCallback):
 
 
 class EvalProgress(TrainerCallback):
-    """Writes each ``eval_loss`` to out/progress.jsonl, under the name that ``metric`` has in metrics.json."""
+    """Writes each ``eval_loss`` to out/progress.jsonl, under the name that ``metric`` has in metrics.json.
+
+    Of several sets that are evaluated, it is the loss of the one named "validation".
+    """
 
     def __init__(self, out: Path, metric: str):
         self.out, self.metric = out, metric
@@ -76,11 +79,10 @@ class EvalProgress(TrainerCallback):
         self, args: Args, state: State, control: Control, metrics: Mapping, **kwargs: Any
     ) -> None:
         """Writes a row."""
-        if state.is_world_process_zero and "eval_loss" in metrics:
-            report_progress(self.out, state.global_step, **{self.metric: metrics["eval_loss"]})
-            logger.info(
-                "step %d of %d: eval_loss %.4f", state.global_step, state.max_steps, metrics["eval_loss"]
-            )
+        loss = metrics.get("eval_loss", metrics.get("eval_validation_loss"))
+        if state.is_world_process_zero and loss is not None:
+            report_progress(self.out, state.global_step, **{self.metric: loss})
+            logger.info("step %d of %d: eval_loss %.4f", state.global_step, state.max_steps, loss)
 
 
 class TensorBoardCurves(TensorBoardCallback):

@@ -7,7 +7,14 @@ from types import SimpleNamespace
 import pytest
 import torch
 from datasets import Dataset
-from transformers import EarlyStoppingCallback, Trainer, TrainerCallback, TrainingArguments, set_seed
+from transformers import (
+    EarlyStoppingCallback,
+    Trainer,
+    TrainerCallback,
+    TrainerState,
+    TrainingArguments,
+    set_seed,
+)
 from transformers.training_args import OptimizerNames
 
 from lmlab.data import labels, pairs
@@ -155,6 +162,13 @@ def test_evaluations_are_written_for_the_search(trainer_of, strangers, tmp_path)
     trainer.train()
     rows = [(row["step"], row["loss_after"]) for row in read_progress(tmp_path)]
     assert rows == logged(trainer, "eval_loss") and [step for step, _ in rows] == [0, 6, 12]
+
+
+def test_of_several_sets_the_loss_of_validation_is_written(tmp_path):
+    progress, state = EvalProgress(tmp_path, "loss_after"), TrainerState(global_step=3, max_steps=6)
+    for metrics in ({"eval_train_loss": 1.0}, {"eval_validation_loss": 2.0}):
+        progress.on_evaluate(None, state, None, metrics)
+    assert [(row["step"], row["loss_after"]) for row in read_progress(tmp_path)] == [(3, 2.0)]
 
 
 class StopAt(TrainerCallback):

@@ -120,22 +120,6 @@ def fine_tuning_curve(
     return ax
 
 
-def accuracy_curve(
-    steps: Values, accuracies: Mapping[str, Values], intervals: Mapping[str, Intervals], *, xlabel: str
-) -> Axes:
-    """Accuracy at each checkpoint with its interval, one line per series (name -> values), and chance level."""
-    ax = style.axes(None, xlabel, "accuracy", "")
-    for name, values in accuracies.items():
-        [line] = ax.plot(steps, values, label=name)
-        low, high = zip(*intervals[name], strict=True)
-        ax.fill_between(steps, low, high, color=line.get_color(), alpha=0.15, linewidth=0)
-    # of four endings one is correct
-    style.horizontal_line(ax, 0.25, "chance 25%", ":")
-    ax.set_ylim(0, 1.03)
-    ax.legend()
-    return ax
-
-
 # --- hyperparameters -------------------------------------------------------------------------------
 
 

@@ -47,12 +47,6 @@ DRAWN = {
         ["a", "b"], [1, 2], [2, 3], ylabel="loss (nats)", after_intervals=[(1, 3), (2, 4)]
     ),
     "stacked_bars": lambda: plots.stacked_bars(["a", "b"], {"x": [1, 2], "y": [2, 1]}, xlabel="fraction"),
-    "accuracy_curve": lambda: plots.accuracy_curve(
-        [0, 9],
-        {"sum": [0.2, 0.5], "token": [0.3, 0.4]},
-        {"sum": [(0.1, 0.3), (0.4, 0.6)], "token": [(0.2, 0.4), (0.3, 0.5)]},
-        xlabel="optimizer step",
-    ),
     "attention_map": lambda ax=None: attention_plots.attention_map(
         attention(3), ["a", "b", "c"], ax=ax or new_axes(), title="a head"
     ),
@@ -78,7 +72,7 @@ def test_axes_are_named_and_given_ones_are_used(name):
         assert DRAWN[name](given) is given
 
 
-@pytest.mark.parametrize("name", ["loss_curve", "accuracy_curve", "sweep"])
+@pytest.mark.parametrize("name", ["loss_curve", "sweep"])
 def test_lines_differ_without_color(name):
     styles = [(line.get_linestyle(), line.get_marker()) for line in DRAWN[name]().get_lines()]
     assert len(set(styles)) == len(styles)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from IPython.core.inputtransformer2 import TransformerManager
 from peft import LoraConfig, get_peft_model
 
 from lmlab.cli import main
@@ -76,7 +77,9 @@ def _says(call: ast.Call, **values) -> bool:
 
 def notebook_cells(path: Path) -> list[str]:
     cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
-    return ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
+    sources = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
+    # magics become function calls
+    return [TransformerManager().transform_cell(source) for source in sources]
 
 
 FILES = sorted(

@@ -1,4 +1,4 @@
-"""274 pairs with the flaws of a real hand-made set, split carelessly: what lesson 01 finds, on purpose.
+"""274 pairs with the flaws of a real hand-made set, split without checks: what lesson 01 finds, on purpose.
 
 Among them are 25 slang one-offs with invented renderings, 8 pairs in which nothing was translated (both in
 ``data/flawed_pairs.json``), 20 exact duplicates, 15 near duplicates, and 10 sentences rendered in two ways.

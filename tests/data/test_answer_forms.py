@@ -446,7 +446,7 @@ OTHERWISE = {
     "units are dropped on both sides or taken for variables: 5 km is 5 kg, $0.50 is half a cent": r"5m|\$|dollar|cents?\b|\bk?[mg]\b|cm|mJ|km|mol|mph|mi|feet|hours|m/s|PM",
     "case and words": r"The answer|Tuesday|Yes|June",
     "a chain of inequalities from its other end": r"1<x<2",
-    "the beginning of what it cannot read, as a base or hexadecimal number": r"_|0x|0b|\\ldots|5th|5ab",
+    "the beginning of what it cannot read, as a base or hexadecimal number": r"_|0x|0b|\\ldots|5th|3rd|5ab",
     "a list, set or tuple may stand for the other; 5,5 is a set of one": r"3, 5|\\\{|x=5|5,5",
     "a ratio is a fraction": r"1:2",
     "Greek letters in any case": r"Delta",

@@ -331,6 +331,7 @@ def test_generation_stops_at_the_templates_end_which_no_config_names(model, toke
 
 
 THINK = {"n_train": 20, "n_validation": 5, "n_eval": 5, "n_harder": 0, "augmented_copies": 0, "epochs": 1}
+THINK["trained_steps"] = 4  # all problems of the set
 
 
 R1_TEMPLATE = published("deepseek_r1_distill")

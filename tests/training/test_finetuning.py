@@ -154,7 +154,13 @@ def test_conversations_bear_loss_on_thought_and_answer_alone():
     from lmlab.training.sft import examples
 
     cfg = load_recipe(
-        "06_deepseek_qlora_think", n_train=20, n_validation=5, n_eval=5, n_harder=0, augmented_copies=0
+        "06_deepseek_qlora_think",
+        n_train=20,
+        n_validation=5,
+        n_eval=5,
+        n_harder=0,
+        augmented_copies=0,
+        trained_steps=4,  # all problems of the set
     )
     tokenizer = load_tokenizer(cfg.model)
     train, validation = examples(cfg, tokenizer)

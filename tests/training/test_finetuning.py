@@ -18,6 +18,7 @@ ROOT = Path(__file__).parents[2]
 CONFIGS = ROOT / "configs" / "accelerate"
 FULL = {
     "n_train": 64,
+    "epochs": 1,
     "n_validation": 20,  # not a multiple of what two processes evaluate at a time
     "study_sizes": [20],
     "grad_accumulation": 2,

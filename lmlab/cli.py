@@ -340,7 +340,7 @@ def report(
 
 @app.command()
 def notebooks(
-    folder: Annotated[Path, typer.Argument(help="where the copies go; must not exist yet")],
+    folder: Annotated[Path, typer.Argument(help="where the copies go; it may hold no notebooks")],
 ) -> None:
     """Copy the course's notebooks into a folder, to work through them there."""
     from lmlab.course.copies import copy_notebooks

@@ -46,17 +46,6 @@ class Proportion(NamedTuple):
         return f"{self.k} of {self.n} = {self.value:.0%} [{low:.0%}, {high:.0%}]"
 
 
-def proportions_by(levels: Sequence, hits: Sequence[bool]) -> dict:
-    """level -> ``Proportion`` of its hits, in the order of the levels; items whose level is None are left
-    out.
-    """
-    by_level = {}
-    for level, hit in zip(levels, hits, strict=True):
-        if level is not None:
-            by_level.setdefault(level, []).append(hit)
-    return {level: Proportion.of(by_level[level]) for level in sorted(by_level)}
-
-
 class Difference(NamedTuple):
     """b less a, with a 95% interval."""
 

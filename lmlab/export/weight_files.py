@@ -33,16 +33,6 @@ def stored_tensors(folder: Path) -> Iterator[tuple[Path, str, tuple[int, ...]]]:
                 yield file, name, tuple(tensors.get_slice(name).get_shape())
 
 
-def own_head(path: Path) -> bool:
-    """Whether the files of a Llama, Qwen2 or GPT-2 hold an output head beside the embeddings.
-
-    The tensors decide, not tie_word_embeddings in config.json: transformers ties the two only where a file
-    has one of them, or both are equal. Other programs, and its older versions, believe the config and drop
-    the head.
-    """
-    return any(name == HEAD for _, name, _ in stored_tensors(path))
-
-
 def layout_of(file: Path, dtype: torch.dtype) -> dict[str, dict]:
     """name -> {"dtype", "shape"} of each tensor as it will be written; integers keep their dtype."""
     layout = {}

@@ -9,7 +9,9 @@ import yaml
 
 PROJECT = Path(__file__).resolve().parents[1]
 WORKFLOWS = sorted((PROJECT / ".github/workflows").glob("*.yml"))
-TARGETS = set(re.findall(r"^([a-z][a-z-]*):", (PROJECT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
+TARGETS = set(
+    re.findall(r"^([a-z][a-z-]*):", (PROJECT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
+)
 
 
 def steps(workflow: Path) -> list[dict]:
@@ -45,12 +47,18 @@ def test_a_workflow_checks_the_project_out_first_and_every_action_has_a_version(
 
 def test_pythons_of_the_workflows_are_those_of_the_classifiers():
     project = tomllib.loads((PROJECT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    versions = {line.rsplit(" ", 1)[1] for line in project["classifiers"] if re.search(r"Python :: 3\.\d+$", line)}
-    tested = set(re.findall(r'python(?:-version)?: "(3\.\d+)"', "".join(path.read_text() for path in WORKFLOWS)))
+    versions = {
+        line.rsplit(" ", 1)[1] for line in project["classifiers"] if re.search(r"Python :: 3\.\d+$", line)
+    }
+    tested = set(
+        re.findall(r'python(?:-version)?: "(3\.\d+)"', "".join(path.read_text() for path in WORKFLOWS))
+    )
     assert tested == versions
 
 
-@pytest.mark.parametrize("form", sorted((PROJECT / ".github/ISSUE_TEMPLATE").glob("*.yml")), ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "form", sorted((PROJECT / ".github/ISSUE_TEMPLATE").glob("*.yml")), ids=lambda path: path.stem
+)
 def test_an_issue_form_is_one(form):
     content = yaml.safe_load(form.read_text(encoding="utf-8"))
     if form.stem == "config":

@@ -266,7 +266,8 @@ class Recorder:
             above_floor = {"floor_gap": row["above_floor"]} if "above_floor" in row else {}
             report_progress(self.out, step, **{self.metric: row["loss"]}, **above_floor)
         self._log_row("eval", row)
-        shown = ", ".join(f"{name} {value:.3f}" for name, value in metrics.items())
+        # the floor is the same each time, and above_floor says where the loss stands
+        shown = ", ".join(f"{name} {value:.3f}" for name, value in metrics.items() if name != "floor")
         if step:
             minutes = self._seconds() / step * (self.cfg.max_steps - step) / 60
             shown += f"; {minutes:.1f} minutes left"

@@ -14,7 +14,8 @@ from lmlab.training.memory import prefer_chunked_loss
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
 
-# Tokens on average, padding included. A sentence pair of lesson 04 and a description of lesson 08: assumed.
+# Tokens on average, padding included. A sentence pair of lesson 04 and a description of lesson 08,
+# where the table below has none: assumed.
 PAIR_TOKENS, DESCRIPTION_TOKENS = 64, 120
 # A problem of lesson 09 at most, and one with its reasoning of lesson 06, where the table below has none:
 # assumed. (GSM8K has 70 and 150 on average with Qwen2's tokenizer; solutions with code are longer.)
@@ -25,6 +26,7 @@ ROW_TOKENS = {
     "miniworld/problems": 80,
     "miniworld/multi-step-problems": 101,
     "miniworld/encyclopedia": 55,
+    "miniworld/fantasy": 55,  # with the tokenizer of lesson 02, which splits its words into more pieces
 }
 # Of all texts: WikiText-2's 2,088,628 words (Merity et al. 2017) times the 1.28 tokens that Qwen2's tokenizer
 # makes of a word of its validation part, so roughly.
@@ -192,7 +194,8 @@ def _reasoning(cfg: Recipe, machine: Machine) -> dict:
 def _locations(cfg: Recipe, machine: Machine) -> dict:
     """Lesson 08: whole descriptions packed into blocks, in the last run and in those of the search."""
     length = min(cfg.block_size, published_config(cfg.model).n_positions)
-    steps_per_epoch = _steps_per_epoch(cfg, math.ceil(cfg.n_train * DESCRIPTION_TOKENS / length))
+    n_tokens = cfg.n_train * ROW_TOKENS.get(cfg.data, DESCRIPTION_TOKENS)
+    steps_per_epoch = _steps_per_epoch(cfg, math.ceil(n_tokens / length))
     steps = steps_per_epoch * (cfg.epochs + len(cfg.learning_rates) * cfg.search_epochs)
     return {"length": length, "steps": steps}
 

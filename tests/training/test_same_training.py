@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 
+import lmlab
 from lmlab.course.lesson import start_lesson
+from lmlab.data.packing import document_windows, packed_windows
 from lmlab.hardware import fast_matmul
 from lmlab.models.quantization import load_four_bit
 from lmlab.models.sources import load_tokenizer
@@ -103,3 +105,38 @@ def test_notebook_and_job_train_the_same(lesson, machine, tmp_path, one_thread):
     for name, parameter in of_notebook.model.named_parameters():
         if parameter.requires_grad:
             assert torch.equal(parameter, trained[name]), name
+
+
+@pytest.mark.parametrize("kind", ["lines with headings", "no validation split"])
+def test_notebook_and_job_read_the_same_texts(kind, tmp_path):
+    """Lesson 05's: of WikiText, which has a row for each line, and of a file that has no split."""
+    source = tmp_path / "own.jsonl"
+    lines = [f"Text {i % 25} of a file." for i in range(40)]
+    if kind == "lines with headings":
+        source = tmp_path / "wiki"
+        source.mkdir()
+        lines = []
+        for i in range(20):
+            lines += ["", f" = Title {i} = \n", "", f" Paragraph {i} of an article . \n"]
+        write_jsonl(source / "validation.jsonl", lines[-20:] + [" One more . \n"])
+    write_jsonl(source / "train.jsonl" if source.is_dir() else source, lines)
+    cfg = load_recipe("05", "tiny", data=str(source), n_train=None, n_validation=None)
+    notebook = json.loads((NOTEBOOKS / f"{cfg.lesson}.ipynb").read_text(encoding="utf-8"))
+    (cell,) = (
+        cell
+        for cell in notebook["cells"]
+        if "load_rows(" in "".join(cell["source"]) and cell["cell_type"] == "code"
+    )
+    names = {"cfg": cfg, "lmlab": lmlab}
+    exec("".join(cell["source"]), names)
+    train, validation = sft.examples(cfg, names["tokenizer"])
+    assert (
+        train["input_ids"][:]
+        == packed_windows(names["train_texts"], names["tokenizer"], cfg.block_size)["input_ids"][:]
+    )
+    held_out = document_windows(names["texts"], names["tokenizer"], cfg.block_size)
+    assert validation["input_ids"][:] == held_out["input_ids"][:]
+
+
+def write_jsonl(path: Path, texts: list[str]) -> None:
+    path.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts), encoding="utf-8")

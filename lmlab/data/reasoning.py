@@ -167,9 +167,6 @@ def _check_code(blocks: Sequence[Mapping]) -> None:
 
 # --- difficulty --------------------------------------------------------------------------------------
 
-# ranges of steps, wider where there are fewer problems
-_LEVELS = ((1, 1), (2, 2), (3, 3), (4, 4), (5, 6), (7, 9), (10, 19), (20, None))
-
 
 def difficulty(problem: Mapping) -> int | None:
     """How hard a problem is: the equals signs of its solution, each of which is a step; at least 1.
@@ -179,19 +176,6 @@ def difficulty(problem: Mapping) -> int | None:
     if problem["completion"] is None:
         return None
     return max(1, len(re.findall(r"(?<![=<>!])=(?!=)", problem["completion"][0]["content"])))
-
-
-def level(steps: int) -> tuple[int, int | None]:
-    """The range of steps, (first, last), in which a problem is reported: (2, 2), (5, 6), (20, None)."""
-    return [bounds for bounds in _LEVELS if bounds[0] <= steps][-1]
-
-
-def level_name(steps: tuple[int, int | None]) -> str:
-    """A range of ``level`` in words: "3", "5 to 6", "20 or more"."""
-    first, last = steps
-    if last is None:
-        return f"{first} or more"
-    return f"{first}" if first == last else f"{first} to {last}"
 
 
 def question_of(problem: Mapping) -> str:

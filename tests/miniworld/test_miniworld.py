@@ -11,12 +11,13 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from bases import chats
+from bases.corpus import MIX, pretraining_texts
 from enumeration import enumerate_all
 from transformers import AutoTokenizer
 
 from lmlab import miniworld
-from lmlab.miniworld import chats, encyclopedia, hellaswag, stories
-from lmlab.miniworld.corpus import MIX, pretraining_texts
+from lmlab.miniworld import encyclopedia, hellaswag, stories
 from lmlab.miniworld.grammar import Sampler, stream
 from lmlab.miniworld.world import OBJECTS, PEOPLE, VILLAGE
 

@@ -7,7 +7,7 @@ from fractions import Fraction
 from lmlab.data.answers import answers_match, arithmetic, extract_answer
 from lmlab.data.numbers import parse_gold, read_answer
 from lmlab.data.rows import UnusableRow, block_text, is_missing, problem_row
-from lmlab.data.usable import MAX_INVALID_FRACTION, BadRow, leave_out
+from lmlab.data.usable import MAX_INVALID_FRACTION, usable_rows
 
 CALCULATION = re.compile(r"<<([^<>]*)=([^<>=]*)>>")  # GSM8K's notes for a calculator: <<48/2=24>>
 _TAG = re.compile(r"</?think>|<[｜|][^>]*[｜|]>")  # of the chat template; in a text they would end it
@@ -114,22 +114,15 @@ def reasoning_rows(
     Raises:
         ValueError: More than ``max_invalid_fraction`` of the rows fail, or their schema is unknown.
     """
-    good, bad, n_rows = [], [], 0
-    for i, published in enumerate(rows):
-        n_rows += 1
-        try:
-            row = problem_row(published)
-            problem = to_reasoning_format(row)
-            _check(row, problem)
-        except UnusableRow as error:
-            bad.append(BadRow(i, str(error), repr(published)))
-            continue
+
+    def checked(published: Mapping) -> dict:
+        row = problem_row(published)
+        problem = to_reasoning_format(row)
+        _check(row, problem)
         problem["tolerance"] = tolerance if "problem_text" in row else 0.0
-        problem["steps"] = difficulty(problem)
-        problem["row"] = row
-        good.append(problem)
-    leave_out(bad, n_rows, source, max_invalid_fraction)
-    return good
+        return problem | {"steps": difficulty(problem), "row": row}
+
+    return usable_rows(rows, checked, source, max_invalid_fraction)
 
 
 def _check(row: Mapping, problem: Mapping) -> None:

@@ -123,22 +123,22 @@ def leave_out(
     logger.warning("left out %d of %d rows of %s: %s. %s", len(bad), n_rows, source, counts, shown)
 
 
-def text_rows(rows: Sequence[Mapping], source: str) -> list[Mapping]:
-    """The rows that have a text in the column "text"; blank ones are left out without a word.
+def usable_texts(rows: Iterable[Mapping], source: str) -> list[str]:
+    """The texts of the rows (column "text"); blank ones are left out without a word.
 
     Args:
         rows: The rows as they were read.
         source: What messages call them.
 
     Returns:
-        These rows, in order.
+        The texts in order, as they stand.
 
     Raises:
         ValueError: More than ``MAX_INVALID_FRACTION`` of the rows have no text (null, a number, "nan"), or
             there is no such column.
     """
 
-    def with_text(row: Mapping) -> Mapping | None:
+    def text_of(row: Mapping) -> str | None:
         if "text" not in row:
             raise ValueError(
                 f"{source} has the columns {', '.join(row)} and no 'text'; rename the one with the texts"
@@ -149,11 +149,6 @@ def text_rows(rows: Sequence[Mapping], source: str) -> list[Mapping]:
             return None
         if not isinstance(text, str) or is_missing(text):
             raise UnusableRow("not text")
-        return row
+        return text
 
-    return usable_rows(rows, with_text, source, MAX_INVALID_FRACTION)
-
-
-def usable_texts(rows: Sequence[Mapping], source: str) -> list[str]:
-    """The texts of ``text_rows``, as they stand."""
-    return [row["text"] for row in text_rows(rows, source)]
+    return usable_rows(rows, text_of, source, MAX_INVALID_FRACTION)

@@ -1,20 +1,16 @@
 """Preflight: what a trainer would learn from, checked before it does, as it comes out of the collator."""
 
-from __future__ import annotations
-
 import html
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from lmlab.data.token_view import TokenView, token_view
 from lmlab.models import IGNORE_INDEX
 from lmlab.models.chat_template import CLOSING, OPENING, end_of_turn, generation_prompt, prompt_text
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+from lmlab.types import PreTrainedTokenizerBase
 
 _BATCH_SIZE = 8  # rows that are collated together, so that some are padded
 # what must hold of every conversation -> what is wrong where it does not
@@ -63,9 +59,6 @@ class Preflight:
 
     checks: tuple[Check, ...]
     tokens: TokenView  # of a few rows
-    supervised_fraction: float  # of all tokens but padding and the first of each conversation
-    n_truncated: int  # conversations that lost their end
-    n_conversations: int
 
     @property
     def failed(self) -> list[Check]:
@@ -151,7 +144,7 @@ def preflight(
         Check("some tokens are masked, not all", some_masked, f"{supervised:.1%} of {n_tokens:,} are labels"),
         Check("nothing is truncated", n_truncated == 0, f"{n_truncated} of {n} lost their end"),
     ]
-    return Preflight(tuple(checks), token_view(rows[:n_shown], tokenizer), supervised, n_truncated, n)
+    return Preflight(tuple(checks), token_view(rows[:n_shown], tokenizer))
 
 
 def _collate(dataset: Sequence[Mapping], collator: Callable) -> tuple[list[Conversation], list[dict]]:
@@ -234,14 +227,10 @@ def _reasoning_holds(each: Conversation, tokenizer, end: int, opening: str) -> l
     # what is trained on is read from the labels, as they may differ from the ids
     labelled = tokenizer.decode(each.supervised)
     reasoning = labelled.partition(CLOSING)[0].rpartition(OPENING)[2].strip()
-    answer, end_token = _after_reasoning(turn), tokenizer.decode([end])
+    # nothing where the reasoning does not end
+    answer, end_token = turn.partition(CLOSING)[2].strip(), tokenizer.decode([end])
     return [
         turn.count(OPENING) == turn.count(CLOSING) == 1,
         CLOSING in labelled and reasoning != "",
         answer.count(end_token) == 1 and answer.endswith(end_token) and answer != end_token,
     ]
-
-
-def _after_reasoning(text: str) -> str:
-    """What follows the reasoning; empty where it does not end."""
-    return text.rpartition(CLOSING)[2].strip() if CLOSING in text else ""

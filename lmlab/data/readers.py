@@ -67,14 +67,6 @@ def paragraphs(lines: Iterable[str]) -> Iterator[str]:
             heading = ""
 
 
-def _text_records(file: TextIO) -> Iterator[Record]:
-    return enumerate(paragraphs(file), 1)
-
-
-def _text_row(paragraph: str) -> dict:
-    return {"text": paragraph}
-
-
 # --- JSON --------------------------------------------------------------------------------------------
 
 
@@ -138,7 +130,7 @@ _FORMATS: dict[str, tuple[Callable, Callable]] = {
     ".jsonl": (_json_lines, _json_row),
     ".json": (_json_items, _json_row),
     ".csv": (_csv_records, _csv_row),
-    ".txt": (_text_records, _text_row),
+    ".txt": (lambda file: enumerate(paragraphs(file), 1), lambda paragraph: {"text": paragraph}),
 }
 
 

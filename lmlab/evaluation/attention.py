@@ -1,17 +1,14 @@
 """Attention weights of a model."""
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from lmlab.evaluation.scoring import evaluating
-
-if TYPE_CHECKING:
-    from torch.nn import Module
+from lmlab.types import Module
 
 
-def attention_weights(model: "Module", tokens: Sequence[int]) -> np.ndarray:
+def attention_weights(model: Module, tokens: Sequence[int]) -> np.ndarray:
     """The attention weights of a text, (n_layer, n_head, T, T): row t holds those of token t, which sum to one.
 
     model: lmlab's GPT or of transformers, with an adapter or without.

@@ -185,9 +185,8 @@ class LoraFinetune(AdapterFinetune):
     data: Source
     lora_dropout: Fraction = 0.05
     block_size: PositiveInt  # tokens
-    study_steps: PositiveInt = (
-        100  # of a run that compares a rank, alpha, target or dropout with the recipe's
-    )
+    # of a run that compares a rank, alpha, target or dropout with the recipe's
+    study_steps: PositiveInt = 100
     n_validation: PositiveInt | None = None
     max_new_tokens: PositiveInt = 40
 

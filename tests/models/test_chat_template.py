@@ -421,7 +421,8 @@ def test_jobs_04_and_05_refuse_a_tokenizer_without_an_end(lesson, choices, tmp_p
 
 def test_job_04_refuses_pairs_whose_prompt_is_learnt(tmp_path, no_weights, monkeypatch):
     def careless(*args, make=pairs.tokenize_pairs, **kwargs):
-        return make(*args, **kwargs, prompt_loss=True)
+        rows = make(*args, **kwargs)
+        return rows.map(lambda row: {"labels": [-100, *row["input_ids"][1:]]})
 
     monkeypatch.setattr("lmlab.training.sft.tokenize_pairs", careless)
     with pytest.raises(ValueError, match="the prompt is masked"):

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from lmlab.models import IGNORE_INDEX
 from lmlab.models.chat_template import reference_labels
 from lmlab.models.sources import pad_id
-from lmlab.types import Dataset, PreTrainedTokenizerBase
+from lmlab.models.types import Dataset, PreTrainedTokenizerBase
 
 
 def completion_only_collator(tokenizer: PreTrainedTokenizerBase) -> Callable[[Sequence[Mapping]], dict]:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from lmlab.types import Tensor
+from lmlab.models.types import Tensor
 
 
 class WindowLoader:

@@ -12,7 +12,7 @@ from lmlab.data.sources import load_rows
 from lmlab.data.usable import usable_texts
 from lmlab.models import IGNORE_INDEX
 from lmlab.models.sources import eos_id
-from lmlab.types import Dataset, PreTrainedTokenizerBase, Tensor
+from lmlab.models.types import Dataset, PreTrainedTokenizerBase, Tensor
 
 
 def plain_texts(source: str, split: str) -> list[str]:

@@ -10,8 +10,8 @@ from lmlab.data.splits import split_indices
 from lmlab.data.usable import BadRow, leave_out, usable_pairs
 from lmlab.models import IGNORE_INDEX
 from lmlab.models.sources import eos_id
+from lmlab.models.types import Dataset, PreTrainedTokenizerBase
 from lmlab.recipes import FullFinetune
-from lmlab.types import Dataset, PreTrainedTokenizerBase
 
 PROMPT = "Convert to Shakespearean: {modern}\nShakespearean:"
 _MIN_PAIRS = 20  # of each set

@@ -10,7 +10,7 @@ from typing import NamedTuple
 from lmlab.data.token_view import TokenView, token_view
 from lmlab.models import IGNORE_INDEX
 from lmlab.models.chat_template import CLOSING, OPENING, end_of_turn, generation_prompt, prompt_text
-from lmlab.types import PreTrainedTokenizerBase
+from lmlab.models.types import PreTrainedTokenizerBase
 
 _BATCH_SIZE = 8  # rows that are collated together, so that some are padded
 # what must hold of every conversation -> what is wrong where it does not

@@ -8,8 +8,8 @@ from lmlab.data.reasoning import question_of, reasoning_rows
 from lmlab.data.sources import load_rows
 from lmlab.data.splits import VALIDATION_FRACTION, group_split, split_indices
 from lmlab.models.chat_template import reference_labels
+from lmlab.models.types import PreTrainedTokenizerBase
 from lmlab.recipes import ReasoningFinetune
-from lmlab.types import PreTrainedTokenizerBase
 
 
 def reasoning_sets(cfg: ReasoningFinetune, tokenizer: PreTrainedTokenizerBase) -> dict[str, list[dict]]:

@@ -19,7 +19,7 @@ from typing import NamedTuple
 import numpy as np
 
 from lmlab.files import replace_file, require_disk_space, write_atomic
-from lmlab.types import PreTrainedTokenizerBase
+from lmlab.models.types import PreTrainedTokenizerBase
 
 TOKEN = np.dtype("<u2")
 MAX_VOCABULARY = 65_536  # ids that 16 bits can hold

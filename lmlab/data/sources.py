@@ -17,7 +17,7 @@ from lmlab.data.splits import SPLITS, VALIDATION_FRACTION
 from lmlab.data.usable import MAX_INVALID_FRACTION, BadRow, leave_out
 from lmlab.files import replace_folder
 from lmlab.models.sources import local_path
-from lmlab.types import Dataset
+from lmlab.models.types import Dataset
 
 OWN_FILES = (".jsonl", ".json", ".csv", ".txt")  # read here, everything else by ``datasets``
 ENDINGS = (*OWN_FILES, ".parquet")

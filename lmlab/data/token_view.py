@@ -7,7 +7,7 @@ from itertools import groupby
 from typing import NamedTuple
 
 from lmlab.models import IGNORE_INDEX
-from lmlab.types import PreTrainedTokenizerBase
+from lmlab.models.types import PreTrainedTokenizerBase
 
 _SHOWN = 120  # tokens of a long row, at its beginning and at its end
 _PADS_SHOWN = 2  # of those at an end of a row

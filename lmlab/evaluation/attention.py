@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from lmlab.evaluation.scoring import evaluating
-from lmlab.types import Module
+from lmlab.models.types import Module
 
 
 def attention_weights(model: Module, tokens: Sequence[int]) -> np.ndarray:

@@ -9,7 +9,7 @@ import numpy as np
 from lmlab.evaluation.prefix_tree import Choices, score_choices
 from lmlab.evaluation.statistics import wilson_interval
 from lmlab.models.sources import context_length
-from lmlab.types import Module, PreTrainedTokenizerBase
+from lmlab.models.types import Module, PreTrainedTokenizerBase
 
 
 @dataclass(frozen=True)

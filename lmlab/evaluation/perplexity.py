@@ -9,7 +9,7 @@ from lmlab.data.packing import encode_documents
 from lmlab.evaluation.scoring import score_tokens
 from lmlab.models import IGNORE_INDEX
 from lmlab.models.sources import context_length
-from lmlab.types import Dataset, Module, PreTrainedTokenizerBase
+from lmlab.models.types import Dataset, Module, PreTrainedTokenizerBase
 
 
 def perplexity(

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from lmlab.evaluation.scoring import batches_by_length, evaluating, logits_at, pad_right, score_tokens
-from lmlab.types import Module
+from lmlab.models.types import Module
 
 logger = logging.getLogger(__name__)
 

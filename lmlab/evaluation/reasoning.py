@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from lmlab.data.answers import grade_response
 from lmlab.models.chat_template import prompt_text
 from lmlab.models.generation import generate_greedy
-from lmlab.types import Module, PreTrainedTokenizerBase
+from lmlab.models.types import Module, PreTrainedTokenizerBase
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from lmlab.models.sources import context_length
-from lmlab.types import Module, Tensor
+from lmlab.models.types import Module, Tensor
 
 LOGITS_CHUNK = 2**25  # logits that are in memory at a time, in float32 128 MiB
 

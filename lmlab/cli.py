@@ -192,27 +192,19 @@ def search(
     direction: Annotated[Literal["minimize", "maximize"], typer.Option(help="of the metric")] = "minimize",
     trials: Annotated[int | None, typer.Option(min=1, help="in all (default 12, or all of a grid)")] = None,
     name: Annotated[str | None, typer.Option(help="of the study, which resumes if it exists")] = None,
-    no_pruning: Annotated[bool, typer.Option("--no-pruning", help="let every trial come to its end")] = False,
-    save_as: Annotated[str | None, typer.Option("--save-recipe", help="keep the best values as this")] = None,
     output_dir: Annotated[Path, typer.Option(help="where studies go")] = Path("runs/search"),
 ) -> None:
     """Try many values of a recipe, and find the best."""
     from lmlab.course import search as searching
     from lmlab.course.search_space import SearchDimension, SearchPlan
 
-    lesson = find_lesson(lesson)
-    if save_as:
-        # Hours later it would be too late to learn that the name is taken.
-        searching.check_new_recipe(lesson, save_as)
     dimensions = tuple(SearchDimension.parse(text) for text in space)
-    plan = SearchPlan(lesson, recipe, dimensions, metric, direction, parse_settings(settings))
+    plan = SearchPlan(find_lesson(lesson), recipe, dimensions, metric, direction, parse_settings(settings))
     # SIGTERM, which a job queue sends, ends the notebook as Ctrl-C does.
     with long_command(), handle_signals([signal.SIGTERM], signal.default_int_handler):
-        result = searching.search(plan, root=output_dir, trials=trials, name=name, pruning=not no_pruning)
-        # The plots and the executed notebooks of all trials are in the folder.
+        result = searching.search(plan, root=output_dir, trials=trials, name=name)
+        # The executed notebooks of all trials are in the folder.
         print(f"\n{result}\n{result.folder}")
-        if save_as:
-            print(f"saved: {searching.save_recipe(result, save_as)}")
     raise typer.Exit(0 if result.best else 1)
 
 
@@ -251,7 +243,6 @@ def chat(
     prompt: Annotated[str | None, typer.Option(help="one question; shows the answer and ends")] = None,
     temperature: Annotated[float | None, typer.Option(min=0, help="0: greedy (default 0.7)")] = None,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="longest answer, reasoning included")] = 512,
-    show_thinking: Annotated[bool, typer.Option("--show-thinking", help="show the reasoning too")] = False,
     raw: Annotated[bool, typer.Option("--raw", help="continue the text; for 02, 04, 05, 08")] = False,
 ) -> None:
     """Talk with a model: a folder, an adapter, what a lesson left, a GGUF file.
@@ -270,7 +261,7 @@ def chat(
     chat_model = load_chat_model(find_model(model))
     # What is not given is the model's own.
     config = sampling_config(chat_model.generation_config, max_new_tokens, temperature=temperature)
-    session = ChatSession(chat_model, config, show_reasoning=show_thinking, raw=raw)
+    session = ChatSession(chat_model, config, raw=raw)
     if prompt is not None:
         session.ask(prompt)
         raise typer.Exit

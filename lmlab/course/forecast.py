@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from lmlab.course.cost import WEIGHT, adam_bytes, four_bit_bytes, product_speed
+from lmlab.course.cost import adam_bytes, four_bit_bytes, product_speed
 from lmlab.course.trainings import Training
 from lmlab.hardware import BANDWIDTH, GPUS, PEAK_TFLOPS, Machine, by_gpu_name
 
@@ -42,7 +42,7 @@ class Forecast:
     n_parameters: int  # an adapter's among them
     n_trainable: int
     memory: Mapping[str, int]  # at the peak of a step; the parts add up to it
-    # Weights, adapter, optimizer, checkpoint: what can be counted exactly after a run.
+    # Weights, adapter, optimizer: what can be counted exactly after a run.
     model_states: Mapping[str, int]
     seconds: float | None  # of one step, at the batches' average fill; None where no data sheet says
 
@@ -157,7 +157,7 @@ def forecast(training: Training, machine: Machine) -> Forecast:
         machine,
         n_parameters,
         n_trainable,
-        memory={name: size for name, size in states.items() if name != "checkpoint"} | larger,
+        memory=states | larger,
         model_states=states,
         seconds=_step_seconds(training, machine, step, states["weights"]),
     )
@@ -188,7 +188,7 @@ def kv_cache_bytes(training: Training, machine: Machine) -> int:
 
 
 def model_states(model: "nn.Module", optimizer: str) -> dict[str, int]:
-    """Bytes that stay from step to step: weights, adapter (if any), optimizer; and a checkpoint's, on disk.
+    """Bytes that stay from step to step: weights, adapter (if any), optimizer.
 
     Args:
         model: On the meta device.
@@ -196,7 +196,6 @@ def model_states(model: "nn.Module", optimizer: str) -> dict[str, int]:
     """
     from torch import nn
 
-    from lmlab.models.gpt import GPT
     from lmlab.training.memory import FourBitLinear
 
     # By identity: a tied head is the embedding itself, and parameters() lists it once.
@@ -211,11 +210,8 @@ def model_states(model: "nn.Module", optimizer: str) -> dict[str, int]:
     trainable_bytes = sum(p.nbytes for p in trainable)
     state = adam_bytes([(p.numel(), id(p) in embeddings) for p in trainable], optimizer)
     if hasattr(model, "peft_config"):
-        sizes = {"weights": frozen_bytes, "adapter": trainable_bytes, "optimizer": state}
-        return sizes | {"checkpoint": trainable_bytes + state}
-    weights = frozen_bytes + trainable_bytes
-    saved = WEIGHT * model.num_parameters() if isinstance(model, GPT) else weights  # files hold no padding
-    return {"weights": weights, "optimizer": state, "checkpoint": saved + state}
+        return {"weights": frozen_bytes, "adapter": trainable_bytes, "optimizer": state}
+    return {"weights": frozen_bytes + trainable_bytes, "optimizer": state}
 
 
 def _step_seconds(training: Training, machine: Machine, step, weight_bytes: int) -> float | None:

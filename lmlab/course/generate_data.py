@@ -33,14 +33,7 @@ MAX_RETRIES = 15
 RECENT = 50  # of so many last answers half may be left out
 SHORTEST_SECRET = 8  # characters; a shorter key ("none", "x") is no secret and may occur in any text
 URL = r"https?://([\w.-]+|\[[\da-fA-F:]+\])(:\d+)?(/[\w.~/-]*)?"
-PROMPT_REFUSED = (400, 413, 422)  # from an endpoint that has answered other prompts: a content filter, say
-ADVICE = {
-    400: "check the model's name and the settings; if it is the prompt, another --seed asks others",
-    401: f"check the key in {' or '.join(KEY_VARIABLES)}",
-    404: "check the base URL (most end in /v1) and the model's name",
-    429: "ask less at once (--concurrency), or wait; the same command resumes",
-    503: "see whether it runs, or ask less at once (--concurrency); the same command resumes",
-}
+PROMPT_REFUSED = (400, 413, 422)  # a content filter, say
 
 logger = logging.getLogger(__name__)
 
@@ -142,7 +135,6 @@ class Endpoint:
     max_tokens: int = 600
     timeout: float = 120.0
     max_retries: int = MAX_RETRIES
-    has_answered: bool = field(default=False, init=False)
 
     def __post_init__(self):
         # A user name, a password or a query may hold a secret, so a URL that is refused is not shown.
@@ -203,12 +195,9 @@ class Endpoint:
             self.token_limit = "max_completion_tokens"  # newer models of OpenAI know it by this name alone
             return await self.ask(client, messages)
         shown = self.redact(message)
-        if status in PROMPT_REFUSED and self.has_answered:
+        if status in PROMPT_REFUSED:
             return Answer(shown, f"refused ({status})")
-        if status is None:
-            raise EndpointError(f"{self.host} does not answer: {shown}; {ADVICE[503]}")
-        advice = ADVICE[503] if status >= 500 else ADVICE.get(status, ADVICE[404])
-        raise EndpointError(f"{self.host} refused: {status} {shown}; {advice}")
+        raise EndpointError(f"{self.host} refused: {status or 'no answer'} {shown}; the same command resumes")
 
     def _read(self, reply) -> Answer:
         """Checks a reply: the client hands on whatever JSON, or text, came."""
@@ -217,21 +206,15 @@ class Endpoint:
             text = strip_reasoning(choice.message.content or "")
         except (AttributeError, LookupError, TypeError):
             return Answer(self.redact(str(reply)), "no chat completion")
-        self.has_answered = True
         # Not every endpoint counts them.
         tokens = [getattr(reply.usage, name, 0) for name in ("prompt_tokens", "completion_tokens")]
-        if self._holds_key(text):
-            return Answer(self.redact(text), "the key stands in it", *tokens)
         if choice.finish_reason == "length":
             return Answer(text, f"cut off at {self.max_tokens} tokens", *tokens)
         return Answer(text, format_problem(text), *tokens)
 
-    def _holds_key(self, text: str) -> bool:
-        return len(self.key) >= SHORTEST_SECRET and (self.key in text or self.key in unquote(text))
-
     def redact(self, text: str) -> str:
         """What a server said, fit to be shown: without the key, in one short line of printable characters."""
-        if self._holds_key(text):
+        if len(self.key) >= SHORTEST_SECRET:
             text = unquote(text.replace(self.key, "[key]")).replace(self.key, "[key]")
         printable = "".join(character if character.isprintable() else " " for character in text)
         return " ".join(printable.split())[:200]
@@ -292,7 +275,6 @@ def generate(endpoint: Endpoint, path: str | Path, n: int, *, seed: int = 0, con
 async def _fill(endpoint: Endpoint, file: ResumableFile, n: int, seed: int, concurrency: int) -> Tally:
     # Rows of earlier runs count, and no new one may repeat them.
     tally, index = Tally(len(file.rows)), TextIndex(row["text"] for row in file.rows)
-    endpoint.has_answered |= any(row.get("model") == endpoint.model for row in file.rows)
     number, recent = _next_prompt(file.rows, seed), deque(maxlen=RECENT)
     async with endpoint.connect() as client:
         while tally.written < n:
@@ -310,7 +292,7 @@ async def _fill(endpoint: Endpoint, file: ResumableFile, n: int, seed: int, conc
                 if len(recent) == RECENT and sum(recent) > RECENT / 2:
                     raise EndpointError(
                         f"more than half of the last {RECENT} answers of {endpoint.host} had to be left out "
-                        f"({tally}); try another model or temperature; the same command resumes"
+                        f"({tally}); check the model's name, or try another one; the same command resumes"
                     )
     return tally
 

@@ -2,11 +2,9 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from lmlab.course.plan import Plan
-from lmlab.training.checkpoints import load_state
 
 if TYPE_CHECKING:
     from torch import nn
@@ -55,17 +53,13 @@ def reset_peak_memory() -> None:
 
 
 def measure(
-    model: "nn.Module",
-    optimizer: "Optimizer | None" = None,
-    checkpoint: str | Path | None = None,
-    seconds: float | None = None,
+    model: "nn.Module", optimizer: "Optimizer | None" = None, seconds: float | None = None
 ) -> dict[str, float]:
     """Counts after a training what a plan predicts.
 
     Args:
         model: Trained by transformers, TRL or ``lmlab.training.pretrain``, with or without an adapter.
         optimizer: After at least one step.
-        checkpoint: A folder with the trained weights and the optimizer's state; its tensors are counted.
         seconds: Of training.
 
     Returns:
@@ -85,36 +79,11 @@ def measure(
     if optimizer is not None:
         # accelerate wraps the Trainer's
         found["optimizer"] = optimizer_bytes(getattr(optimizer, "optimizer", optimizer))
-    if checkpoint is not None:
-        found["checkpoint"] = stored_bytes(checkpoint)
     if seconds is not None:
         found["seconds"] = seconds
     if torch.cuda.is_available():
         found["peak memory"] = torch.cuda.max_memory_allocated()
     return found
-
-
-def stored_bytes(folder: str | Path) -> int:
-    """Bytes of the tensors in a checkpoint's folder: the weights', and those of the optimizer's state.
-
-    Raises:
-        ValueError: A state holds more than tensors and plain values; nothing of it is run.
-    """
-    import torch
-    from torch.utils._pytree import tree_leaves
-
-    total = 0
-    for file in Path(folder).glob("*.safetensors"):
-        with file.open("rb") as opened:  # 8 bytes with the header's length, the header, the tensors
-            total += file.stat().st_size - 8 - int.from_bytes(opened.read(8), "little")
-    # optimizer.pt is the Trainer's, trainer.pt that of lmlab.training.pretrain, with more than the optimizer
-    # in it.
-    for name in ("optimizer.pt", "trainer.pt"):
-        if (Path(folder) / name).exists():
-            state = load_state(Path(folder) / name)
-            tensors = [leaf for leaf in tree_leaves(state.get("optimizer", state)) if torch.is_tensor(leaf)]
-            total += sum(tensor.nbytes for tensor in tensors)
-    return total
 
 
 def compare(planned: Plan, measured: Mapping[str, float], name: str | None = None) -> Comparison:

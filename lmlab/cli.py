@@ -8,8 +8,6 @@ import logging
 import signal
 import sys
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -17,9 +15,8 @@ import typer
 from typer.core import TyperGroup
 
 from lmlab import __version__
-from lmlab.hardware import GPUS
 from lmlab.recipes import LESSONS, find_lesson, find_recipe, list_recipes, load_recipe, parse_settings
-from lmlab.signals import discard, handle_signals, unbreakable_output
+from lmlab.signals import discard, handle_signals
 
 
 class ReaderErrors(TyperGroup):
@@ -64,14 +61,11 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
-@contextmanager
-def long_command() -> Iterator[None]:
-    """For hours maybe, with results in files: shows the log, and goes on whether or not anybody reads it."""
+def _show_log() -> None:
+    """For commands that take hours maybe, with results in files."""
     from lmlab.course.lesson import show_log
 
-    with unbreakable_output():
-        show_log()
-        yield
+    show_log()
 
 
 def _quiet(*libraries: str) -> None:
@@ -130,13 +124,13 @@ def run(
     """Run notebooks in batch."""
     from lmlab.course.batch import run_lessons
 
-    with long_command():
-        # A notebook that fails does not end the others: the table says which one did.
-        run_dir, outcomes = run_lessons(lessons, recipe, settings, output_dir, jobs, from_run)
-        print(f"\n{'lesson':<32} {'status':<12} {'seconds':>8} {'peak GiB':>9}")
-        for one in outcomes:
-            print(f"{one.lesson:<32} {one.status:<12} {one.seconds:>8.1f} {one.peak_memory_gb:>9.2f}")
-        print(run_dir)
+    _show_log()
+    # A notebook that fails does not end the others: the table says which one did.
+    run_dir, outcomes = run_lessons(lessons, recipe, settings, output_dir, jobs, from_run)
+    print(f"\n{'lesson':<32} {'status':<12} {'seconds':>8} {'peak GiB':>9}")
+    for one in outcomes:
+        print(f"{one.lesson:<32} {one.status:<12} {one.seconds:>8.1f} {one.peak_memory_gb:>9.2f}")
+    print(run_dir)
     raise typer.Exit(0 if all(one.ok for one in outcomes) else 1)
 
 
@@ -153,8 +147,8 @@ def pretrain(
 
     # Before the log is shown: a mistake in the recipe is one line.
     cfg = load_recipe("02", recipe, **parse_settings(settings))
-    with long_command():
-        jobs.pretrain(cfg, out, replace, data_only)
+    _show_log()
+    jobs.pretrain(cfg, out, replace, data_only)
 
 
 @app.command()
@@ -172,8 +166,8 @@ def finetune(
 
     cfg = load_recipe(lesson, recipe, **parse_settings(settings))
     _quiet("bitsandbytes")
-    with long_command():
-        jobs.finetune(cfg, out, int(bits) if bits else None)
+    _show_log()
+    jobs.finetune(cfg, out, int(bits) if bits else None)
 
 
 @app.command()
@@ -201,7 +195,8 @@ def search(
     dimensions = tuple(SearchDimension.parse(text) for text in space)
     plan = SearchPlan(find_lesson(lesson), recipe, dimensions, metric, direction, parse_settings(settings))
     # SIGTERM, which a job queue sends, ends the notebook as Ctrl-C does.
-    with long_command(), handle_signals([signal.SIGTERM], signal.default_int_handler):
+    _show_log()
+    with handle_signals([signal.SIGTERM], signal.default_int_handler):
         result = searching.search(plan, root=output_dir, trials=trials, name=name)
         # The executed notebooks of all trials are in the folder.
         print(f"\n{result}\n{result.folder}")
@@ -231,8 +226,8 @@ def generate_data(
     # Never an option: command lines are seen by all users of a machine, and kept in the shell's history.
     _, key = find_key()
     endpoint = Endpoint(base_url, model, key, temperature, max_tokens)
-    with long_command():
-        run_generation(endpoint, output, n, seed=seed, concurrency=concurrency, agreed=yes)
+    _show_log()
+    run_generation(endpoint, output, n, seed=seed, concurrency=concurrency, agreed=yes)
 
 
 @app.command()
@@ -279,7 +274,9 @@ def plan(
     lesson: Annotated[str, typer.Argument(help="02, 04, 05, 06, 08, 09, or a full name")],
     settings: Settings,
     recipe: RecipeName = "tiny",
-    gpu: Annotated[str | None, typer.Option(help=f"{', '.join(GPUS)} (default: this machine)")] = None,
+    gpu: Annotated[
+        str | None, typer.Option(help="T4, L4, A10G, A100, A100-80GB, H100 or H200 (default: this machine)")
+    ] = None,
 ) -> None:
     """Predict memory, time and cost of a recipe; nothing is loaded."""
     from lmlab import hardware

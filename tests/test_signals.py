@@ -1,4 +1,4 @@
-"""What may not end a long run: a hang-up under nohup, and output that nobody reads."""
+"""A hang-up does not end a run under nohup, and a reader that goes away ends a command quietly."""
 
 import os
 import signal
@@ -50,16 +50,6 @@ def test_a_hang_up_ends_a_run_only_without_nohup(tmp_path, nohup):
             process.send_signal(signal.SIGHUP)
     assert process.wait() == (0 if nohup else 130)
     assert (tmp_path / "02_gpt2_from_scratch" / "model" / "model.safetensors").exists() is nohup
-
-
-@pytest.mark.slow
-def test_a_reader_that_goes_away_does_not_end_a_run(tmp_path):
-    read, write = os.pipe()
-    process = start_pretraining(tmp_path, write, stderr=write)
-    os.close(write)
-    os.close(read)  # as | head does, here before the first line
-    assert process.wait() == 0
-    assert (tmp_path / "02_gpt2_from_scratch" / "model" / "model.safetensors").exists()
 
 
 @pytest.mark.slow

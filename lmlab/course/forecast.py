@@ -12,17 +12,12 @@ from typing import TYPE_CHECKING
 
 from lmlab.course.cost import adam_bytes, four_bit_bytes, product_speed
 from lmlab.course.trainings import Training
-from lmlab.hardware import BANDWIDTH, GPUS, PEAK_TFLOPS, Machine, by_gpu_name
+from lmlab.hardware import Machine, by_gpu_name, rentable_gpus
 
 if TYPE_CHECKING:
     from torch import nn
 
 GIB = 2**30
-# US dollars for an hour of one GPU on demand, May 2026; yours will differ by a factor of two either way. T4,
-# L4: Google Cloud without the host; A10G: AWS g5.xlarge; the others lie between specialised clouds and the
-# large ones (mercatus-ai.com/blog/cloud-gpu-pricing: A100 1.10 to 3.00, H100 2.00 to 5.00, H200 2.50 to
-# 7.00).
-HOURLY_COST = {"H200": 3.50, "H100": 3.00, "A100": 1.80, "A10G": 1.01, "L4": 0.70, "T4": 0.35}
 # Fraction of the data sheet's FLOPS that training is assumed to reach; not measured on any GPU.
 UTILIZATION = {"pretraining": 0.4, "full": 0.3, "qlora": 0.2}
 # Of what one large product reaches on the same cores; measured 0.4 to 0.9 on the tiny models.
@@ -65,8 +60,8 @@ class Forecast:
 
     @property
     def fitting_gpus(self) -> list[str]:
-        """Those in ``hardware.GPUS`` on which this fits as it is."""
-        return [name for name, (memory, _) in GPUS.items() if self.peak <= usable_bytes(memory)]
+        """Those that one can rent on which this fits as it is."""
+        return [name for name, memory in rentable_gpus().items() if self.peak <= usable_bytes(memory)]
 
     @property
     def tokens_per_second(self) -> float | None:
@@ -84,7 +79,7 @@ class Forecast:
     @property
     def hourly_cost(self) -> float | None:
         """US dollars for an hour of this GPU; None where the table has none."""
-        return by_gpu_name(HOURLY_COST, self.machine.device_name)
+        return by_gpu_name("hourly_cost", self.machine.device_name)
 
     def rows(self) -> list[tuple[str, str]]:
         """The forecast in words, as (name, value): memory, its verdict, time and cost."""
@@ -223,11 +218,11 @@ def _step_seconds(training: Training, machine: Machine, step, weight_bytes: int)
     if machine.device == "cpu":
         combine, speed, bandwidth = sum, CPU_UTILIZATION * _cpu_speed(), math.inf
     else:
-        peak = by_gpu_name(PEAK_TFLOPS, machine.device_name)
+        peak = by_gpu_name("tflops", machine.device_name)
         if peak is None:
             return None
         combine, speed = max, 1e12 * peak * UTILIZATION[training.method]
-        bandwidth = 1e9 * (by_gpu_name(BANDWIDTH, machine.device_name) or OTHER_BANDWIDTH)
+        bandwidth = 1e9 * (by_gpu_name("bandwidth", machine.device_name) or OTHER_BANDWIDTH)
     calls = CALL_SECONDS * step.operations
     learning = training.accumulation * combine((calls, training.fill * step.flops / speed))
     # A step's work in forward passes: the backward pass is two, recomputed activations are one more.

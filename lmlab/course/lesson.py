@@ -113,7 +113,6 @@ class Lesson:
         model: "nn.Module",
         optimizer: "Optimizer | None" = None,
         seconds: float | None = None,
-        name: str | None = None,
     ) -> "Comparison":
         """What ``lmlab.plan`` predicted beside what training took: bytes, and seconds where they are given.
 
@@ -122,11 +121,10 @@ class Lesson:
             model: After training, with or without an adapter.
             optimizer: The trainer's, after at least one step.
             seconds: Of training alone.
-            name: Of the training, where the plan has several; by default its first.
         """
         from lmlab.course.measured import compare, measure
 
-        return compare(forecast, measure(model, optimizer, seconds=seconds), name)
+        return compare(forecast, measure(model, optimizer, seconds=seconds))
 
     def finish(self, metrics: dict) -> Expectations:
         """Writes metrics.json and record.json, and gives the table of expected against measured. Checkpoints in

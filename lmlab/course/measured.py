@@ -38,11 +38,6 @@ class Comparison:
 
     __repr__ = __str__
 
-    def _repr_html_(self) -> str:
-        from lmlab.course.templates import render_macro
-
-        return render_macro("fragments.html", "table", self.table())
-
 
 def reset_peak_memory() -> None:
     """Call before a training whose peak ``measure`` is to tell; without a GPU it does nothing."""
@@ -86,15 +81,14 @@ def measure(
     return found
 
 
-def compare(planned: Plan, measured: Mapping[str, float], name: str | None = None) -> Comparison:
+def compare(planned: Plan, measured: Mapping[str, float]) -> Comparison:
     """Predicted and measured side by side.
 
     Args:
         planned: From ``plan``.
         measured: From ``measure``.
-        name: Of the training, where the plan has several; by default its first.
     """
-    made = planned.forecasts[name or next(iter(planned.forecasts))]
+    made = next(iter(planned.forecasts.values()))
     predicted = {**made.model_states, "peak memory": made.peak}
     # Steps may depend on data that the plan does not read: there is no time to compare then.
     if made.hours is not None:

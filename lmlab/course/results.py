@@ -1,7 +1,6 @@
 """metrics.json of a lesson, and the table of expected against measured."""
 
 import dataclasses
-import html
 import json
 import time
 from collections.abc import Sequence
@@ -10,6 +9,7 @@ from pathlib import Path
 from lmlab.files import write_atomic
 from lmlab.recipes import Recipe
 from lmlab.training.tensorboard import write_results
+from lmlab.viz.display import html_table
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,9 +24,7 @@ class Expectations:
         return "\n".join(f"{m:<36} {e:<20} {v:<14} {ok}" for m, e, v, ok in [self.HEADER, *self.rows])
 
     def _repr_html_(self) -> str:
-        head = "".join(f"<th>{name}</th>" for name in self.HEADER)
-        rows = ["".join(f"<td>{html.escape(cell)}</td>" for cell in row) for row in self.rows]
-        return f"<table><tr>{head}</tr>{''.join(f'<tr>{row}</tr>' for row in rows)}</table>"
+        return html_table(self.HEADER, self.rows)
 
 
 def write_metrics(out: Path, cfg: Recipe, metrics: dict, started: float | None = None) -> Expectations:

@@ -171,9 +171,7 @@ def test_every_lesson_that_trains_has_a_plan(number):
     assert (
         all(f.fits and f.hours > 0 and f.hourly_cost > 0 for f in made.forecasts.values()) and not made.advice
     )
-    for shown in (str(made), made._repr_html_()):
-        assert "peak memory" in shown and "Predicted" in shown
-    assert "<table>" in made._repr_html_()
+    assert "peak memory" in str(made) and "Predicted" in str(made)
 
 
 def test_the_parts_are_the_peak():
@@ -196,7 +194,7 @@ def test_what_does_not_fit_is_told_what_would_help():
     for change in offered:  # each is a recipe that can be run, and its plan says the same
         again = plan(cfg.model_copy(update=change.settings), small)
         assert again.forecasts["adapter"].peak == change.forecast.peak
-    assert "--set activation_checkpointing=true" in str(made) and "instead" in made._repr_html_()
+    assert "--set activation_checkpointing=true" in str(made)
 
 
 def test_a_change_keeps_the_tokens_of_a_step():

@@ -84,7 +84,7 @@ def predicted_gib(config, batch_size: int, length: int, dtype: str) -> float:
     model = model_on_meta(config)
     step = estimate_step(model, batch_size, length, dtype=dtype, accumulation=2, padded=True)
     kept = sum(model_states(model, "adamw_torch").values())
-    return (kept + max(step.peak_by_phase)) / 2**30
+    return (kept + step.gradients + step.activations + step.logits) / 2**30
 
 
 def full_fine_tuning(name: str, tokenizers: Path, pairs: Path, steps: int = STEPS) -> dict:

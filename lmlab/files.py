@@ -139,33 +139,6 @@ def require_disk_space(folder: str | Path, n_bytes: int) -> int:
     return free
 
 
-def folder_bytes(folder: Path) -> int:
-    """The bytes of all files in a folder."""
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-
-
-def list_files(folder: Path, name: str) -> None:
-    """Writes a file ``name`` into a folder that says which files are in it, so that ``unlisted`` finds
-    others.
-    """
-    (folder / name).write_text(json.dumps(sorted(_files_in(folder))), encoding="utf-8")
-
-
-def unlisted(folder: Path, name: str) -> list[str]:
-    """The files and links in a folder that its list (``list_files``) does not have; all, where it has no
-    list.
-    """
-    listed = folder / name
-    ours = {name, *json.loads(listed.read_text(encoding="utf-8"))} if listed.is_file() else set()
-    return sorted(_files_in(folder) - ours)
-
-
-def _files_in(folder: Path) -> set[str]:
-    # A link counts by itself: it may lead to a folder, or nowhere.
-    found = [path for path in folder.rglob("*") if path.is_symlink() or path.is_file()]
-    return {path.relative_to(folder).as_posix() for path in found}
-
-
 def remove_temporary(folder: Path) -> None:
     """Removes what processes that live no longer have left half-written in ``folder``."""
     for path in folder.glob(".*.lmlab"):

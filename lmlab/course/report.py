@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from lmlab.course.compare import compare_lesson
@@ -13,9 +14,9 @@ from lmlab.course.records import MetricsFile, own_file, read_metrics, read_outco
 from lmlab.course.results import expectation_table
 from lmlab.course.runner import Outcome
 from lmlab.course.templates import WEB, render
-from lmlab.files import list_files, replace_folder, unlisted
+from lmlab.files import check_replaceable, replace_folder
 
-LISTING = ".lmlab-site"  # a file in every site: the names of the files that the report wrote
+MARK = ".lmlab-site"  # an empty file in every site
 COPIED = ("style.css", "site.js")  # from lmlab/course/web
 # the guides of a clone, by the names of their pages; an installed lmlab has none
 GUIDES = {
@@ -99,7 +100,9 @@ def build_site(run_dir: Path, site: Path, other: Path | None = None) -> Path:
     executed = [o.lesson for o in outcomes if own_file(run_dir, f"{o.lesson}.ipynb").is_file()]
     guides = {name: path for name, path in find_guides().items() if path.is_file()}
     pages = [*executed, *guides]
-    with replace_folder(site, _check_site) as fresh:
+    # a folder that is in the way is replaced only where a report wrote it
+    with replace_folder(site, partial(check_replaceable, ours=(MARK,))) as fresh:
+        (fresh / MARK).touch()
         for name in COPIED:
             shutil.copyfile(WEB / name, fresh / name)
         (fresh / "figures").mkdir()
@@ -119,7 +122,6 @@ def build_site(run_dir: Path, site: Path, other: Path | None = None) -> Path:
         if other:
             both = [lesson for lesson in lessons if lesson.name in other_lessons]
             _write_comparison(fresh, (run_dir, other), both, menu)
-        list_files(fresh, LISTING)
     return site / "index.html"
 
 
@@ -127,18 +129,6 @@ def find_guides() -> dict[str, Path]:
     """name of its page -> a guide's file, which is there in a clone."""
     project = notebooks_folder().parent
     return {name: project / path for name, path in GUIDES.items()}
-
-
-def _check_site(site: Path) -> None:
-    """Raises ValueError for a file, and for a folder with files that no report wrote: they would be deleted."""
-    if not site.exists():
-        return
-    foreign = unlisted(site, LISTING) if site.is_dir() else [site.name]
-    if foreign:
-        raise ValueError(
-            f"--output got {site}, where {foreign[0]} is not of a report and would be deleted; give a new folder, "
-            "or move that away"
-        )
 
 
 def _read_lesson(outcome: Outcome, run_dir: Path, site: Path, pages: list[str]) -> Lesson:

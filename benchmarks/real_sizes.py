@@ -76,23 +76,13 @@ def forget_peak() -> None:
     Path("/proc/self/clear_refs").write_text("5")
 
 
-def predicted_gib(config, batch_size: int, length: int, dtype: str) -> float:
-    """GiB of full fine-tuning: what stays from step to step, and the peak of a step that accumulates."""
-    from lmlab.course.forecast import model_states
-    from lmlab.training.memory import estimate_step, model_on_meta
-
-    model = model_on_meta(config)
-    step = estimate_step(model, batch_size, length, dtype=dtype, accumulation=2, padded=True)
-    kept = sum(model_states(model, "adamw_torch").values())
-    return (kept + step.gradients + step.activations + step.logits) / 2**30
-
-
 def full_fine_tuning(name: str, tokenizers: Path, pairs: Path, steps: int = STEPS) -> dict:
     """Lesson 04's training at full size: batch 4 x 2, AdamW, 5e-5, saved half-way and at the end."""
     import numpy as np
     import torch
     from transformers import GPT2Config, GPT2LMHeadModel, Trainer, TrainerCallback, TrainingArguments
 
+    from lmlab.course.cost import full_memory_gib
     from lmlab.data.labels import completion_only_collator
     from lmlab.data.pairs import tokenize_pairs
     from lmlab.data.sources import load_rows
@@ -178,7 +168,12 @@ def full_fine_tuning(name: str, tokenizers: Path, pairs: Path, steps: int = STEP
         "tokens_per_second": 8 * tokens / seconds,
         "peak_gib": peak,
         "peak_gib_before_the_model": before,
-        "predicted_gib": predicted_gib(model.config, 4, max(map(len, training["input_ids"])), machine.dtype),
+        "predicted_gib": full_memory_gib(
+            model.config,
+            model.num_parameters(),
+            4 * max(map(len, training["input_ids"])),
+            half=machine.bf16 or machine.fp16,
+        ),
     }
 
 

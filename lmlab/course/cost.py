@@ -1,16 +1,26 @@
-"""What a training costs in seconds and bytes; ``lmlab.course.forecast`` puts them together.
+"""What a training costs in FLOPs, seconds and bytes; ``lmlab.course.forecast`` puts them together.
 
-Sources: Dettmers et al. 2022 and 2023 for Adam in 8 bits and weights in 4, with the sizes as bitsandbytes
-stores them.
+Sources: Kaplan et al. 2020 (6 FLOPs per parameter and token); Dettmers et al. 2022 and 2023 for Adam in 8
+bits and weights in 4, with the sizes as bitsandbytes stores them.
 """
 
+import copy
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
 
-MOMENTS = 8  # bytes of Adam's first and second moment, in float32
+if TYPE_CHECKING:
+    from transformers import GPT2Config, PretrainedConfig
+
+WEIGHT, MOMENTS = 4, 8  # bytes in float32; Adam's first and second moment
 STEP_BYTES = 4  # torch's Adam counts the steps of each tensor in a float32
 EIGHT_BIT_FROM, EIGHT_BIT_BLOCK = 4096, 256  # smaller tensors keep 32 bits; a float32 scale for each block
 FOUR_BIT_BLOCK, SCALE_BLOCK = 64, 256  # weights per scale of a byte; scales per float32 scale of their own
+
+
+def training_flops(n_weights: int, n_tokens: float) -> float:
+    """FLOPs of training ``n_weights`` parameters on ``n_tokens``: two forward and four backward for each."""
+    return 6.0 * n_weights * n_tokens
 
 
 def product_speed(size: int = 1024, seconds: float = 0.3) -> float:
@@ -50,3 +60,55 @@ def adam_bytes(sizes: Iterable[tuple[int, bool]], optimizer: str) -> int:
         else:
             total += 2 * (n + 4 * math.ceil(n / EIGHT_BIT_BLOCK))
     return total
+
+
+def full_memory_gib(
+    config: "GPT2Config",
+    n_weights: int,
+    tokens: int,
+    optimizer: str = "adamw_torch",
+    checkpointing: bool = False,
+    half: bool = True,
+) -> float:
+    """GiB of full fine-tuning a GPT-2 in mixed precision: weights, gradients, Adam, activations, logits.
+
+    A step of two models of few blocks is traced on the meta device (``lmlab.training.memory``); each further
+    block adds the same. It is a prediction, without what the allocator adds.
+
+    Args:
+        config: A GPT2Config.
+        n_weights: Of its model.
+        tokens: Batch size times length.
+        optimizer: "adamw_torch" or "adamw_8bit".
+        checkpointing: Activation checkpointing: the input of each block is kept, and one block is recomputed.
+        half: The forward pass runs in 16 bits.
+    """
+    embeddings = (config.vocab_size + config.n_positions) * config.n_embd
+    kept = WEIGHT * n_weights + adam_bytes([(embeddings, True), (n_weights - embeddings, False)], optimizer)
+    # The peak of each phase is a straight line in the number of blocks, so two models tell all.
+    two, three = (_phase_peaks(config, n_layer, tokens, checkpointing, half) for n_layer in (2, 3))
+    peaks = []
+    for with_two, with_three in zip(two, three, strict=True):
+        per_block = with_three - with_two
+        peaks.append(with_two + (config.n_layer - 2) * per_block)
+    return (kept + max(peaks)) / 2**30
+
+
+def _phase_peaks(config, n_layer: int, tokens: int, checkpointing: bool, half: bool) -> Sequence[int]:
+    """Bytes at the peak of each phase of a step, with ``n_layer`` blocks."""
+    from lmlab.training.memory import estimate_step, model_on_meta
+
+    small = copy.deepcopy(config)
+    small.n_layer = n_layer
+    dtype = "bfloat16" if half else "float32"
+    model = model_on_meta(small)
+    # With two micro-batches all gradients are kept, as they are in a recipe that accumulates.
+    step = estimate_step(model, 1, tokens, dtype=dtype, accumulation=2, checkpointing=checkpointing)
+    return step.peak_by_phase
+
+
+def n_weights_of(config: "PretrainedConfig") -> int:
+    """Parameters of a model of this config, tied ones once; nothing is allocated."""
+    from lmlab.training.memory import model_on_meta
+
+    return sum(p.numel() for p in model_on_meta(config).parameters())

@@ -28,6 +28,7 @@ from lmlab.models.sources import fused_gelu
 
 # the part of the logits that TRL's chunked loss has at a time (trl.kernels, trl 1.16)
 CHUNK_TOKENS, CHUNK_ENTRIES = 4096, 32768
+PHASES = ("forward", "loss", "blocks", "embeddings")  # forward, then backward through each
 
 
 class StepEstimate(NamedTuple):
@@ -39,6 +40,7 @@ class StepEstimate(NamedTuple):
         logits: With their gradients; 0 where the peak is in the backward pass, after they are freed.
         flops: Of one micro-batch.
         operations: Calls of torch in one micro-batch; each has an overhead, however small it is.
+        peak_by_phase: Gradients, activations and logits together, at the peak of each of the ``PHASES``.
     """
 
     gradients: int
@@ -46,6 +48,7 @@ class StepEstimate(NamedTuple):
     logits: int
     flops: int
     operations: int
+    peak_by_phase: tuple[int, ...]
 
 
 class FourBitLinear(nn.Linear):
@@ -161,7 +164,8 @@ class _Counter(TorchDispatchMode):
         self.known = {t.untyped_storage()._cdata for t in [*model.parameters(), *model.buffers(), *gradients]}
         self.live = self.gradients = sum(t.nbytes for t in gradients)
         self.before_loss: int | None = None
-        self.peak = (0, 0, 0)  # all bytes, gradients, logits
+        self.phase = "forward"
+        self.peaks = dict.fromkeys(PHASES, (0, 0, 0))  # phase -> all bytes, gradients, logits
 
     def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
         kwargs = kwargs or {}
@@ -184,9 +188,9 @@ class _Counter(TorchDispatchMode):
         self.live += storage.nbytes()
         # Python frees a storage when the last tensor on it goes, as a GPU's allocator does
         weakref.finalize(storage, self._freed, storage._cdata, storage.nbytes())
-        if self.live > self.peak[0]:
+        if self.live > self.peaks[self.phase][0]:
             logits = 0 if self.before_loss is None else self.live - self.before_loss
-            self.peak = (self.live, self.gradients, logits)
+            self.peaks[self.phase] = (self.live, self.gradients, logits)
 
     def _freed(self, key: int, size: int) -> None:
         self.known.discard(key)
@@ -196,7 +200,7 @@ class _Counter(TorchDispatchMode):
         if not self.keeps_gradients:
             self.gradients += parameter.grad.nbytes
 
-    def follow_loss(self, last_norm: nn.Module) -> None:
+    def follow_phases(self, embedding: nn.Module, last_norm: nn.Module) -> None:
         """What is allocated between the last norm's output and its gradient belongs to the loss."""
 
         def _loss_begins(module, inputs, output):
@@ -205,9 +209,17 @@ class _Counter(TorchDispatchMode):
                 output.register_hook(_loss_ends)
 
         def _loss_ends(gradient):
-            self.before_loss = None
+            self.before_loss, self.phase = None, "blocks"
+
+        def _embedded(module, inputs, output):
+            if output.requires_grad:
+                output.register_hook(_blocks_end)
+
+        def _blocks_end(gradient):
+            self.phase = "embeddings"
 
         last_norm.register_forward_hook(_loss_begins)
+        embedding.register_forward_hook(_embedded)
 
 
 def _functions(names: str) -> set:
@@ -328,7 +340,8 @@ def estimate_step(
     # from the second micro-batch on, the gradients of the first are there
     counter = _Counter(model, padded, keeps_gradients=accumulation > 1)
     modules = {name.rsplit(".", 1)[-1]: module for name, module in model.named_modules()}
-    counter.follow_loss(modules.get("ln_f", modules.get("norm")))
+    embedding = modules.get("wte", modules.get("embed_tokens"))
+    counter.follow_phases(embedding, modules.get("ln_f", modules.get("norm")))
     says_autocast = mock.patch.object(torch, "is_autocast_enabled", lambda *device: half is not None)
     of_gpt = mock.patch(
         "lmlab.models.gpt.checkpoint", partial(checkpoint, context_fn=recompute["context_fn"])
@@ -336,14 +349,16 @@ def estimate_step(
     with counter, says_autocast, of_gpt:
         with autocast(keeps_copies=True):
             loss = _loss(model, ids, half, chunked)
+        counter.phase = "loss"
         loss.backward()
-    total, gradients, logits = counter.peak
+    total, gradients, logits = max(counter.peaks.values())
     return StepEstimate(
         gradients=gradients,
         activations=total - gradients - logits,
         logits=logits,
         flops=counter.flops,
         operations=counter.operations,
+        peak_by_phase=tuple(counter.peaks[phase][0] for phase in PHASES),
     )
 
 

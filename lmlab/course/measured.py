@@ -25,16 +25,12 @@ class Comparison:
 
     rows: Sequence[Row]
 
-    def table(self) -> list[tuple[str, str, str, str]]:
-        """The header, and each row as text."""
-        lines = [("", "predicted", "measured", "difference")]
+    def __str__(self) -> str:
+        lines = [f"{'':<22} {'predicted':>18} {'measured':>18} {'difference':>10}"]
         for row in self.rows:
             difference = f"{row.actual / row.predicted - 1:+.1%}"
-            lines.append((row.name, f"{row.predicted:,.0f}", f"{row.actual:,.0f}", difference))
-        return lines
-
-    def __str__(self) -> str:
-        return "\n".join(f"{a:<22} {b:>18} {c:>18} {d:>10}" for a, b, c, d in self.table())
+            lines.append(f"{row.name:<22} {row.predicted:>18,.0f} {row.actual:>18,.0f} {difference:>10}")
+        return "\n".join(lines)
 
     __repr__ = __str__
 

@@ -41,11 +41,8 @@ UNTIE = (
 
 
 def read_adapter_config(adapter: str | Path) -> dict:
-    """adapter_config.json of an adapter's folder. Raises ValueError where there is none."""
-    file = Path(adapter) / "adapter_config.json"
-    if not file.is_file():
-        raise ValueError(f"{adapter} holds no adapter_config.json; give a folder that save_adapter wrote")
-    return json.loads(file.read_text(encoding="utf-8"))
+    """adapter_config.json of an adapter's folder. Raises FileNotFoundError where there is none."""
+    return json.loads((Path(adapter) / "adapter_config.json").read_text(encoding="utf-8"))
 
 
 def check_loadable(adapter: str | Path) -> None:

@@ -210,9 +210,7 @@ def generate_data(
     output: Annotated[Path, typer.Option(help="a .jsonl file; it only grows")],
     n: Annotated[int, typer.Option("--n", min=1, help="descriptions in the file")] = 1000,
     concurrency: Annotated[int, typer.Option(min=1, help="requests at the same time")] = 8,
-    temperature: Annotated[float, typer.Option(min=0, max=2, help="of the sampling")] = 1.0,
     max_tokens: Annotated[int, typer.Option(min=1, help="longest answer; reasoning needs more")] = 600,
-    seed: Annotated[int, typer.Option(help="another one asks other questions")] = 0,
     yes: Annotated[bool, typer.Option("--yes", help="begin without asking back")] = False,
 ) -> None:
     """Have a model behind an OpenAI-compatible endpoint write lesson 08's texts.
@@ -225,9 +223,9 @@ def generate_data(
 
     # Never an option: command lines are seen by all users of a machine, and kept in the shell's history.
     _, key = find_key()
-    endpoint = Endpoint(base_url, model, key, temperature, max_tokens)
+    endpoint = Endpoint(base_url, model, key, max_tokens)
     _show_log()
-    run_generation(endpoint, output, n, seed=seed, concurrency=concurrency, agreed=yes)
+    run_generation(endpoint, output, n, concurrency=concurrency, agreed=yes)
 
 
 @app.command()

@@ -52,9 +52,9 @@ def _word_lists() -> dict:
     return yaml.safe_load(Path(__file__).with_name("data").joinpath("locations.yaml").read_text("utf-8"))
 
 
-def prompt_messages(number: int, seed: int = 0) -> list[dict[str, str]]:
-    """The chat messages that ask for description ``number``: a function of the number and the seed alone."""
-    lists, rng = _word_lists(), stream("locations", seed, number)
+def prompt_messages(number: int) -> list[dict[str, str]]:
+    """The chat messages that ask for description ``number``: a function of the number alone."""
+    lists, rng = _word_lists(), stream("locations", 0, number)
 
     def sample(name: str) -> str:
         """One entry of a list, uniformly at random."""
@@ -119,7 +119,6 @@ class Endpoint:
         base_url: Up to and with its "/v1".
         model: Its name at the endpoint.
         key: Sent as bearer token; none if empty.
-        temperature: Of the sampling.
         max_tokens: Longest answer.
         timeout: Seconds that the endpoint may be silent.
         max_retries: Further tries per prompt.
@@ -131,7 +130,6 @@ class Endpoint:
     base_url: str
     model: str
     key: str = field(default="", repr=False)
-    temperature: float = 1.0
     max_tokens: int = 600
     timeout: float = 120.0
     max_retries: int = MAX_RETRIES
@@ -179,7 +177,7 @@ class Endpoint:
             reply = await client.chat.completions.create(
                 model=self.model,
                 messages=messages,
-                temperature=self.temperature,
+                temperature=1.0,
                 extra_headers=headers,
                 **{limit: self.max_tokens},
             )
@@ -252,8 +250,8 @@ class Tally:
         return f"{self.written:,} written; left out: {problems or 'none'}"
 
 
-def generate(endpoint: Endpoint, path: str | Path, n: int, *, seed: int = 0, concurrency: int = 8) -> Tally:
-    """Fills a file up to ``n`` different descriptions, as rows {"text", "model", "prompt", "seed"}.
+def generate(endpoint: Endpoint, path: str | Path, n: int, *, concurrency: int = 8) -> Tally:
+    """Fills a file up to ``n`` different descriptions, as rows {"text", "model", "prompt"}.
 
     However it was stopped, it resumes when called again; answers under way are lost. An answer in the wrong
     format, or nearly the same as an earlier one, is left out and counted. Progress goes to the log.
@@ -262,30 +260,31 @@ def generate(endpoint: Endpoint, path: str | Path, n: int, *, seed: int = 0, con
         endpoint: Who is asked.
         path: A .jsonl file.
         n: Rows in the file at the end.
-        seed: Another seed asks other prompts.
         concurrency: Requests at the same time.
 
     Raises:
         EndpointError: The endpoint refuses, or more than half of the last 50 answers were left out.
     """
     with ResumableFile(path) as file:
-        return asyncio.run(_fill(endpoint, file, n, seed, concurrency))
+        return asyncio.run(_fill(endpoint, file, n, concurrency))
 
 
-async def _fill(endpoint: Endpoint, file: ResumableFile, n: int, seed: int, concurrency: int) -> Tally:
+async def _fill(endpoint: Endpoint, file: ResumableFile, n: int, concurrency: int) -> Tally:
     # Rows of earlier runs count, and no new one may repeat them.
     tally, index = Tally(len(file.rows)), TextIndex(row["text"] for row in file.rows)
-    number, recent = _next_prompt(file.rows, seed), deque(maxlen=RECENT)
+    # the first prompt number that no row has used
+    number = 1 + max((row["prompt"] for row in file.rows if "prompt" in row), default=-1)
+    recent = deque(maxlen=RECENT)
     async with endpoint.connect() as client:
         while tally.written < n:
             numbers = range(number, number + min(concurrency, n - tally.written))
             number = numbers.stop
-            requests = [endpoint.ask(client, prompt_messages(asked, seed)) for asked in numbers]
+            requests = [endpoint.ask(client, prompt_messages(asked)) for asked in numbers]
             for asked, answer in zip(numbers, await asyncio.gather(*requests), strict=True):
                 problem = answer.problem or index.repeats(answer.text)
                 if problem is None:
                     index.add(answer.text)
-                    row = {"text": answer.text, "model": endpoint.model, "prompt": asked, "seed": seed}
+                    row = {"text": answer.text, "model": endpoint.model, "prompt": asked}
                     file.append(row)
                 tally.add(answer, problem)
                 recent.append(problem is not None)
@@ -295,9 +294,3 @@ async def _fill(endpoint: Endpoint, file: ResumableFile, n: int, seed: int, conc
                         f"({tally}); check the model's name, or try another one; the same command resumes"
                     )
     return tally
-
-
-def _next_prompt(rows: list[dict], seed: int) -> int:
-    """The first prompt number that no row of this seed has used."""
-    used = [row["prompt"] for row in rows if row.get("seed") == seed]
-    return max(used, default=-1) + 1

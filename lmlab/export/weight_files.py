@@ -18,6 +18,8 @@ def weight_files(path: Path) -> list[Path]:
     """The safetensors files of a model folder; as in transformers, a single file comes before shards."""
     if (path / "model.safetensors").is_file():
         return [path / "model.safetensors"]
+    if not (path / INDEX).is_file():
+        raise ValueError(f"{path} holds neither model.safetensors nor {INDEX}; give a model that does")
     # tensor -> file, in the order of the layers
     names = json.loads((path / INDEX).read_text(encoding="utf-8"))["weight_map"].values()
     return [path / name for name in dict.fromkeys(names)]

@@ -6,14 +6,11 @@ bits and weights in 4, with the sizes as bitsandbytes stores them.
 
 import copy
 import math
-import time
-from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, NamedTuple
-
-from lmlab.hardware import Machine
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from transformers import GPT2Config, PretrainedConfig, PreTrainedModel
+    from transformers import GPT2Config, PretrainedConfig
 
 WEIGHT, MOMENTS = 4, 8  # bytes in float32; Adam's first and second moment
 STEP_BYTES = 4  # torch's Adam counts the steps of each tensor in a float32
@@ -24,50 +21,6 @@ FOUR_BIT_BLOCK, SCALE_BLOCK = 64, 256  # weights per scale of a byte; scales per
 def training_flops(n_weights: int, n_tokens: float) -> float:
     """FLOPs of training ``n_weights`` parameters on ``n_tokens``: two forward and four backward for each."""
     return 6.0 * n_weights * n_tokens
-
-
-class Speed(NamedTuple):
-    """What a few warm-up steps showed."""
-
-    flops_per_second: float
-    tokens_per_batch: float  # padding included: it costs as much
-
-
-def measured_speed(model: "PreTrainedModel", batches: Sequence[Mapping], machine: Machine) -> Speed:
-    """Trains a copy of ``model`` for a step on each batch, and times all steps but the first.
-
-    Args:
-        model: A transformers causal language model.
-        batches: Two or more, each with input_ids, attention_mask and labels, (B, T).
-        machine: A ``hardware.Machine``; the forward pass runs in its dtype, as the Trainer's does.
-    """
-    import torch
-
-    trained = copy.deepcopy(model).train()
-    optimizer = torch.optim.AdamW((p for p in trained.parameters() if p.requires_grad), lr=1e-6)
-    autocast = torch.autocast(
-        machine.device, getattr(torch, machine.dtype), enabled=machine.bf16 or machine.fp16
-    )
-    _timed_step(trained, optimizer, batches[0], autocast)  # allocates gradients and moments
-    seconds = sum(_timed_step(trained, optimizer, batch, autocast) for batch in batches[1:])
-    tokens = sum(batch["input_ids"].numel() for batch in batches[1:])
-    n_weights = sum(p.numel() for p in trained.parameters())
-    return Speed(training_flops(n_weights, tokens) / seconds, tokens / (len(batches) - 1))
-
-
-def _timed_step(model, optimizer, batch: Mapping, autocast) -> float:
-    """Seconds of one training step."""
-    import torch
-
-    start = time.perf_counter()
-    with autocast:
-        loss = model(**{name: tensor.to(model.device) for name, tensor in batch.items()}).loss
-    loss.backward()
-    optimizer.step()
-    optimizer.zero_grad(set_to_none=True)
-    if model.device.type == "cuda":
-        torch.cuda.synchronize()  # a GPU works on after the calls have returned
-    return time.perf_counter() - start
 
 
 def product_speed(size: int = 1024, seconds: float = 0.3) -> float:

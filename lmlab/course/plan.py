@@ -52,14 +52,14 @@ def changes(cfg: Recipe, made: Forecast) -> list[Change]:
 
 @dataclass(frozen=True)
 class Plan:
-    """The forecasts of a recipe's trainings, by name; a notebook shows it as tables."""
+    """The forecasts of a recipe's trainings, by name; a notebook shows it as text."""
 
     title: str
     cfg: Recipe
     machine: Machine
     forecasts: Mapping[str, Forecast]
 
-    # Cached: each change is a trace of its own, and both the text and the HTML show them.
+    # Cached: each change is a trace of its own.
     @cached_property
     def advice(self) -> dict[str, list[Change]]:
         """For each training that does not fit, what to change."""
@@ -78,11 +78,6 @@ class Plan:
         return "\n".join([*lines, "", NOTE])
 
     __repr__ = __str__
-
-    def _repr_html_(self) -> str:
-        from lmlab.course.templates import render
-
-        return render("plan.html", plan=self, note=NOTE)
 
 
 def plan(cfg: Recipe, machine: Machine) -> Plan:

@@ -98,9 +98,7 @@ def trainings(cfg: Recipe, machine: Machine) -> list[Training]:
     return [_training(cfg, machine, *phase) for phase in _PHASES[number]]
 
 
-def _training(
-    cfg: Recipe, machine: Machine, name: str, method: str, length_key: str, prefix: str, details
-) -> Training:
+def _training(cfg: Recipe, machine: Machine, name: str, method: str, length_key: str, details) -> Training:
     """One row of the table of phases, with what all recipes call the same.
 
     Args:
@@ -109,29 +107,25 @@ def _training(
         name: Of the phase.
         method: "pretraining", "full" or "qlora".
         length_key: The recipe's key for the length of a sequence.
-        prefix: Of the recipe's keys for this phase.
         details: Function of the recipe and the machine that gives the fields of this lesson alone.
     """
     own = details(cfg, machine)
-    checkpointing = f"{prefix}activation_checkpointing"
     fields = {
-        "batch_size": getattr(cfg, f"{prefix}batch_size"),
+        "batch_size": cfg.batch_size,
         "length": getattr(cfg, length_key),
-        "accumulation": getattr(cfg, f"{prefix}grad_accumulation"),
-        "checkpointing": getattr(cfg, checkpointing, False),
+        "accumulation": cfg.grad_accumulation,
+        "checkpointing": getattr(cfg, "activation_checkpointing", False),
     }
     # Half the length; single rows in as large a step; activation checkpointing. By the recipe's own keys.
     options = [{length_key: fields["length"] // 2}]
-    if fields["batch_size"] > 1:
-        rows_per_step = fields["batch_size"] * fields["accumulation"]
-        options.append({f"{prefix}batch_size": 1, f"{prefix}grad_accumulation": rows_per_step})
-    if hasattr(cfg, checkpointing) and not fields["checkpointing"]:
-        options.append({checkpointing: True})
+    if cfg.batch_size > 1:
+        options.append({"batch_size": 1, "grad_accumulation": cfg.batch_size * cfg.grad_accumulation})
+    if hasattr(cfg, "activation_checkpointing") and not fields["checkpointing"]:
+        options.append({"activation_checkpointing": True})
     options += own.pop("more_options", [])
     # Where the model is new, or is lesson 02's own GPT, the details have its config.
     if "config" not in own:
-        source = getattr(cfg, f"{prefix}model")
-        fields |= {"model": source, "config": published_config(source)}
+        fields |= {"model": cfg.model, "config": published_config(cfg.model)}
     if method == "qlora":
         lora = {"r": cfg.lora_r, "lora_alpha": cfg.lora_alpha}
         lora["lora_dropout"] = getattr(cfg, "lora_dropout", 0.0)
@@ -217,14 +211,14 @@ def _grpo(cfg: Recipe, machine: Machine) -> dict:
     }
 
 
-# Lesson -> its phases: name, method, key of the length, prefix of the other keys, function for the rest.
+# Lesson -> its phases: name, method, key of the length, function for the rest.
 _PHASES: dict[str, list[tuple]] = {
-    "02": [("pretraining", "pretraining", "block_size", "", _from_scratch)],
-    "04": [("pairs", "full", "max_length", "", _pairs)],
-    "05": [("adapter", "qlora", "block_size", "", _lora)],
-    "06": [("adapter", "qlora", "max_length", "", _reasoning)],
-    "08": [("locations", "full", "block_size", "", _locations)],
-    "09": [("adapter", "qlora", "max_new_tokens", "", _grpo)],
+    "02": [("pretraining", "pretraining", "block_size", _from_scratch)],
+    "04": [("pairs", "full", "max_length", _pairs)],
+    "05": [("adapter", "qlora", "block_size", _lora)],
+    "06": [("adapter", "qlora", "max_length", _reasoning)],
+    "08": [("locations", "full", "block_size", _locations)],
+    "09": [("adapter", "qlora", "max_new_tokens", _grpo)],
 }
 
 

@@ -14,7 +14,7 @@ from lmlab.course.forecast import forecast, kv_cache_bytes
 from lmlab.course.measured import compare, measure
 from lmlab.course.plan import changes, plan
 from lmlab.course.trainings import published_config, published_models, trainings
-from lmlab.models import adapters, quantization
+from lmlab.models import quantization
 from lmlab.models.gpt import GPT2_SIZES
 from lmlab.models.sources import load_model
 from lmlab.recipes import list_recipes, load_recipe
@@ -47,7 +47,8 @@ def recipe(number: str, name: str = "tiny", **overrides):
 )
 def test_built_in_configs_have_the_published_number_of_weights(source, n):
     n = n or model_on_meta(GPT2_SIZES[source.split("/")[1]]).num_parameters()
-    assert cost.n_weights_of(published_config(source)) == n
+    config = published_config(source)
+    assert sum(p.numel() for p in model_on_meta(config).parameters()) == n
 
 
 def test_every_hub_model_of_a_recipe_is_built_in():
@@ -121,10 +122,8 @@ def test_an_adapter_is_predicted_to_the_byte(number, model, machine, tmp_path, o
     ids = torch.randint(8, 1500, (1, 8))
     adapted(input_ids=ids, labels=ids).loss.backward()
     optimizer.step()
-    adapters.save_adapter(adapted, tmp_path, cfg.model)
-    torch.save(optimizer.state_dict(), tmp_path / "optimizer.pt")
-    found = measure(adapted, optimizer, tmp_path)
-    assert set(found) == {"weights", "adapter", "optimizer", "checkpoint"}
+    found = measure(adapted, optimizer)
+    assert set(found) == {"weights", "adapter", "optimizer"}
     assert found == dict(made.forecasts["adapter"].model_states)
     assert all(row.predicted == row.actual for row in compare(made, found).rows)
 
@@ -149,34 +148,18 @@ def test_full_fine_tuning_is_predicted_to_the_byte(tmp_path, one_thread):
     rows = Dataset.from_dict({"input_ids": [[8, 9, 10]], "labels": [[8, 9, 10]]})
     trainer = Trainer(model=model, args=args, train_dataset=rows)
     trainer.train()
-    found = measure(model, trainer.optimizer, tmp_path / "checkpoint-1")
+    found = measure(model, trainer.optimizer)
     found.pop("peak memory", None)
     assert found == dict(made.forecasts["pairs"].model_states)
 
 
-def test_a_run_of_lmlab_train_is_predicted_to_the_byte(tmp_path, one_thread):
-    from lmlab.data.loader import WindowLoader
-    from lmlab.data.packing import text_rows
+def test_a_new_gpt_is_predicted_to_the_byte():
     from lmlab.models.gpt import GPT, GPTConfig
-    from lmlab.training.pretrain import PretrainConfig, pretrain
 
-    cfg = recipe("02", vocab_multiple=100)
-    shape = trainings(cfg, CPU)[0].config
-    assert isinstance(shape, GPTConfig) and shape.padded_vocab_size == 1600
-    model, tokens = GPT(shape), torch.arange(300) % 50
-    pretrain(
-        model,
-        WindowLoader([tokens.numpy()], 16, 1),
-        PretrainConfig(max_steps=1, batch_size=1, block_size=16, learning_rate=1e-3),
-        validation=text_rows(tokens, 16),
-        out=tmp_path,
-    )
-    found = measure(model, checkpoint=tmp_path / "checkpoints" / "step_1")
-    made = forecast(trainings(cfg, CPU)[0], CPU)
-    assert (
-        found["checkpoint"] == made.model_states["checkpoint"]
-        and found["weights"] == made.model_states["weights"]
-    )
+    training = trainings(recipe("02", vocab_multiple=100), CPU)[0]
+    assert isinstance(training.config, GPTConfig) and training.config.padded_vocab_size == 1600
+    found = measure(GPT(training.config))
+    assert found["weights"] == forecast(training, CPU).model_states["weights"]
 
 
 # --- plans ---
@@ -188,9 +171,7 @@ def test_every_lesson_that_trains_has_a_plan(number):
     assert (
         all(f.fits and f.hours > 0 and f.hourly_cost > 0 for f in made.forecasts.values()) and not made.advice
     )
-    for shown in (str(made), made._repr_html_()):
-        assert "peak memory" in shown and "Predicted" in shown
-    assert "<table>" in made._repr_html_()
+    assert "peak memory" in str(made) and "Predicted" in str(made)
 
 
 def test_the_parts_are_the_peak():
@@ -213,7 +194,7 @@ def test_what_does_not_fit_is_told_what_would_help():
     for change in offered:  # each is a recipe that can be run, and its plan says the same
         again = plan(cfg.model_copy(update=change.settings), small)
         assert again.forecasts["adapter"].peak == change.forecast.peak
-    assert "--set activation_checkpointing=true" in str(made) and "instead" in made._repr_html_()
+    assert "--set activation_checkpointing=true" in str(made)
 
 
 def test_a_change_keeps_the_tokens_of_a_step():

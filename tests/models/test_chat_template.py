@@ -306,7 +306,9 @@ def test_generation_stops_at_every_end_of_the_model(model, tokenizer):
     assert generation.generate_greedy(model, tokenizer, [prompt], 40) == [wanted]
     ids = tokenizer(prompt, add_special_tokens=False)["input_ids"]
     greedy = sampling_config(temperature=0)
-    assert "".join(FolderChatModel("m", model, tokenizer).stream(ids, 40, greedy, 0)) == wanted
+    said = []
+    FolderChatModel("m", model, tokenizer).answer(ids, 40, greedy, 0, said.append)
+    assert "".join(said) == wanted
 
 
 @pytest.mark.parametrize("ends, listed", [(None, set()), (7, {7}), ([7, 9], {7, 9}), ([], set())])

@@ -71,22 +71,28 @@ def _numbered(source: str) -> Iterator[tuple[int, dict | BadRow]]:
 
 
 def _pair_columns(cfg: InstructionFinetune, columns: Sequence[str]) -> tuple[str, str]:
-    """The columns of the prompt and the response."""
-    found = []
+    """The columns of the prompt and the response. Raises ValueError that shows how to name them."""
+    # people write "Prompt" and " prompt" as well
+    named = {column.strip().casefold(): column for column in columns}
+    found, missing = {}, []
     for key, usual in (("prompt_column", PROMPT_COLUMNS), ("response_column", RESPONSE_COLUMNS)):
         given = getattr(cfg, key)
         wanted = [given] if given else usual
-        # people write "Prompt" and " prompt" as well
-        named = {column.strip().casefold(): column for column in columns}
-        there = [named[name.casefold()] for name in wanted if name.casefold() in named]
-        if not there:
-            raise ValueError(
-                f"{cfg.data} has the columns {', '.join(columns)}, and none is {' or '.join(wanted)}; "
-                f"name the one that holds it: overrides = {{{key!r}: ...}}, or --set {key}=NAME "
-                "(chats need a column messages)"
-            )
-        found.append(there[0])
-    return found[0], found[1]
+        there = [named[name.strip().casefold()] for name in wanted if name.strip().casefold() in named]
+        if there:
+            found[key] = there[0]
+        else:
+            missing.append(f"{key} ({', '.join(wanted)})")
+    if missing:
+        others = [column for column in columns if column not in found.values()]
+        keys = [key for key in ("prompt_column", "response_column") if key not in found]
+        example = dict(zip(keys, others if len(others) >= len(keys) else ["NAME"] * 2, strict=False))
+        raise ValueError(
+            f"{cfg.data} has the columns {', '.join(columns)}; found no {' and no '.join(missing)}. Name what holds "
+            f"them, such as overrides = {example}; chats need a column messages, a list of "
+            "role and content"
+        )
+    return found["prompt_column"], found["response_column"]
 
 
 def _pair(row: Mapping, prompt_column: str, response_column: str) -> list[dict[str, str]]:

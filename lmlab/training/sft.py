@@ -168,7 +168,7 @@ def _instruction_examples(
     cfg: InstructionFinetune, tokenizer: PreTrainedTokenizerBase
 ) -> tuple[Dataset, Dataset]:
     conversations, bad = read_conversations(cfg)
-    leave_out(bad, len(conversations) + len(bad), cfg.data, cfg.max_invalid_fraction)
+    leave_out(bad, len(conversations) + len(bad), cfg.data, cfg.max_invalid_fraction, place="line")
     train, held_out = split_conversations(conversations, cfg.n_validation, cfg.seed)
     sets = []
     for rows in (answers_to_learn(train, tokenizer)[: cfg.n_train], answers_to_learn(held_out, tokenizer)):

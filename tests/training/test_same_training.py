@@ -20,7 +20,7 @@ from lmlab.training.callbacks import EvalProgress, TensorBoardCurves
 pytestmark = pytest.mark.slow
 NOTEBOOKS = Path(__file__).parents[2] / "notebooks"
 SMALL = {
-    "00_start_here": {"n_train": 24, "n_validation": 5, "epochs": 1, "lora_dropout": 0.1, "evaluations": 2},
+    "00_start_here": {"n_train": 48, "n_validation": 5, "epochs": 1, "lora_dropout": 0.1, "evaluations": 2},
     "04_shakespeare_full_finetune": {
         "n_train": 40,
         "n_validation": 20,

@@ -208,7 +208,7 @@ WRONG = [
     (
         "00.2",
         lambda rows: [i for i, row in enumerate(rows, 2) if not (row["prompt"] and row["response"])],
-        "is right",
+        "a list of 5",
     ),
     (
         "00.2",

@@ -17,6 +17,7 @@ _LOSSES = ("train/loss", "train/learning_rate", "train/grad_norm", "eval/loss")
 CURVES = {
     **dict.fromkeys(
         (
+            "00_start_here",
             "02_gpt2_from_scratch",
             "04_shakespeare_full_finetune",
             "05_llama_lora_4bit",

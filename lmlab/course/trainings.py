@@ -20,6 +20,8 @@ PAIR_TOKENS, DESCRIPTION_TOKENS = 64, 120
 # A problem of lesson 09 at most, and one with its reasoning of lesson 06, where the table below has none:
 # assumed. (GSM8K has 70 and 150 on average with Qwen2's tokenizer; solutions with code are longer.)
 PROMPT_TOKENS, REASONING_TOKENS = 128, 600
+# Of a file of lesson 00 the characters are counted: so many to a token of English, and tokens of the chat template.
+TOKEN_CHARACTERS, TEMPLATE_TOKENS = 4, 15
 # Tokens of a row, counted in the miniworld's sets.
 ROW_TOKENS = {
     "miniworld/distracting-problems": 65,
@@ -134,6 +136,32 @@ def _training(cfg: Recipe, machine: Machine, name: str, method: str, length_key:
     return Training(name=name, method=method, memory_options=options, **fields | own)
 
 
+def _conversations(cfg: Recipe, machine: Machine) -> dict:
+    """Lesson 00: the reader's file is read, for its answers and their lengths decide on the time."""
+    from lmlab.data.conversations import read_conversations
+    from lmlab.data.sources import own_file
+
+    steps, fill = None, 1.0
+    if own_file(cfg.data):
+        lengths = []
+        for each in read_conversations(cfg)[0]:
+            characters = 0  # up to this turn
+            for turn in each["messages"]:
+                characters += len(turn["content"])
+                if turn["role"] == "assistant":
+                    lengths.append(TEMPLATE_TOKENS + characters / TOKEN_CHARACTERS)
+        short = [length for length in lengths if length <= cfg.max_length]
+        if short:
+            n_held_out = min(cfg.n_validation, len(short) // 5)
+            n_train = min(cfg.n_train or len(short), len(short) - n_held_out)
+            steps = cfg.epochs * _steps_per_epoch(cfg, n_train)
+            fill = sum(short) / len(short) / cfg.max_length
+    elif cfg.n_train is not None:
+        steps = cfg.epochs * _steps_per_epoch(cfg, cfg.n_train)
+    shared = {"padded": True, "chunked": True, "four_bit": True, "optimizer": _paged_optimizer(machine)}
+    return {"steps": steps, "fill": fill, **shared}
+
+
 def _from_scratch(cfg: Recipe, machine: Machine) -> dict:
     """Lesson 02: a GPT-2 from scratch."""
     from lmlab.models.gpt import GPTConfig
@@ -213,6 +241,7 @@ def _grpo(cfg: Recipe, machine: Machine) -> dict:
 
 # Lesson -> its phases: name, method, key of the length, function for the rest.
 _PHASES: dict[str, list[tuple]] = {
+    "00": [("adapter", "qlora", "max_length", _conversations)],
     "02": [("pretraining", "pretraining", "block_size", _from_scratch)],
     "04": [("pairs", "full", "max_length", _pairs)],
     "05": [("adapter", "qlora", "block_size", _lora)],

@@ -101,6 +101,7 @@ def preflight(
     n_conversations: int | None = None,
     max_length: int | None = None,
     opening: str | None = None,
+    reasoning: bool = True,
     n_shown: int = 3,
 ) -> Preflight:
     """Checks a tokenized dataset as a trainer would see it, through its collator.
@@ -113,7 +114,8 @@ def preflight(
         n_conversations: How many went in, so that those that the trainer dropped are missed.
         max_length: Where the trainer truncated.
         opening: With what the prompt of a plain pair ends, whose answer ends in EOS. None: the rows are
-            conversations by the tokenizer's chat template, and their reasoning format is checked too.
+            conversations by the tokenizer's chat template.
+        reasoning: Whether the reasoning format of such conversations is checked too.
         n_shown: Rows to show.
     """
     conversations, rows = _collate(dataset, collator)
@@ -137,7 +139,7 @@ def preflight(
     n_labelled = sum(label != IGNORE_INDEX for label in pad_labels)
     some_masked = 0 < supervised < 1
     checks = [
-        *_conversation_checks(conversations, tokenizer, end, opening),
+        *_conversation_checks(conversations, tokenizer, end, opening, reasoning),
         Check(
             "padding is masked", n_labelled == 0, f"{n_labelled} of {len(pad_labels)} pad tokens have a label"
         ),
@@ -172,12 +174,13 @@ def _collate(dataset: Sequence[Mapping], collator: Callable) -> tuple[list[Conve
 
 
 def _conversation_checks(
-    conversations: Sequence[Conversation], tokenizer, end: int | None, opening: str | None
+    conversations: Sequence[Conversation], tokenizer, end: int | None, opening: str | None, reasoning: bool
 ) -> list[Check]:
     must_hold, template_ids = dict(_MUST_HOLD), []
-    is_chat = opening is None
-    if is_chat:
+    reasoning = reasoning and opening is None
+    if reasoning:
         must_hold |= _MUST_HOLD_OF_REASONING
+    if opening is None:
         opening = generation_prompt(tokenizer)
         prompt = prompt_text(tokenizer, [{"role": "user", "content": "?"}])
         # a chat template may write BOS itself; then the tokenizer must not add another
@@ -192,7 +195,7 @@ def _conversation_checks(
             each.labels[each.n_prompt :] == each.ids[each.n_prompt :],
             each.labels[-1] == each.ids[-1] == end,
         ]
-        if is_chat:
+        if reasoning:
             holds += _reasoning_holds(each, tokenizer, end, opening)
         for name, good in zip(must_hold, holds, strict=True):
             results[name].append(good)

@@ -157,7 +157,7 @@ class FullFinetune(Recipe):
 
 
 class AdapterRecipe(Recipe):
-    """What lessons 05, 06 and 09 share: a LoRA adapter that trains beside frozen weights."""
+    """What lessons 00, 05, 06 and 09 share: a LoRA adapter that trains beside frozen weights."""
 
     model: Source
     lora_r: PositiveInt
@@ -170,13 +170,26 @@ class AdapterRecipe(Recipe):
 
 
 class AdapterFinetune(AdapterRecipe):
-    """What lessons 05 and 06 share: supervised fine-tuning over epochs, evaluated on the way."""
+    """What lessons 00, 05 and 06 share: supervised fine-tuning over epochs, evaluated on the way."""
 
     lora_dropout: Fraction = 0.0
     target_modules: Texts | str  # names of layers, or "all-linear"
     epochs: PositiveInt = 3
     evaluations: AtLeastTwo = 4  # during training, evenly spaced; each leaves a checkpoint
     n_train: PositiveInt | None = None  # examples of the source; None: all that there are
+
+
+class InstructionFinetune(AdapterFinetune):
+    """Lesson 00."""
+
+    data: Source  # pairs of a prompt and a response, or conversations
+    prompt_column: str | None = None  # of the pairs; None: the usual names are looked for
+    response_column: str | None = None
+    max_invalid_fraction: Fraction = 0.05  # of rows that cannot be used; more stop the run
+    n_validation: PositiveInt = 200  # conversations held out, at most a fifth of them
+    max_length: PositiveInt  # tokens of prompt and answer together; longer ones are left out
+    n_samples: PositiveInt = 20  # held-out prompts that are answered before and after
+    quantization: str = "q8_0"  # of the GGUF file
 
 
 class LoraFinetune(AdapterFinetune):
@@ -306,6 +319,7 @@ class RewardFinetune(AdapterRecipe):
 
 
 LESSONS: dict[str, type[Recipe]] = {
+    "00_start_here": InstructionFinetune,
     "01_data_analysis": DataAnalysis,
     "02_gpt2_from_scratch": FromScratch,
     "03_hellaswag": HellaSwag,

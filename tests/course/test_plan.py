@@ -24,7 +24,7 @@ T4 = hardware.gpu("T4")
 CPU = dataclasses.replace(
     T4, device="cpu", device_name="a CPU", dtype="float32", memory_gb=16.0, gpu_memory_gb=None
 )
-PLANNED = ["02", "04", "05", "06", "08", "09"]
+PLANNED = ["00", "02", "04", "05", "06", "08", "09"]
 
 
 def recipe(number: str, name: str = "tiny", **overrides):
@@ -43,6 +43,9 @@ def recipe(number: str, name: str = "tiny", **overrides):
         "distilbert/distilgpt2": 81_912_576,
         "meta-llama/Llama-3.2-1B": 1_235_814_400,
         "deepseek-ai/DeepSeek-R1-Distill-Qwen-1.5B": 1_777_088_000,
+        "Qwen/Qwen2.5-0.5B-Instruct": 494_032_768,
+        "Qwen/Qwen2.5-1.5B-Instruct": 1_543_714_304,
+        "Qwen/Qwen2.5-7B-Instruct": 7_615_616_512,
     }.items(),
 )
 def test_built_in_configs_have_the_published_number_of_weights(source, n):
@@ -55,6 +58,7 @@ def test_every_hub_model_of_a_recipe_is_built_in():
     named = {
         load_recipe(lesson, name, data_dir="x").model
         for lesson in (
+            "00_start_here",
             "04_shakespeare_full_finetune",
             "05_llama_lora_4bit",
             "06_deepseek_qlora_think",
@@ -270,4 +274,4 @@ def test_the_command(capsys):
     assert (
         main(["plan", "02", "--recipe", "local"]) == 2 and "--set data_dir=FOLDER" in capsys.readouterr().err
     )
-    assert main(["plan", "03"]) == 2 and "02, 04, 05, 06, 08, 09" in capsys.readouterr().err
+    assert main(["plan", "03"]) == 2 and "00, 02, 04, 05, 06, 08, 09" in capsys.readouterr().err

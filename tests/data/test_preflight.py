@@ -77,6 +77,17 @@ def test_the_right_way_passes(model, tokenizer, problems, tmp_path, packing):
     assert 0.3 < supervised_fraction(report) < 0.6
 
 
+def test_answers_without_reasoning_pass_where_none_is_asked_for(tokenizer):
+    from lmlab.data.labels import completion_only_collator, tokenize_conversations
+
+    answer = {"role": "assistant", "content": "<think>\n</think>\n\nBy the river."}
+    row = {"prompt": [{"role": "user", "content": "Where is the inn?"}], "completion": [answer]}
+    rows = tokenize_conversations([row] * 3, tokenizer)
+    collate = completion_only_collator(tokenizer)
+    assert preflight(rows, tokenizer, collate, reasoning=False).passed
+    assert failed(preflight(rows, tokenizer, collate)) == ["the reasoning contributes to the loss"]
+
+
 def test_stock_template_that_drops_the_reasoning(model, tokenizer, problems, tmp_path):
     """Prompt and completion through R1's own template, as TRL does without assistant_only_loss."""
     trainer = trained_on(model, tokenizer, pairs(problems), tmp_path)

@@ -203,6 +203,23 @@ WRONG = [
         ),
         "exact_fit_counted",
     ),
+    ("00.1", lambda n, batch, steps, epochs: math.ceil(n * epochs / (batch * steps)), "epochs_joined"),
+    ("00.1", lambda n, batch, steps, epochs: n // (batch * steps) * epochs, "last_step_dropped"),
+    (
+        "00.2",
+        lambda rows: [i for i, row in enumerate(rows, 2) if not (row["prompt"] and row["response"])],
+        "a list of 5",
+    ),
+    (
+        "00.2",
+        lambda rows: [
+            i
+            for i, row in enumerate(rows)
+            if any((value or "").strip().lower() in ("", "n/a", "nan") for value in row.values())
+        ],
+        "counted_from_zero",
+    ),
+    ("00.3", lambda low, high: "better" if low + high < 0 else "worse", "mean_alone"),
     ("01.1", lambda lengths, fraction: sorted(lengths)[int(fraction * len(lengths))], "is right"),
     ("01.2", divide_first, "leak"),
     ("01.2", whole_pairs, "leak_with_other_translation"),

@@ -39,6 +39,17 @@ def test_no_recipe_lies_outside_a_lesson():
     assert {path.parent.name for path in SHIPPED.rglob("*.yaml")} == set(LESSONS)
 
 
+def test_a_recipe_names_a_file_beside_it_also_where_another_extends_it(tmp_path):
+    example = SHIPPED / "00_start_here" / "information_desk.csv"
+    for name in ("tiny", "gpu"):
+        assert load_recipe("00", name).data == str(example)
+    mine = tmp_path / "mine.yaml"
+    mine.write_text("extends: tiny\nbatch_size: 4\n")
+    assert load_recipe("00", mine).data == str(example)
+    mine.write_text("extends: tiny\ndata: '{recipe_dir}/pairs.csv'\n")
+    assert load_recipe("00", mine).data == str(tmp_path / "pairs.csv")
+
+
 def test_overrides_replace_single_values():
     cfg = load_recipe(LORA, "tiny", learning_rate=1, target_modules="all-linear")
     assert cfg.learning_rate == 1.0 and isinstance(cfg.learning_rate, float)

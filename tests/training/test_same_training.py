@@ -22,6 +22,7 @@ from lmlab.training.callbacks import EvalProgress, TensorBoardCurves
 pytestmark = pytest.mark.slow
 NOTEBOOKS = Path(__file__).parents[2] / "notebooks"
 SMALL = {
+    "00_start_here": {"n_train": 48, "n_validation": 5, "epochs": 1, "lora_dropout": 0.1, "evaluations": 2},
     "04_shakespeare_full_finetune": {
         "n_train": 40,
         "n_validation": 20,
@@ -50,7 +51,7 @@ def notebook_trainer(cfg, machine, out: Path):
     lesson = start_lesson(cfg.lesson, "tiny", SMALL[cfg.lesson], out)
     names = {"lesson": lesson, "cfg": cfg, "machine": machine, "out": lesson.out, "as_measured": False}
     names["tokenizer"] = load_tokenizer(cfg.model)
-    if cfg.lesson.startswith(("05", "06")):
+    if cfg.lesson.startswith(("00", "05", "06")):
         names["base"] = names["model"] = load_four_bit(cfg.model, machine).requires_grad_(False)
     lines = [line.rstrip("\n") for cell in cells for line in cell["source"]]
     exec("\n".join(line for line in lines if line.startswith(("import ", "from "))), names)

@@ -3,11 +3,16 @@
 ``problem`` stands in for MathCodeInstruct (Wang et al. 2023), ``science`` for SciBench (Wang et al. 2023).
 """
 
+import re
 from dataclasses import replace
 
 from lmlab.miniworld import tasks
 from lmlab.miniworld.grammar import Sampler
 from lmlab.miniworld.tasks import Task, math_task, science_task
+from lmlab.miniworld.world import PEOPLE
+
+# "they" too: it stands for the two people whom a problem names first
+_PRONOUN = re.compile(r"\b(?:[Hh]e|[Ss]he|him|her|they)\b")
 
 
 def _chat_row(task: Task) -> dict:
@@ -41,16 +46,30 @@ def distracting_problem(rng: Sampler) -> dict:
     """A row like ``problem``'s with one more sentence, on somebody else's things, that the answer does not
     need.
 
-    It stands first or last, so that "he" and "them" still mean what they meant. Source: GSM-NoOp (Mirzadeh et
-    al. 2024).
+    It stands last, before the question: a model that has learned to start from the first number hardly ever
+    solves a problem that begins with the distractor, and what is never solved is never rewarded. With one
+    more person in the text a pronoun could mean either, so names stand in its place. Source: GSM-NoOp
+    (Mirzadeh et al. 2024).
     """
-    task = math_task(rng)
+    task = _with_names(math_task(rng))
     other = tasks.owns(rng)
     # its person and thing must not be the problem's, or the answer might change
     while other.hero.name in task.text or other.thing.many in task.text:
         other = tasks.owns(rng)
-    facts = rng.choice(((*other.facts, *task.facts), (*task.facts, *other.facts)))
-    return _chat_row(replace(task, facts=facts))
+    return _chat_row(replace(task, facts=(*task.facts, *other.facts)))
+
+
+def _with_names(task: Task) -> Task:
+    """The task with names in place of pronouns; in every template "he" and "she" mean who is named first."""
+    people = [word for word in re.findall(r"\w+", task.text) if word in PEOPLE]
+    hero, *others = dict.fromkeys(people)  # each name once, in order
+    both = " and ".join([hero, *others[:1]])
+
+    def name(pronoun: re.Match) -> str:
+        return both if pronoun.group() == "they" else hero
+
+    facts = tuple(_PRONOUN.sub(name, fact) for fact in task.facts)
+    return replace(task, facts=facts, question=_PRONOUN.sub(name, task.question))
 
 
 def science(rng: Sampler) -> dict:

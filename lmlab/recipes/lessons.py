@@ -290,8 +290,12 @@ class RewardFinetune(AdapterRecipe):
     """Lesson 09. ``model`` and the adapter's sizes count where lesson 06 has left no adapter."""
 
     data: Source  # problems to learn from, and held-out ones of the same kind
-    other_data: Source  # problems that have no part in the training, to measure forgetting
+    other_data: (
+        Source  # older problems, which measure forgetting; with mix_fraction some are trained on as well
+    )
+    other_steps: PositiveInt | None = None  # steps of the hardest of them; None: no limit
     n_train: PositiveInt
+    mix_fraction: Fraction = 0.0  # of the training problems, that come from other_data, against forgetting
     n_eval: PositiveInt
     n_other: PositiveInt = 100
     n_probe: PositiveInt = 60  # held-out problems that are answered num_generations times each

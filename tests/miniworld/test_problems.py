@@ -162,15 +162,30 @@ def test_textbook_has_true_steps_but_neither_format_nor_validation_problems():
 
 
 def test_distracting_sentence_is_needed_for_nothing():
-    """The first or the last fact is somebody else's, and without it the steps still solve the problem."""
+    """The last fact is somebody else's, and without it the steps still solve the problem."""
     for row in sampled(p.distracting_problem, 500):
         assert solution_is_right(row)
         *facts, question = re.split(r"(?<=\.) ", row["problem"])
-        needless = [
-            fact
-            for fact, rest in ((facts[0], facts[1:]), (facts[-1], facts[:-1]))
-            if re.fullmatch(r"\w+ has \d+ \w+\.", fact)
-            and fact.split()[0] not in (text := " ".join((*rest, question)))
-            and solution_is_right({**row, "problem": text})
+        needless, text = facts[-1], " ".join((*facts[:-1], question))
+        assert re.fullmatch(r"\w+ has \d+ \w+\.", needless), row["problem"]
+        assert needless.split()[0] not in text, row["problem"]
+        assert solution_is_right({**row, "problem": text}), row["problem"]
+
+
+def test_distracting_problems_have_names_where_a_pronoun_could_mean_two_people():
+    rows = sampled(p.distracting_problem, 1_000)
+    assert not any(re.search(r"\b(he|she|him|her|they)\b", row["problem"], re.IGNORECASE) for row in rows)
+    n_changes = 0
+    for row in rows:
+        *facts, question = re.split(r"(?<=\.) ", row["problem"])
+        asked = re.fullmatch(r"How many \w+ does (\w+) have now\?", question)
+        if asked is None:
+            continue
+        # what is somebody's own is said with their name, or of what the sentence before has just named
+        others = [
+            fact for fact in facts if asked[1] not in fact and not re.search(r"of them|There are", fact)
         ]
-        assert len(needless) == 1, row["problem"]
+        assert len(others) == 1 and re.fullmatch(r"\w+ has \d+ \w+\.", others[0]), row["problem"]
+        n_changes += 1
+    assert n_changes > 300
+    assert any(re.search(r"do \w+ and \w+ have together\?", row["problem"]) for row in rows)

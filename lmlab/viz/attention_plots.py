@@ -33,7 +33,8 @@ def attention_map(
     style.axes(ax, "token attended to (key)", "token that attends (query)", title)
     heatmap(ax, weights)
     # a dollar sign in a token is no formula
-    look = {"labels": list(map(tick_label, tokens)), "fontsize": 7, "parse_math": False}
+    size = 9 if len(tokens) <= 24 else 7
+    look = {"labels": list(map(tick_label, tokens)), "fontsize": size, "parse_math": False}
     ax.set_xticks(range(len(tokens)), rotation=90, **look)
     ax.set_yticks(range(len(tokens)), **look)
     for edge in edges:

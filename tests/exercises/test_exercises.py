@@ -351,7 +351,11 @@ WRONG = [
     ("10.1", lambda weights, n: weights.diagonal(-n).mean().item(), "same_token"),
     ("10.2", lambda t, start, stop: (stop - start) / (t + 1), "mask_forgotten"),
     ("10.3", ablate_with_zeros, "zero"),
-    ("10.4", lambda effect, controls: sum(c >= effect for c in controls) / len(controls), "own_effect_left_out"),
+    (
+        "10.4",
+        lambda effect, controls: sum(c >= effect for c in controls) / len(controls),
+        "own_effect_left_out",
+    ),
 ]
 
 

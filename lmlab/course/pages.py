@@ -65,6 +65,7 @@ def render_notebook(notebook: dict, lesson: str, folder: Path, pages: Collection
     from nbconvert import HTMLExporter
 
     _drop_widgets(notebook)
+    _drop_default_parameters(notebook)
     result, sample = (_printed(notebook, tag) for tag in ("result", "sample"))
     figures = _save_figures(notebook, lesson, folder)
     headings: list[Heading] = []
@@ -88,10 +89,24 @@ def _printed(notebook: dict, tag: str) -> str:
 
 
 def _drop_widgets(notebook: dict) -> None:
-    """Leaves of each widget the text that stands for it: a live one would need scripts from a network."""
+    """Takes widgets out: a live one would need scripts from a network. (Batch runs show what it first shows.)"""
     for cell in notebook["cells"]:
-        for output in cell.get("outputs", ()):
-            output.get("data", {}).pop(_WIDGET, None)
+        outputs = cell.get("outputs", [])
+        for output in outputs:
+            if output.get("data", {}).pop(_WIDGET, None):
+                output["data"].pop("text/plain", None)  # "interactive(children=..."
+        if "outputs" in cell:
+            cell["outputs"] = [output for output in outputs if output.get("data", True)]
+
+
+def _drop_default_parameters(notebook: dict) -> None:
+    """Leaves the parameters of this run alone, where papermill has put them in a cell behind the defaults."""
+    tags = [cell["metadata"].get("tags", ()) for cell in notebook["cells"]]
+    if any("injected-parameters" in of_cell for of_cell in tags):
+        kept = [
+            cell for cell, of_cell in zip(notebook["cells"], tags, strict=True) if "parameters" not in of_cell
+        ]
+        notebook["cells"] = kept
 
 
 # --- prose -----------------------------------------------------------------------------------------

@@ -30,6 +30,7 @@ NEEDS = {
     "07_merge_export": ("05_llama_lora_4bit", "06_deepseek_qlora_think"),
     "08_fantasy_locations": ("02_gpt2_from_scratch",),
     "09_grpo_reasoning": ("06_deepseek_qlora_think",),
+    "10_attention_heads": ("02_gpt2_from_scratch", "06_deepseek_qlora_think"),
 }
 CELL_FAILED, KERNEL_DIED = 1, 138  # papermill's own exit codes
 _TERMINAL_COLORS = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")

@@ -1,6 +1,6 @@
 """Attention weights of a model."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -27,19 +27,3 @@ def attention_weights(model: Module, tokens: Sequence[int]) -> np.ndarray:
     finally:
         model.set_attn_implementation(before)
     return torch.cat(layers).float().cpu().numpy()
-
-
-def attention_by_part(weights: np.ndarray, parts: Mapping[str, range]) -> dict[str, dict[str, float]]:
-    """part that attends -> part attended to -> mean attention weight, over layers, heads and tokens.
-
-    weights: (..., T, T). parts: name -> the positions of its tokens, together all of them.
-    """
-    mean = weights.reshape(-1, *weights.shape[-2:]).mean(0)  # (T, T)
-    by_part = {}
-    for query, rows in parts.items():
-        by_part[query] = {}
-        for key, columns in parts.items():
-            block = mean[rows.start : rows.stop, columns.start : columns.stop]
-            # a token's weights are summed, then averaged over the tokens: the parts add up to one
-            by_part[query][key] = float(block.sum(1).mean())
-    return by_part

@@ -322,6 +322,23 @@ class RewardFinetune(AdapterRecipe):
         return self
 
 
+class AttentionHeads(Recipe):
+    """Lesson 10."""
+
+    model: Source  # where lesson 02 has left none; one from the hub is taken as it is
+    data: Source
+    n_texts: AtLeastTwo  # the first half chooses heads, the second measures them
+    max_length: PositiveInt  # tokens of a text that are read
+    batch_size: PositiveInt  # texts in one forward pass
+    n_controls: PositiveInt  # other heads that are ablated for comparison, at most
+    reasoning_model: Source  # where lesson 06 has left no adapter
+    problems: Source
+    problems_split: str = "validation"
+    n_problems: PositiveInt
+    max_invalid_fraction: Fraction = 0.05  # of rows that cannot be used; more stop the run
+    answer_batch_size: PositiveInt = 60
+
+
 LESSONS: dict[str, type[Recipe]] = {
     "00_start_here": InstructionFinetune,
     "01_data_analysis": DataAnalysis,
@@ -333,4 +350,5 @@ LESSONS: dict[str, type[Recipe]] = {
     "07_merge_export": MergeExport,
     "08_fantasy_locations": FantasyLocations,
     "09_grpo_reasoning": RewardFinetune,
+    "10_attention_heads": AttentionHeads,
 }

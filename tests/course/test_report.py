@@ -51,6 +51,8 @@ def first_notebook():
     return new_notebook(
         cells=[
             new_markdown_cell(text),
+            new_code_cell('recipe = "default"', metadata={"tags": ["parameters"]}),
+            new_code_cell('recipe = "of the run"', metadata={"tags": ["injected-parameters"]}),
             new_code_cell(plot, outputs=[shown(image__png=WIDE)]),
             new_markdown_cell("## Same name\n\nOne zebra.\n\n| a | b |\n|---|---|\n| " + "x" * 90 + " | y |"),
             new_code_cell(
@@ -212,9 +214,14 @@ def test_pages_fetch_nothing(site):
         assert not re.search(f"{tags}|{imports}", text), file.name
 
 
-def test_of_a_widget_its_text_is_left(site):
+def test_a_widget_which_only_lives_in_jupyter_leaves_nothing(site):
     page = soup(site, "01_data_analysis").get_text()
-    assert "interactive(children" in page and "widget-view" not in page
+    assert "interactive(children" not in page and "widget-view" not in page
+
+
+def test_the_parameters_of_the_run_stand_alone(site):
+    page = soup(site, "01_data_analysis").get_text()
+    assert 'recipe = "of the run"' in page and 'recipe = "default"' not in page
 
 
 def test_formulas_are_mathml_and_what_cannot_be_is_shown_as_code(site):
@@ -262,7 +269,7 @@ def test_only_an_older_report_is_replaced(tmp_path):
     precious.mkdir()
     (run / "run.json").write_text('{"lessons": []}')
     (precious / "thesis.txt").write_text("years of work")
-    with pytest.raises(ValueError, match="precious"):
+    with pytest.raises(ValueError, match="thesis.txt"):
         build_site(run, precious)
     assert [f.name for f in precious.iterdir()] == ["thesis.txt"]
     assert build_site(run, tmp_path / "site") == build_site(run, tmp_path / "site")

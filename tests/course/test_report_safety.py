@@ -662,6 +662,15 @@ def test_neighbors_of_a_site_stay(tmp_path):
     assert {path for path in tmp_path.rglob("*") if not path.is_relative_to(tmp_path / "site")} == before
 
 
+@pytest.mark.parametrize("stranger", ["notes.html", ".git/config", "figures/mine.png", "index.html.bak"])
+def test_what_a_reader_put_into_a_site_is_not_deleted(stranger, tmp_path):
+    run = plain_run(tmp_path / "run")
+    build_site(run, tmp_path / "site")
+    (tmp_path / "site" / stranger).parent.mkdir(exist_ok=True)
+    (tmp_path / "site" / stranger).write_text("mine")
+    refuse(run, tmp_path, re.escape(stranger))
+
+
 def test_a_file_and_a_folder_of_others_are_refused(tmp_path):
     run = plain_run(tmp_path / "run")
     (tmp_path / "site").write_text("a letter")
@@ -669,7 +678,7 @@ def test_a_file_and_a_folder_of_others_are_refused(tmp_path):
     (tmp_path / "site").unlink()
     (tmp_path / "site").mkdir()
     (tmp_path / "site" / "index.html").write_text("<title>my own page</title>")
-    refuse(run, tmp_path, "something else")
+    refuse(run, tmp_path, "index.html")
 
 
 def test_an_empty_folder_and_an_older_report_are_replaced(tmp_path):
@@ -754,9 +763,7 @@ def shown_by(text):
         "lesson": lesson.Lesson(recipe, machine, Path(text), None, False, None, 0.0)._repr_html_(),
         "tokens": tokens._repr_html_(),
         "expectations": results.expectation_table({text: text, "b": 1.0}, {"b": [0, 1]})._repr_html_(),
-        "preflight": preflight.Preflight(
-            (preflight.Check(text, False, text),), tokens, 0.0, 0, 1
-        )._repr_html_(),
+        "preflight": preflight.Preflight((preflight.Check(text, False, text),), tokens)._repr_html_(),
         "blind table": test.table()._repr_html_(),
         "blind panel": test.panel().children[0].value,
         "item": browser.children[-1].value,

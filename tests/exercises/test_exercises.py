@@ -194,6 +194,12 @@ def divided_by_zero(rewards):
     return [(r - statistics.mean(rewards)) / std if std else math.nan for r in rewards]
 
 
+def ablate_with_zeros(heads, h, D):
+    ablated = heads.clone()
+    ablated[..., h * D : (h + 1) * D] = 0
+    return ablated
+
+
 # exercise, answer, and the key of a known mistake or what else the message says
 WRONG = [
     (
@@ -359,6 +365,14 @@ WRONG = [
     ("09.4", lambda ratio, a, e: -max(1 - e, min(1 + e, ratio)) * a, "always_clipped"),
     ("09.5", lambda text, wanted: 1.0 if wanted in re.findall(r"\d+", text) else 0.0, "is right"),
     ("09.5", lambda text, wanted: float(wanted in text), "substring_of_all"),
+    ("10.1", lambda weights, n: weights.diagonal(-n).mean().item(), "same_token"),
+    ("10.2", lambda t, start, stop: (stop - start) / (t + 1), "mask_forgotten"),
+    ("10.3", ablate_with_zeros, "zero"),
+    (
+        "10.4",
+        lambda effect, controls: sum(c >= effect for c in controls) / len(controls),
+        "own_effect_left_out",
+    ),
 ]
 
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from lmlab.course.cost import WEIGHT, adam_bytes, four_bit_bytes, product_speed
+from lmlab.course.cost import WEIGHT, adafactor_bytes, adam_bytes, four_bit_bytes, product_speed
 from lmlab.course.trainings import Training
 from lmlab.hardware import BANDWIDTH, GPUS, PEAK_TFLOPS, Machine, by_gpu_name
 
@@ -192,7 +192,7 @@ def model_states(model: "nn.Module", optimizer: str) -> dict[str, int]:
 
     Args:
         model: On the meta device.
-        optimizer: "adamw_torch", "adamw_8bit" or "paged_adamw_8bit".
+        optimizer: "adamw_torch", "adamw_8bit", "paged_adamw_8bit" or "adafactor".
     """
     from torch import nn
 
@@ -209,7 +209,10 @@ def model_states(model: "nn.Module", optimizer: str) -> dict[str, int]:
     trainable = [p for p in model.parameters() if p.requires_grad]
     frozen_bytes = sum(packed.get(id(p), p.nbytes) for p in model.parameters() if not p.requires_grad)
     trainable_bytes = sum(p.nbytes for p in trainable)
-    state = adam_bytes([(p.numel(), id(p) in embeddings) for p in trainable], optimizer)
+    if optimizer == "adafactor":
+        state = adafactor_bytes([p.shape for p in trainable])
+    else:
+        state = adam_bytes([(p.numel(), id(p) in embeddings) for p in trainable], optimizer)
     if hasattr(model, "peft_config"):
         sizes = {"weights": frozen_bytes, "adapter": trainable_bytes, "optimizer": state}
         return sizes | {"checkpoint": trainable_bytes + state}

@@ -342,6 +342,10 @@ WRONG = [
     ("09.4", lambda ratio, a, e: -max(1 - e, min(1 + e, ratio)) * a, "always_clipped"),
     ("09.5", lambda text, wanted: 1.0 if wanted in re.findall(r"\d+", text) else 0.0, "is right"),
     ("09.5", lambda text, wanted: float(wanted in text), "substring_of_all"),
+    ("11.1", lambda shapes: sum(math.prod(shape) for shape in shapes), "second_moment"),
+    ("11.2", lambda n, fits: (fits, n // fits), "not_a_divisor"),
+    ("11.3", lambda n_small, n_large, steps: round(n_large / n_small) * steps, "is right"),
+    ("11.4", lambda text, words: text.lower().split().count(words[0]), "is right"),
 ]
 
 

@@ -5,6 +5,8 @@ bits and weights in 4, with the sizes as bitsandbytes stores them.
 """
 
 import copy
+import functools
+import json
 import math
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -150,7 +152,8 @@ def full_memory_gib(
         state = adam_bytes([(embeddings, True), (n_weights - embeddings, False)], optimizer)
     kept = WEIGHT * n_weights + state
     # The peak of each phase is a straight line in the number of blocks, so two models tell all.
-    two, three = (_phase_peaks(config, n_layer, tokens, checkpointing, half) for n_layer in (2, 3))
+    shape = config.to_json_string()
+    two, three = (_phase_peaks(shape, n_layer, tokens, checkpointing, half) for n_layer in (2, 3))
     peaks = []
     for with_two, with_three in zip(two, three, strict=True):
         per_block = with_three - with_two
@@ -158,11 +161,14 @@ def full_memory_gib(
     return (kept + max(peaks)) / 2**30
 
 
-def _phase_peaks(config, n_layer: int, tokens: int, checkpointing: bool, half: bool) -> Sequence[int]:
-    """Bytes at the peak of each phase of a step, with ``n_layer`` blocks."""
+@functools.cache  # optimizers are compared, which have no part in it
+def _phase_peaks(shape: str, n_layer: int, tokens: int, checkpointing: bool, half: bool) -> Sequence[int]:
+    """Bytes at the peak of each phase of a step of the config in ``shape``, JSON, with ``n_layer`` blocks."""
+    from transformers import GPT2Config
+
     from lmlab.training.memory import estimate_step, model_on_meta
 
-    small = copy.deepcopy(config)
+    small = GPT2Config(**json.loads(shape))
     small.n_layer = n_layer
     dtype = "bfloat16" if half else "float32"
     model = model_on_meta(small)

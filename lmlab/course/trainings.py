@@ -225,9 +225,9 @@ def _size(cfg: Recipe, size: ModelSize) -> Training:
         from lmlab.models.sources import load_tokenizer
 
         shape = {"n_layer": size.n_layer, "n_head": size.n_head, "n_embd": size.n_embd}
-        config = GPT2Config(
-            **shape, vocab_size=len(load_tokenizer(cfg.tokenizer)), n_positions=max(256, cfg.block_size)
-        )
+        tokenizer = load_tokenizer(cfg.tokenizer)
+        shape |= {"vocab_size": len(tokenizer), "n_positions": max(256, cfg.block_size)}
+        config = GPT2Config(**shape, bos_token_id=tokenizer.eos_token_id, eos_token_id=tokenizer.eos_token_id)
     else:
         config = published_config(size.model)
     return Training(

@@ -348,7 +348,7 @@ class StyleSizes(Recipe):
     plain_data: Sources  # text in another style: to pretrain new models on, and to measure forgetting
     n_plain: PositiveInt = 3000  # texts that new models are pretrained on, once
     n_plain_eval: PositiveInt = 60
-    pretraining_learning_rate: PositiveNumber = 1e-3  # of a model with 128 dimensions, in inverse proportion
+    pretraining_learning_rate: PositiveNumber = 1e-3  # of new models, all the same
     block_size: PositiveInt  # tokens
     blocks_per_step: PositiveInt  # of every size, by gradient accumulation
     max_steps: PositiveInt

@@ -23,6 +23,7 @@ CURVES = {
             "05_llama_lora_4bit",
             "06_deepseek_qlora_think",
             "08_fantasy_locations",
+            "11_style_gpt2_sizes",
         ),
         _LOSSES,
     ),

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from lmlab.course.cost import adam_bytes, four_bit_bytes, product_speed
+from lmlab.course.cost import adafactor_bytes, adam_bytes, four_bit_bytes, product_speed
 from lmlab.course.trainings import Training
 from lmlab.hardware import Machine, by_gpu_name, rentable_gpus
 
@@ -187,7 +187,7 @@ def model_states(model: "nn.Module", optimizer: str) -> dict[str, int]:
 
     Args:
         model: On the meta device.
-        optimizer: "adamw_torch", "adamw_8bit" or "paged_adamw_8bit".
+        optimizer: "adamw_torch", "adamw_8bit", "paged_adamw_8bit" or "adafactor".
     """
     from torch import nn
 
@@ -203,7 +203,10 @@ def model_states(model: "nn.Module", optimizer: str) -> dict[str, int]:
     trainable = [p for p in model.parameters() if p.requires_grad]
     frozen_bytes = sum(packed.get(id(p), p.nbytes) for p in model.parameters() if not p.requires_grad)
     trainable_bytes = sum(p.nbytes for p in trainable)
-    state = adam_bytes([(p.numel(), id(p) in embeddings) for p in trainable], optimizer)
+    if optimizer == "adafactor":
+        state = adafactor_bytes([p.shape for p in trainable])
+    else:
+        state = adam_bytes([(p.numel(), id(p) in embeddings) for p in trainable], optimizer)
     if hasattr(model, "peft_config"):
         return {"weights": frozen_bytes, "adapter": trainable_bytes, "optimizer": state}
     return {"weights": frozen_bytes + trainable_bytes, "optimizer": state}

@@ -46,7 +46,7 @@ def write_metrics(out: Path, cfg: Recipe, metrics: dict, started: float | None =
         "seconds": None if started is None else round(time.time() - started, 1),
         "metrics": plain,
         "expected": cfg.expected,
-        "settings": dict(cfg.rows()),
+        "settings": cfg.model_dump(exclude={"expected"}),
     }
     write_atomic(out / "metrics.json", json.dumps(record, indent=1))
     write_results(out, plain)

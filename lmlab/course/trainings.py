@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from lmlab.hardware import Machine
 from lmlab.recipes import Recipe
+from lmlab.recipes.lessons import ModelSize
 from lmlab.training.memory import prefer_chunked_loss
 
 if TYPE_CHECKING:
@@ -93,9 +94,11 @@ def trainings(cfg: Recipe, machine: Machine) -> list[Training]:
         ValueError: The lesson trains nothing.
     """
     number = cfg.lesson.partition("_")[0]
+    if number == "11":
+        return [_size(cfg, size) for size in cfg.sizes]
     if number not in _PHASES:
         raise ValueError(
-            f"plan got lesson {cfg.lesson}, which trains nothing; give one of {', '.join(_PHASES)}"
+            f"plan got lesson {cfg.lesson}, which trains nothing; give one of {', '.join([*_PHASES, '11'])}"
         )
     return [_training(cfg, machine, *phase) for phase in _PHASES[number]]
 
@@ -237,6 +240,34 @@ def _grpo(cfg: Recipe, machine: Machine) -> dict:
         "optimizer": _paged_optimizer(machine),
         "more_options": more,
     }
+
+
+def _size(cfg: Recipe, size: ModelSize) -> Training:
+    """Lesson 11, the fine-tuning of one size, with the search of its learning rate."""
+    if size.is_new:
+        from transformers import GPT2Config
+
+        from lmlab.models.sources import load_tokenizer
+
+        shape = {"n_layer": size.n_layer, "n_head": size.n_head, "n_embd": size.n_embd}
+        tokenizer = load_tokenizer(cfg.tokenizer)
+        shape |= {"vocab_size": len(tokenizer), "n_positions": max(256, cfg.block_size)}
+        config = GPT2Config(**shape, bos_token_id=tokenizer.eos_token_id, eos_token_id=tokenizer.eos_token_id)
+    else:
+        config = published_config(size.model)
+    return Training(
+        name=size.name,
+        method="full",
+        model=size.model or "a new GPT-2",
+        config=config,
+        batch_size=size.batch_size,
+        length=cfg.block_size,
+        accumulation=cfg.blocks_per_step // size.batch_size,
+        steps=cfg.max_steps + len(cfg.learning_rates) * cfg.search_steps,
+        checkpointing=size.activation_checkpointing,
+        optimizer=size.optimizer,
+        memory_options=[{"block_size": cfg.block_size // 2}],
+    )
 
 
 # Lesson -> its phases: name, method, key of the length, function for the rest.

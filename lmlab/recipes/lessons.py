@@ -1,8 +1,9 @@
 """The typed config of each lesson: which values a recipe may set, their types, units and defaults."""
 
 import html
+from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, NonNegativeInt, PositiveInt, model_validator
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, model_validator
 
 from lmlab.recipes.types import (
     AtLeastTwo,
@@ -11,6 +12,7 @@ from lmlab.recipes.types import (
     Fraction,
     LearningRates,
     NonNegativeNumber,
+    Optimizer,
     Order,
     PositiveNumber,
     Schedule,
@@ -339,6 +341,72 @@ class AttentionHeads(Recipe):
     answer_batch_size: PositiveInt = 60
 
 
+class ModelSize(BaseModel):
+    """One of the models that lesson 11 compares: a published one, or the shape of a new one."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    name: str
+    model: Source | None = None  # None: a new GPT-2 of the shape below, pretrained in the lesson
+    n_layer: PositiveInt | None = None
+    n_head: PositiveInt | None = None
+    n_embd: PositiveInt | None = None
+    batch_size: PositiveInt  # blocks in one forward pass: what fits
+    optimizer: Optimizer = "adamw_torch"
+    activation_checkpointing: bool = False  # recompute activations: less memory, a third more time
+
+    @property
+    def is_new(self) -> bool:
+        """Whether it has a shape alone, and no weights yet."""
+        return self.model is None
+
+    @model_validator(mode="after")
+    def _model_or_shape(self) -> "ModelSize":
+        shape = (self.n_layer, self.n_head, self.n_embd)
+        if self.is_new and None in shape:
+            raise ValueError(f"size {self.name} has neither a model nor all of n_layer, n_head and n_embd")
+        if not self.is_new and shape != (None, None, None):
+            raise ValueError(
+                f"size {self.name} has a model, whose shape is known: leave n_layer and others out"
+            )
+        return self
+
+
+class StyleSizes(Recipe):
+    """Lesson 11."""
+
+    sizes: Annotated[list[ModelSize], Field(min_length=2)]  # from small to large
+    tokenizer: Source
+    data: Source  # text in the style to learn
+    plain_data: Sources  # text in another style: to pretrain new models on, and to measure forgetting
+    n_plain: PositiveInt = 3000  # texts that new models are pretrained on, once
+    n_plain_eval: PositiveInt = 60
+    pretraining_learning_rate: PositiveNumber = 1e-3  # of new models, all the same
+    block_size: PositiveInt  # tokens
+    blocks_per_step: PositiveInt  # of every size, by gradient accumulation
+    max_steps: PositiveInt
+    warmup_steps: NonNegativeInt = 5
+    search_steps: PositiveInt
+    learning_rates: LearningRates  # the candidates of the search, the same for each size
+    n_eval: PositiveInt = 60  # held-out texts; half of them choose the learning rate, half measure
+    prompt: str
+    n_samples: PositiveInt = 12
+    max_new_tokens: PositiveInt = 100
+    temperature: PositiveNumber = 0.8
+
+    @model_validator(mode="after")
+    def _sizes_fit_together(self) -> "StyleSizes":
+        for size in self.sizes:
+            if self.blocks_per_step % size.batch_size:
+                raise ValueError(
+                    f"blocks_per_step {self.blocks_per_step} is not a multiple of {size.name}'s batch_size "
+                    f"{size.batch_size}"
+                )
+        if len({size.name for size in self.sizes}) < len(self.sizes):
+            raise ValueError("two sizes have the same name")
+        return self
+
+
 LESSONS: dict[str, type[Recipe]] = {
     "00_start_here": InstructionFinetune,
     "01_data_analysis": DataAnalysis,
@@ -351,4 +419,5 @@ LESSONS: dict[str, type[Recipe]] = {
     "08_fantasy_locations": FantasyLocations,
     "09_grpo_reasoning": RewardFinetune,
     "10_attention_heads": AttentionHeads,
+    "11_style_gpt2_sizes": StyleSizes,
 }

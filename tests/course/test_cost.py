@@ -67,6 +67,18 @@ def test_the_bytes_of_adams_moments_are_real():
     assert cost.adam_bytes([(p.numel(), False) for p in model.parameters()], "adamw_torch") == kept
 
 
+def test_the_bytes_of_adafactors_means_are_real():
+    from transformers.optimization import Adafactor
+
+    model = AutoModelForCausalLM.from_config(SMALL)
+    optimizer = Adafactor(model.parameters(), lr=1e-3, relative_step=False, scale_parameter=False)
+    model(**batch(1, 8)).loss.backward()
+    optimizer.step()
+    state = [value for values in optimizer.state.values() for value in values.values()]
+    kept = sum(value.nbytes for value in state if torch.is_tensor(value))
+    assert cost.adafactor_bytes([p.shape for p in model.parameters()]) == kept
+
+
 def test_logits_are_chunked_where_they_are_many():
     assert not memory.prefer_chunked_loss(8 * 128, 1536) and memory.prefer_chunked_loss(4 * 512, 128_256)
     assert not memory.prefer_chunked_loss(2**15, 2**10) and memory.prefer_chunked_loss(

@@ -11,7 +11,7 @@ from lmlab import hardware
 from lmlab.cli import main
 from lmlab.course import cost
 from lmlab.course.forecast import forecast, kv_cache_bytes
-from lmlab.course.measured import compare, measure
+from lmlab.course.measured import compare, measure, peak_bytes
 from lmlab.course.plan import changes, plan
 from lmlab.course.trainings import published_config, published_models, trainings
 from lmlab.models import quantization
@@ -24,7 +24,7 @@ T4 = hardware.gpu("T4")
 CPU = dataclasses.replace(
     T4, device="cpu", device_name="a CPU", dtype="float32", memory_gb=16.0, gpu_memory_gb=None
 )
-PLANNED = ["00", "02", "04", "05", "06", "08", "09"]
+PLANNED = ["00", "02", "04", "05", "06", "08", "09", "11"]
 
 
 def recipe(number: str, name: str = "tiny", **overrides):
@@ -275,3 +275,27 @@ def test_the_command(capsys):
         main(["plan", "02", "--recipe", "local"]) == 2 and "--set data_dir=FOLDER" in capsys.readouterr().err
     )
     assert main(["plan", "03"]) == 2 and "00, 02, 04, 05, 06, 08, 09" in capsys.readouterr().err
+
+
+# --- measured ---
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU's allocator rounds")
+def test_the_peak_is_what_is_there_at_once():
+    def run():
+        first = torch.ones(1000)
+        del first
+        kept = torch.ones(2000)
+        return kept + torch.ones(2000)  # three of them at once
+
+    assert peak_bytes(run) == 3 * 8000
+
+
+def test_a_step_takes_what_the_plan_says(one_thread):
+    """All that a step of lesson 11 allocates, with each optimizer, is in the forecast."""
+    cfg = recipe("11")
+    for optimizer in ("adamw_torch", "adafactor"):
+        size = cfg.sizes[0].model_copy(update={"optimizer": optimizer})
+        made = forecast(trainings(cfg.model_copy(update={"sizes": [size]}), CPU)[0], CPU)
+        assert made.memory["optimizer"] == made.model_states["optimizer"] > 0
+        assert made.memory["gradients"] <= made.model_states["weights"]

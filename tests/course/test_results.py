@@ -75,3 +75,10 @@ def test_progress_of_a_run_that_goes_on_has_each_step_once(tmp_path):
         (0, None),
         (5, 50),
     ]
+
+
+def test_a_recipe_with_values_in_values_is_written(tmp_path):
+    cfg = load_recipe("11_style_gpt2_sizes", expected={})
+    write_metrics(tmp_path, cfg, {"loss": 1.0})
+    record = json.loads((tmp_path / "metrics.json").read_text())
+    assert record["settings"]["sizes"][0]["n_layer"] == cfg.sizes[0].n_layer

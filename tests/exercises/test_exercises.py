@@ -373,6 +373,10 @@ WRONG = [
         lambda effect, controls: sum(c >= effect for c in controls) / len(controls),
         "own_effect_left_out",
     ),
+    ("11.1", lambda shapes: sum(math.prod(shape) for shape in shapes), "second_moment"),
+    ("11.2", lambda n, fits: (fits, n // fits), "not_a_divisor"),
+    ("11.3", lambda n_small, n_large, steps: round(n_large / n_small) * steps, "is right"),
+    ("11.4", lambda text, words: text.lower().split().count(words[0]), "is right"),
 ]
 
 

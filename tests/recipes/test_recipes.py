@@ -96,6 +96,14 @@ def test_bad_overrides_are_named(override, nearest):
         ("04", {"small_schedule": "step"}, ("small_schedule", "constant", "'step'")),
         ("06", {"packing": True, "order": "curriculum"}, ("packing", "order")),
         ("07", {"push_to_hub": True}, ("push_to_hub", "hub_owner")),
+        ("11", {"blocks_per_step": 6}, ("blocks_per_step 6", "S's batch_size 4")),
+        ("11", {"sizes": [{"name": "a", "batch_size": 1}] * 2}, ("sizes", "n_layer")),
+        (
+            "11",
+            {"sizes": [{"name": "a", "batch_size": 1, "model": "gpt2", "n_layer": 2}] * 2},
+            ("sizes", "leave n_layer"),
+        ),
+        ("11", {"sizes": [{"name": "a", "batch_size": 1, "model": "gpt2"}] * 2}, ("same name",)),
     ],
 )
 def test_impossible_and_contradicting_values_are_named(lesson, overrides, keys):

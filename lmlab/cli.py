@@ -17,7 +17,6 @@ import typer
 from typer.core import TyperGroup
 
 from lmlab import __version__
-from lmlab.hardware import GPUS
 from lmlab.recipes import LESSONS, find_lesson, find_recipe, list_recipes, load_recipe, parse_settings
 from lmlab.signals import discard, handle_signals, unbreakable_output
 
@@ -83,7 +82,7 @@ def _quiet(*libraries: str) -> None:
 
 
 # Options that several commands share.
-Lesson = Annotated[str, typer.Argument(help="01 to 09, or a full name")]
+Lesson = Annotated[str, typer.Argument(help="00 to 09, or a full name")]
 RecipeName = Annotated[str, typer.Option(help="tiny, t4, gpu, local, one in ./recipes, or a path")]
 Settings = Annotated[
     list[str],
@@ -118,7 +117,7 @@ def _options(
 
 @app.command()
 def run(
-    lessons: Annotated[list[str], typer.Argument(help="01 to 09, a full name, or all")],
+    lessons: Annotated[list[str], typer.Argument(help="00 to 09, a full name, or all")],
     settings: Settings,
     recipe: RecipeName = "tiny",
     jobs: Annotated[int, typer.Option(min=1, help="notebooks at the same time")] = 1,
@@ -159,7 +158,7 @@ def pretrain(
 
 @app.command()
 def finetune(
-    lesson: Annotated[str, typer.Argument(help="04, 05, 06, or a full name")],
+    lesson: Annotated[str, typer.Argument(help="00, 04, 05, 06, or a full name")],
     settings: Settings,
     recipe: RecipeName = "tiny",
     bits: Annotated[
@@ -167,7 +166,7 @@ def finetune(
     ] = None,
     out: OutFolder = None,
 ) -> None:
-    """Lesson 04, 05 or 06 without its notebook; also by accelerate launch ... -m lmlab finetune."""
+    """Lesson 00, 04, 05 or 06 without its notebook; also by accelerate launch ... -m lmlab finetune."""
     from lmlab.course import jobs
 
     cfg = load_recipe(lesson, recipe, **parse_settings(settings))
@@ -192,27 +191,19 @@ def search(
     direction: Annotated[Literal["minimize", "maximize"], typer.Option(help="of the metric")] = "minimize",
     trials: Annotated[int | None, typer.Option(min=1, help="in all (default 12, or all of a grid)")] = None,
     name: Annotated[str | None, typer.Option(help="of the study, which resumes if it exists")] = None,
-    no_pruning: Annotated[bool, typer.Option("--no-pruning", help="let every trial come to its end")] = False,
-    save_as: Annotated[str | None, typer.Option("--save-recipe", help="keep the best values as this")] = None,
     output_dir: Annotated[Path, typer.Option(help="where studies go")] = Path("runs/search"),
 ) -> None:
     """Try many values of a recipe, and find the best."""
     from lmlab.course import search as searching
     from lmlab.course.search_space import SearchDimension, SearchPlan
 
-    lesson = find_lesson(lesson)
-    if save_as:
-        # Hours later it would be too late to learn that the name is taken.
-        searching.check_new_recipe(lesson, save_as)
     dimensions = tuple(SearchDimension.parse(text) for text in space)
-    plan = SearchPlan(lesson, recipe, dimensions, metric, direction, parse_settings(settings))
+    plan = SearchPlan(find_lesson(lesson), recipe, dimensions, metric, direction, parse_settings(settings))
     # SIGTERM, which a job queue sends, ends the notebook as Ctrl-C does.
     with long_command(), handle_signals([signal.SIGTERM], signal.default_int_handler):
-        result = searching.search(plan, root=output_dir, trials=trials, name=name, pruning=not no_pruning)
-        # The plots and the executed notebooks of all trials are in the folder.
+        result = searching.search(plan, root=output_dir, trials=trials, name=name)
+        # The executed notebooks of all trials are in the folder.
         print(f"\n{result}\n{result.folder}")
-        if save_as:
-            print(f"saved: {searching.save_recipe(result, save_as)}")
     raise typer.Exit(0 if result.best else 1)
 
 
@@ -223,9 +214,7 @@ def generate_data(
     output: Annotated[Path, typer.Option(help="a .jsonl file; it only grows")],
     n: Annotated[int, typer.Option("--n", min=1, help="descriptions in the file")] = 1000,
     concurrency: Annotated[int, typer.Option(min=1, help="requests at the same time")] = 8,
-    temperature: Annotated[float, typer.Option(min=0, max=2, help="of the sampling")] = 1.0,
     max_tokens: Annotated[int, typer.Option(min=1, help="longest answer; reasoning needs more")] = 600,
-    seed: Annotated[int, typer.Option(help="another one asks other questions")] = 0,
     yes: Annotated[bool, typer.Option("--yes", help="begin without asking back")] = False,
 ) -> None:
     """Have a model behind an OpenAI-compatible endpoint write lesson 08's texts.
@@ -238,9 +227,9 @@ def generate_data(
 
     # Never an option: command lines are seen by all users of a machine, and kept in the shell's history.
     _, key = find_key()
-    endpoint = Endpoint(base_url, model, key, temperature, max_tokens)
+    endpoint = Endpoint(base_url, model, key, max_tokens)
     with long_command():
-        run_generation(endpoint, output, n, seed=seed, concurrency=concurrency, agreed=yes)
+        run_generation(endpoint, output, n, concurrency=concurrency, agreed=yes)
 
 
 @app.command()
@@ -251,7 +240,6 @@ def chat(
     prompt: Annotated[str | None, typer.Option(help="one question; shows the answer and ends")] = None,
     temperature: Annotated[float | None, typer.Option(min=0, help="0: greedy (default 0.7)")] = None,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="longest answer, reasoning included")] = 512,
-    show_thinking: Annotated[bool, typer.Option("--show-thinking", help="show the reasoning too")] = False,
     raw: Annotated[bool, typer.Option("--raw", help="continue the text; for 02, 04, 05, 08")] = False,
 ) -> None:
     """Talk with a model: a folder, an adapter, what a lesson left, a GGUF file.
@@ -270,7 +258,7 @@ def chat(
     chat_model = load_chat_model(find_model(model))
     # What is not given is the model's own.
     config = sampling_config(chat_model.generation_config, max_new_tokens, temperature=temperature)
-    session = ChatSession(chat_model, config, show_reasoning=show_thinking, raw=raw)
+    session = ChatSession(chat_model, config, raw=raw)
     if prompt is not None:
         session.ask(prompt)
         raise typer.Exit
@@ -285,10 +273,12 @@ def chat(
 
 @app.command()
 def plan(
-    lesson: Annotated[str, typer.Argument(help="02, 04, 05, 06, 08, 09, or a full name")],
+    lesson: Annotated[str, typer.Argument(help="00, 02, 04, 05, 06, 08, 09, or a full name")],
     settings: Settings,
     recipe: RecipeName = "tiny",
-    gpu: Annotated[str | None, typer.Option(help=f"{', '.join(GPUS)} (default: this machine)")] = None,
+    gpu: Annotated[
+        str | None, typer.Option(help="T4, L4, A10G, A100, A100-80GB, H100 or H200 (default: this machine)")
+    ] = None,
 ) -> None:
     """Predict memory, time and cost of a recipe; nothing is loaded."""
     from lmlab import hardware
@@ -306,7 +296,7 @@ def plan(
 
 @app.command()
 def recipes(
-    lesson: Annotated[str | None, typer.Argument(help="01 to 09, or a full name")] = None,
+    lesson: Annotated[str | None, typer.Argument(help="00 to 09, or a full name")] = None,
     recipe: Annotated[str, typer.Argument(help="a name or a path")] = "tiny",
 ) -> None:
     """List the recipes of every lesson, or show one."""

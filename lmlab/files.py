@@ -120,12 +120,8 @@ def replace_folder(target: str | Path, check: Callable[[Path], None] = check_rep
     _remove_leftover(temporary, final)
 
 
-def require_disk_space(folder: str | Path, n_bytes: int) -> int:
-    """The free bytes of the disk of ``folder``, which need not exist yet.
-
-    Raises:
-        ValueError: They are fewer than ``n_bytes``.
-    """
+def require_disk_space(folder: str | Path, n_bytes: int) -> None:
+    """Raises ValueError unless the disk of ``folder``, which need not exist yet, has ``n_bytes`` free."""
     # A folder that is to be made will be on the disk of the one it is made in.
     existing = Path(folder)
     while not existing.exists():
@@ -136,12 +132,6 @@ def require_disk_space(folder: str | Path, n_bytes: int) -> int:
             f"{folder} needs {n_bytes / 1e6:,.0f} MB, and its disk has {free / 1e6:,.0f} MB free; remove old runs "
             "and merged models, or give an output_dir on another disk"
         )
-    return free
-
-
-def folder_bytes(folder: Path) -> int:
-    """The bytes of all files in a folder."""
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
 def list_files(folder: Path, name: str) -> None:

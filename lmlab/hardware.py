@@ -3,41 +3,16 @@
 import html
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, fields
+from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import torch
 
-# peak TFLOPS of dense bfloat16 or float16 matrix products, from NVIDIA's data sheets (without sparsity)
-PEAK_TFLOPS = {
-    "H200": 989,
-    "H100 PCIe": 756,
-    "H100": 989,
-    "A100": 312,
-    "A10G": 70,
-    "A10": 125,
-    "L40S": 362,
-    "L4": 121,
-    "T4": 65,
-    "V100": 125,
-    "RTX 4090": 165,
-    "RTX 3090": 71,
-}
-# what one can rent: its memory in GiB as torch reports it, and its compute capability
-GPUS = {
-    "T4": (14.7, (7, 5)),
-    "L4": (22.0, (8, 9)),
-    "A10G": (22.1, (8, 6)),
-    "A100": (39.4, (8, 0)),
-    "A100-80GB": (79.2, (8, 0)),
-    "H100": (79.1, (9, 0)),
-    "H200": (139.8, (9, 0)),
-}
-# 10^9 bytes a second between a GPU and its memory, by the data sheets (the A100's is that of 40 GB)
-BANDWIDTH = {"H200": 4800, "H100": 3350, "A100": 1555, "A10G": 600, "L4": 300, "T4": 320}
 SHORT_WINDOW = 256  # tokens; up to here the attention scores are small enough to be computed whole on a CPU
 
 
@@ -117,16 +92,16 @@ def describe_machine() -> Machine:
 def gpu(name: str) -> Machine:
     """The machine that a rented GPU would be, to plan for it.
 
-    Raises ValueError for one that is not in GPUS.
+    Raises ValueError for one that is not in the table.
     """
     # "t4" as well as "T4"
-    name = next((known for known in GPUS if known.lower() == name.lower()), name)
-    if name not in GPUS:
-        raise ValueError(f"gpu got {name!r}; give one of {', '.join(GPUS)}")
-    memory, capability = GPUS[name]
-    dtype, reason = _half_precision(*capability)
+    rentable = rentable_gpus()
+    name = next((known for known in rentable if known.lower() == name.lower()), name)
+    if name not in rentable:
+        raise ValueError(f"gpu got {name!r}; give one of {', '.join(rentable)}")
+    dtype, reason = _half_precision(*known_gpus()[name]["capability"])
     reasons = (reason, "from a table: no GPU was looked at")
-    return Machine("cuda", name, dtype, True, available_cores(), 0.0, memory, reasons)
+    return Machine("cuda", name, dtype, True, available_cores(), 0.0, rentable[name], reasons)
 
 
 def _half_precision(major: int, minor: int) -> tuple[str, str]:
@@ -155,17 +130,30 @@ def peak_flops(device: "torch.device", dtype: str) -> float | None:
         return None
     import torch
 
-    peak = by_gpu_name(PEAK_TFLOPS, torch.cuda.get_device_name(device))
+    peak = by_gpu_name("tflops", torch.cuda.get_device_name(device))
     return peak and 1e12 * peak
 
 
-def by_gpu_name(table: Mapping[str, float], name: str) -> float | None:
-    """The value of the GPU that ``name`` speaks of, such as "NVIDIA A100-SXM4-40GB"; None where there is
-    none.
+@cache
+def known_gpus() -> dict[str, dict]:
+    """name -> what is known of a GPU: the table gpus.yaml."""
+    import yaml
+
+    return yaml.safe_load(Path(__file__).with_name("gpus.yaml").read_text(encoding="utf-8"))
+
+
+def rentable_gpus() -> dict[str, float]:
+    """name -> GiB of memory of the GPUs that one can rent."""
+    return {name: facts["memory"] for name, facts in known_gpus().items() if "memory" in facts}
+
+
+def by_gpu_name(key: str, name: str) -> float | None:
+    """A value of the GPU that ``name`` speaks of, such as "NVIDIA A100-SXM4-40GB"; None where it is not
+    known.
     """
-    for known, value in table.items():
+    for known, facts in known_gpus().items():
         if re.search(rf"\b{known}\b", name):
-            return value
+            return facts.get(key)
     return None
 
 

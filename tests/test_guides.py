@@ -289,6 +289,7 @@ def table_rows(content: str, first: str) -> list[list[str]]:
 
 
 def test_every_row_of_the_formats_is_taken_by_its_lesson(tmp_path):
+    from lmlab.data.conversations import read_conversations
     from lmlab.data.reasoning import reasoning_rows
     from lmlab.data.sources import load_rows
     from lmlab.data.usable import usable_pairs
@@ -301,7 +302,10 @@ def test_every_row_of_the_formats_is_taken_by_its_lesson(tmp_path):
         row = load_rows(str(path), "all")[0]
         number = lesson[:2]
         seen.add(number)
-        if number == "04":
+        if number == "00":
+            conversations, bad = read_conversations(load_recipe("00", data=str(path)))
+            assert len(conversations) == 1 and not bad
+        elif number == "04":
             assert usable_pairs([row], lesson, 0.0)
         elif number == "06":
             assert reasoning_rows([row], lesson, max_invalid_fraction=0.0)[0]["completion"]
@@ -309,7 +313,7 @@ def test_every_row_of_the_formats_is_taken_by_its_lesson(tmp_path):
             assert len(row["endings"]) == 4 and row["endings"][int(row["label"])] and row["ctx"]
         else:
             assert row["text"].startswith("<LOC>") == (number == "08")
-    assert seen == {"02", "03", "04", "06", "08"}
+    assert seen == {"00", "02", "03", "04", "06", "08"}
 
 
 # --- links -----------------------------------------------------------------------------------------

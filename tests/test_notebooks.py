@@ -17,11 +17,13 @@ _LOSSES = ("train/loss", "train/learning_rate", "train/grad_norm", "eval/loss")
 CURVES = {
     **dict.fromkeys(
         (
+            "00_start_here",
             "02_gpt2_from_scratch",
             "04_shakespeare_full_finetune",
             "05_llama_lora_4bit",
             "06_deepseek_qlora_think",
             "08_fantasy_locations",
+            "11_style_gpt2_sizes",
         ),
         _LOSSES,
     ),

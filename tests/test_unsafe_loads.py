@@ -12,7 +12,6 @@ from IPython.core.inputtransformer2 import TransformerManager
 from peft import LoraConfig, get_peft_model
 
 from lmlab.cli import main
-from lmlab.course.measured import measure
 from lmlab.export import merge
 from lmlab.export.gguf import export_gguf
 from lmlab.models.adapters import save_adapter
@@ -172,13 +171,6 @@ def refused(capsys, *command: str) -> str:
     said = capsys.readouterr().err
     assert "weights_only" not in said and "Traceback" not in said
     return said
-
-
-@pytest.mark.parametrize("name", ["trainer.pt", "optimizer.pt"])
-def test_what_is_measured_of_a_checkpoint(name, hostile, tmp_path):
-    hostile(tmp_path / name)
-    with pytest.raises(ValueError, match=name):
-        measure(torch.nn.Linear(2, 2), checkpoint=tmp_path)
 
 
 def test_a_models_folder(hostile, capsys, tmp_path):

@@ -4,13 +4,11 @@ Sources: Kaplan et al. 2020 (6 FLOPs per parameter and token); Dettmers et al. 2
 bits and weights in 4, with the sizes as bitsandbytes stores them.
 """
 
-import copy
+import functools
+import json
 import math
-import time
-from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, NamedTuple
-
-from lmlab.hardware import Machine
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from transformers import GPT2Config, PretrainedConfig, PreTrainedModel
@@ -24,50 +22,6 @@ FOUR_BIT_BLOCK, SCALE_BLOCK = 64, 256  # weights per scale of a byte; scales per
 def training_flops(n_weights: int, n_tokens: float) -> float:
     """FLOPs of training ``n_weights`` parameters on ``n_tokens``: two forward and four backward for each."""
     return 6.0 * n_weights * n_tokens
-
-
-class Speed(NamedTuple):
-    """What a few warm-up steps showed."""
-
-    flops_per_second: float
-    tokens_per_batch: float  # padding included: it costs as much
-
-
-def measured_speed(model: "PreTrainedModel", batches: Sequence[Mapping], machine: Machine) -> Speed:
-    """Trains a copy of ``model`` for a step on each batch, and times all steps but the first.
-
-    Args:
-        model: A transformers causal language model.
-        batches: Two or more, each with input_ids, attention_mask and labels, (B, T).
-        machine: A ``hardware.Machine``; the forward pass runs in its dtype, as the Trainer's does.
-    """
-    import torch
-
-    trained = copy.deepcopy(model).train()
-    optimizer = torch.optim.AdamW((p for p in trained.parameters() if p.requires_grad), lr=1e-6)
-    autocast = torch.autocast(
-        machine.device, getattr(torch, machine.dtype), enabled=machine.bf16 or machine.fp16
-    )
-    _timed_step(trained, optimizer, batches[0], autocast)  # allocates gradients and moments
-    seconds = sum(_timed_step(trained, optimizer, batch, autocast) for batch in batches[1:])
-    tokens = sum(batch["input_ids"].numel() for batch in batches[1:])
-    n_weights = sum(p.numel() for p in trained.parameters())
-    return Speed(training_flops(n_weights, tokens) / seconds, tokens / (len(batches) - 1))
-
-
-def _timed_step(model, optimizer, batch: Mapping, autocast) -> float:
-    """Seconds of one training step."""
-    import torch
-
-    start = time.perf_counter()
-    with autocast:
-        loss = model(**{name: tensor.to(model.device) for name, tensor in batch.items()}).loss
-    loss.backward()
-    optimizer.step()
-    optimizer.zero_grad(set_to_none=True)
-    if model.device.type == "cuda":
-        torch.cuda.synchronize()  # a GPU works on after the calls have returned
-    return time.perf_counter() - start
 
 
 def product_speed(size: int = 1024, seconds: float = 0.3) -> float:
@@ -109,6 +63,19 @@ def adam_bytes(sizes: Iterable[tuple[int, bool]], optimizer: str) -> int:
     return total
 
 
+def adafactor_bytes(shapes: Iterable[Sequence[int]]) -> int:
+    """Bytes of transformers' Adafactor: the means of rows and columns of a matrix, else the second moment.
+
+    Args:
+        shapes: Of each tensor.
+    """
+    total = 0
+    for shape in shapes:
+        means = math.prod(shape[:-1]) + math.prod(shape) // shape[-2] if len(shape) > 1 else math.prod(shape)
+        total += 4 * means + STEP_BYTES  # and the tensor's own root mean square
+    return total
+
+
 def full_memory_gib(
     config: "GPT2Config",
     n_weights: int,
@@ -126,14 +93,19 @@ def full_memory_gib(
         config: A GPT2Config.
         n_weights: Of its model.
         tokens: Batch size times length.
-        optimizer: "adamw_torch" or "adamw_8bit".
+        optimizer: "adamw_torch", "adamw_8bit" or "adafactor".
         checkpointing: Activation checkpointing: the input of each block is kept, and one block is recomputed.
         half: The forward pass runs in 16 bits.
     """
-    embeddings = (config.vocab_size + config.n_positions) * config.n_embd
-    kept = WEIGHT * n_weights + adam_bytes([(embeddings, True), (n_weights - embeddings, False)], optimizer)
+    if optimizer == "adafactor":
+        state = adafactor_bytes([p.shape for p in _meta_model(config).parameters()])
+    else:
+        embeddings = (config.vocab_size + config.n_positions) * config.n_embd
+        state = adam_bytes([(embeddings, True), (n_weights - embeddings, False)], optimizer)
+    kept = WEIGHT * n_weights + state
     # The peak of each phase is a straight line in the number of blocks, so two models tell all.
-    two, three = (_phase_peaks(config, n_layer, tokens, checkpointing, half) for n_layer in (2, 3))
+    shape = config.to_json_string()
+    two, three = (_phase_peaks(shape, n_layer, tokens, checkpointing, half) for n_layer in (2, 3))
     peaks = []
     for with_two, with_three in zip(two, three, strict=True):
         per_block = with_three - with_two
@@ -141,11 +113,14 @@ def full_memory_gib(
     return (kept + max(peaks)) / 2**30
 
 
-def _phase_peaks(config, n_layer: int, tokens: int, checkpointing: bool, half: bool) -> Sequence[int]:
-    """Bytes at the peak of each phase of a step, with ``n_layer`` blocks."""
+@functools.cache  # optimizers are compared, which have no part in it
+def _phase_peaks(shape: str, n_layer: int, tokens: int, checkpointing: bool, half: bool) -> Sequence[int]:
+    """Bytes at the peak of each phase of a step of the config in ``shape``, JSON, with ``n_layer`` blocks."""
+    from transformers import GPT2Config
+
     from lmlab.training.memory import estimate_step, model_on_meta
 
-    small = copy.deepcopy(config)
+    small = GPT2Config(**json.loads(shape))
     small.n_layer = n_layer
     dtype = "bfloat16" if half else "float32"
     model = model_on_meta(small)
@@ -156,6 +131,10 @@ def _phase_peaks(config, n_layer: int, tokens: int, checkpointing: bool, half: b
 
 def n_weights_of(config: "PretrainedConfig") -> int:
     """Parameters of a model of this config, tied ones once; nothing is allocated."""
+    return sum(p.numel() for p in _meta_model(config).parameters())
+
+
+def _meta_model(config: "PretrainedConfig") -> "PreTrainedModel":
     from lmlab.training.memory import model_on_meta
 
-    return sum(p.numel() for p in model_on_meta(config).parameters())
+    return model_on_meta(config)

@@ -10,19 +10,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from lmlab.course.cost import WEIGHT, adam_bytes, four_bit_bytes, product_speed
+from lmlab.course.cost import adafactor_bytes, adam_bytes, four_bit_bytes, product_speed
 from lmlab.course.trainings import Training
-from lmlab.hardware import BANDWIDTH, GPUS, PEAK_TFLOPS, Machine, by_gpu_name
+from lmlab.hardware import Machine, by_gpu_name, rentable_gpus
 
 if TYPE_CHECKING:
     from torch import nn
 
 GIB = 2**30
-# US dollars for an hour of one GPU on demand, May 2026; yours will differ by a factor of two either way. T4,
-# L4: Google Cloud without the host; A10G: AWS g5.xlarge; the others lie between specialised clouds and the
-# large ones (mercatus-ai.com/blog/cloud-gpu-pricing: A100 1.10 to 3.00, H100 2.00 to 5.00, H200 2.50 to
-# 7.00).
-HOURLY_COST = {"H200": 3.50, "H100": 3.00, "A100": 1.80, "A10G": 1.01, "L4": 0.70, "T4": 0.35}
 # Fraction of the data sheet's FLOPS that training is assumed to reach; not measured on any GPU.
 UTILIZATION = {"pretraining": 0.4, "full": 0.3, "qlora": 0.2}
 # Of what one large product reaches on the same cores; measured 0.4 to 0.9 on the tiny models.
@@ -42,7 +37,7 @@ class Forecast:
     n_parameters: int  # an adapter's among them
     n_trainable: int
     memory: Mapping[str, int]  # at the peak of a step; the parts add up to it
-    # Weights, adapter, optimizer, checkpoint: what can be counted exactly after a run.
+    # Weights, adapter, optimizer: what can be counted exactly after a run.
     model_states: Mapping[str, int]
     seconds: float | None  # of one step, at the batches' average fill; None where no data sheet says
 
@@ -65,8 +60,8 @@ class Forecast:
 
     @property
     def fitting_gpus(self) -> list[str]:
-        """Those in ``hardware.GPUS`` on which this fits as it is."""
-        return [name for name, (memory, _) in GPUS.items() if self.peak <= usable_bytes(memory)]
+        """Those that one can rent on which this fits as it is."""
+        return [name for name, memory in rentable_gpus().items() if self.peak <= usable_bytes(memory)]
 
     @property
     def tokens_per_second(self) -> float | None:
@@ -84,7 +79,7 @@ class Forecast:
     @property
     def hourly_cost(self) -> float | None:
         """US dollars for an hour of this GPU; None where the table has none."""
-        return by_gpu_name(HOURLY_COST, self.machine.device_name)
+        return by_gpu_name("hourly_cost", self.machine.device_name)
 
     def rows(self) -> list[tuple[str, str]]:
         """The forecast in words, as (name, value): memory, its verdict, time and cost."""
@@ -157,7 +152,7 @@ def forecast(training: Training, machine: Machine) -> Forecast:
         machine,
         n_parameters,
         n_trainable,
-        memory={name: size for name, size in states.items() if name != "checkpoint"} | larger,
+        memory=states | larger,
         model_states=states,
         seconds=_step_seconds(training, machine, step, states["weights"]),
     )
@@ -188,15 +183,14 @@ def kv_cache_bytes(training: Training, machine: Machine) -> int:
 
 
 def model_states(model: "nn.Module", optimizer: str) -> dict[str, int]:
-    """Bytes that stay from step to step: weights, adapter (if any), optimizer; and a checkpoint's, on disk.
+    """Bytes that stay from step to step: weights, adapter (if any), optimizer.
 
     Args:
         model: On the meta device.
-        optimizer: "adamw_torch", "adamw_8bit" or "paged_adamw_8bit".
+        optimizer: "adamw_torch", "adamw_8bit", "paged_adamw_8bit" or "adafactor".
     """
     from torch import nn
 
-    from lmlab.models.gpt import GPT
     from lmlab.training.memory import FourBitLinear
 
     # By identity: a tied head is the embedding itself, and parameters() lists it once.
@@ -209,13 +203,13 @@ def model_states(model: "nn.Module", optimizer: str) -> dict[str, int]:
     trainable = [p for p in model.parameters() if p.requires_grad]
     frozen_bytes = sum(packed.get(id(p), p.nbytes) for p in model.parameters() if not p.requires_grad)
     trainable_bytes = sum(p.nbytes for p in trainable)
-    state = adam_bytes([(p.numel(), id(p) in embeddings) for p in trainable], optimizer)
+    if optimizer == "adafactor":
+        state = adafactor_bytes([p.shape for p in trainable])
+    else:
+        state = adam_bytes([(p.numel(), id(p) in embeddings) for p in trainable], optimizer)
     if hasattr(model, "peft_config"):
-        sizes = {"weights": frozen_bytes, "adapter": trainable_bytes, "optimizer": state}
-        return sizes | {"checkpoint": trainable_bytes + state}
-    weights = frozen_bytes + trainable_bytes
-    saved = WEIGHT * model.num_parameters() if isinstance(model, GPT) else weights  # files hold no padding
-    return {"weights": weights, "optimizer": state, "checkpoint": saved + state}
+        return {"weights": frozen_bytes, "adapter": trainable_bytes, "optimizer": state}
+    return {"weights": frozen_bytes + trainable_bytes, "optimizer": state}
 
 
 def _step_seconds(training: Training, machine: Machine, step, weight_bytes: int) -> float | None:
@@ -227,11 +221,11 @@ def _step_seconds(training: Training, machine: Machine, step, weight_bytes: int)
     if machine.device == "cpu":
         combine, speed, bandwidth = sum, CPU_UTILIZATION * _cpu_speed(), math.inf
     else:
-        peak = by_gpu_name(PEAK_TFLOPS, machine.device_name)
+        peak = by_gpu_name("tflops", machine.device_name)
         if peak is None:
             return None
         combine, speed = max, 1e12 * peak * UTILIZATION[training.method]
-        bandwidth = 1e9 * (by_gpu_name(BANDWIDTH, machine.device_name) or OTHER_BANDWIDTH)
+        bandwidth = 1e9 * (by_gpu_name("bandwidth", machine.device_name) or OTHER_BANDWIDTH)
     calls = CALL_SECONDS * step.operations
     learning = training.accumulation * combine((calls, training.fill * step.flops / speed))
     # A step's work in forward passes: the backward pass is two, recomputed activations are one more.

@@ -33,14 +33,7 @@ MAX_RETRIES = 15
 RECENT = 50  # of so many last answers half may be left out
 SHORTEST_SECRET = 8  # characters; a shorter key ("none", "x") is no secret and may occur in any text
 URL = r"https?://([\w.-]+|\[[\da-fA-F:]+\])(:\d+)?(/[\w.~/-]*)?"
-PROMPT_REFUSED = (400, 413, 422)  # from an endpoint that has answered other prompts: a content filter, say
-ADVICE = {
-    400: "check the model's name and the settings; if it is the prompt, another --seed asks others",
-    401: f"check the key in {' or '.join(KEY_VARIABLES)}",
-    404: "check the base URL (most end in /v1) and the model's name",
-    429: "ask less at once (--concurrency), or wait; the same command resumes",
-    503: "see whether it runs, or ask less at once (--concurrency); the same command resumes",
-}
+PROMPT_REFUSED = (400, 413, 422)  # a content filter, say
 
 logger = logging.getLogger(__name__)
 
@@ -59,9 +52,9 @@ def _word_lists() -> dict:
     return yaml.safe_load(Path(__file__).with_name("data").joinpath("locations.yaml").read_text("utf-8"))
 
 
-def prompt_messages(number: int, seed: int = 0) -> list[dict[str, str]]:
-    """The chat messages that ask for description ``number``: a function of the number and the seed alone."""
-    lists, rng = _word_lists(), stream("locations", seed, number)
+def prompt_messages(number: int) -> list[dict[str, str]]:
+    """The chat messages that ask for description ``number``: a function of the number alone."""
+    lists, rng = _word_lists(), stream("locations", 0, number)
 
     def sample(name: str) -> str:
         """One entry of a list, uniformly at random."""
@@ -126,7 +119,6 @@ class Endpoint:
         base_url: Up to and with its "/v1".
         model: Its name at the endpoint.
         key: Sent as bearer token; none if empty.
-        temperature: Of the sampling.
         max_tokens: Longest answer.
         timeout: Seconds that the endpoint may be silent.
         max_retries: Further tries per prompt.
@@ -138,11 +130,9 @@ class Endpoint:
     base_url: str
     model: str
     key: str = field(default="", repr=False)
-    temperature: float = 1.0
     max_tokens: int = 600
     timeout: float = 120.0
     max_retries: int = MAX_RETRIES
-    has_answered: bool = field(default=False, init=False)
 
     def __post_init__(self):
         # A user name, a password or a query may hold a secret, so a URL that is refused is not shown.
@@ -187,7 +177,7 @@ class Endpoint:
             reply = await client.chat.completions.create(
                 model=self.model,
                 messages=messages,
-                temperature=self.temperature,
+                temperature=1.0,
                 extra_headers=headers,
                 **{limit: self.max_tokens},
             )
@@ -203,12 +193,9 @@ class Endpoint:
             self.token_limit = "max_completion_tokens"  # newer models of OpenAI know it by this name alone
             return await self.ask(client, messages)
         shown = self.redact(message)
-        if status in PROMPT_REFUSED and self.has_answered:
+        if status in PROMPT_REFUSED:
             return Answer(shown, f"refused ({status})")
-        if status is None:
-            raise EndpointError(f"{self.host} does not answer: {shown}; {ADVICE[503]}")
-        advice = ADVICE[503] if status >= 500 else ADVICE.get(status, ADVICE[404])
-        raise EndpointError(f"{self.host} refused: {status} {shown}; {advice}")
+        raise EndpointError(f"{self.host} refused: {status or 'no answer'} {shown}; the same command resumes")
 
     def _read(self, reply) -> Answer:
         """Checks a reply: the client hands on whatever JSON, or text, came."""
@@ -217,21 +204,15 @@ class Endpoint:
             text = strip_reasoning(choice.message.content or "")
         except (AttributeError, LookupError, TypeError):
             return Answer(self.redact(str(reply)), "no chat completion")
-        self.has_answered = True
         # Not every endpoint counts them.
         tokens = [getattr(reply.usage, name, 0) for name in ("prompt_tokens", "completion_tokens")]
-        if self._holds_key(text):
-            return Answer(self.redact(text), "the key stands in it", *tokens)
         if choice.finish_reason == "length":
             return Answer(text, f"cut off at {self.max_tokens} tokens", *tokens)
         return Answer(text, format_problem(text), *tokens)
 
-    def _holds_key(self, text: str) -> bool:
-        return len(self.key) >= SHORTEST_SECRET and (self.key in text or self.key in unquote(text))
-
     def redact(self, text: str) -> str:
         """What a server said, fit to be shown: without the key, in one short line of printable characters."""
-        if self._holds_key(text):
+        if len(self.key) >= SHORTEST_SECRET:
             text = unquote(text.replace(self.key, "[key]")).replace(self.key, "[key]")
         printable = "".join(character if character.isprintable() else " " for character in text)
         return " ".join(printable.split())[:200]
@@ -269,8 +250,8 @@ class Tally:
         return f"{self.written:,} written; left out: {problems or 'none'}"
 
 
-def generate(endpoint: Endpoint, path: str | Path, n: int, *, seed: int = 0, concurrency: int = 8) -> Tally:
-    """Fills a file up to ``n`` different descriptions, as rows {"text", "model", "prompt", "seed"}.
+def generate(endpoint: Endpoint, path: str | Path, n: int, *, concurrency: int = 8) -> Tally:
+    """Fills a file up to ``n`` different descriptions, as rows {"text", "model", "prompt"}.
 
     However it was stopped, it resumes when called again; answers under way are lost. An answer in the wrong
     format, or nearly the same as an earlier one, is left out and counted. Progress goes to the log.
@@ -279,43 +260,37 @@ def generate(endpoint: Endpoint, path: str | Path, n: int, *, seed: int = 0, con
         endpoint: Who is asked.
         path: A .jsonl file.
         n: Rows in the file at the end.
-        seed: Another seed asks other prompts.
         concurrency: Requests at the same time.
 
     Raises:
         EndpointError: The endpoint refuses, or more than half of the last 50 answers were left out.
     """
     with ResumableFile(path) as file:
-        return asyncio.run(_fill(endpoint, file, n, seed, concurrency))
+        return asyncio.run(_fill(endpoint, file, n, concurrency))
 
 
-async def _fill(endpoint: Endpoint, file: ResumableFile, n: int, seed: int, concurrency: int) -> Tally:
+async def _fill(endpoint: Endpoint, file: ResumableFile, n: int, concurrency: int) -> Tally:
     # Rows of earlier runs count, and no new one may repeat them.
     tally, index = Tally(len(file.rows)), TextIndex(row["text"] for row in file.rows)
-    endpoint.has_answered |= any(row.get("model") == endpoint.model for row in file.rows)
-    number, recent = _next_prompt(file.rows, seed), deque(maxlen=RECENT)
+    # the first prompt number that no row has used
+    number = 1 + max((row["prompt"] for row in file.rows if "prompt" in row), default=-1)
+    recent = deque(maxlen=RECENT)
     async with endpoint.connect() as client:
         while tally.written < n:
             numbers = range(number, number + min(concurrency, n - tally.written))
             number = numbers.stop
-            requests = [endpoint.ask(client, prompt_messages(asked, seed)) for asked in numbers]
+            requests = [endpoint.ask(client, prompt_messages(asked)) for asked in numbers]
             for asked, answer in zip(numbers, await asyncio.gather(*requests), strict=True):
                 problem = answer.problem or index.repeats(answer.text)
                 if problem is None:
                     index.add(answer.text)
-                    row = {"text": answer.text, "model": endpoint.model, "prompt": asked, "seed": seed}
+                    row = {"text": answer.text, "model": endpoint.model, "prompt": asked}
                     file.append(row)
                 tally.add(answer, problem)
                 recent.append(problem is not None)
                 if len(recent) == RECENT and sum(recent) > RECENT / 2:
                     raise EndpointError(
                         f"more than half of the last {RECENT} answers of {endpoint.host} had to be left out "
-                        f"({tally}); try another model or temperature; the same command resumes"
+                        f"({tally}); check the model's name, or try another one; the same command resumes"
                     )
     return tally
-
-
-def _next_prompt(rows: list[dict], seed: int) -> int:
-    """The first prompt number that no row of this seed has used."""
-    used = [row["prompt"] for row in rows if row.get("seed") == seed]
-    return max(used, default=-1) + 1

@@ -9,16 +9,13 @@ from lmlab.course.resumable_file import read_rows
 CHARACTERS_PER_TOKEN = 4  # of English text, roughly
 
 
-def run_generation(
-    endpoint: Endpoint, output: Path, n: int, *, seed: int, concurrency: int, agreed: bool
-) -> None:
+def run_generation(endpoint: Endpoint, output: Path, n: int, *, concurrency: int, agreed: bool) -> None:
     """Fills a file up to ``n`` descriptions, after the reader has agreed to the cost.
 
     Args:
         endpoint: Who is asked.
         output: A .jsonl file; rows that are there count.
         n: Rows in the file at the end.
-        seed: Another seed asks other prompts.
         concurrency: Requests at the same time.
         agreed: Begin without asking back.
 
@@ -30,12 +27,12 @@ def run_generation(
     if there >= n:
         print(f"{output} holds {there:,} descriptions already; nothing to do")
         return
-    print(describe_plan(endpoint, n - there, there, seed), flush=True)
+    print(describe_plan(endpoint, n - there, there), flush=True)
     if not agreed and not confirm():
         print("nothing was asked")
         return
     try:
-        tally = generate(endpoint, output, n, seed=seed, concurrency=concurrency)
+        tally = generate(endpoint, output, n, concurrency=concurrency)
     except KeyboardInterrupt:
         raise KeyboardInterrupt(f"stopped; {output} keeps its rows, the same command resumes") from None
     print(
@@ -44,10 +41,10 @@ def run_generation(
     )
 
 
-def describe_plan(endpoint: Endpoint, n: int, there: int, seed: int) -> str:
+def describe_plan(endpoint: Endpoint, n: int, there: int) -> str:
     """What will be asked of whom, with or without a key, and how many tokens it may take."""
     # All prompts are about as long as the first.
-    characters = sum(len(message["content"]) for message in prompt_messages(0, seed))
+    characters = sum(len(message["content"]) for message in prompt_messages(0))
     tokens_in = n * round(characters / CHARACTERS_PER_TOKEN)
     # Which variable it is from: OPENAI_API_KEY may be meant for another host.
     variable, _ = find_key()

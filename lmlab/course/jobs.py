@@ -12,7 +12,7 @@ from lmlab.recipes import Recipe
 
 
 def finetune(cfg: Recipe, run: Path | None = None, bits: int | None = None) -> Path:
-    """Trains a recipe of lesson 04, 05 or 06, and resumes where an earlier call was interrupted.
+    """Trains a recipe of lesson 00, 04, 05 or 06, and resumes where an earlier call was interrupted.
 
     Args:
         cfg: The recipe.

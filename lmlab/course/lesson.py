@@ -113,7 +113,6 @@ class Lesson:
         model: "nn.Module",
         optimizer: "Optimizer | None" = None,
         seconds: float | None = None,
-        name: str | None = None,
     ) -> "Comparison":
         """What ``lmlab.plan`` predicted beside what training took: bytes, and seconds where they are given.
 
@@ -122,11 +121,10 @@ class Lesson:
             model: After training, with or without an adapter.
             optimizer: The trainer's, after at least one step.
             seconds: Of training alone.
-            name: Of the training, where the plan has several; by default its first.
         """
         from lmlab.course.measured import compare, measure
 
-        return compare(forecast, measure(model, optimizer, seconds=seconds), name)
+        return compare(forecast, measure(model, optimizer, seconds=seconds))
 
     def finish(self, metrics: dict) -> Expectations:
         """Writes metrics.json and record.json, and gives the table of expected against measured. Checkpoints in
@@ -136,7 +134,7 @@ class Lesson:
             metrics: name -> number (or a text). docs/METRICS.md says what each name means.
 
         Raises:
-            ValueError: The recipe expects a metric that is not among them.
+            KeyError: The recipe expects a metric that is not among them.
         """
         table = write_metrics(self.out, self.cfg, metrics, self.started)
         write_record(self.out, self.machine, time.time() - self.started)

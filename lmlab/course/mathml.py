@@ -11,16 +11,13 @@ import html
 import re
 from xml.etree import ElementTree
 
+import yaml
 from markupsafe import Markup
 
-_ELEMENTS = frozenset(
-    "math mfrac mi mn mo mover mpadded mphantom mroot mrow mspace msqrt mstyle msub msubsup msup mtable mtd mtext "
-    "mtr munder munderover".split()
-)
-_ATTRIBUTES = frozenset(
-    "accent columnalign depth display displaystyle fence form height linethickness lspace mathcolor mathvariant "
-    "maxsize minsize movablelimits rspace scriptlevel separator stretchy symmetric voffset width".split()
-)
+from lmlab.course.templates import WEB
+
+_ALLOWED = yaml.safe_load((WEB / "allowed.yaml").read_text(encoding="utf-8"))["mathml"]
+_ELEMENTS, _ATTRIBUTES = (frozenset(_ALLOWED[name].split()) for name in ("elements", "attributes"))
 _PLAIN_VALUE = re.compile(r"[\w #%+.-]*")
 
 

@@ -16,7 +16,6 @@ from lmlab.course.mathml import formula
 from lmlab.course.sanitize import sanitize
 
 _WIDGET = "application/vnd.jupyter.widget-view+json"
-_WIDGET_STATE = "application/vnd.jupyter.widget-state+json"
 # title="Loss", set_xlabel(f"step {n}")
 _LABEL = re.compile(r"(?:\b|_)(title|xlabel|ylabel)[=(]f?([\"'])(.*?)\2")
 _NOTEBOOK = re.compile(r"(?:\./|notebooks/|\.\./notebooks/)?([\w-]+)\.ipynb(#\S*)?")
@@ -65,7 +64,8 @@ def render_notebook(notebook: dict, lesson: str, folder: Path, pages: Collection
     """
     from nbconvert import HTMLExporter
 
-    _freeze_widgets(notebook)
+    _drop_widgets(notebook)
+    _drop_default_parameters(notebook)
     result, sample = (_printed(notebook, tag) for tag in ("result", "sample"))
     figures = _save_figures(notebook, lesson, folder)
     headings: list[Heading] = []
@@ -86,6 +86,27 @@ def _printed(notebook: dict, tag: str) -> str:
         if tag in cell["metadata"].get("tags", ()):
             outputs += [output for output in cell.get("outputs", ()) if output.get("name") == "stdout"]
     return "".join(output["text"] for output in outputs).strip()
+
+
+def _drop_widgets(notebook: dict) -> None:
+    """Takes widgets out: a live one would need scripts from a network. (Batch runs show what it first shows.)"""
+    for cell in notebook["cells"]:
+        outputs = cell.get("outputs", [])
+        for output in outputs:
+            if output.get("data", {}).pop(_WIDGET, None):
+                output["data"].pop("text/plain", None)  # "interactive(children=..."
+        if "outputs" in cell:
+            cell["outputs"] = [output for output in outputs if output.get("data", True)]
+
+
+def _drop_default_parameters(notebook: dict) -> None:
+    """Leaves the parameters of this run alone, where papermill has put them in a cell behind the defaults."""
+    tags = [cell["metadata"].get("tags", ()) for cell in notebook["cells"]]
+    if any("injected-parameters" in of_cell for of_cell in tags):
+        kept = [
+            cell for cell, of_cell in zip(notebook["cells"], tags, strict=True) if "parameters" not in of_cell
+        ]
+        notebook["cells"] = kept
 
 
 # --- prose -----------------------------------------------------------------------------------------
@@ -174,47 +195,6 @@ def _opening(notebook: dict, pages: Collection[str]) -> tuple[str | None, Markup
             sentences = re.split(r"(?<=[.?!]) (?=[A-Z])", paragraph)
             return title.removeprefix("# ").strip(), markdown(" ".join(sentences[:2]), pages)
     return None, Markup()
-
-
-# --- widgets ---------------------------------------------------------------------------------------
-
-
-def _freeze_widgets(notebook: dict) -> None:
-    """Puts what each widget last showed in its place; a live one would need scripts from a network."""
-    from nbformat.v4 import new_output
-
-    models = notebook["metadata"].get("widgets", {}).get(_WIDGET_STATE, {}).get("state", {})
-    # A widget that was saved without its state leaves a note.
-    note = new_output(
-        "display_data", data={"text/html": '<p class="note">a widget, alive only in Jupyter</p>'}
-    )
-    for cell in notebook["cells"]:
-        outputs = []
-        for output in cell.get("outputs", ()):
-            view = output.get("data", {}).pop(_WIDGET, None)
-            if view is None or output["data"].keys() - {"text/plain"}:
-                outputs.append(output)
-            else:
-                outputs += _shown_in(view["model_id"], models) or [note]
-        if "outputs" in cell:
-            cell["outputs"] = outputs
-
-
-def _shown_in(model_id: str, models: dict) -> list:
-    """The outputs and HTML texts in a widget and in those inside it."""
-    from nbformat import from_dict
-    from nbformat.v4 import new_output
-
-    # A widget keeps its outputs, its HTML, or other widgets that do.
-    state = models.get(model_id, {}).get("state", {})
-    if "outputs" in state:
-        return [from_dict(output) for output in state["outputs"] if _WIDGET not in output.get("data", {})]
-    if state.get("_model_name") == "HTMLModel":
-        return [new_output("display_data", data={"text/html": state.get("value", "")})]
-    shown = []
-    for child in state.get("children", ()):
-        shown += _shown_in(child.removeprefix("IPY_MODEL_"), models)
-    return shown
 
 
 # --- figures ---------------------------------------------------------------------------------------

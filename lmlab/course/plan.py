@@ -13,8 +13,9 @@ from lmlab.recipes import Recipe
 
 # The utilizations and prices that the numbers follow from stand in lmlab/course/forecast.py.
 NOTE = (
-    "Predicted; nothing was run. Memory is for full batches, and evaluation comes on top. Time assumes a "
-    "utilization of the machine, cost a list price of May 2026."
+    "Predicted; nothing was run. Memory is what is in use at the peak of a step on a full batch; gradients of 0 "
+    "mean that the peak comes before the backward pass. Evaluation comes on top. Time assumes a utilization of "
+    "the machine, cost a list price of May 2026."
 )
 
 
@@ -51,14 +52,14 @@ def changes(cfg: Recipe, made: Forecast) -> list[Change]:
 
 @dataclass(frozen=True)
 class Plan:
-    """The forecasts of a recipe's trainings, by name; a notebook shows it as tables."""
+    """The forecasts of a recipe's trainings, by name; a notebook shows it as text."""
 
     title: str
     cfg: Recipe
     machine: Machine
     forecasts: Mapping[str, Forecast]
 
-    # Cached: each change is a trace of its own, and both the text and the HTML show them.
+    # Cached: each change is a trace of its own.
     @cached_property
     def advice(self) -> dict[str, list[Change]]:
         """For each training that does not fit, what to change."""
@@ -77,11 +78,6 @@ class Plan:
         return "\n".join([*lines, "", NOTE])
 
     __repr__ = __str__
-
-    def _repr_html_(self) -> str:
-        from lmlab.course.templates import render
-
-        return render("plan.html", plan=self, note=NOTE)
 
 
 def plan(cfg: Recipe, machine: Machine) -> Plan:

@@ -1,7 +1,6 @@
 """metrics.json of a lesson, and the table of expected against measured."""
 
 import dataclasses
-import html
 import json
 import time
 from collections.abc import Sequence
@@ -10,6 +9,7 @@ from pathlib import Path
 from lmlab.files import write_atomic
 from lmlab.recipes import Recipe
 from lmlab.training.tensorboard import write_results
+from lmlab.viz.display import html_table
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,9 +24,7 @@ class Expectations:
         return "\n".join(f"{m:<36} {e:<20} {v:<14} {ok}" for m, e, v, ok in [self.HEADER, *self.rows])
 
     def _repr_html_(self) -> str:
-        head = "".join(f"<th>{name}</th>" for name in self.HEADER)
-        rows = ["".join(f"<td>{html.escape(cell)}</td>" for cell in row) for row in self.rows]
-        return f"<table><tr>{head}</tr>{''.join(f'<tr>{row}</tr>' for row in rows)}</table>"
+        return html_table(self.HEADER, self.rows)
 
 
 def write_metrics(out: Path, cfg: Recipe, metrics: dict, started: float | None = None) -> Expectations:
@@ -35,17 +33,12 @@ def write_metrics(out: Path, cfg: Recipe, metrics: dict, started: float | None =
     TensorBoard shows the numbers as result/<metric>.
 
     started: ``time.time()`` at the notebook's begin, for the seconds it took.
-    Raises ValueError when the recipe expects a metric that was not measured.
+    Raises KeyError when the recipe expects a metric that was not measured.
     """
-    # A band of a metric that was renamed would never be checked again.
-    missing = [name for name in cfg.expected if name not in metrics]
-    if missing:
-        raise ValueError(
-            f"recipe {cfg.name} of {cfg.lesson} expects {', '.join(missing)}, "
-            f"but the lesson measured {', '.join(metrics)}; rename one or the other"
-        )
     # JSON has no scalars of torch and numpy.
     plain = {name: value.item() if hasattr(value, "item") else value for name, value in metrics.items()}
+    # before anything is written: a band of a metric that was renamed would never be checked again
+    table = expectation_table(plain, cfg.expected)
     record = {
         "lesson": cfg.lesson,
         "recipe": cfg.name,
@@ -53,11 +46,11 @@ def write_metrics(out: Path, cfg: Recipe, metrics: dict, started: float | None =
         "seconds": None if started is None else round(time.time() - started, 1),
         "metrics": plain,
         "expected": cfg.expected,
-        "settings": dict(cfg.rows()),
+        "settings": cfg.model_dump(exclude={"expected"}),
     }
     write_atomic(out / "metrics.json", json.dumps(record, indent=1))
     write_results(out, plain)
-    return expectation_table(plain, cfg.expected)
+    return table
 
 
 def expectation_table(metrics: dict, expected: dict) -> Expectations:

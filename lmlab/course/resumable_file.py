@@ -30,11 +30,11 @@ class ResumableFile:
         self.lock = FileLock(f"{self.path}.lock", timeout=0)
         self.lock.acquire()
         # Again, under the lock: another process may have added rows meanwhile.
-        self.rows, incomplete = read_rows(self.path)
+        self.rows, n_bytes = read_rows(self.path)
         self.file = self.path.open("ab")
-        if incomplete:
-            logger.warning("%s: an incomplete last row is removed: %r", self.path, incomplete[:80])
-            self.file.truncate(self.path.stat().st_size - len(incomplete))
+        if n_bytes < self.file.tell():
+            logger.warning("%s: an incomplete last row is removed", self.path)
+            self.file.truncate(n_bytes)
         elif self.rows and not self.path.read_bytes().endswith(b"\n"):
             self.file.write(b"\n")  # the last row was written by hand
 
@@ -54,8 +54,8 @@ class ResumableFile:
         self.rows.append(row)
 
 
-def read_rows(path: str | Path) -> tuple[list[dict], bytes]:
-    """The rows of a .jsonl file, none where there is no file; and the incomplete row at its end, if any.
+def read_rows(path: str | Path) -> tuple[list[dict], int]:
+    """The rows of a .jsonl file, none where there is no file; and its bytes without an incomplete last row.
 
     Raises:
         ValueError: The name does not end in .jsonl, or a line is no row {"text": ...}.
@@ -63,8 +63,8 @@ def read_rows(path: str | Path) -> tuple[list[dict], bytes]:
     path = Path(path).expanduser()
     if path.suffix != ".jsonl":
         raise ValueError(f"output got {path}; give a name that ends in .jsonl")
-    lines = path.read_bytes().split(b"\n") if path.exists() else [b""]
-    incomplete = lines.pop() if _is_incomplete(lines[-1]) else b""
+    content = path.read_bytes() if path.exists() else b""
+    lines = content.split(b"\n")
     rows = []
     for number, line in enumerate(lines, 1):
         if not line.strip():
@@ -73,18 +73,11 @@ def read_rows(path: str | Path) -> tuple[list[dict], bytes]:
             row = json.loads(line)
         except ValueError:
             row = None
-        if not isinstance(row, dict) or "text" not in row:
+        if isinstance(row, dict) and "text" in row:
+            rows.append(row)
+        # Zeros are what some file systems leave of what had not reached the disk.
+        elif number == len(lines) and line.startswith((b"{", b"\0")) and not line.endswith(b"}"):
+            return rows, len(content) - len(line)
+        else:
             raise ValueError(f'{path}, line {number} is no row {{"text": ...}}; fix or remove it')
-        rows.append(row)
-    return rows, incomplete
-
-
-def _is_incomplete(line: bytes) -> bool:
-    """Whether a last line is the beginning of a row: it starts as rows do and is no JSON yet."""
-    # Zeros are what some file systems leave of what had not reached the disk.
-    beginning, text = '{"text": "', line.rstrip(b"\0").decode(errors="ignore")
-    try:
-        json.JSONDecoder().raw_decode(text)
-    except ValueError:
-        return text.startswith(beginning) or beginning.startswith(text)
-    return False
+    return rows, len(content)

@@ -30,10 +30,10 @@ NEEDS = {
     "07_merge_export": ("05_llama_lora_4bit", "06_deepseek_qlora_think"),
     "08_fantasy_locations": ("02_gpt2_from_scratch",),
     "09_grpo_reasoning": ("06_deepseek_qlora_think",),
+    "10_attention_heads": ("02_gpt2_from_scratch", "06_deepseek_qlora_think"),
 }
 CELL_FAILED, KERNEL_DIED = 1, 138  # papermill's own exit codes
 _TERMINAL_COLORS = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
-_PROGRESS = re.compile(r"(\d+)/(\d+)")
 
 
 @dataclass(frozen=True)
@@ -118,18 +118,15 @@ def run_notebook(job: Job, run_dir: Path, processes: set, parallel: int = 1) -> 
         process = subprocess.Popen(
             [sys.executable, "-m", "lmlab.course.runner", *arguments],
             stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
+            # papermill's progress bar; of several notebooks they would overwrite each other
+            stdout=None if parallel == 1 else subprocess.DEVNULL,
             stderr=errors,
-            text=True,
             env=_environment(parallel),
             # Ctrl-C then comes to this process alone, which ends the others
             start_new_session=True,
         )
         processes.add(process)
-        bar = threading.Thread(target=_show_progress, args=(process.stdout, job.lesson), daemon=True)
-        bar.start()
         peak_gib = _wait_and_measure(process)
-        bar.join()
     process.stdin.close()
     processes.discard(process)
     status = {0: "ok", CELL_FAILED: "failed"}.get(process.returncode, "kernel died")
@@ -177,28 +174,11 @@ def _environment(parallel: int) -> dict[str, str]:
 
 
 def _say(outcome: Outcome) -> None:
-    """Prints how a notebook went, above the progress bars of the others."""
-    from tqdm import tqdm
-
-    tqdm.write(
-        f"{outcome.lesson}: {outcome.status}, {outcome.seconds:.0f} s, {outcome.peak_memory_gb:.1f} GiB"
-    )
+    """Prints how a notebook went."""
+    print(f"{outcome.lesson}: {outcome.status}, {outcome.seconds:.0f} s, {outcome.peak_memory_gb:.1f} GiB")
     if outcome.error:
-        tqdm.write(outcome.error)
+        print(outcome.error)
     sys.stdout.flush()
-
-
-def _show_progress(stream, lesson: str) -> None:
-    """Draws papermill's "cells done/all" from a notebook's process as a bar."""
-    from tqdm import tqdm
-
-    # In a log file each frame of a bar is a line of its own.
-    calm = {} if sys.stderr.isatty() else {"mininterval": 10, "miniters": 1}
-    with tqdm(desc=lesson, unit="cell", leave=False, dynamic_ncols=True, **calm) as bar:
-        for line in stream:
-            for done, total in _PROGRESS.findall(line):
-                bar.total = int(total)
-                bar.update(int(done) - bar.n)
 
 
 def _wait_and_measure(process: subprocess.Popen) -> float:
@@ -231,7 +211,7 @@ def kill_process_tree(process: subprocess.Popen) -> None:
 
 
 def execute(notebook: str, executed: str, parameters: dict) -> int:
-    """Executes one notebook by papermill, its progress going to stdout as "done/all".
+    """Executes one notebook by papermill, whose progress bar goes to stdout where that is a terminal.
 
     Returns 0, CELL_FAILED or KERNEL_DIED (papermill's record says "completed" also when a kernel dies).
     """
@@ -240,7 +220,8 @@ def execute(notebook: str, executed: str, parameters: dict) -> int:
 
     progress = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)  # what the kernel itself prints goes to the log
-    bar = {"file": progress, "bar_format": "{n_fmt}/{total_fmt}\n", "mininterval": 0, "miniters": 1}
+    # None: no bar where nobody looks, as each of its frames would be a line of its own
+    bar = {"file": progress, "desc": Path(notebook).stem, "leave": False, "disable": None}
     try:
         # without cwd=: relative paths mean the same in the notebook as on the command line
         papermill.execute_notebook(notebook, executed, parameters, kernel_name="python3", progress_bar=bar)

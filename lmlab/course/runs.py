@@ -10,7 +10,6 @@ import re
 import time
 from pathlib import Path
 
-from lmlab.export.llama_cpp import is_installed as llama_cpp_is_installed
 from lmlab.files import MODEL_FILES, remove_temporary
 from lmlab.recipes import LESSONS, find_lesson
 
@@ -165,14 +164,9 @@ def is_model(path: Path) -> bool:
 
 
 def models_in(folder: Path) -> list[Path]:
-    """The models of a lesson's folder: folders, and GGUF files where llama.cpp is here or nothing else is."""
-    candidates: set[Path] = set()
-    for pattern in ("*", "models/*", "export/*", "gguf*/*.gguf", "export/gguf*/*.gguf"):
-        candidates.update(folder.glob(pattern))
-    # A GGUF file that nothing can run would only be in the way.
-    there = sorted(path for path in candidates if is_model(path))
-    folders = [path for path in there if path.is_dir()]
-    return there if llama_cpp_is_installed() or not folders else folders
+    """The folders with models in a lesson's folder. (A GGUF file is named by its own path.)"""
+    candidates = {path for pattern in ("*", "models/*", "export/*") for path in folder.glob(pattern)}
+    return sorted(path for path in candidates if path.is_dir() and is_model(path))
 
 
 def _main_model(models: list[Path]) -> Path:

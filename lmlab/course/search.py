@@ -7,7 +7,6 @@ that was interrupted is retried with its values when the study resumes.
 import json
 import logging
 import math
-import time
 import warnings
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, wait
@@ -16,15 +15,14 @@ from functools import partial
 from pathlib import Path
 
 import optuna
-import yaml
 from filelock import FileLock
 from optuna.storages import RetryHeartbeatStaleTrialCallback
 from optuna.trial import FrozenTrial, TrialState
 
 from lmlab.course import runner
 from lmlab.course.search_space import SearchPlan
-from lmlab.files import replace_file, write_atomic
-from lmlab.recipes import Recipe, find_recipe, list_recipes, load_recipe
+from lmlab.files import write_atomic
+from lmlab.recipes import Recipe, find_recipe, load_recipe
 from lmlab.recipes.types import nearest
 from lmlab.training.progress import read_progress
 
@@ -43,7 +41,7 @@ class TrialFailed(ValueError):
 
 @dataclass(frozen=True)
 class StudyResult:
-    """A study as it stands, and the folder where its plots and trials are."""
+    """A study as it stands, and the folder where its trials are."""
 
     plan: SearchPlan
     trials: list[FrozenTrial]  # that have begun, the complete ones first, the best before all
@@ -74,7 +72,7 @@ def state_of(trial: FrozenTrial) -> str:
 
 
 def search(
-    plan: SearchPlan, *, root: Path, trials: int | None = None, name: str | None = None, pruning: bool = True
+    plan: SearchPlan, *, root: Path, trials: int | None = None, name: str | None = None
 ) -> StudyResult:
     """Runs trials until the study has enough; those of earlier calls count.
 
@@ -83,7 +81,6 @@ def search(
         root: Studies lie below it, each in a folder of its name.
         trials: How many the study shall have; by default 12, or all combinations of a grid.
         name: Of the study, which resumes if it exists; by default made from the plan.
-        pruning: Whether a trial that falls behind the others is ended early.
 
     Returns:
         The study's result.
@@ -99,15 +96,12 @@ def search(
     folder.mkdir(parents=True, exist_ok=True)
     # One process at a time; the lock of one that was killed is free again.
     with FileLock(folder / "study.lock", timeout=0):
-        study = _open_study(folder, plan, recipe, pruning)
+        study = _open_study(folder, plan, recipe)
         while (begun := _count_begun(study)) < wanted:
             study.sampler = _sampler(plan, recipe.seed, begun)
             # One trial a call: the sampler of the next one has another seed. What fails does not end the search.
             study.optimize(partial(_objective, plan, folder), n_trials=1, catch=TrialFailed)
-        result = StudyResult(plan, _ranked(study, plan.direction), folder)
-        if result.best:
-            save_plots(study, plan, folder)
-    return result
+        return StudyResult(plan, _ranked(study, plan.direction), folder)
 
 
 def _count_begun(study: optuna.Study) -> int:
@@ -124,7 +118,7 @@ def _ranked(study: optuna.Study, direction: str) -> list[FrozenTrial]:
     return complete + [trial for trial in begun if state_of(trial) != "complete"]
 
 
-def _open_study(folder: Path, plan: SearchPlan, recipe: Recipe, pruning: bool) -> optuna.Study:
+def _open_study(folder: Path, plan: SearchPlan, recipe: Recipe) -> optuna.Study:
     """The study in a folder, new or as it was left.
 
     Raises:
@@ -136,7 +130,7 @@ def _open_study(folder: Path, plan: SearchPlan, recipe: Recipe, pruning: bool) -
         storage=f"sqlite:///{folder / 'study.db'}",
         study_name=folder.name,
         direction=plan.direction,
-        pruner=optuna.pruners.MedianPruner(**PRUNING) if pruning else optuna.pruners.NopPruner(),
+        pruner=optuna.pruners.MedianPruner(**PRUNING),
         load_if_exists=True,
     )
     # By way of JSON, as the study keeps it: tuples become lists.
@@ -252,48 +246,3 @@ def _read_metric(path: Path, metric: str) -> float:
             f"{nearest(metric, numbers)}"
         )
     return float(numbers[metric])
-
-
-def save_plots(study: optuna.Study, plan: SearchPlan, folder: Path) -> None:
-    """Saves a plot of the metric over each key, and one over the trials, in the study's folder."""
-    import matplotlib
-
-    # No window is opened, and no display is needed.
-    matplotlib.use("agg")
-    from optuna.visualization.matplotlib import plot_optimization_history, plot_slice
-
-    plots = {"history": plot_optimization_history(study, target_name=plan.metric)}
-    for dimension in plan.space:
-        plots[dimension.key] = plot_slice(study, params=[dimension.key], target_name=plan.metric)
-    for name, axes in plots.items():
-        with replace_file(folder / f"{name}.png") as temporary:
-            axes.figure.savefig(temporary, format="png", dpi=150, bbox_inches="tight")
-
-
-def check_new_recipe(lesson: str, name: str) -> Path:
-    """Where a recipe of this name would go. Raises ValueError for one that is taken, or is no name."""
-    if name in list_recipes(lesson) or Path(name).name != name:
-        raise ValueError(f"--save-recipe got {name!r}; give a new name without folders")
-    return Path("recipes", lesson, f"{name}.yaml").resolve()
-
-
-def save_recipe(result: StudyResult, name: str) -> Path:
-    """Writes ./recipes/<lesson>/<name>.yaml: the searched recipe with the winner's values.
-
-    Its expected bands are left out: they were measured with other values.
-
-    Raises:
-        ValueError: The name is taken, or no trial is complete.
-    """
-    plan, best = result.plan, result.best
-    path = check_new_recipe(plan.lesson, name)
-    if best is None:
-        raise ValueError(f"--save-recipe {name}: not saved, no trial of {result.folder.name} is complete")
-    head = (
-        f"# Found by a search from recipe {plan.recipe}: {plan.metric} {best.value:.6g} ({plan.direction})\n"
-        f"# in study {result.folder.name} ({time.strftime('%Y-%m-%d')}). It has no expected bands yet.\n"
-    )
-    # Only what differs, so that the recipe goes on to follow the one that it extends.
-    values = {"extends": plan.recipe, **plan.overrides, **best.params, "expected": {}}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    return write_atomic(path, head + yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=100))

@@ -20,8 +20,3 @@ _ENVIRONMENT = Environment(
 def render(name: str, **values: object) -> Markup:
     """Renders a template of web/templates with its values."""
     return Markup(_ENVIRONMENT.get_template(name).render(**values))
-
-
-def render_macro(name: str, macro: str, *values: object) -> Markup:
-    """Renders one macro of a template: a fragment that stands in pages made elsewhere."""
-    return getattr(_ENVIRONMENT.get_template(name).module, macro)(*values)

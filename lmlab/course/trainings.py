@@ -9,22 +9,27 @@ from typing import TYPE_CHECKING
 
 from lmlab.hardware import Machine
 from lmlab.recipes import Recipe
+from lmlab.recipes.lessons import ModelSize
 from lmlab.training.memory import prefer_chunked_loss
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
 
-# Tokens on average, padding included. A sentence pair of lesson 04 and a description of lesson 08: assumed.
+# Tokens on average, padding included. A sentence pair of lesson 04 and a description of lesson 08,
+# where the table below has none: assumed.
 PAIR_TOKENS, DESCRIPTION_TOKENS = 64, 120
 # A problem of lesson 09 at most, and one with its reasoning of lesson 06, where the table below has none:
 # assumed. (GSM8K has 70 and 150 on average with Qwen2's tokenizer; solutions with code are longer.)
 PROMPT_TOKENS, REASONING_TOKENS = 128, 600
+# Of a file of lesson 00 the characters are counted: so many to a token of English, and tokens of the chat template.
+TOKEN_CHARACTERS, TEMPLATE_TOKENS = 4, 15
 # Tokens of a row, counted in the miniworld's sets.
 ROW_TOKENS = {
     "miniworld/distracting-problems": 65,
     "miniworld/problems": 80,
     "miniworld/multi-step-problems": 101,
     "miniworld/encyclopedia": 55,
+    "miniworld/fantasy": 55,  # with the tokenizer of lesson 02, which splits its words into more pieces
 }
 # Of all texts: WikiText-2's 2,088,628 words (Merity et al. 2017) times the 1.28 tokens that Qwen2's tokenizer
 # makes of a word of its validation part, so roughly.
@@ -89,16 +94,16 @@ def trainings(cfg: Recipe, machine: Machine) -> list[Training]:
         ValueError: The lesson trains nothing.
     """
     number = cfg.lesson.partition("_")[0]
+    if number == "11":
+        return [_size(cfg, size) for size in cfg.sizes]
     if number not in _PHASES:
         raise ValueError(
-            f"plan got lesson {cfg.lesson}, which trains nothing; give one of {', '.join(_PHASES)}"
+            f"plan got lesson {cfg.lesson}, which trains nothing; give one of {', '.join([*_PHASES, '11'])}"
         )
     return [_training(cfg, machine, *phase) for phase in _PHASES[number]]
 
 
-def _training(
-    cfg: Recipe, machine: Machine, name: str, method: str, length_key: str, prefix: str, details
-) -> Training:
+def _training(cfg: Recipe, machine: Machine, name: str, method: str, length_key: str, details) -> Training:
     """One row of the table of phases, with what all recipes call the same.
 
     Args:
@@ -107,35 +112,57 @@ def _training(
         name: Of the phase.
         method: "pretraining", "full" or "qlora".
         length_key: The recipe's key for the length of a sequence.
-        prefix: Of the recipe's keys for this phase.
         details: Function of the recipe and the machine that gives the fields of this lesson alone.
     """
     own = details(cfg, machine)
-    checkpointing = f"{prefix}activation_checkpointing"
     fields = {
-        "batch_size": getattr(cfg, f"{prefix}batch_size"),
+        "batch_size": cfg.batch_size,
         "length": getattr(cfg, length_key),
-        "accumulation": getattr(cfg, f"{prefix}grad_accumulation"),
-        "checkpointing": getattr(cfg, checkpointing, False),
+        "accumulation": cfg.grad_accumulation,
+        "checkpointing": getattr(cfg, "activation_checkpointing", False),
     }
     # Half the length; single rows in as large a step; activation checkpointing. By the recipe's own keys.
     options = [{length_key: fields["length"] // 2}]
-    if fields["batch_size"] > 1:
-        rows_per_step = fields["batch_size"] * fields["accumulation"]
-        options.append({f"{prefix}batch_size": 1, f"{prefix}grad_accumulation": rows_per_step})
-    if hasattr(cfg, checkpointing) and not fields["checkpointing"]:
-        options.append({checkpointing: True})
+    if cfg.batch_size > 1:
+        options.append({"batch_size": 1, "grad_accumulation": cfg.batch_size * cfg.grad_accumulation})
+    if hasattr(cfg, "activation_checkpointing") and not fields["checkpointing"]:
+        options.append({"activation_checkpointing": True})
     options += own.pop("more_options", [])
     # Where the model is new, or is lesson 02's own GPT, the details have its config.
     if "config" not in own:
-        source = getattr(cfg, f"{prefix}model")
-        fields |= {"model": source, "config": published_config(source)}
+        fields |= {"model": cfg.model, "config": published_config(cfg.model)}
     if method == "qlora":
         lora = {"r": cfg.lora_r, "lora_alpha": cfg.lora_alpha}
         lora["lora_dropout"] = getattr(cfg, "lora_dropout", 0.0)
         lora["target_modules"] = getattr(cfg, "target_modules", "all-linear")
         fields["lora"] = lora
     return Training(name=name, method=method, memory_options=options, **fields | own)
+
+
+def _conversations(cfg: Recipe, machine: Machine) -> dict:
+    """Lesson 00: the reader's file is read, for its answers and their lengths decide on the time."""
+    from lmlab.data.conversations import read_conversations
+    from lmlab.data.sources import own_file
+
+    steps, fill = None, 1.0
+    if own_file(cfg.data):
+        lengths = []
+        for each in read_conversations(cfg)[0]:
+            characters = 0  # up to this turn
+            for turn in each["messages"]:
+                characters += len(turn["content"])
+                if turn["role"] == "assistant":
+                    lengths.append(TEMPLATE_TOKENS + characters / TOKEN_CHARACTERS)
+        short = [length for length in lengths if length <= cfg.max_length]
+        if short:
+            n_held_out = min(cfg.n_validation, len(short) // 5)
+            n_train = min(cfg.n_train or len(short), len(short) - n_held_out)
+            steps = cfg.epochs * _steps_per_epoch(cfg, n_train)
+            fill = sum(short) / len(short) / cfg.max_length
+    elif cfg.n_train is not None:
+        steps = cfg.epochs * _steps_per_epoch(cfg, cfg.n_train)
+    shared = {"padded": True, "chunked": True, "four_bit": True, "optimizer": _paged_optimizer(machine)}
+    return {"steps": steps, "fill": fill, **shared}
 
 
 def _from_scratch(cfg: Recipe, machine: Machine) -> dict:
@@ -192,7 +219,8 @@ def _reasoning(cfg: Recipe, machine: Machine) -> dict:
 def _locations(cfg: Recipe, machine: Machine) -> dict:
     """Lesson 08: whole descriptions packed into blocks, in the last run and in those of the search."""
     length = min(cfg.block_size, published_config(cfg.model).n_positions)
-    steps_per_epoch = _steps_per_epoch(cfg, math.ceil(cfg.n_train * DESCRIPTION_TOKENS / length))
+    n_tokens = cfg.n_train * ROW_TOKENS.get(cfg.data, DESCRIPTION_TOKENS)
+    steps_per_epoch = _steps_per_epoch(cfg, math.ceil(n_tokens / length))
     steps = steps_per_epoch * (cfg.epochs + len(cfg.learning_rates) * cfg.search_epochs)
     return {"length": length, "steps": steps}
 
@@ -214,14 +242,43 @@ def _grpo(cfg: Recipe, machine: Machine) -> dict:
     }
 
 
-# Lesson -> its phases: name, method, key of the length, prefix of the other keys, function for the rest.
+def _size(cfg: Recipe, size: ModelSize) -> Training:
+    """Lesson 11, the fine-tuning of one size, with the search of its learning rate."""
+    if size.is_new:
+        from transformers import GPT2Config
+
+        from lmlab.models.sources import load_tokenizer
+
+        shape = {"n_layer": size.n_layer, "n_head": size.n_head, "n_embd": size.n_embd}
+        tokenizer = load_tokenizer(cfg.tokenizer)
+        shape |= {"vocab_size": len(tokenizer), "n_positions": max(256, cfg.block_size)}
+        config = GPT2Config(**shape, bos_token_id=tokenizer.eos_token_id, eos_token_id=tokenizer.eos_token_id)
+    else:
+        config = published_config(size.model)
+    return Training(
+        name=size.name,
+        method="full",
+        model=size.model or "a new GPT-2",
+        config=config,
+        batch_size=size.batch_size,
+        length=cfg.block_size,
+        accumulation=cfg.blocks_per_step // size.batch_size,
+        steps=cfg.max_steps + len(cfg.learning_rates) * cfg.search_steps,
+        checkpointing=size.activation_checkpointing,
+        optimizer=size.optimizer,
+        memory_options=[{"block_size": cfg.block_size // 2}],
+    )
+
+
+# Lesson -> its phases: name, method, key of the length, function for the rest.
 _PHASES: dict[str, list[tuple]] = {
-    "02": [("pretraining", "pretraining", "block_size", "", _from_scratch)],
-    "04": [("pairs", "full", "max_length", "", _pairs)],
-    "05": [("adapter", "qlora", "block_size", "", _lora)],
-    "06": [("adapter", "qlora", "max_length", "", _reasoning)],
-    "08": [("locations", "full", "block_size", "", _locations)],
-    "09": [("adapter", "qlora", "max_new_tokens", "", _grpo)],
+    "00": [("adapter", "qlora", "max_length", _conversations)],
+    "02": [("pretraining", "pretraining", "block_size", _from_scratch)],
+    "04": [("pairs", "full", "max_length", _pairs)],
+    "05": [("adapter", "qlora", "block_size", _lora)],
+    "06": [("adapter", "qlora", "max_length", _reasoning)],
+    "08": [("locations", "full", "block_size", _locations)],
+    "09": [("adapter", "qlora", "max_new_tokens", _grpo)],
 }
 
 

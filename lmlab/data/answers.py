@@ -118,10 +118,8 @@ def grade_response(text: str, answer: str, tolerance: float = 0.0, unit: str = "
     marked = "answer is" in after.lower() or "\\boxed" in after
     tags_left = "think>" in reasoning + after
     format_valid = bool(close and reasoning.strip() and marked and extract_answer(after) and not tags_left)
-    return {
-        "format_valid": format_valid,
-        "correct": answers_match(extract_answer(text), answer, tolerance, unit),
-    }
+    correct = answers_match(extract_answer(text), answer, tolerance, unit)
+    return {"format_valid": format_valid, "correct": correct}
 
 
 def majority_vote(answers: Sequence[str | None]) -> str | None:

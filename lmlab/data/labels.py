@@ -1,17 +1,11 @@
 """Labels and collators: which tokens contribute to the loss."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING
 
 from lmlab.models import IGNORE_INDEX
 from lmlab.models.chat_template import reference_labels
 from lmlab.models.sources import pad_id
-
-if TYPE_CHECKING:
-    from datasets import Dataset
-    from transformers import PreTrainedTokenizerBase
+from lmlab.models.types import Dataset, PreTrainedTokenizerBase
 
 
 def completion_only_collator(tokenizer: PreTrainedTokenizerBase) -> Callable[[Sequence[Mapping]], dict]:

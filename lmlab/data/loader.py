@@ -4,12 +4,10 @@ import hashlib
 import mmap
 import os
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 
-if TYPE_CHECKING:
-    from torch import Tensor
+from lmlab.models.types import Tensor
 
 
 class WindowLoader:
@@ -58,7 +56,7 @@ class WindowLoader:
         """Windows in one epoch."""
         return int(self._ends[-1])
 
-    def batch(self, k: int) -> "tuple[Tensor, Tensor]":
+    def batch(self, k: int) -> tuple[Tensor, Tensor]:
         """Micro-batch number k: (inputs, targets), torch int64, both (batch_size, block_size)."""
         import torch
 

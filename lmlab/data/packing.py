@@ -6,17 +6,13 @@ by one (``document_windows``) or padded (``document_rows``).
 """
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from lmlab.data.sources import load_rows
 from lmlab.data.usable import usable_texts
 from lmlab.models import IGNORE_INDEX
 from lmlab.models.sources import eos_id
-
-if TYPE_CHECKING:
-    from datasets import Dataset
-    from torch import Tensor
-    from transformers import PreTrainedTokenizerBase
+from lmlab.models.types import Dataset, PreTrainedTokenizerBase, Tensor
 
 
 def plain_texts(source: str, split: str) -> list[str]:
@@ -28,7 +24,7 @@ def plain_texts(source: str, split: str) -> list[str]:
 # --- blocks for a trainer ----------------------------------------------------------------------------
 
 
-def packed_windows(texts: Sequence[str], tokenizer: "PreTrainedTokenizerBase", block_size: int) -> "Dataset":
+def packed_windows(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, block_size: int) -> Dataset:
     """Texts end to end, each after an EOS, cut into blocks of ``block_size`` tokens.
 
     What remains at the end is left out. Nothing is padded, and every token contributes to the loss but the
@@ -55,9 +51,7 @@ def packed_windows(texts: Sequence[str], tokenizer: "PreTrainedTokenizerBase", b
     return _examples([tokens[start : start + block_size] for start in starts])
 
 
-def document_windows(
-    texts: Sequence[str], tokenizer: "PreTrainedTokenizerBase", max_length: int
-) -> "Dataset":
+def document_windows(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, max_length: int) -> Dataset:
     """Each text as ``perplexity.perplexity`` reads it: BOS, text, EOS, in blocks of ``max_length`` tokens.
 
     A block's first token is the last of the one before and no label, so that ``completion_loss`` of the
@@ -71,19 +65,19 @@ def document_windows(
     return _examples(blocks)
 
 
-def encode_documents(texts: Sequence[str], tokenizer: "PreTrainedTokenizerBase") -> list[list[int]]:
+def encode_documents(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> list[list[int]]:
     """Each text as tokens between BOS and EOS; a tokenizer without BOS begins with EOS, as GPT-2's data do."""
     eos = eos_id(tokenizer)
     bos = eos if tokenizer.bos_token_id is None else tokenizer.bos_token_id
     return [[bos, *tokens, eos] for tokens in _encode(texts, tokenizer)]
 
 
-def _encode(texts: Sequence[str], tokenizer: "PreTrainedTokenizerBase") -> list[list[int]]:
+def _encode(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> list[list[int]]:
     # verbose would warn of texts that are longer than the context, which are cut later
     return tokenizer(list(texts), add_special_tokens=False, verbose=False)["input_ids"]
 
 
-def _examples(blocks: list[list[int]]) -> "Dataset":
+def _examples(blocks: list[list[int]]) -> Dataset:
     from datasets import Dataset
 
     # transformers shifts labels itself: each token is its own label, and the first has nothing before it
@@ -97,11 +91,11 @@ def _examples(blocks: list[list[int]]) -> "Dataset":
 class Rows(NamedTuple):
     """Evaluation rows: inputs and targets, both (N, T); a target of -100 is padding and is not counted."""
 
-    inputs: "Tensor"
-    targets: "Tensor"
+    inputs: Tensor
+    targets: Tensor
 
 
-def pack(documents: Sequence[Sequence[int]], eos: int) -> "Tensor":
+def pack(documents: Sequence[Sequence[int]], eos: int) -> Tensor:
     """One long sequence (n_tokens,): EOS, document, EOS, document, ..., EOS."""
     import torch
 
@@ -130,7 +124,7 @@ def document_rows(documents: Sequence[Sequence[int]], eos: int, block_size: int)
     return Rows(inputs, targets)
 
 
-def text_rows(tokens: "Tensor", block_size: int) -> Rows:
+def text_rows(tokens: Tensor, block_size: int) -> Rows:
     """Consecutive blocks of one long text (n_tokens,), for data without documents. The rest is left out."""
     n = (len(tokens) - 1) // block_size
     if n == 0:

@@ -1,11 +1,8 @@
 """Pairs of lesson 04: modern English and Shakespearean, split, tokenized, labelled."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from operator import itemgetter
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from lmlab.data.dedup import unseen
 from lmlab.data.sources import load_rows
@@ -13,12 +10,8 @@ from lmlab.data.splits import split_indices
 from lmlab.data.usable import BadRow, leave_out, usable_pairs
 from lmlab.models import IGNORE_INDEX
 from lmlab.models.sources import eos_id
-
-if TYPE_CHECKING:
-    from datasets import Dataset
-    from transformers import PreTrainedTokenizerBase
-
-    from lmlab.recipes import FullFinetune
+from lmlab.models.types import Dataset, PreTrainedTokenizerBase
+from lmlab.recipes import FullFinetune
 
 PROMPT = "Convert to Shakespearean: {modern}\nShakespearean:"
 _MIN_PAIRS = 20  # of each set
@@ -83,7 +76,6 @@ def tokenize_pairs(
     tokenizer: PreTrainedTokenizerBase,
     max_length: int,
     *,
-    prompt_loss: bool = False,
     source: str = "the pairs",
     max_invalid_fraction: float = 1.0,
 ) -> Dataset:
@@ -95,7 +87,6 @@ def tokenize_pairs(
         rows: Pairs {"modern", "shakespearean"}.
         tokenizer: One with an EOS, which ends each answer.
         max_length: Tokens; longer pairs are left out, not truncated: they would have no EOS.
-        prompt_loss: Whether the prompt contributes to the loss too, all but its first token.
         source: What messages call the rows.
         max_invalid_fraction: Of the pairs, that may be too long.
 
@@ -122,10 +113,8 @@ def tokenize_pairs(
         if len(ids) > max_length:
             too_long.append(BadRow(i, f"longer than max_length, {max_length} tokens", prompts[i]))
             continue
-        # nothing predicts the first token, so it never contributes
-        n_masked = 1 if prompt_loss else len(prompt)
         columns["input_ids"].append(ids)
-        columns["labels"].append([IGNORE_INDEX] * n_masked + ids[n_masked:])
+        columns["labels"].append([IGNORE_INDEX] * len(prompt) + ids[len(prompt) :])
     if len(too_long) == len(rows):
         raise ValueError(f"{source} has no pair of at most max_length, {max_length} tokens; raise it")
     leave_out(too_long, len(rows), source, max_invalid_fraction)

@@ -1,20 +1,16 @@
 """Preflight: what a trainer would learn from, checked before it does, as it comes out of the collator."""
 
-from __future__ import annotations
-
 import html
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from lmlab.data.token_view import TokenView, token_view
 from lmlab.models import IGNORE_INDEX
 from lmlab.models.chat_template import CLOSING, OPENING, end_of_turn, generation_prompt, prompt_text
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+from lmlab.models.types import PreTrainedTokenizerBase
 
 _BATCH_SIZE = 8  # rows that are collated together, so that some are padded
 # what must hold of every conversation -> what is wrong where it does not
@@ -63,9 +59,6 @@ class Preflight:
 
     checks: tuple[Check, ...]
     tokens: TokenView  # of a few rows
-    supervised_fraction: float  # of all tokens but padding and the first of each conversation
-    n_truncated: int  # conversations that lost their end
-    n_conversations: int
 
     @property
     def failed(self) -> list[Check]:
@@ -108,6 +101,7 @@ def preflight(
     n_conversations: int | None = None,
     max_length: int | None = None,
     opening: str | None = None,
+    reasoning: bool = True,
     n_shown: int = 3,
 ) -> Preflight:
     """Checks a tokenized dataset as a trainer would see it, through its collator.
@@ -120,7 +114,8 @@ def preflight(
         n_conversations: How many went in, so that those that the trainer dropped are missed.
         max_length: Where the trainer truncated.
         opening: With what the prompt of a plain pair ends, whose answer ends in EOS. None: the rows are
-            conversations by the tokenizer's chat template, and their reasoning format is checked too.
+            conversations by the tokenizer's chat template.
+        reasoning: Whether the reasoning format of such conversations is checked too.
         n_shown: Rows to show.
     """
     conversations, rows = _collate(dataset, collator)
@@ -144,14 +139,14 @@ def preflight(
     n_labelled = sum(label != IGNORE_INDEX for label in pad_labels)
     some_masked = 0 < supervised < 1
     checks = [
-        *_conversation_checks(conversations, tokenizer, end, opening),
+        *_conversation_checks(conversations, tokenizer, end, opening, reasoning),
         Check(
             "padding is masked", n_labelled == 0, f"{n_labelled} of {len(pad_labels)} pad tokens have a label"
         ),
         Check("some tokens are masked, not all", some_masked, f"{supervised:.1%} of {n_tokens:,} are labels"),
         Check("nothing is truncated", n_truncated == 0, f"{n_truncated} of {n} lost their end"),
     ]
-    return Preflight(tuple(checks), token_view(rows[:n_shown], tokenizer), supervised, n_truncated, n)
+    return Preflight(tuple(checks), token_view(rows[:n_shown], tokenizer))
 
 
 def _collate(dataset: Sequence[Mapping], collator: Callable) -> tuple[list[Conversation], list[dict]]:
@@ -179,12 +174,13 @@ def _collate(dataset: Sequence[Mapping], collator: Callable) -> tuple[list[Conve
 
 
 def _conversation_checks(
-    conversations: Sequence[Conversation], tokenizer, end: int | None, opening: str | None
+    conversations: Sequence[Conversation], tokenizer, end: int | None, opening: str | None, reasoning: bool
 ) -> list[Check]:
     must_hold, template_ids = dict(_MUST_HOLD), []
-    is_chat = opening is None
-    if is_chat:
+    reasoning = reasoning and opening is None
+    if reasoning:
         must_hold |= _MUST_HOLD_OF_REASONING
+    if opening is None:
         opening = generation_prompt(tokenizer)
         prompt = prompt_text(tokenizer, [{"role": "user", "content": "?"}])
         # a chat template may write BOS itself; then the tokenizer must not add another
@@ -199,7 +195,7 @@ def _conversation_checks(
             each.labels[each.n_prompt :] == each.ids[each.n_prompt :],
             each.labels[-1] == each.ids[-1] == end,
         ]
-        if is_chat:
+        if reasoning:
             holds += _reasoning_holds(each, tokenizer, end, opening)
         for name, good in zip(must_hold, holds, strict=True):
             results[name].append(good)
@@ -234,14 +230,10 @@ def _reasoning_holds(each: Conversation, tokenizer, end: int, opening: str) -> l
     # what is trained on is read from the labels, as they may differ from the ids
     labelled = tokenizer.decode(each.supervised)
     reasoning = labelled.partition(CLOSING)[0].rpartition(OPENING)[2].strip()
-    answer, end_token = _after_reasoning(turn), tokenizer.decode([end])
+    # nothing where the reasoning does not end
+    answer, end_token = turn.partition(CLOSING)[2].strip(), tokenizer.decode([end])
     return [
         turn.count(OPENING) == turn.count(CLOSING) == 1,
         CLOSING in labelled and reasoning != "",
         answer.count(end_token) == 1 and answer.endswith(end_token) and answer != end_token,
     ]
-
-
-def _after_reasoning(text: str) -> str:
-    """What follows the reasoning; empty where it does not end."""
-    return text.rpartition(CLOSING)[2].strip() if CLOSING in text else ""

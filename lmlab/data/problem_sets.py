@@ -1,9 +1,6 @@
 """The problems of lesson 06 in reasoning format: train, validation, test and harder."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
 
 from lmlab.data import augmentation
 from lmlab.data.dedup import unseen
@@ -11,11 +8,8 @@ from lmlab.data.reasoning import question_of, reasoning_rows
 from lmlab.data.sources import load_rows
 from lmlab.data.splits import VALIDATION_FRACTION, group_split, split_indices
 from lmlab.models.chat_template import reference_labels
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
-
-    from lmlab.recipes import ReasoningFinetune
+from lmlab.models.types import PreTrainedTokenizerBase
+from lmlab.recipes import ReasoningFinetune
 
 
 def reasoning_sets(cfg: ReasoningFinetune, tokenizer: PreTrainedTokenizerBase) -> dict[str, list[dict]]:

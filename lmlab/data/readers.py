@@ -39,7 +39,9 @@ def numbered_rows(path: Path) -> Iterator[tuple[int, dict | BadRow]]:
                 # a lone surrogate, which JSON can also hold as \ud83d, cannot be written as UTF-8
                 json.dumps(row, ensure_ascii=False).encode("utf-8")
             except UnicodeEncodeError:
-                row = BadRow(number, "not UTF-8, or half a character", short_repr(record))
+                row = BadRow(
+                    number, "not UTF-8 (save the file as UTF-8), or half a character", short_repr(record)
+                )
             except UnusableRow as error:
                 row = BadRow(number, str(error), short_repr(record))
             yield number, row
@@ -65,14 +67,6 @@ def paragraphs(lines: Iterable[str]) -> Iterator[str]:
         else:
             yield heading + block
             heading = ""
-
-
-def _text_records(file: TextIO) -> Iterator[Record]:
-    return enumerate(paragraphs(file), 1)
-
-
-def _text_row(paragraph: str) -> dict:
-    return {"text": paragraph}
 
 
 # --- JSON --------------------------------------------------------------------------------------------
@@ -118,13 +112,20 @@ def _json_row(record: object) -> dict:
 
 def _csv_records(file: TextIO) -> Iterator[Record]:
     csv.field_size_limit(sys.maxsize)  # texts may be longer than 131,072 characters
-    reader = csv.DictReader(file, strict=True)
+    reader = csv.DictReader(file, strict=True, delimiter=_delimiter(file.readline()))
+    file.seek(0)
     try:
         for row in reader:
             yield reader.line_num, row
     except csv.Error as error:
         # rows after an open quote cannot be told apart, so there is nothing to go on with
         raise ValueError(f"{file.name}, line {reader.line_num} is not CSV ({error}); fix the line") from error
+
+
+def _delimiter(header: str) -> str:
+    """What separates the columns: spreadsheets write semicolons where a comma is the decimal point, or tabs."""
+    # the first of equals: a header of one column has none of the three
+    return max(",;\t", key=header.count)
 
 
 def _csv_row(record: dict) -> dict:
@@ -138,7 +139,7 @@ _FORMATS: dict[str, tuple[Callable, Callable]] = {
     ".jsonl": (_json_lines, _json_row),
     ".json": (_json_items, _json_row),
     ".csv": (_csv_records, _csv_row),
-    ".txt": (_text_records, _text_row),
+    ".txt": (lambda file: enumerate(paragraphs(file), 1), lambda paragraph: {"text": paragraph}),
 }
 
 

@@ -7,7 +7,7 @@ from fractions import Fraction
 from lmlab.data.answers import answers_match, arithmetic, extract_answer
 from lmlab.data.numbers import parse_gold, read_answer
 from lmlab.data.rows import UnusableRow, block_text, is_missing, problem_row
-from lmlab.data.usable import MAX_INVALID_FRACTION, BadRow, leave_out
+from lmlab.data.usable import MAX_INVALID_FRACTION, usable_rows
 
 CALCULATION = re.compile(r"<<([^<>]*)=([^<>=]*)>>")  # GSM8K's notes for a calculator: <<48/2=24>>
 _TAG = re.compile(r"</?think>|<[｜|][^>]*[｜|]>")  # of the chat template; in a text they would end it
@@ -114,22 +114,15 @@ def reasoning_rows(
     Raises:
         ValueError: More than ``max_invalid_fraction`` of the rows fail, or their schema is unknown.
     """
-    good, bad, n_rows = [], [], 0
-    for i, published in enumerate(rows):
-        n_rows += 1
-        try:
-            row = problem_row(published)
-            problem = to_reasoning_format(row)
-            _check(row, problem)
-        except UnusableRow as error:
-            bad.append(BadRow(i, str(error), repr(published)))
-            continue
+
+    def checked(published: Mapping) -> dict:
+        row = problem_row(published)
+        problem = to_reasoning_format(row)
+        _check(row, problem)
         problem["tolerance"] = tolerance if "problem_text" in row else 0.0
-        problem["steps"] = difficulty(problem)
-        problem["row"] = row
-        good.append(problem)
-    leave_out(bad, n_rows, source, max_invalid_fraction)
-    return good
+        return problem | {"steps": difficulty(problem), "row": row}
+
+    return usable_rows(rows, checked, source, max_invalid_fraction)
 
 
 def _check(row: Mapping, problem: Mapping) -> None:
@@ -167,9 +160,6 @@ def _check_code(blocks: Sequence[Mapping]) -> None:
 
 # --- difficulty --------------------------------------------------------------------------------------
 
-# ranges of steps, wider where there are fewer problems
-_LEVELS = ((1, 1), (2, 2), (3, 3), (4, 4), (5, 6), (7, 9), (10, 19), (20, None))
-
 
 def difficulty(problem: Mapping) -> int | None:
     """How hard a problem is: the equals signs of its solution, each of which is a step; at least 1.
@@ -179,19 +169,6 @@ def difficulty(problem: Mapping) -> int | None:
     if problem["completion"] is None:
         return None
     return max(1, len(re.findall(r"(?<![=<>!])=(?!=)", problem["completion"][0]["content"])))
-
-
-def level(steps: int) -> tuple[int, int | None]:
-    """The range of steps, (first, last), in which a problem is reported: (2, 2), (5, 6), (20, None)."""
-    return [bounds for bounds in _LEVELS if bounds[0] <= steps][-1]
-
-
-def level_name(steps: tuple[int, int | None]) -> str:
-    """A range of ``level`` in words: "3", "5 to 6", "20 or more"."""
-    first, last = steps
-    if last is None:
-        return f"{first} or more"
-    return f"{first}" if first == last else f"{first} to {last}"
 
 
 def question_of(problem: Mapping) -> str:

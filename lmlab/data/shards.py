@@ -14,14 +14,12 @@ import logging
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from lmlab.files import replace_file, require_disk_space, write_atomic
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+from lmlab.models.types import PreTrainedTokenizerBase
 
 TOKEN = np.dtype("<u2")
 MAX_VOCABULARY = 65_536  # ids that 16 bits can hold
@@ -63,7 +61,7 @@ class ShardSet(NamedTuple):
 
 
 def open_shards(
-    folder: str | Path, split: str, tokenizer: "PreTrainedTokenizerBase | None" = None, verify: bool = False
+    folder: str | Path, split: str, tokenizer: PreTrainedTokenizerBase | None = None, verify: bool = False
 ) -> list[np.memmap]:
     """The shards of a split as read-only memory maps.
 
@@ -120,7 +118,7 @@ def _check_made_with(folder: Path, there: dict, wanted: dict) -> None:
 # --- tokens ---------------------------------------------------------------------------------------
 
 
-def fingerprint(tokenizer: "PreTrainedTokenizerBase") -> str:
+def fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
     """SHA-256 over what decides the ids: normalizer, pre-tokenizer, model, added words and EOS.
 
     Special tokens other than EOS do not count, as texts are encoded without them; nor do padding, truncation
@@ -133,7 +131,7 @@ def fingerprint(tokenizer: "PreTrainedTokenizerBase") -> str:
     return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()
 
 
-def _encoder(tokenizer: "PreTrainedTokenizerBase"):
+def _encoder(tokenizer: PreTrainedTokenizerBase):
     """A copy of the ``tokenizers.Tokenizer`` inside, to which special tokens in texts are characters."""
     from tokenizers import Tokenizer
 
@@ -152,7 +150,7 @@ def _encoder(tokenizer: "PreTrainedTokenizerBase"):
     return encoder
 
 
-def tokenize(texts: Iterable[str], tokenizer: "PreTrainedTokenizerBase") -> Iterator[np.ndarray]:
+def tokenize(texts: Iterable[str], tokenizer: PreTrainedTokenizerBase) -> Iterator[np.ndarray]:
     """Each text as EOS and its tokens, (n_tokens,) of uint16. Special tokens in a text are characters.
 
     The tokenizer's own threads share the documents of a chunk: on 2 cores they gave 2.2M tokens/s at 0.80
@@ -171,7 +169,7 @@ def tokenize(texts: Iterable[str], tokenizer: "PreTrainedTokenizerBase") -> Iter
 
 def prepare_shards(
     texts: Callable[[int], Iterator[str]],
-    tokenizer: "PreTrainedTokenizerBase",
+    tokenizer: PreTrainedTokenizerBase,
     folder: str | Path,
     *,
     source: str,

@@ -10,7 +10,6 @@ import json
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from lmlab.data import readers
 from lmlab.data.readers import lossless_column, nested_or_plain, numbered_rows, paragraphs
@@ -18,9 +17,7 @@ from lmlab.data.splits import SPLITS, VALIDATION_FRACTION
 from lmlab.data.usable import MAX_INVALID_FRACTION, BadRow, leave_out
 from lmlab.files import replace_folder
 from lmlab.models.sources import local_path
-
-if TYPE_CHECKING:
-    from datasets import Dataset
+from lmlab.models.types import Dataset
 
 OWN_FILES = (".jsonl", ".json", ".csv", ".txt")  # read here, everything else by ``datasets``
 ENDINGS = (*OWN_FILES, ".parquet")
@@ -174,7 +171,7 @@ def load_rows(
     limit: int | None = None,
     *,
     max_invalid_fraction: float = MAX_INVALID_FRACTION,
-) -> "Dataset":
+) -> Dataset:
     """The rows of one split of a source, by ``load_dataset(**data_source(source))``.
 
     "validation" is the test split where there is no validation. Of a source with neither, every tenth row is
@@ -236,7 +233,7 @@ def _split_names(source: str, arguments: dict) -> list[str]:
         ) from error
 
 
-def _whole_paragraphs(rows: "Dataset") -> "Dataset":
+def _whole_paragraphs(rows: Dataset) -> Dataset:
     """The hub's WikiText has a row for each line, blank ones too: makes rows like those of a .txt file of it.
 
     Rows that hold line breaks are documents, and stay as they are.

@@ -17,14 +17,12 @@ def split_indices(n: int, split: str, seed: int = 0) -> list[int]:
 
     Args:
         n: Number of rows.
-        split: "train" or "validation", in shuffled order; or "all", 0 to n - 1 in order.
+        split: "train" or "validation".
         seed: Of the shuffle. Train and validation of one seed are disjoint and together everything.
 
     Returns:
-        Indices of the rows; a tenth of them, at least one, are for validation.
+        Indices of the rows in shuffled order; a tenth of them, at least one, are for validation.
     """
-    if split == "all":
-        return list(range(n))
     # Python promises that random() of an integer seed is the same in later versions; of shuffle() it does not
     rng = random.Random(seed)
     keys = [rng.random() for _ in range(n)]

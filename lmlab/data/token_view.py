@@ -1,17 +1,13 @@
 """Tokens as a reader can see them: which contribute to the loss, which are padding or special, and their ids."""
 
-from __future__ import annotations
-
 import html
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from lmlab.models import IGNORE_INDEX
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+from lmlab.models.types import PreTrainedTokenizerBase
 
 _SHOWN = 120  # tokens of a long row, at its beginning and at its end
 _PADS_SHOWN = 2  # of those at an end of a row

@@ -2,8 +2,8 @@
 
 import logging
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 from lmlab.data.rows import UnusableRow, is_missing
 
@@ -42,15 +42,30 @@ def usable_pairs(
     Raises:
         ValueError: More than ``max_invalid_fraction`` of the rows are unusable, or a column is missing.
     """
-    keys = _pair_keys(rows, source)
-    pairs, bad = [], []
+    given, wanted = _pair_keys(rows, source)
+    return usable_rows(rows, lambda row: _pair(row, given, wanted), source, max_invalid_fraction)
+
+
+def usable_rows(
+    rows: Iterable[Mapping], read: Callable[[Mapping], Any], source: str, max_invalid_fraction: float
+) -> list:
+    """What ``read`` makes of each row; those for which it raises UnusableRow are left out and reported.
+
+    Args:
+        rows: The rows as they were read.
+        read: Gives what is kept of a row; None: nothing, without a word.
+        source: What messages call the rows.
+        max_invalid_fraction: Of the rows, that may be unusable; more raise ValueError.
+    """
+    kept, bad, n_rows = [], [], 0
     for i, row in enumerate(rows):
+        n_rows += 1
         try:
-            pairs.append(_pair(row, *keys))
+            kept.append(read(row))
         except UnusableRow as error:
             bad.append(BadRow(i, str(error), repr(row)))
-    leave_out(bad, len(rows), source, max_invalid_fraction)
-    return pairs
+    leave_out(bad, n_rows, source, max_invalid_fraction)
+    return [row for row in kept if row is not None]
 
 
 def _pair_keys(rows: Sequence[Mapping], source: str) -> tuple[list[str], str]:
@@ -108,22 +123,22 @@ def leave_out(
     logger.warning("left out %d of %d rows of %s: %s. %s", len(bad), n_rows, source, counts, shown)
 
 
-def text_rows(rows: Sequence[Mapping], source: str) -> list[Mapping]:
-    """The rows that have a text in the column "text"; blank ones are left out without a word.
+def usable_texts(rows: Iterable[Mapping], source: str) -> list[str]:
+    """The texts of the rows (column "text"); blank ones are left out without a word.
 
     Args:
         rows: The rows as they were read.
         source: What messages call them.
 
     Returns:
-        These rows, in order.
+        The texts in order, as they stand.
 
     Raises:
         ValueError: More than ``MAX_INVALID_FRACTION`` of the rows have no text (null, a number, "nan"), or
             there is no such column.
     """
-    good, bad = [], []
-    for i, row in enumerate(rows):
+
+    def text_of(row: Mapping) -> str | None:
         if "text" not in row:
             raise ValueError(
                 f"{source} has the columns {', '.join(row)} and no 'text'; rename the one with the texts"
@@ -131,15 +146,9 @@ def text_rows(rows: Sequence[Mapping], source: str) -> list[Mapping]:
         text = row["text"]
         # a blank text is nothing wrong: WikiText has a row for each line, blank ones too
         if isinstance(text, str) and not text.strip():
-            continue
-        if isinstance(text, str) and not is_missing(text):
-            good.append(row)
-        else:
-            bad.append(BadRow(i, "not text", repr(text)))
-    leave_out(bad, len(rows), source, MAX_INVALID_FRACTION)
-    return good
+            return None
+        if not isinstance(text, str) or is_missing(text):
+            raise UnusableRow("not text")
+        return text
 
-
-def usable_texts(rows: Sequence[Mapping], source: str) -> list[str]:
-    """The texts of ``text_rows``, as they stand."""
-    return [row["text"] for row in text_rows(rows, source)]
+    return usable_rows(rows, text_of, source, MAX_INVALID_FRACTION)

@@ -3,17 +3,13 @@
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from lmlab.evaluation.prefix_tree import Choices, score_choices
 from lmlab.evaluation.statistics import wilson_interval
 from lmlab.models.sources import context_length
-
-if TYPE_CHECKING:
-    from torch.nn import Module
-    from transformers import PreTrainedTokenizerBase
+from lmlab.models.types import Module, PreTrainedTokenizerBase
 
 
 @dataclass(frozen=True)
@@ -62,8 +58,8 @@ class HellaSwagScores:
 
 
 def score_hellaswag(
-    model: "Module",
-    tokenizer: "PreTrainedTokenizerBase",
+    model: Module,
+    tokenizer: PreTrainedTokenizerBase,
     rows: Iterable[Mapping],
     batch_tokens: int = 2048,
     start_tokens: Sequence[int] = (),

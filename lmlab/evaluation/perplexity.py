@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -10,16 +9,12 @@ from lmlab.data.packing import encode_documents
 from lmlab.evaluation.scoring import score_tokens
 from lmlab.models import IGNORE_INDEX
 from lmlab.models.sources import context_length
-
-if TYPE_CHECKING:
-    from datasets import Dataset
-    from torch.nn import Module
-    from transformers import PreTrainedTokenizerBase
+from lmlab.models.types import Dataset, Module, PreTrainedTokenizerBase
 
 
 def perplexity(
-    model: "Module",
-    tokenizer: "PreTrainedTokenizerBase",
+    model: Module,
+    tokenizer: PreTrainedTokenizerBase,
     texts: Sequence[str],
     max_length: int | None = None,
     batch_tokens: int = 2048,
@@ -112,7 +107,7 @@ def _windows(tokens: list[int], reads: int, stride: int) -> Iterator[tuple[list[
             return
 
 
-def completion_loss(model: "Module", examples: "Dataset | Mapping", batch_tokens: int = 1024) -> dict:
+def completion_loss(model: Module, examples: Dataset | Mapping, batch_tokens: int = 1024) -> dict:
     """Loss on the completions alone: each of their tokens and each EOS counted once, prompt and padding
     never.
 

@@ -2,12 +2,10 @@
 
 import logging
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from lmlab.evaluation.scoring import batches_by_length, evaluating, logits_at, pad_right, score_tokens
-
-if TYPE_CHECKING:
-    from torch.nn import Module
+from lmlab.models.types import Module
 
 logger = logging.getLogger(__name__)
 
@@ -20,7 +18,7 @@ class Choices(NamedTuple):
 
 
 def score_choices(
-    model: "Module", items: Sequence[Choices], batch_tokens: int = 2048, share_context: bool = True
+    model: Module, items: Sequence[Choices], batch_tokens: int = 2048, share_context: bool = True
 ) -> list[list[float]]:
     """log p(ending | context) in nats, summed over tokens, for every ending of every item.
 

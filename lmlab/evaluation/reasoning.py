@@ -2,15 +2,11 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from lmlab.data.answers import grade_response
 from lmlab.models.chat_template import prompt_text
 from lmlab.models.generation import generate_greedy
-
-if TYPE_CHECKING:
-    from torch.nn import Module
-    from transformers import PreTrainedTokenizerBase
+from lmlab.models.types import Module, PreTrainedTokenizerBase
 
 
 @dataclass(frozen=True)
@@ -24,8 +20,8 @@ class Predictions:
 
 
 def generate_answers(
-    model: "Module",
-    tokenizer: "PreTrainedTokenizerBase",
+    model: Module,
+    tokenizer: PreTrainedTokenizerBase,
     rows: Sequence[Mapping],
     max_new_tokens: int,
     batch_size: int = 64,

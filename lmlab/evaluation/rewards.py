@@ -7,7 +7,6 @@ from math import comb
 
 from lmlab.data.answers import answers_match, arithmetic, extract_answer, grade_response
 
-_EPSILON = 1e-4  # keeps the division of a group of equal rewards from failing; TRL's
 _NUMBER = r"\(*-?\d[\d.,]*\)*"
 _SUM = re.compile(rf"(?<![\w.])({_NUMBER}(?:\s*[-+*x/]\s*{_NUMBER})+)\s*=\s*(-?[\d.,]*\d)")
 _SIGNS = str.maketrans({"×": "*", "·": "*", "÷": "/", "−": "-", "$": ""})
@@ -51,29 +50,6 @@ def format_reward(completions: Sequence[list[dict]], answer: Sequence[str], **_:
 
 
 # --- what a group teaches ----------------------------------------------------------------------------
-
-
-def group_advantages(rewards: Sequence[float], group: int, scale: bool = True) -> list[float]:
-    """How much better each answer is than its group: reward less mean, over the standard deviation (n - 1).
-
-    Source: Shao et al. 2024, section 4.1; TRL adds 0.0001 to the deviation.
-
-    Args:
-        rewards: Those of ``group`` answers to one problem are next to each other.
-        group: Answers to a problem, 2 or more.
-        scale: False leaves out the division, as Dr. GRPO (Liu et al. 2025) does.
-
-    Returns:
-        The advantage of each answer.
-    """
-    advantages = []
-    for start in range(0, len(rewards), group):
-        members = rewards[start : start + group]
-        # without a value model, the mean of the group is the baseline
-        mean = statistics.fmean(members)
-        deviation = statistics.stdev(members) + _EPSILON if scale else 1.0
-        advantages += [(reward - mean) / deviation for reward in members]
-    return advantages
 
 
 def zero_variance_fraction(hits: Sequence[Sequence[bool]]) -> float:

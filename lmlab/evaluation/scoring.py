@@ -2,15 +2,12 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from lmlab.models.sources import context_length
-
-if TYPE_CHECKING:
-    from torch import Tensor
-    from torch.nn import Module
+from lmlab.models.types import Module, Tensor
 
 LOGITS_CHUNK = 2**25  # logits that are in memory at a time, in float32 128 MiB
 
@@ -23,7 +20,7 @@ class TokenScores(NamedTuple):
 
 
 def score_tokens(
-    model: "Module", sequences: Sequence[Sequence[int]], starts: Sequence[int], batch_tokens: int = 2048
+    model: Module, sequences: Sequence[Sequence[int]], starts: Sequence[int], batch_tokens: int = 2048
 ) -> list[TokenScores]:
     """Scores each token of ``sequences[i][starts[i]:]`` given all those before it.
 
@@ -56,7 +53,7 @@ def score_tokens(
 
 
 @contextmanager
-def evaluating(model: "Module") -> Iterator[None]:
+def evaluating(model: Module) -> Iterator[None]:
     """Without dropout and gradients inside; afterwards the model is in the mode that it was in."""
     import torch
 
@@ -104,7 +101,7 @@ def _score_batch(model, sequences: list[Sequence[int]], starts: list[int]) -> li
     return [TokenScores(*both) for both in zip(logprobs, hits, strict=True)]
 
 
-def pad_right(rows: Sequence[Sequence[int]], value: int) -> "Tensor":
+def pad_right(rows: Sequence[Sequence[int]], value: int) -> Tensor:
     """Rows as one tensor (B, T), filled up at their ends."""
     import torch
 
@@ -112,7 +109,7 @@ def pad_right(rows: Sequence[Sequence[int]], value: int) -> "Tensor":
     return torch.tensor([[*row, *[value] * (width - len(row))] for row in rows])
 
 
-def logits_at(model: "Module", ids: "Tensor", at: "Tensor", **kwargs) -> "Iterator[Tensor]":
+def logits_at(model: Module, ids: Tensor, at: Tensor, **kwargs) -> Iterator[Tensor]:
     """Logits at some positions alone, in chunks.
 
     The output head runs at those positions alone: with a vocabulary of 50,000 it is most of a small model's

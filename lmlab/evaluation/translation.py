@@ -6,31 +6,11 @@ another sentence. So they are shown together.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lmlab.data.pairs import PROMPT
 from lmlab.data.statistics import distinct_n
 from lmlab.miniworld.archaic import archaic_forms, check_archaic
-from lmlab.models.generation import generate_greedy
-
-if TYPE_CHECKING:
-    from torch.nn import Module
-    from transformers import PreTrainedTokenizerBase
-
-
-def sentence_chrf(hypotheses: Sequence[str], references: Sequence[str]) -> np.ndarray:
-    """chrF2 of each sentence, (n,), 0 to 100. Their mean is near the corpus' chrF, and not the same number.
-
-    It is what an interval is taken from: ``paired_bootstrap(a, b)`` resamples sentences.
-    """
-    from sacrebleu.metrics import CHRF
-
-    # one metric for all sentences: it is slow to make
-    metric = CHRF()
-    pairs = zip(hypotheses, references, strict=True)
-    return np.array([metric.sentence_score(text, [reference]).score for text, reference in pairs])
 
 
 def edit_distance(a: str, b: str) -> int:
@@ -85,15 +65,3 @@ def score_translations(hypotheses: Sequence[str], rows: Sequence[Mapping]) -> di
         "length_ratio": len(" ".join(hypotheses).split()) / len(" ".join(references).split()),
         "distinct_2": distinct_n(hypotheses, 2),
     }
-
-
-def translate(
-    model: "Module", tokenizer: "PreTrainedTokenizerBase", rows: Sequence[Mapping], **settings
-) -> list[str]:
-    """The greedy translation of each pair's modern side, up to 64 tokens, without whitespace at its ends.
-
-    settings: of ``generate``.
-    """
-    # the prompt of the training, or the model would not know what is asked
-    prompts = [PROMPT.format(modern=row["modern"]) for row in rows]
-    return [text.strip() for text in generate_greedy(model, tokenizer, prompts, 64, **settings)]

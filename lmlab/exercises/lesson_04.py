@@ -49,10 +49,12 @@ def _collated(
     rows: list[dict], pad: int, by_token: Sequence[str] = (), padding_label: int = IGNORE_INDEX
 ) -> dict:
     """A batch. by_token: where every ``pad`` is taken for padding, the true EOS too."""
+    from lmlab.evaluation.scoring import pad_right
+
     batch = {
-        "input_ids": _padded([row["input_ids"] for row in rows], pad),  # (B, T)
-        "labels": _padded([row["labels"] for row in rows], padding_label),
-        "attention_mask": _padded([[1] * len(row["input_ids"]) for row in rows], 0),
+        "input_ids": pad_right([row["input_ids"] for row in rows], pad),  # (B, T)
+        "labels": pad_right([row["labels"] for row in rows], padding_label),
+        "attention_mask": pad_right([[1] * len(row["input_ids"]) for row in rows], 0),
     }
     # true for the EOS at the end of a row, too
     is_pad = batch["input_ids"] == pad
@@ -61,13 +63,6 @@ def _collated(
     if "attention_mask" in by_token:
         batch["attention_mask"] = (~is_pad).long()
     return batch
-
-
-def _padded(lists: list[list[int]], filling: int) -> Any:
-    import torch
-
-    width = max(map(len, lists))
-    return torch.tensor([values + [filling] * (width - len(values)) for values in lists])
 
 
 @exercise("04.3")

@@ -1,10 +1,8 @@
-"""A transformers model that can be asked, and streams its answers from ``generate``."""
+"""A transformers model that can be asked, and shows its answers as ``generate`` writes them."""
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Mapping, Sequence
 from copy import copy
 from typing import TYPE_CHECKING
 
@@ -36,16 +34,22 @@ class FolderChatModel:
         """Token ids; BOS is added only if asked for, and if the tokenizer does so."""
         return self.tokenizer(text, add_special_tokens=add_special_tokens, verbose=False)["input_ids"]
 
-    def stream(
-        self, ids: Sequence[int], max_new_tokens: int, config: GenerationConfig, seed: int
-    ) -> Iterator[str]:
-        """The answer in chunks of text. Closing the iterator ends the generation, which runs in a thread.
+    def answer(
+        self,
+        ids: Sequence[int],
+        max_new_tokens: int,
+        config: GenerationConfig,
+        seed: int,
+        show: Callable[[str], None],
+    ) -> None:
+        """Gives ``show`` the answer in chunks of text, as they come.
 
         Args:
             ids: The prompt's tokens, (T,).
             max_new_tokens: The longest answer.
             config: A ``sampling_config``.
             seed: The same one samples the same answer.
+            show: Takes a chunk.
         """
         import torch
 
@@ -54,42 +58,26 @@ class FolderChatModel:
         config.max_new_tokens = max_new_tokens
         config.eos_token_id = self._stops or None
         config.pad_token_id = pad_id(self.tokenizer)  # nothing is padded, but generate asks for it
-        streamer = _answer_streamer(self.tokenizer, self._stops)
-        stop_requested = threading.Event()
-
-        def stop(input_ids, scores, **kwargs):  # a StoppingCriteria: a bool for each sequence
-            return torch.full((len(input_ids),), stop_requested.is_set(), device=input_ids.device)
-
-        def generate() -> None:
-            try:
-                torch.manual_seed(seed)
-                self.model.generate(
-                    input_ids=prompt,
-                    attention_mask=torch.ones_like(prompt),
-                    generation_config=config,
-                    streamer=streamer,
-                    stopping_criteria=[stop],
-                )
-            finally:
-                streamer.end()  # after an error too: else whoever reads would wait for ever
-
-        with ThreadPoolExecutor(1) as executor:
-            generation = executor.submit(generate)
-            try:
-                yield from streamer
-            finally:
-                stop_requested.set()
-            generation.result()  # raises the error of generate, if any
+        torch.manual_seed(seed)
+        self.model.generate(
+            input_ids=prompt,
+            attention_mask=torch.ones_like(prompt),
+            generation_config=config,
+            streamer=_answer_streamer(self.tokenizer, self._stops, show),
+        )
 
 
-def _answer_streamer(tokenizer: PreTrainedTokenizerBase, stops: Sequence[int]):
-    """A ``TextIteratorStreamer`` that leaves out the token that ends the answer, special or not."""
-    from transformers import TextIteratorStreamer
+def _answer_streamer(tokenizer: PreTrainedTokenizerBase, stops: Sequence[int], show: Callable[[str], None]):
+    """A ``TextStreamer`` that leaves out the token that ends the answer, special or not."""
+    from transformers import TextStreamer
 
-    class AnswerStreamer(TextIteratorStreamer):
+    class AnswerStreamer(TextStreamer):
         def put(self, value) -> None:
             # the prompt comes first, as a whole, and may hold such tokens
             if self.next_tokens_are_prompt or int(value[0]) not in stops:
                 super().put(value)
+
+        def on_finalized_text(self, text: str, stream_end: bool = False) -> None:
+            show(text)
 
     return AnswerStreamer(tokenizer, skip_prompt=True, skip_special_tokens=True)

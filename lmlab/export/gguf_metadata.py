@@ -6,8 +6,10 @@ What must be there per architecture is what llama.cpp's own converter, convert_h
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+import yaml
 from gguf import TokenType
 
 from lmlab.export.generation_config import eos_token_ids
@@ -16,16 +18,8 @@ if TYPE_CHECKING:
     from gguf import GGUFWriter
     from transformers import GenerationConfig, PretrainedConfig, PreTrainedTokenizerBase
 
-# settings that llama.cpp computes in one way alone
-_COMPUTED = {
-    "gpt2": {
-        "activation_function": ("gelu_new", "gelu_pytorch_tanh"),
-        "scale_attn_weights": (True,),
-        "scale_attn_by_inverse_layer_idx": (False,),
-    },
-    "llama": {"hidden_act": ("silu",)},
-    "qwen2": {"hidden_act": ("silu",), "use_sliding_window": (False,)},
-}
+_KNOWN = yaml.safe_load(Path(__file__).with_name("gguf_known.yaml").read_text(encoding="utf-8"))
+_COMPUTED, _PRE_TOKENIZERS = _KNOWN["computed"], _KNOWN["pre_tokenizers"]
 
 # --- the model -------------------------------------------------------------------------------------
 
@@ -66,23 +60,6 @@ def add_config(writer: GGUFWriter, config: PretrainedConfig) -> None:
 
 
 # --- the tokenizer ---------------------------------------------------------------------------------
-
-
-def _split(pattern: str) -> dict:
-    return {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": False}
-
-
-# how a tokenizer's file splits text before it merges bytes -> the name that llama.cpp has for it
-_GPT2_WORDS = {"type": "ByteLevel", "add_prefix_space": False, "use_regex": True}
-_BYTES = {"type": "ByteLevel", "add_prefix_space": False, "use_regex": False}
-_ENGLISH = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}"
-_REST = r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-_PRE_TOKENIZERS = {
-    "gpt-2": [_GPT2_WORDS],
-    "smollm": [{"type": "Digits", "individual_digits": True}, _GPT2_WORDS],
-    "qwen2": [_split(_ENGLISH + _REST), _BYTES],
-    "llama-bpe": [_split(_ENGLISH + "{1,3}" + _REST), _BYTES],
-}
 
 
 def pre_tokenizer_name(tokenizer: PreTrainedTokenizerBase) -> str:

@@ -8,7 +8,7 @@ for a vocabulary of 150,000 tokens.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -110,16 +110,22 @@ class LlamaCpp:
 
     # --- answers
 
-    def stream(
-        self, ids: Sequence[int], max_new_tokens: int, config: GenerationConfig, seed: int
-    ) -> Iterator[str]:
-        """The answer in chunks of text. Closing the iterator ends the generation.
+    def answer(
+        self,
+        ids: Sequence[int],
+        max_new_tokens: int,
+        config: GenerationConfig,
+        seed: int,
+        show: Callable[[str], None],
+    ) -> None:
+        """Gives ``show`` the answer in chunks of text, as they come.
 
         Args:
             ids: The prompt's tokens, (T,).
             max_new_tokens: The longest answer.
             config: A ``sampling_config``; where it is greedy, its sampling parameters are None.
             seed: The same one samples the same answer.
+            show: Takes a chunk.
         """
         body = {
             "prompt": list(ids),
@@ -139,7 +145,7 @@ class LlamaCpp:
             # server-sent events: a line "data: {...}" for each token
             for line in response:
                 if line.startswith(b"data: {"):
-                    yield json.loads(line.removeprefix(b"data: ")).get("content", "")
+                    show(json.loads(line.removeprefix(b"data: ")).get("content", ""))
 
     def greedy(self, ids: Sequence[int], max_new_tokens: int) -> list[int]:
         """The greedy continuation: token ids up to and with the EOS."""

@@ -70,7 +70,7 @@ def load_adapted(adapter: str | Path, strategy: str, machine: Machine, base: str
 
     if strategy not in MERGE_STRATEGIES:
         raise ValueError(f"strategy got {strategy!r}; give one of {', '.join(MERGE_STRATEGIES)}")
-    check_loadable(adapter, strategy)
+    check_loadable(adapter)
     base = base or adapter_base(adapter)
     model = load_model(base) if strategy == "16-bit base" else load_four_bit(base, machine)
     if strategy == "dequantized base":
@@ -189,8 +189,6 @@ def merge_to_folder(
     check_mergeable(adapter)
     dtype = dtype or base_dtype(base)
     path, folder = base_folder(base), Path(folder)
-    if folder.resolve() == path.resolve():
-        raise ValueError(f"folder got {folder}, which is the base; give another one")
     layouts = {file: layout_of(file, dtype) for file in weight_files(path)}
     shapes = {name: entry["shape"] for layout in layouts.values() for name, entry in layout.items()}
     model = _adapted_outline(adapter, path)

@@ -26,7 +26,7 @@ BASES = ("gpt2", "llama", "qwen2")  # the architectures of lessons 02 and 04, 05
 SPLITS = ("train", "validation")
 
 
-def _texts(name: str, generate: Callable[[Sampler], str], split: str, n: int, seed: int) -> list[dict]:
+def _texts(generate: Callable[[Sampler], str], name: str, split: str, n: int, seed: int) -> list[dict]:
     random_numbers = stream(name, split, seed)
     rows = []
     for _ in range(n):
@@ -35,52 +35,40 @@ def _texts(name: str, generate: Callable[[Sampler], str], split: str, n: int, se
     return rows
 
 
-def _encyclopedia(split: str, n: int, seed: int) -> list[dict]:
-    rows = _texts("encyclopedia", encyclopedia.entry, split, n, seed)
+def _encyclopedia(name: str, split: str, n: int, seed: int) -> list[dict]:
+    rows = _texts(encyclopedia.entry, name, split, n, seed)
     # an entry begins with its title, " = Loaf = "
     return [{"title": row["text"].split("=")[1].strip(), **row} for row in rows]
 
 
 def _distinct(
-    name: str, generate: Callable[[Sampler], dict], key: str, split: str, n: int, seed: int
+    generate: Callable[[Sampler], dict], key: str, name: str, split: str, n: int, seed: int
 ) -> list[dict]:
     return distinct_rows(generate, key, n, Sampler(stream(name, split, seed)), split)
 
 
-def _science(split: str, n: int, seed: int) -> list[dict]:
-    rows = _distinct("science", problems.science, "problem_text", split, n, seed)
+def _science(name: str, split: str, n: int, seed: int) -> list[dict]:
+    rows = _distinct(problems.science, "problem_text", name, split, n, seed)
     # SciBench's ids are unique within a book, these within a split
     return [{**row, "problemid": f"{split}-{i}"} for i, row in enumerate(rows)]
 
 
-# name -> (function of split, n and seed that gives rows, default number of rows of train and validation)
+# name -> (function of name, split, n and seed that gives rows, default number of rows of train and validation)
 # the numbers are small enough to be made in seconds, and large enough for the effects that the lessons
 # measure
 _SETS = {
-    "stories": (partial(_texts, "stories", stories.story), 24_000, 500),
+    "stories": (partial(_texts, stories.story), 24_000, 500),
     "encyclopedia": (_encyclopedia, 2_000, 200),
     "hellaswag": (hellaswag.rows, 1_000, 400),
-    "pairs": (partial(_distinct, "pairs", shakespeare.pair, "modern"), 4_000, 400),
+    "pairs": (partial(_distinct, shakespeare.pair, "modern"), 4_000, 400),
     "pairs-274": (flawed_pairs.rows, 220, 54),
     "plays": (plays.rows, 600, 60),
-    "problems": (partial(_distinct, "problems", problems.problem, "problem"), 4_000, 400),
-    "harder-problems": (
-        partial(_distinct, "harder-problems", problems.harder_problem, "problem"),
-        1_000,
-        200,
-    ),
-    "multi-step-problems": (
-        partial(_distinct, "multi-step-problems", problems.multi_step_problem, "problem"),
-        2_000,
-        500,
-    ),
-    "distracting-problems": (
-        partial(_distinct, "distracting-problems", problems.distracting_problem, "problem"),
-        1_000,
-        200,
-    ),
+    "problems": (partial(_distinct, problems.problem, "problem"), 4_000, 400),
+    "harder-problems": (partial(_distinct, problems.harder_problem, "problem"), 1_000, 200),
+    "multi-step-problems": (partial(_distinct, problems.multi_step_problem, "problem"), 2_000, 500),
+    "distracting-problems": (partial(_distinct, problems.distracting_problem, "problem"), 1_000, 200),
     "science": (_science, 1_000, 200),
-    "fantasy": (partial(_distinct, "fantasy", fantasy.location, "text"), 630, 70),
+    "fantasy": (partial(_distinct, fantasy.location, "text"), 630, 70),
 }
 
 
@@ -112,7 +100,7 @@ def dataset(name: str, split: str = "train", n: int | None = None, seed: int = 0
     rows, n_train, n_validation = _SETS[name]
     if n is None:
         n = n_train if split == "train" else n_validation
-    return rows(split, n, seed)
+    return rows(name, split, n, seed)
 
 
 def model_dir(name: str) -> Path:

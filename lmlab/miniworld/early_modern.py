@@ -50,9 +50,8 @@ MODALS: dict[str, str] = TABLES["modals"]  # and their form with thou
 VERBS = {kind: VOCABULARY[f"{kind}_verbs"] for kind in ("deed", "person", "still", "motion")}
 ALL_VERBS = tuple(verb for verbs in VERBS.values() for verb in verbs)
 
-IRREGULAR: dict[str, list[str]] = TABLES[
-    "irregular_verbs"
-]  # base -> past, participle; all others are regular
+# base -> past, participle; all others are regular
+IRREGULAR: dict[str, list[str]] = TABLES["irregular_verbs"]
 WITH_THOU = {**MODALS, "be": "art", "have": "hast", "do": "dost"}
 WITH_HE = {"be": "is", "have": "hath", "do": "doth", "say": "saith"}
 # had and did would give haddest and diddest, be has a stem of its own

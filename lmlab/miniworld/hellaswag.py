@@ -52,7 +52,7 @@ def item(rng: Sampler, world: World = VILLAGE) -> dict:
     }
 
 
-def rows(split: str, n: int, seed: int) -> list[dict]:
+def rows(name: str, split: str, n: int, seed: int) -> list[dict]:
     """``n`` items in a fixed order."""
-    rng = Sampler(stream("hellaswag", split, seed))
+    rng = Sampler(stream(name, split, seed))
     return [{"ind": i, **item(rng), "split": split} for i in range(n)]

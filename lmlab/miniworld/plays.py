@@ -37,7 +37,7 @@ def scene(rng: Sampler, split: str = "train") -> str:
     return "\n\n".join([*parts, "Exeunt."])
 
 
-def rows(split: str, n: int, seed: int = 0) -> list[dict]:
+def rows(name: str, split: str, n: int, seed: int) -> list[dict]:
     """``n`` rows {"text"}. Sentences of the validation split are in no scene of train."""
-    rng = Sampler(stream("plays", split, seed))
+    rng = Sampler(stream(name, split, seed))
     return [{"text": scene(rng, split)} for _ in range(n)]

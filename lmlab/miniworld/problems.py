@@ -1,16 +1,18 @@
-"""Rows of word problems with verified steps, and the textbook of the same skills.
+"""Rows of word problems with verified steps.
 
-``problem`` stands in for MathCodeInstruct (Wang et al. 2023), ``science`` for SciBench (Wang et al. 2023),
-``textbook`` is pretraining text of the same skills without question-and-answer format.
+``problem`` stands in for MathCodeInstruct (Wang et al. 2023), ``science`` for SciBench (Wang et al. 2023).
 """
 
+import re
 from dataclasses import replace
 
 from lmlab.miniworld import tasks
-from lmlab.miniworld.calculations import LARGEST, MULTIPLICATIONS, step
 from lmlab.miniworld.grammar import Sampler
-from lmlab.miniworld.splits import split_of
 from lmlab.miniworld.tasks import Task, math_task, science_task
+from lmlab.miniworld.world import PEOPLE
+
+# "they" too: it stands for the two people whom a problem names first
+_PRONOUN = re.compile(r"\b(?:[Hh]e|[Ss]he|him|her|they)\b")
 
 
 def _chat_row(task: Task) -> dict:
@@ -44,16 +46,30 @@ def distracting_problem(rng: Sampler) -> dict:
     """A row like ``problem``'s with one more sentence, on somebody else's things, that the answer does not
     need.
 
-    It stands first or last, so that "he" and "them" still mean what they meant. Source: GSM-NoOp (Mirzadeh et
-    al. 2024).
+    It stands last, before the question: a model that has learned to start from the first number hardly ever
+    solves a problem that begins with the distractor, and what is never solved is never rewarded. With one
+    more person in the text a pronoun could mean either, so names stand in its place. Source: GSM-NoOp
+    (Mirzadeh et al. 2024).
     """
-    task = math_task(rng)
+    task = _with_names(math_task(rng))
     other = tasks.owns(rng)
     # its person and thing must not be the problem's, or the answer might change
     while other.hero.name in task.text or other.thing.many in task.text:
         other = tasks.owns(rng)
-    facts = rng.choice(((*other.facts, *task.facts), (*task.facts, *other.facts)))
-    return _chat_row(replace(task, facts=facts))
+    return _chat_row(replace(task, facts=(*task.facts, *other.facts)))
+
+
+def _with_names(task: Task) -> Task:
+    """The task with names in place of pronouns; in every template "he" and "she" mean who is named first."""
+    people = [word for word in re.findall(r"\w+", task.text) if word in PEOPLE]
+    hero, *others = dict.fromkeys(people)  # each name once, in order
+    both = " and ".join([hero, *others[:1]])
+
+    def name(pronoun: re.Match) -> str:
+        return both if pronoun.group() == "they" else hero
+
+    facts = tuple(_PRONOUN.sub(name, fact) for fact in task.facts)
+    return replace(task, facts=facts, question=_PRONOUN.sub(name, task.question))
 
 
 def science(rng: Sampler) -> dict:
@@ -70,38 +86,3 @@ def science(rng: Sampler) -> dict:
         "comment": "",
         "solution": " ".join((task.law, *task.steps)),
     }
-
-
-def bare_step(rng: Sampler) -> str:
-    """A calculation without a story: "3 + 4 = 7."."""
-    sign = rng.choice("+-x/", (4, 4, 3, 1))
-    if sign in "x/":
-        a, b = rng.choice(MULTIPLICATIONS)
-        return step(a, "x", b) if sign == "x" else step(a * b, "/", a)
-    # the second number keeps the result within 0 to LARGEST
-    a = rng.integer(1, LARGEST - 1 if sign == "+" else LARGEST)
-    return step(a, sign, rng.integer(1, min(20, LARGEST - a if sign == "+" else a)))
-
-
-def textbook(rng: Sampler) -> str:
-    """Plain text of the same skills: two to six bare calculations, or a story with its steps and its
-    conclusion.
-
-    No chat, no reasoning tags. Stories of the validation split never come up, so a base that read this has
-    not seen the problems that it is asked.
-    """
-    if rng.choice(("calculations", "story"), (1, 3)) == "calculations":
-        return " ".join(bare_step(rng) for _ in range(rng.integer(2, 6)))
-    # what the lessons test must not be in what the bases read
-    task = _textbook_task(rng)
-    while split_of(task.text) == "validation":
-        task = _textbook_task(rng)
-    # now and then without its question: plain prose, not an exam
-    asked = [task.question] if rng.choice((True, False)) else []
-    law = [task.law] if task.law else []
-    return " ".join([*task.facts, *asked, *law, *task.steps, task.conclusion])
-
-
-def _textbook_task(rng: Sampler) -> Task:
-    sample_task = rng.choice((math_task, science_task), (5, 1))
-    return sample_task(rng)

@@ -14,7 +14,7 @@ def split_of(text: str) -> str:
 
 
 def distinct_rows(
-    generate: Callable[[Sampler], dict], key: str, n: int, rng: Sampler, split: str | None = None
+    generate: Callable[[Sampler], dict], key: str, n: int, rng: Sampler, split: str
 ) -> list[dict]:
     """``n`` rows in the order sampled, no two with the same ``row[key]``.
 
@@ -23,7 +23,7 @@ def distinct_rows(
         key: the field that must be distinct, and whose hash decides the split.
         n: how many rows.
         rng: where the choices come from.
-        split: "train" or "validation"; None takes the rows of both.
+        split: "train" or "validation".
 
     Raises:
         ValueError: the generator has no more new rows to give.
@@ -33,7 +33,7 @@ def distinct_rows(
     while len(rows) < n:
         row = generate(rng)
         repeats += 1
-        if row[key] not in rows and split in (None, split_of(row[key])):
+        if row[key] not in rows and split == split_of(row[key]):
             rows[row[key]] = row
             repeats = 0
         if repeats > _MAX_REPEATS:

@@ -96,6 +96,11 @@ def generation_prompt(tokenizer: "PreTrainedTokenizerBase") -> str:
     return _after(prompt_text(tokenizer, [{"role": "user", "content": _QUESTION}]), _QUESTION)
 
 
+def opens_reasoning(tokenizer: "PreTrainedTokenizerBase") -> bool:
+    """Whether the generation prompt ends in <think>, as R1's does: the model then begins with its reasoning."""
+    return _OPENED.search(generation_prompt(tokenizer)) is not None
+
+
 def end_of_turn(tokenizer: "PreTrainedTokenizerBase") -> int:
     """The token with which the template ends an assistant's turn, which is where generation has to stop.
 

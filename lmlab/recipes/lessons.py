@@ -1,8 +1,9 @@
 """The typed config of each lesson: which values a recipe may set, their types, units and defaults."""
 
 import html
+from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, NonNegativeInt, PositiveInt, model_validator
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, model_validator
 
 from lmlab.recipes.types import (
     AtLeastTwo,
@@ -11,6 +12,7 @@ from lmlab.recipes.types import (
     Fraction,
     LearningRates,
     NonNegativeNumber,
+    Optimizer,
     Order,
     PositiveNumber,
     Schedule,
@@ -157,7 +159,7 @@ class FullFinetune(Recipe):
 
 
 class AdapterRecipe(Recipe):
-    """What lessons 05, 06 and 09 share: a LoRA adapter that trains beside frozen weights."""
+    """What lessons 00, 05, 06 and 09 share: a LoRA adapter that trains beside frozen weights."""
 
     model: Source
     lora_r: PositiveInt
@@ -170,7 +172,7 @@ class AdapterRecipe(Recipe):
 
 
 class AdapterFinetune(AdapterRecipe):
-    """What lessons 05 and 06 share: supervised fine-tuning over epochs, evaluated on the way."""
+    """What lessons 00, 05 and 06 share: supervised fine-tuning over epochs, evaluated on the way."""
 
     lora_dropout: Fraction = 0.0
     target_modules: Texts | str  # names of layers, or "all-linear"
@@ -179,15 +181,27 @@ class AdapterFinetune(AdapterRecipe):
     n_train: PositiveInt | None = None  # examples of the source; None: all that there are
 
 
+class InstructionFinetune(AdapterFinetune):
+    """Lesson 00."""
+
+    data: Source  # pairs of a prompt and a response, or conversations
+    prompt_column: str | None = None  # of the pairs; None: the usual names are looked for
+    response_column: str | None = None
+    max_invalid_fraction: Fraction = 0.05  # of rows that cannot be used; more stop the run
+    n_validation: PositiveInt = 200  # conversations held out, at most a fifth of them
+    max_length: PositiveInt  # tokens of prompt and answer together; longer ones are left out
+    n_samples: PositiveInt = 20  # held-out prompts that are answered before and after
+    quantization: str = "q8_0"  # of the GGUF file
+
+
 class LoraFinetune(AdapterFinetune):
     """Lesson 05."""
 
     data: Source
     lora_dropout: Fraction = 0.05
     block_size: PositiveInt  # tokens
-    study_steps: PositiveInt = (
-        100  # of a run that compares a rank, alpha, target or dropout with the recipe's
-    )
+    # of a run that compares a rank, alpha, target or dropout with the recipe's
+    study_steps: PositiveInt = 100
     n_validation: PositiveInt | None = None
     max_new_tokens: PositiveInt = 40
 
@@ -278,8 +292,12 @@ class RewardFinetune(AdapterRecipe):
     """Lesson 09. ``model`` and the adapter's sizes count where lesson 06 has left no adapter."""
 
     data: Source  # problems to learn from, and held-out ones of the same kind
-    other_data: Source  # problems that have no part in the training, to measure forgetting
+    other_data: (
+        Source  # older problems, which measure forgetting; with mix_fraction some are trained on as well
+    )
+    other_steps: PositiveInt | None = None  # steps of the hardest of them; None: no limit
     n_train: PositiveInt
+    mix_fraction: Fraction = 0.0  # of the training problems, that come from other_data, against forgetting
     n_eval: PositiveInt
     n_other: PositiveInt = 100
     n_probe: PositiveInt = 60  # held-out problems that are answered num_generations times each
@@ -306,7 +324,91 @@ class RewardFinetune(AdapterRecipe):
         return self
 
 
+class AttentionHeads(Recipe):
+    """Lesson 10."""
+
+    model: Source  # where lesson 02 has left none; one from the hub is taken as it is
+    data: Source
+    n_texts: AtLeastTwo  # the first half chooses heads, the second measures them
+    max_length: PositiveInt  # tokens of a text that are read
+    batch_size: PositiveInt  # texts in one forward pass
+    n_controls: PositiveInt  # other heads that are ablated for comparison, at most
+    reasoning_model: Source  # where lesson 06 has left no adapter
+    problems: Source
+    problems_split: str = "validation"
+    n_problems: PositiveInt
+    max_invalid_fraction: Fraction = 0.05  # of rows that cannot be used; more stop the run
+    answer_batch_size: PositiveInt = 60
+
+
+class ModelSize(BaseModel):
+    """One of the models that lesson 11 compares: a published one, or the shape of a new one."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    name: str
+    model: Source | None = None  # None: a new GPT-2 of the shape below, pretrained in the lesson
+    n_layer: PositiveInt | None = None
+    n_head: PositiveInt | None = None
+    n_embd: PositiveInt | None = None
+    batch_size: PositiveInt  # blocks in one forward pass: what fits
+    optimizer: Optimizer = "adamw_torch"
+    activation_checkpointing: bool = False  # recompute activations: less memory, a third more time
+
+    @property
+    def is_new(self) -> bool:
+        """Whether it has a shape alone, and no weights yet."""
+        return self.model is None
+
+    @model_validator(mode="after")
+    def _model_or_shape(self) -> "ModelSize":
+        shape = (self.n_layer, self.n_head, self.n_embd)
+        if self.is_new and None in shape:
+            raise ValueError(f"size {self.name} has neither a model nor all of n_layer, n_head and n_embd")
+        if not self.is_new and shape != (None, None, None):
+            raise ValueError(
+                f"size {self.name} has a model, whose shape is known: leave n_layer and others out"
+            )
+        return self
+
+
+class StyleSizes(Recipe):
+    """Lesson 11."""
+
+    sizes: Annotated[list[ModelSize], Field(min_length=2)]  # from small to large
+    tokenizer: Source
+    data: Source  # text in the style to learn
+    plain_data: Sources  # text in another style: to pretrain new models on, and to measure forgetting
+    n_plain: PositiveInt = 3000  # texts that new models are pretrained on, once
+    n_plain_eval: PositiveInt = 60
+    pretraining_learning_rate: PositiveNumber = 1e-3  # of new models, all the same
+    block_size: PositiveInt  # tokens
+    blocks_per_step: PositiveInt  # of every size, by gradient accumulation
+    max_steps: PositiveInt
+    warmup_steps: NonNegativeInt = 5
+    search_steps: PositiveInt
+    learning_rates: LearningRates  # the candidates of the search, the same for each size
+    n_eval: PositiveInt = 60  # held-out texts; half of them choose the learning rate, half measure
+    prompt: str
+    n_samples: PositiveInt = 12
+    max_new_tokens: PositiveInt = 100
+    temperature: PositiveNumber = 0.8
+
+    @model_validator(mode="after")
+    def _sizes_fit_together(self) -> "StyleSizes":
+        for size in self.sizes:
+            if self.blocks_per_step % size.batch_size:
+                raise ValueError(
+                    f"blocks_per_step {self.blocks_per_step} is not a multiple of {size.name}'s batch_size "
+                    f"{size.batch_size}"
+                )
+        if len({size.name for size in self.sizes}) < len(self.sizes):
+            raise ValueError("two sizes have the same name")
+        return self
+
+
 LESSONS: dict[str, type[Recipe]] = {
+    "00_start_here": InstructionFinetune,
     "01_data_analysis": DataAnalysis,
     "02_gpt2_from_scratch": FromScratch,
     "03_hellaswag": HellaSwag,
@@ -316,4 +418,6 @@ LESSONS: dict[str, type[Recipe]] = {
     "07_merge_export": MergeExport,
     "08_fantasy_locations": FantasyLocations,
     "09_grpo_reasoning": RewardFinetune,
+    "10_attention_heads": AttentionHeads,
+    "11_style_gpt2_sizes": StyleSizes,
 }

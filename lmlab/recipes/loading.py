@@ -1,7 +1,8 @@
 """Finding, reading and checking recipes: one way for the command line, a notebook's cell and papermill.
 
 Shipped recipes lie in lmlab/recipes/<lesson>/<name>.yaml; a reader's own in ./recipes/<lesson>/<name>.yaml
-of the working directory, or anywhere, given by path.
+of the working directory, or anywhere, given by path. {recipe_dir} in a value is the folder of the recipe's
+file, {data_dir} the folder that the reader gives.
 """
 
 from collections.abc import Iterable
@@ -126,7 +127,7 @@ def _read_with_parents(lesson: str, path: Path) -> dict:
         if path in read:
             raise RecipeError(f"{read[-1]}: extends got {parent!r}, which extends this one; name another")
         read.append(path)
-        own = _read(path)
+        own = _with_recipe_dir(_read(path), path.parent)
         parent = own.pop("extends", None)
         # what is nearer to the recipe that was asked for overrides its parents
         values = {**own, **values}
@@ -141,6 +142,15 @@ def _read(path: Path) -> dict:
     if not isinstance(values, dict):
         raise RecipeError(f"{path}: expected keys and values, got {type(values).__name__}")
     return values
+
+
+def _with_recipe_dir(values: dict, folder: Path) -> dict:
+    """Puts the folder of the recipe's file in place of {recipe_dir}: so a recipe names a file that lies beside it."""
+    filled = {}
+    for key, value in values.items():
+        is_text = isinstance(value, str)
+        filled[key] = value.replace("{recipe_dir}", str(folder)) if is_text else value
+    return filled
 
 
 def _fill_data_dir(value: object, data_dir: object, key: str, path: Path) -> object:

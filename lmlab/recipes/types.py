@@ -38,7 +38,8 @@ Sources = Annotated[list[Source], Field(min_length=1)]
 Texts = Annotated[list[str], Field(min_length=1)]
 
 Schedule = Literal["linear", "cosine", "constant"]  # of the learning rate, as transformers names it
-Optimizer = Literal["adamw_torch", "adamw_8bit"]  # adamw_8bit keeps Adam's moments in one byte each
+# adamw_8bit keeps Adam's moments in one byte each, adafactor their row and column means alone
+Optimizer = Literal["adamw_torch", "adamw_8bit", "adafactor"]
 Order = Literal["shuffled", "curriculum"]  # of the training problems
 Dtype = Literal["float32", "float16", "bfloat16"]
 

@@ -7,24 +7,18 @@ from lmlab.hardware import Machine
 logger = logging.getLogger(__name__)
 
 
-def optimizer_name(name: str, machine: Machine) -> str:
+def optimizer_name(name: str) -> str:
     """What TrainingArguments calls an optimizer of a recipe.
 
     Args:
-        name: "adamw_torch", or "adamw_8bit", whose two moments take one byte each per parameter (Dettmers et
-            al.
-            2022, https://arxiv.org/abs/2110.02861).
-        machine: As ``describe_machine`` has it.
-
-    Raises:
-        ValueError: adamw_8bit without a CUDA GPU.
+        name: "adamw_torch"; "adamw_8bit", whose two moments take one byte each per parameter (Dettmers et al.
+            2022, https://arxiv.org/abs/2110.02861); or "adafactor", which has no first moment, and of the
+            second of a matrix the means of rows and columns (Shazeer and Stern 2018,
+            https://arxiv.org/abs/1804.04235).
     """
-    if name == "adamw_8bit" and machine.device != "cuda":
-        raise ValueError(
-            f"optimizer adamw_8bit got device {machine.device!r}; it needs a CUDA GPU: give adamw_torch"
-        )
     # fused: one kernel for all parameters instead of several for each
-    return {"adamw_torch": "adamw_torch_fused", "adamw_8bit": "adamw_bnb_8bit"}[name]
+    names = {"adamw_torch": "adamw_torch_fused", "adamw_8bit": "adamw_bnb_8bit", "adafactor": "adafactor"}
+    return names[name]
 
 
 def qlora_optimizer(machine: Machine) -> str:

@@ -239,7 +239,6 @@ def pretrain(
     measure: Callable[[GPT], dict] | None = None,
     out: Path | None = None,
     tokenizer: "PreTrainedTokenizerBase | None" = None,
-    metric: str = "val_loss",
     replace: bool = True,
     on_log: Callable | None = None,
     context: DistributedContext = DistributedContext(),
@@ -261,7 +260,6 @@ def pretrain(
         out: The folder for TensorBoard (tensorboard/), checkpoints (checkpoints/step_N/) and the result
             (model/), with the tokenizer, in transformers' layout. None: nothing is written.
         tokenizer: Is saved with the model.
-        metric: The validation loss's name in metrics.json, by which a search follows it in progress.jsonl.
         replace: What happens to a finished run in ``out``, or one with another config: it is moved to
             out/previous/, or it is an error.
         on_log: Is given "train" or "validation", a row and the number of steps, as ``live.LiveLoss`` wants
@@ -294,7 +292,7 @@ def pretrain(
     if checkpoint is not None:
         state.restore(*checkpoint)
     content = None if checkpoint is None else checkpoint[1]
-    recorder = Recorder(state, content, evaluate, floor, sample, out, metric, on_log)
+    recorder = Recorder(state, content, evaluate, floor, sample, out, on_log)
     with fast_matmul(model.device.type, cfg.block_size), _stop_signals(out is not None) as stop:
         if checkpoint is None:
             recorder.after_step(0)

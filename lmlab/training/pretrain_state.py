@@ -150,7 +150,6 @@ class Recorder:
         floor: The entropy floor of the validation texts, if it is known.
         sample: Writes a text.
         out: The folder.
-        metric: The validation loss's name in progress.jsonl.
         on_log: Is given "train" or "validation", a row, and the number of steps.
     """
 
@@ -162,12 +161,11 @@ class Recorder:
         floor: float | None,
         sample: Callable[[GPT], str] | None,
         out: Path | None,
-        metric: str,
         on_log: Callable | None,
     ):
         self.state, self.cfg, self.context = state, state.cfg, state.context
         self.evaluate, self.sample, self.out = evaluate, sample, out
-        self.metric, self.on_log = metric, on_log
+        self.on_log = on_log
         self.peak = peak_flops(state.model.device, self.cfg.dtype)
         self.history = History(floor)
         # since the last row of the history: the sum of losses, its steps, and tokens since ``lap``
@@ -263,10 +261,12 @@ class Recorder:
         row = {"step": step, **metrics}
         self.history.evaluations.append(row)
         if self.out and self.context.is_main_process:
+            # by their names in metrics.json, as a search follows them
             above_floor = {"floor_gap": row["above_floor"]} if "above_floor" in row else {}
-            report_progress(self.out, step, **{self.metric: row["loss"]}, **above_floor)
+            report_progress(self.out, step, val_loss=row["loss"], **above_floor)
         self._log_row("eval", row)
-        shown = ", ".join(f"{name} {value:.3f}" for name, value in metrics.items())
+        # the floor is the same each time, and above_floor says where the loss stands
+        shown = ", ".join(f"{name} {value:.3f}" for name, value in metrics.items() if name != "floor")
         if step:
             minutes = self._seconds() / step * (self.cfg.max_steps - step) / 60
             shown += f"; {minutes:.1f} minutes left"

@@ -1,4 +1,4 @@
-"""Recipes of lessons 04 to 06 carried out as a job: examples, model and training, on any number of GPUs.
+"""Recipes of lessons 00 and 04 to 06 carried out as a job: examples, model and training, on any number of GPUs.
 
 The notebooks make these calls one by one and look at each; ``lmlab finetune`` makes them all, and a test
 holds the two together. Several processes are started by ``accelerate launch`` or ``torchrun``. Which of DDP,
@@ -19,6 +19,7 @@ from transformers import EarlyStoppingCallback, PreTrainedTokenizerBase, Trainer
 from trl import SFTConfig
 from trl.trainer.utils import add_fused_lm_head
 
+from lmlab.data.conversations import answers_to_learn, read_conversations, split_conversations
 from lmlab.data.labels import completion_only_collator, tokenize_conversations
 from lmlab.data.packing import document_windows, packed_windows
 from lmlab.data.pairs import PROMPT, pair_sets, tokenize_pairs
@@ -26,13 +27,13 @@ from lmlab.data.preflight import preflight
 from lmlab.data.problem_sets import reasoning_sets
 from lmlab.data.reasoning import curriculum_order
 from lmlab.data.sources import load_rows
-from lmlab.data.usable import usable_texts
+from lmlab.data.usable import leave_out, usable_texts
 from lmlab.files import is_write_failure, remove_temporary, replace_folder
 from lmlab.hardware import Machine, describe_machine, fast_matmul
 from lmlab.models.parameters import freeze_layers, trainable_to_float32
 from lmlab.models.quantization import load_four_bit
 from lmlab.models.sources import load_model, load_tokenizer, refuse_remote_code
-from lmlab.recipes import FullFinetune, LoraFinetune, ReasoningFinetune, Recipe
+from lmlab.recipes import FullFinetune, InstructionFinetune, LoraFinetune, ReasoningFinetune, Recipe
 from lmlab.training.callbacks import CompleteCheckpoints, EvalProgress, TensorBoardCurves
 from lmlab.training.checkpoints import find_resumable_checkpoint, remove_checkpoints
 from lmlab.training.distributed import (
@@ -49,11 +50,11 @@ from lmlab.training.trainers import TokenWeightedSFTTrainer, TokenWeightedTraine
 
 logger = logging.getLogger(__name__)
 # eval_loss, as metrics.json calls it
-METRICS = {"04": "val_loss_large", "05": "loss_after", "06": "eval_loss"}
+METRICS = {"00": "loss_after", "04": "val_loss_large", "05": "loss_after", "06": "eval_loss"}
 
 
 def run_recipe(cfg: Recipe, out: Path, bits: int | None = None) -> list[tuple[int, float]]:
-    """Carries out a recipe of lesson 04, 05 or 06 in folder ``out``.
+    """Carries out a recipe of lesson 00, 04, 05 or 06 in folder ``out``.
 
     A step of ``grad_accumulation`` batches is shared by all processes, so it is the same for any number of
     them. Killed, the run resumes from its last complete checkpoint when it is called again, with the losses
@@ -95,9 +96,9 @@ def run_recipe(cfg: Recipe, out: Path, bits: int | None = None) -> list[tuple[in
 
 def check_request(cfg: Recipe, bits: int | None) -> None:
     """Raises ValueError for what cannot be carried out, before anything is loaded."""
-    if not isinstance(cfg, FullFinetune | LoraFinetune | ReasoningFinetune):
+    if not isinstance(cfg, InstructionFinetune | FullFinetune | LoraFinetune | ReasoningFinetune):
         raise ValueError(
-            f"finetune got lesson {cfg.lesson}; give 04, 05 or 06 (02: lmlab pretrain; 08 and 09: lmlab run)"
+            f"finetune got lesson {cfg.lesson}; give 00, 04, 05 or 06 (02: lmlab pretrain; 08 and 09: lmlab run)"
         )
     if isinstance(cfg, FullFinetune) and bits is not None:
         raise ValueError(f"--bits got {bits}, and lesson 04 trains all weights, in 32; leave it out")
@@ -156,9 +157,30 @@ def examples(cfg: Recipe, tokenizer: PreTrainedTokenizerBase) -> tuple[Dataset, 
         held_out = [text for text in held_out if text.strip() not in seen]
         train = packed_windows(texts, tokenizer, cfg.block_size)
         return train, document_windows(held_out, tokenizer, cfg.block_size)
+    if isinstance(cfg, InstructionFinetune):
+        return _instruction_examples(cfg, tokenizer)
     sets = reasoning_sets(cfg, tokenizer)
     train = curriculum_order(sets["train"]) if cfg.order == "curriculum" else sets["train"]
     return tuple(tokenize_conversations(rows, tokenizer) for rows in (train, sets["validation"]))
+
+
+def _instruction_examples(
+    cfg: InstructionFinetune, tokenizer: PreTrainedTokenizerBase
+) -> tuple[Dataset, Dataset]:
+    conversations, bad = read_conversations(cfg)
+    leave_out(bad, len(conversations) + len(bad), cfg.data, cfg.max_invalid_fraction, place="line")
+    train, held_out = split_conversations(conversations, cfg.n_validation, cfg.seed)
+    sets = []
+    for rows in (answers_to_learn(train, tokenizer)[: cfg.n_train], answers_to_learn(held_out, tokenizer)):
+        tokenized = tokenize_conversations(rows, tokenizer)
+        short = tokenized.filter(lambda row: len(row["input_ids"]) <= cfg.max_length)
+        if len(short) < len(tokenized):
+            n_long = len(tokenized) - len(short)
+            logger.warning(
+                "left out %d of %d answers: over %d tokens", n_long, len(tokenized), cfg.max_length
+            )
+        sets.append(short)
+    return sets[0], sets[1]
 
 
 def check_examples(cfg: Recipe, tokenizer: PreTrainedTokenizerBase, sets: Mapping[str, Dataset]) -> None:
@@ -180,7 +202,14 @@ def check_examples(cfg: Recipe, tokenizer: PreTrainedTokenizerBase, sets: Mappin
     before_answer = PROMPT.rpartition("}")[2] if isinstance(cfg, FullFinetune) else None
     collate = completion_only_collator(tokenizer)
     for name, rows in sets.items():
-        report = preflight(rows, tokenizer, collate, max_length=cfg.max_length, opening=before_answer)
+        report = preflight(
+            rows,
+            tokenizer,
+            collate,
+            max_length=cfg.max_length,
+            opening=before_answer,
+            reasoning=isinstance(cfg, ReasoningFinetune),
+        )
         report.require()
         logger.info("preflight of %s: %d checks passed on %d examples", name, len(report.checks), len(rows))
 
@@ -227,20 +256,18 @@ def training_arguments(cfg: Recipe, folder: Path, machine: Machine) -> TrainingA
     common["activation_checkpointing"] = cfg.activation_checkpointing and not uses_fsdp()
     if isinstance(cfg, LoraFinetune):
         return TrainingArguments(**common, save_total_limit=2)
-    return SFTConfig(
-        **common,
-        optim=qlora_optimizer(machine),
-        max_length=cfg.max_length,
-        packing=cfg.packing,
-        eval_packing=False,
-        train_sampling_strategy="sequential" if cfg.order == "curriculum" else "random",
-        save_total_limit=3,
-    )
+    if isinstance(cfg, ReasoningFinetune):
+        common |= {
+            "packing": cfg.packing,
+            "eval_packing": False,
+            "train_sampling_strategy": "sequential" if cfg.order == "curriculum" else "random",
+        }
+    return SFTConfig(**common, optim=qlora_optimizer(machine), max_length=cfg.max_length, save_total_limit=3)
 
 
 def build_model(cfg: Recipe, machine: Machine, bits: int = 4) -> nn.Module:
     """All of the model to train (04), an adapter beside frozen weights (05), or the base that SFTTrainer
-    adapts (06).
+    adapts (00, 06).
 
     Sharded weights are float32, whatever ``bits`` says: FSDP wants one dtype, and computes in the machine's.
     """
@@ -256,7 +283,7 @@ def build_model(cfg: Recipe, machine: Machine, bits: int = 4) -> nn.Module:
 
 
 def lora_config(cfg: Recipe) -> LoraConfig:
-    """The adapter that a recipe of lesson 05 or 06 asks for."""
+    """The adapter that a recipe of lesson 00, 05 or 06 asks for."""
     return LoraConfig(
         r=cfg.lora_r,
         lora_alpha=cfg.lora_alpha,
@@ -286,7 +313,7 @@ def build_trainer(
 ) -> Trainer:
     """The lesson's trainer, with the callbacks for checkpoints and early stopping."""
     sets = {"train_dataset": train, "eval_dataset": validation, "processing_class": tokenizer}
-    if isinstance(cfg, ReasoningFinetune):
+    if isinstance(cfg, InstructionFinetune | ReasoningFinetune):
         trainer = TokenWeightedSFTTrainer(model, args=args, peft_config=lora_config(cfg), **sets)
         trainable_to_float32(trainer.model)  # TRL casts the adapter to bfloat16 where the base is in 4 bits
     else:

@@ -24,6 +24,13 @@ class TokenWeightedEvalMixin:
     one.
     """
 
+    def __init__(self, *args: Any, **kwargs: Any):
+        from transformers import PrinterCallback
+
+        super().__init__(*args, **kwargs)
+        # without progress bars the Trainer prints each log as a raw dict; lmlab's callbacks show them
+        self.remove_callback(PrinterCallback)
+
     def evaluation_loop(
         self, dataloader: DataLoader, *args: Any, metric_key_prefix: str = "eval", **kwargs: Any
     ) -> "EvalLoopOutput":

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from lmlab.evaluation.statistics import wilson_interval
-from lmlab.files import write_atomic
+from lmlab.files import read_jsonl, write_jsonl
 from lmlab.viz.display import html_table
 
 if TYPE_CHECKING:
@@ -99,11 +99,7 @@ class BlindTest:
         for i in range(len(items)):
             shown = json.dumps(self.shown(i)).encode()
             self._hashes.append(hashlib.sha256(shown).hexdigest()[:16])
-        self._ratings = {}  # hash -> rating
-        if path.exists():
-            for line in path.read_text(encoding="utf-8").splitlines():
-                rating = json.loads(line)
-                self._ratings[rating["pair"]] = rating
+        self._ratings = {rating["pair"]: rating for rating in read_jsonl(path)}
 
     def __len__(self) -> int:
         return len(self._items)
@@ -132,10 +128,9 @@ class BlindTest:
         """
         pair = self._hashes[i]
         self._ratings[pair] = {"pair": pair, **answers}
-        lines = [json.dumps(rating) + "\n" for rating in self._ratings.values()]
         self.path.parent.mkdir(parents=True, exist_ok=True)
         # saved at once: a closed browser loses nothing
-        write_atomic(self.path, "".join(lines))
+        write_jsonl(self.path, self._ratings.values())
 
     def summary(self) -> Summary:
         """Who was preferred, and the mean grades. Raises ValueError while a pair is without a rating."""

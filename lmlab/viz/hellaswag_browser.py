@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -37,7 +38,8 @@ def filter_items(scores: HellaSwagScores, which: str) -> np.ndarray:
 def item_text(rows: Sequence[Mapping], scores: HellaSwagScores, i: int) -> str:
     """Item ``i`` of the ``rows`` that ``scores`` belong to; a triangle marks the ending that a convention picks."""
     verdict = "correct" if scores.correct()[i] else "incorrect"
-    lines = [f"item {i}: {verdict} by token, margin {scores.margins()[i]:+.2f} nats", f"{rows[i]['ctx']} ..."]
+    lines = [f"item {i}: {verdict} by token, margin {scores.margins()[i]:+.2f} nats"]
+    lines += textwrap.wrap(f"{rows[i]['ctx']} ...", 60)
     for j, ending in enumerate(rows[i]["endings"]):
         lines.append(f"  {'✓' if j == scores.labels[i] else ' '} {ending}")
         cells = [f"{scores.n_tokens[i, j]} tokens"]

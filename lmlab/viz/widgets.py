@@ -8,6 +8,7 @@ settings are printed instead. The controls here also serve ``attention_explorer`
 from __future__ import annotations
 
 import html
+import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -133,7 +134,10 @@ def sampling_playground(
     if not display.is_interactive():
         ids = [*start_tokens, *tokenizer(prompt)["input_ids"]]
         for name, setting in SETTINGS.items():
-            print(f"--- {name}\n{prompt}{continuation(model, tokenizer, ids, setting, seed=0)}")
+            written = prompt + continuation(model, tokenizer, ids, setting, seed=0)
+            print("---", name)
+            for line in written.splitlines():
+                print(textwrap.fill(line, 60))
         return None
 
     def draw(prompt: str, temperature: float, top_k: int, top_p: float, seed: int) -> tuple[Figure, str]:

@@ -226,7 +226,6 @@ def test_the_retries_outlast_a_quota_of_a_minute():
         (401, {}),
         (403, {}),
         (404, {}),
-        (400, {}),
         (307, {"Location": "http://127.0.0.1:9/v1"}),
         (302, {"Location": "http://127.0.0.1:9/v1"}),
         (429, {"Retry-After": "4000"}),
@@ -252,16 +251,12 @@ def test_newer_models_get_their_own_name_for_the_limit(server, endpoint, tmp_pat
 
 
 @pytest.mark.parametrize("status", [400, 413, 422])
-def test_a_refused_prompt_is_left_out_once_others_were_answered(server, endpoint, tmp_path, status, caplog):
+def test_a_refused_prompt_is_left_out(server, endpoint, tmp_path, status, caplog):
     caplog.set_level("INFO", "lmlab")
-    path = tmp_path / "out.jsonl"
     server.script = {2: (status, {}, {"error": f"content filter, {KEY}"})}
-    tally = generate_data.generate(endpoint, path, 4, concurrency=1)
+    tally = generate_data.generate(endpoint, tmp_path / "out.jsonl", 4, concurrency=1)
     assert tally.written == 4 and tally.left_out == {f"refused ({status})": 1}
     assert "content filter, [key]" in caplog.text
-    server.script = {5: (status, {}, {})}  # the first of a resumed run: the rows show that others were
-    again = Endpoint(server.url, "writer", KEY)
-    assert generate_data.generate(again, path, 6, concurrency=1).written == 6
 
 
 @pytest.mark.parametrize("status, requests", [(400, 50), (401, 3), (404, 3)])
@@ -278,17 +273,14 @@ def test_what_refuses_everything_ends_the_run(server, endpoint, tmp_path, status
 )
 def test_the_key_is_hidden_in_whatever_form_it_comes_back(server, sent):
     endpoint = Endpoint(server.url, "writer", "sk/covert+word")
-    server.default = (400, {}, f'{{"error": "no {sent}!"}}'.encode())
+    server.default = (401, {}, f'{{"error": "no {sent}!"}}'.encode())
     with pytest.raises(EndpointError, match="no .key.!") as caught:
         ask(endpoint)
     assert "covert" not in all_texts(caught.value)
-    server.default = (200, {}, json.dumps(chat(f"<LOC>SENT {GOOD}</LOC>")).replace("SENT", sent).encode())
-    answer = ask(endpoint)
-    assert answer.problem == "the key stands in it" and "covert" not in answer.text
 
 
 def test_a_key_that_is_no_secret_hides_no_text(server):
-    server.default = (400, {}, {"error": "none of the models"})
+    server.default = (401, {}, {"error": "none of the models"})
     with pytest.raises(EndpointError, match="none of the models"):
         ask(Endpoint(server.url, "writer", "none"))
 
@@ -334,8 +326,7 @@ def test_what_cannot_be_used_is_counted_by_its_problem(server, endpoint, tmp_pat
         6: (200, {}, chat("no tags")),
         7: (200, {}, chat(good[:-6], finish_reason="length")),
         8: (200, {}, chat([{"type": "text"}])),
-        9: (200, {}, chat(f"<LOC>{KEY} {GOOD}</LOC>")),
-        10: (200, {}, b"[" * 100_000),
+        9: (200, {}, b"[" * 100_000),
     }
     caplog.set_level("INFO", "lmlab")
     tally = generate_data.generate(endpoint, tmp_path / "out.jsonl", 5, concurrency=1)
@@ -345,9 +336,8 @@ def test_what_cannot_be_used_is_counted_by_its_problem(server, endpoint, tmp_pat
         "no chat completion": 4,
         NO_TAGS: 2,
         "cut off at 600 tokens": 1,
-        "the key stands in it": 1,
     }
-    assert tally.written == 5 and tally.asked == 15
+    assert tally.written == 5 and tally.asked == 14
     assert KEY not in caplog.text + (tmp_path / "out.jsonl").read_text()
 
 
@@ -372,8 +362,6 @@ def test_it_resumes_and_asks_other_things(server, endpoint, tmp_path):
     generate_data.generate(endpoint, path, 6, concurrency=2)
     generate_data.generate(endpoint, path, 10, concurrency=2)
     assert len(server.requests) == 10 and sorted(row["prompt"] for row in rows_of(path)) == list(range(10))
-    generate_data.generate(endpoint, path, 12, seed=1, concurrency=2)
-    assert sorted(row["prompt"] for row in rows_of(path) if row["seed"] == 1) == [0, 1]
 
 
 def test_a_half_written_last_line_is_removed(tmp_path, caplog):
@@ -552,7 +540,6 @@ def test_the_estimate_comes_first_and_no_means_no(server, tmp_path, capsys, monk
 @pytest.mark.parametrize(
     "more, named",
     [
-        (["--temperature", "3"], "temperature"),
         (["--max-tokens", "0"], "--max-tokens"),
         (["--n", "0"], "--n"),
         (["--concurrency", "0"], "concurrency"),
@@ -607,4 +594,3 @@ def test_whose_key_it_is(monkeypatch):
 def test_prompts_vary_and_come_again():
     many = [prompt_messages(number)[1]["content"] for number in range(1000)]
     assert len(set(many)) > 990 and many[:3] == [prompt_messages(number)[1]["content"] for number in range(3)]
-    assert prompt_messages(0, seed=1) != prompt_messages(0)

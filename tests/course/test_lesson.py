@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import lmlab
-from lmlab.course import jobs, runs
+from lmlab.course import jobs
 from lmlab.course.copies import copy_notebooks, notebooks_folder
 from lmlab.course.lesson import recipe_of
 from lmlab.course.report import build_site
@@ -127,20 +127,6 @@ def test_a_folder_with_several_models(tmp_path, caplog):
     (tmp_path / "x.gguf").write_bytes(b"")
     for source in (str(tmp_path / "x.gguf"), "miniworld/gpt2", "someone/a-model"):
         assert find_model(source) == source
-
-
-@pytest.mark.parametrize("installed", [True, False])
-def test_a_gguf_file_is_taken_where_it_can_run(tmp_path, monkeypatch, installed):
-    monkeypatch.setattr(runs, "llama_cpp_is_installed", lambda: installed)
-    lesson = tmp_path / "run" / "07_merge_export"
-    for i, name in enumerate(("merged-05", "merged-06")):
-        os.utime(model_at(lesson / name), (i, i))
-    file = lesson / "gguf-05" / "model-q8_0.gguf"
-    file.parent.mkdir()
-    file.write_bytes(b"GGUF")
-    for source in (lesson, tmp_path / "run"):
-        assert find_model(str(source)) == str(file if installed else lesson / "merged-06")
-    assert find_model(str(file.parent)) == str(file), "to be told what is not installed"
 
 
 def test_runs_that_begin_in_the_same_second_are_apart():

@@ -48,17 +48,11 @@ def first_notebook():
     plot = 'ax.set(xlabel="steps", ylabel="loss (nats)", title=f"after {n} steps")'
     long = "word = " + " + ".join(["a_long_name"] * 20)
     view = {WIDGET: {"model_id": "box"}, "text/plain": "interactive(children=(FloatSlider(value=1.0),))"}
-    models = {
-        "box": {"state": {"children": ["IPY_MODEL_slider", "IPY_MODEL_out"]}},
-        "slider": {"state": {}},
-        "out": {
-            "state": {"_model_name": "OutputModel", "outputs": [shown(text__plain="what the widget showed")]}
-        },
-    }
     return new_notebook(
-        metadata={"widgets": {STATE: {"state": models}}},
         cells=[
             new_markdown_cell(text),
+            new_code_cell('recipe = "default"', metadata={"tags": ["parameters"]}),
+            new_code_cell('recipe = "of the run"', metadata={"tags": ["injected-parameters"]}),
             new_code_cell(plot, outputs=[shown(image__png=WIDE)]),
             new_markdown_cell("## Same name\n\nOne zebra.\n\n| a | b |\n|---|---|\n| " + "x" * 90 + " | y |"),
             new_code_cell(
@@ -69,10 +63,7 @@ def first_notebook():
                     shown(text__html="<table><tr><td>" + "y" * 90 + "</td></tr></table>"),
                 ],
             ),
-            new_code_cell(
-                "gone()", outputs=[shown(**{"text__plain": "HBox()", WIDGET: {"model_id": "lost"}})]
-            ),
-        ],
+        ]
     )
 
 
@@ -223,11 +214,14 @@ def test_pages_fetch_nothing(site):
         assert not re.search(f"{tags}|{imports}", text), file.name
 
 
-def test_widgets_show_what_they_last_showed(site):
+def test_a_widget_which_only_lives_in_jupyter_leaves_nothing(site):
     page = soup(site, "01_data_analysis").get_text()
-    assert "what the widget showed" in page and "interactive(children" not in page
-    assert "alive only in Jupyter" in page and "HBox" not in page
-    assert "widget-view" not in (site / "01_data_analysis.html").read_text()
+    assert "interactive(children" not in page and "widget-view" not in page
+
+
+def test_the_parameters_of_the_run_stand_alone(site):
+    page = soup(site, "01_data_analysis").get_text()
+    assert 'recipe = "of the run"' in page and 'recipe = "default"' not in page
 
 
 def test_formulas_are_mathml_and_what_cannot_be_is_shown_as_code(site):

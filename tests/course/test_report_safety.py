@@ -554,10 +554,8 @@ def test_a_file_that_is_no_json_is_named(text, name, tmp_path):
         {"metrics": []},
         {"metrics": {}, "expected": []},
         {"metrics": {}, "settings": "x"},
-        {"metrics": {"m": "<b>"}, "expected": {"m": [0, 1]}},
         {"metrics": {"m": 1}, "expected": {"m": "01"}},
         {"metrics": {"m": 1}, "expected": {"m": [0]}},
-        {"metrics": {}, "expected": {"m": [0, 1]}},
     ],
 )
 def test_metrics_of_another_shape_are_refused(record, tmp_path):
@@ -606,8 +604,6 @@ def test_a_whole_lesson_outside_the_run_is_refused(tmp_path):
         {"cells": [{"cell_type": "markdown", "source": 1, "metadata": {}}]},
         {"nbformat": "x"},
         {"cells": [{"cell_type": "x", "source": "", "metadata": {}}]},
-        {"metadata": {"widgets": 1}},
-        {"metadata": {"widgets": {STATE: {"state": {"box": {"state": {"children": ["IPY_MODEL_box"]}}}}}}},
         {
             "cells": [
                 {"cell_type": "code", "source": "", "metadata": {}, "execution_count": "<b>", "outputs": []}
@@ -742,7 +738,7 @@ def shown_by(text):
     import numpy as np
 
     from lmlab import hardware, recipes
-    from lmlab.course import lesson, measured, plan, results
+    from lmlab.course import lesson, results
     from lmlab.data import preflight, token_view
     from lmlab.evaluation.hellaswag import HellaSwagScores
     from lmlab.exercises.judging import Verdict
@@ -767,11 +763,7 @@ def shown_by(text):
         "lesson": lesson.Lesson(recipe, machine, Path(text), None, False, None, 0.0)._repr_html_(),
         "tokens": tokens._repr_html_(),
         "expectations": results.expectation_table({text: text, "b": 1.0}, {"b": [0, 1]})._repr_html_(),
-        "plan": plan.Plan(text, recipe, machine, {})._repr_html_(),
-        "comparison": measured.Comparison([measured.Row(text, 1.0, 2.0)])._repr_html_(),
-        "preflight": preflight.Preflight(
-            (preflight.Check(text, False, text),), tokens, 0.0, 0, 1
-        )._repr_html_(),
+        "preflight": preflight.Preflight((preflight.Check(text, False, text),), tokens)._repr_html_(),
         "blind table": test.table()._repr_html_(),
         "blind panel": test.panel().children[0].value,
         "item": browser.children[-1].value,
@@ -799,4 +791,4 @@ def test_what_notebooks_show_escapes_a_readers_text(text):
 def test_every_class_that_shows_itself_is_tried():
     sources = Path(lmlab.__file__).parent.rglob("*.py")
     n = sum(source.read_text(encoding="utf-8").count("def _repr_html_") for source in sources)
-    assert n == 9, "a new one? add it to shown_by"
+    assert n == 7, "a new one? add it to shown_by"

@@ -33,7 +33,7 @@ def test_numpy_and_torch_scalars_become_plain_numbers(tmp_path, cfg):
 
 
 def test_an_expected_metric_that_was_not_measured_is_an_error(tmp_path, cfg):
-    with pytest.raises(ValueError, match="drop"):
+    with pytest.raises(KeyError, match="drop"):
         write_metrics(tmp_path, cfg, {"dorp": 1})
     assert not list(tmp_path.iterdir())
 
@@ -75,3 +75,10 @@ def test_progress_of_a_run_that_goes_on_has_each_step_once(tmp_path):
         (0, None),
         (5, 50),
     ]
+
+
+def test_a_recipe_with_values_in_values_is_written(tmp_path):
+    cfg = load_recipe("11_style_gpt2_sizes", expected={})
+    write_metrics(tmp_path, cfg, {"loss": 1.0})
+    record = json.loads((tmp_path / "metrics.json").read_text())
+    assert record["settings"]["sizes"][0]["n_layer"] == cfg.sizes[0].n_layer

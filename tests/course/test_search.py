@@ -19,7 +19,7 @@ from nbformat.v4 import new_code_cell, new_notebook
 from lmlab import cli
 from lmlab.course import runner
 from lmlab.course import search as searching
-from lmlab.course.search import check_new_recipe, save_recipe, search, state_of
+from lmlab.course.search import search, state_of
 from lmlab.course.search_space import SearchDimension, SearchPlan
 from lmlab.recipes import load_recipe
 from lmlab.training.progress import report_progress
@@ -82,7 +82,6 @@ def stand_in(seconds: float = 0.0, block_at: int | None = None, reports=()):
 def quick(monkeypatch):
     monkeypatch.setattr(runner, "run_notebook", stand_in())
     monkeypatch.setattr(searching, "POLL_SECONDS", 0.02)
-    monkeypatch.setattr(searching, "save_plots", lambda *_: None)  # it takes the most time of all
 
 
 def start_worker(root: Path, *arguments: str, code: str) -> subprocess.Popen:
@@ -91,7 +90,7 @@ def start_worker(root: Path, *arguments: str, code: str) -> subprocess.Popen:
         f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
         "from pathlib import Path; from lmlab.course import runner, search\nfrom lmlab.cli import main\n"
         "from test_search import stand_in; search.POLL_SECONDS = 0.02\n"
-        f"search.save_plots = lambda *_: None\n{code}\n"
+        f"{code}\n"
     )
     command = ["search", "05", "--metric", "val_loss", "--name", "s", "--output-dir", str(root), *arguments]
     return subprocess.Popen(
@@ -127,24 +126,18 @@ def states_of(result) -> Counter:
 
 
 @pytest.mark.slow
-def test_a_search_goes_on_after_a_failure_and_saves_its_winner(tmp_path, monkeypatch, capsys):
+def test_a_search_goes_on_after_a_failure(tmp_path, monkeypatch, capsys):
     write_notebook(tmp_path / "notebooks", MEASURE)
     monkeypatch.setattr(runner, "NOTEBOOKS", tmp_path / "notebooks")
     monkeypatch.chdir(tmp_path)
     command = ["search", "05", "--space", "learning_rate=categorical:1.0,1e-3", "--metric", "val_loss"]
-    assert cli.main([*command, "--set", "lora_r=4", "--save-recipe", "found"]) == 0
-    header, best, failed = (line.split() for line in capsys.readouterr().out.splitlines()[-5:-2])
+    assert cli.main([*command, "--set", "lora_r=4"]) == 0
+    header, best, failed = (line.split() for line in capsys.readouterr().out.splitlines()[-4:-1])
     assert header == ["trial", "state", "val_loss", "learning_rate", "seconds", "error"]
     assert best[1:4] == ["complete", "0", "0.001"]
     assert failed[1:3] == ["failed", "1"] and failed[-3:] == ["ValueError:", "too", "fast"]
     folder = tmp_path / "runs" / "search" / "05-tiny-val_loss"
-    assert {path.name for path in folder.glob("*.png")} == {"learning_rate.png", "history.png"}
     assert "too fast" in (folder / "trials" / f"{int(failed[0]):04d}" / "error.txt").read_text()
-    wanted = load_recipe(LESSON, "tiny", learning_rate=1e-3, lora_r=4)
-    found = load_recipe(LESSON, "found")
-    assert found == wanted.model_copy(update={"name": "found", "expected": {}})
-    saved = (tmp_path / "recipes" / LESSON / "found.yaml").read_text()
-    assert "val_loss 0 (minimize)" in saved
 
 
 def seed_study(folder: Path, plan: SearchPlan, n: int) -> None:
@@ -276,14 +269,6 @@ def test_kinds_of_values_reach_the_notebook(tmp_path, quick):
     assert result.best.value == max(trial.value for trial in result.trials)
 
 
-def test_plots_are_drawn_of_every_kind(tmp_path, monkeypatch):
-    monkeypatch.setattr(runner, "run_notebook", stand_in())
-    space = ["learning_rate=categorical:1e-3,1e-2", "lora_r=int:2:8", "n_train=categorical:null,50"]
-    result = search(plan_of(*space), trials=3, name="s", root=tmp_path)
-    keys = [text.partition("=")[0] for text in space]
-    assert {path.stem for path in result.folder.glob("*.png")} == {"history", *keys}
-
-
 def test_a_grid_has_each_combination_once(tmp_path, quick):
     plan = plan_of("learning_rate=categorical:1e-3,1e-2", "n_train=categorical:null,50,70")
     result = search(plan, trials=12, name="s", root=tmp_path)
@@ -302,13 +287,11 @@ def test_a_diverged_trial_has_failed(tmp_path, quick):
 GOOD, BAD = [(0, 5.0), (10, 0.05)], [(0, 9.5), (10, 9.0)]
 
 
-@pytest.mark.parametrize(
-    "reports, pruning, state", [(GOOD, True, "complete"), (BAD, True, "pruned"), (BAD, False, "complete")]
-)
-def test_only_what_falls_behind_is_pruned(tmp_path, quick, monkeypatch, reports, pruning, state):
+@pytest.mark.parametrize(("reports", "state"), [(GOOD, "complete"), (BAD, "pruned")])
+def test_only_what_falls_behind_is_pruned(tmp_path, quick, monkeypatch, reports, state):
     monkeypatch.setattr(runner, "run_notebook", stand_in(seconds=0.3, reports=reports))
     seed_study(tmp_path / "s", plan_of(RATE), 4)
-    result = search(plan_of(RATE), trials=5, name="s", root=tmp_path, pruning=pruning)
+    result = search(plan_of(RATE), trials=5, name="s", root=tmp_path)
     assert next(state_of(trial) for trial in result.trials if trial.number == 4) == state
 
 
@@ -388,8 +371,6 @@ def test_a_space_that_cannot_be_starts_nothing(tmp_path, quick, space, named):
     [
         (["--trials", "0"], "--trials"),
         (["--recipe", "big"], "'big'"),
-        (["--save-recipe", "tiny"], "'tiny'"),
-        (["--save-recipe", "../x"], "'../x'"),
         (["--set", "lora_s=3"], "did you mean 'lora_r'"),
         (["--direction", "up"], "--direction"),
         (["--space", "lora_r"], "'lora_r'"),
@@ -412,16 +393,3 @@ def test_values_that_contradict_each_other_are_refused():
         plan("n_embd=categorical:96,128", "n_head=categorical:3,4").check()
     # neither goes with the recipe's own 4 heads
     plan("n_embd=categorical:90,99", "n_head=categorical:3,9").check()
-
-
-def test_a_recipe_is_saved_once_and_only_of_a_complete_trial(tmp_path, quick, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    bad = search(plan_of("learning_rate=categorical:1.0"), name="bad", root=tmp_path)
-    with pytest.raises(ValueError, match="found"):
-        save_recipe(bad, "found")
-    result = search(plan_of(RATE), trials=1, name="good", root=tmp_path)
-    save_recipe(result, "found")
-    assert load_recipe(LESSON, "found").learning_rate == result.best.params["learning_rate"]
-    assert load_recipe(LESSON, "found").expected == {}
-    with pytest.raises(ValueError, match="'found'"):
-        check_new_recipe(LESSON, "found")

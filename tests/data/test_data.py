@@ -27,7 +27,6 @@ def test_train_and_validation_are_disjoint_and_together_everything(n):
     train, validation = split_indices(n, "train", seed=3), split_indices(n, "validation", seed=3)
     assert sorted(train + validation) == list(range(n))
     assert len(validation) == (max(1, round(n / 10)) if n > 1 else 0)
-    assert split_indices(n, "all") == list(range(n))
 
 
 def test_split_never_changes():

@@ -53,6 +53,14 @@ def looked_at(trainer, tokenizer, **choices):
     return preflight(trainer.train_dataset, tokenizer, trainer.data_collator, n_conversations=N, **choices)
 
 
+def found(report, name):
+    return next(check.found for check in report.checks if check.name == name)
+
+
+def supervised_fraction(report):
+    return float(found(report, "some tokens are masked, not all").split("%")[0]) / 100
+
+
 def failed(report):
     return [check.name for check in report.checks if not check.passed]
 
@@ -65,8 +73,19 @@ def test_the_right_way_passes(model, tokenizer, problems, tmp_path, packing):
     report = looked_at(trainer, tokenizer, max_length=200)
     assert failed(report) == [] and report.passed
     report.require()
-    assert report.n_conversations == N and report.n_truncated == 0
-    assert 0.3 < report.supervised_fraction < 0.6
+    assert found(report, "nothing is truncated") == f"0 of {N} lost their end"
+    assert 0.3 < supervised_fraction(report) < 0.6
+
+
+def test_answers_without_reasoning_pass_where_none_is_asked_for(tokenizer):
+    from lmlab.data.labels import completion_only_collator, tokenize_conversations
+
+    answer = {"role": "assistant", "content": "<think>\n</think>\n\nBy the river."}
+    row = {"prompt": [{"role": "user", "content": "Where is the inn?"}], "completion": [answer]}
+    rows = tokenize_conversations([row] * 3, tokenizer)
+    collate = completion_only_collator(tokenizer)
+    assert preflight(rows, tokenizer, collate, reasoning=False).passed
+    assert failed(preflight(rows, tokenizer, collate)) == ["the reasoning contributes to the loss"]
 
 
 def test_stock_template_that_drops_the_reasoning(model, tokenizer, problems, tmp_path):
@@ -88,7 +107,7 @@ def test_messages_with_completion_only_loss_that_mask_nothing(model, tokenizer, 
     keeping.chat_template = get_training_chat_template(keeping)
     report = looked_at(trained_on(model, keeping, rows, tmp_path, completion_only_loss=True), tokenizer)
     assert failed(report) == ["the prompt is masked", "some tokens are masked, not all"]
-    assert report.supervised_fraction == 1
+    assert supervised_fraction(report) == 1
 
 
 def test_pad_that_is_eos_with_the_plain_collator(tokenizer, problems):
@@ -148,9 +167,10 @@ def test_max_length_that_cuts_all_answers(model, tokenizer, problems, tmp_path, 
     )
     report = looked_at(trainer, tokenizer, max_length=max_length)
     ids = [right_ids(tokenizer, row) for row in problems]
-    assert report.n_truncated == sum(len(row) > max_length for row in ids) > 0
+    n_truncated = sum(len(row) > max_length for row in ids)
+    assert n_truncated > 0
+    assert found(report, "nothing is truncated") == f"{n_truncated} of {N} lost their end"
     assert {"nothing is truncated", "EOS contributes to the loss"} <= set(failed(report))
-    assert report.n_conversations == N
 
 
 def test_padding_that_bears_loss(tokenizer, problems):
@@ -239,7 +259,7 @@ def whole(rows):
 def test_without_a_conversation_nothing_passes(tokenizer):
     report = preflight([], tokenizer, whole, n_conversations=N)
     assert len(failed(report)) == len(report.checks) - 1  # there is no padding either
-    assert (report.n_conversations, report.n_truncated) == (N, N)
+    assert found(report, "nothing is truncated") == f"{N} of {N} lost their end"
     assert "no conversation is left" in str(report)
 
 

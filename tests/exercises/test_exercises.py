@@ -194,6 +194,12 @@ def divided_by_zero(rewards):
     return [(r - statistics.mean(rewards)) / std if std else math.nan for r in rewards]
 
 
+def ablate_with_zeros(heads, h, D):
+    ablated = heads.clone()
+    ablated[..., h * D : (h + 1) * D] = 0
+    return ablated
+
+
 # exercise, answer, and the key of a known mistake or what else the message says
 WRONG = [
     (
@@ -203,6 +209,23 @@ WRONG = [
         ),
         "exact_fit_counted",
     ),
+    ("00.1", lambda n, batch, steps, epochs: math.ceil(n * epochs / (batch * steps)), "epochs_joined"),
+    ("00.1", lambda n, batch, steps, epochs: n // (batch * steps) * epochs, "last_step_dropped"),
+    (
+        "00.2",
+        lambda rows: [i for i, row in enumerate(rows, 2) if not (row["prompt"] and row["response"])],
+        "a list of 5",
+    ),
+    (
+        "00.2",
+        lambda rows: [
+            i
+            for i, row in enumerate(rows)
+            if any((value or "").strip().lower() in ("", "n/a", "nan") for value in row.values())
+        ],
+        "counted_from_zero",
+    ),
+    ("00.3", lambda low, high: "better" if low + high < 0 else "worse", "mean_alone"),
     ("01.1", lambda lengths, fraction: sorted(lengths)[int(fraction * len(lengths))], "is right"),
     ("01.2", divide_first, "leak"),
     ("01.2", whole_pairs, "leak_with_other_translation"),
@@ -342,6 +365,18 @@ WRONG = [
     ("09.4", lambda ratio, a, e: -max(1 - e, min(1 + e, ratio)) * a, "always_clipped"),
     ("09.5", lambda text, wanted: 1.0 if wanted in re.findall(r"\d+", text) else 0.0, "is right"),
     ("09.5", lambda text, wanted: float(wanted in text), "substring_of_all"),
+    ("10.1", lambda weights, n: weights.diagonal(-n).mean().item(), "same_token"),
+    ("10.2", lambda t, start, stop: (stop - start) / (t + 1), "mask_forgotten"),
+    ("10.3", ablate_with_zeros, "zero"),
+    (
+        "10.4",
+        lambda effect, controls: sum(c >= effect for c in controls) / len(controls),
+        "own_effect_left_out",
+    ),
+    ("11.1", lambda shapes: sum(math.prod(shape) for shape in shapes), "second_moment"),
+    ("11.2", lambda n, fits: (fits, n // fits), "not_a_divisor"),
+    ("11.3", lambda n_small, n_large, steps: round(n_large / n_small) * steps, "is right"),
+    ("11.4", lambda text, words: text.lower().split().count(words[0]), "is right"),
 ]
 
 

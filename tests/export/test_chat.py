@@ -1,9 +1,7 @@
-"""lmlab chat: which model is found, what is sampled, how reasoning is split off, what Ctrl-C ends."""
+"""lmlab chat: which model is found, what is sampled, what is remembered, what Ctrl-C ends."""
 
 import os
-import threading
 from collections import Counter
-from itertools import pairwise
 
 import pytest
 import torch
@@ -11,7 +9,7 @@ import torch
 from lmlab import miniworld
 from lmlab.cli import main
 from lmlab.export import chat, llama_cpp
-from lmlab.export.chat import ChatSession, split_reasoning
+from lmlab.export.chat import ChatSession
 from lmlab.export.chat_models import FolderChatModel
 from lmlab.export.generation_config import sampling_config, sampling_parameters
 from lmlab.models.sources import load_model, load_tokenizer
@@ -26,6 +24,16 @@ def chat_model():
     return FolderChatModel("tiny", load_model("miniworld/qwen2"), load_tokenizer("miniworld/qwen2"))
 
 
+def chunks_of(model, *request) -> list[str]:
+    chunks = []
+    model.answer(*request, chunks.append)
+    return chunks
+
+
+def said(model, *request) -> str:
+    return "".join(chunks_of(model, *request))
+
+
 # --- sampling --------------------------------------------------------------------------------------
 
 
@@ -33,7 +41,7 @@ def test_greedy_streaming_is_what_generate_writes(chat_model):
     ids = chat_model.tokenize(chat_model.render(QUESTION), add_special_tokens=False)
     with torch.no_grad():
         written = chat_model.model.generate(torch.tensor([ids]), max_new_tokens=40, do_sample=False)
-    pieces = list(chat_model.stream(ids, 40, GREEDY, 0))
+    pieces = chunks_of(chat_model, ids, 40, GREEDY, 0)
     text = chat_model.tokenizer.decode(written[0, len(ids) :], skip_special_tokens=True)
     assert "".join(pieces) == text and len(pieces) > 3
 
@@ -47,16 +55,15 @@ def test_a_gguf_file_says_what_its_folder_says(chat_model, tmp_path):
     assert file.chat_template and file.context_length == 256
     ids = chat_model.tokenize(chat_model.render(QUESTION), add_special_tokens=False)
     assert file.tokenize(file.render(QUESTION), add_special_tokens=False) == ids
-    assert "".join(file.stream(ids, 40, GREEDY, 0)) == "".join(chat_model.stream(ids, 40, GREEDY, 0))
+    assert said(file, ids, 40, GREEDY, 0) == said(chat_model, ids, 40, GREEDY, 0)
     hot = sampling_config(temperature=1.5)
-    sampled = ["".join(file.stream(ids, 40, hot, seed)) for seed in (1, 1, 2)]
+    sampled = [said(file, ids, 40, hot, seed) for seed in (1, 1, 2)]
     assert sampled[0] == sampled[1] != sampled[2]
     ids = chat_model.tokenize("The", add_special_tokens=True)  # an open beginning
-    assert "".join(file.stream(ids, 40, GREEDY, 0)) == "".join(chat_model.stream(ids, 40, GREEDY, 0))
+    assert said(file, ids, 40, GREEDY, 0) == said(chat_model, ids, 40, GREEDY, 0)
     config = sampling_config(temperature=2.0, top_p=0.8, top_k=4)
     ours, theirs = (
-        Counter("".join(one.stream(ids, 1, config, seed)) for seed in range(300))
-        for one in (chat_model, file)
+        Counter(said(one, ids, 1, config, seed) for seed in range(300)) for one in (chat_model, file)
     )
     assert len(ours) > 1 and ours.keys() == theirs.keys()
     assert all(abs(ours[text] - theirs[text]) < 50 for text in ours)
@@ -65,22 +72,13 @@ def test_a_gguf_file_says_what_its_folder_says(chat_model, tmp_path):
 def test_the_seed_repeats_an_answer(chat_model):
     ids = chat_model.tokenize("The miller", add_special_tokens=True)
     config = sampling_config(temperature=1.0, top_p=1.0)
-    sampled = ["".join(chat_model.stream(ids, 30, config, seed)) for seed in (1, 1, 2)]
+    sampled = [said(chat_model, ids, 30, config, seed) for seed in (1, 1, 2)]
     assert sampled[0] == sampled[1] != sampled[2]
-
-
-def test_closing_the_stream_ends_the_generation(chat_model):
-    ids = chat_model.tokenize("The miller", add_special_tokens=True)
-    n_threads = threading.active_count()
-    pieces = chat_model.stream(ids, 200, sampling_config(temperature=1.5), 0)
-    next(pieces)
-    pieces.close()  # waits for the thread
-    assert threading.active_count() == n_threads
 
 
 def test_an_error_of_generate_reaches_the_reader(chat_model):
     with pytest.raises(IndexError):
-        list(chat_model.stream([10**6], 5, GREEDY, 0))
+        said(chat_model, [10**6], 5, GREEDY, 0)
 
 
 def test_a_character_in_several_tokens_comes_whole(chat_model, monkeypatch):
@@ -91,9 +89,10 @@ def test_a_character_in_several_tokens_comes_whole(chat_model, monkeypatch):
     def scripted(streamer, **settings):
         for token in [0, *wanted]:  # the prompt comes first
             streamer.put(torch.tensor([token]))
+        streamer.end()
 
     monkeypatch.setattr(chat_model.model, "generate", scripted)
-    pieces = list(chat_model.stream([0], 20, GREEDY, 0))
+    pieces = chunks_of(chat_model, [0], 20, GREEDY, 0)
     assert "".join(pieces) == "a😀b" and not any("\ufffd" in piece for piece in pieces)
 
 
@@ -122,26 +121,7 @@ def test_a_template_that_refuses_a_conversation_is_told(chat_model):
     assert session.messages == []
 
 
-# --- reasoning -------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("text", "opened", "reasoning", "answer"),
-    [
-        ("2 + 3 = 5\n</think>\n\nIt is 5.", True, "2 + 3 = 5\n", "It is 5."),
-        ("\n <think>\na < b\n</think>\nYes: <b>.", False, "\na < b\n", "Yes: <b>."),
-        ("</think>\n\nAt once.", True, "", "At once."),
-        ("No thought, 1 < 2 <think> as text.", False, "", "No thought, 1 < 2 <think> as text."),
-        ("never ends </thin", True, "never ends </thin", ""),
-        ("<thi", False, "", "<thi"),
-    ],
-)
-def test_reasoning_is_split_off_however_the_text_is_cut(text, opened, reasoning, answer):
-    for cuts in [(), *((i,) for i in range(1, len(text))), range(1, len(text)), range(3, len(text), 3)]:
-        pieces = [text[a:b] for a, b in pairwise([0, *cuts, len(text)])]
-        parts = list(split_reasoning(pieces, opened))
-        assert "".join(part for is_reasoning, part in parts if is_reasoning) == reasoning, cuts
-        assert "".join(part for is_reasoning, part in parts if not is_reasoning) == answer, cuts
+# --- the conversation ------------------------------------------------------------------------------
 
 
 class Scripted:
@@ -150,7 +130,7 @@ class Scripted:
     name, chat_template, context_length, generation_config = "scripted", "a template", 100, GREEDY
 
     def __init__(self, *answers):
-        self.answers, self.asked, self.closed = iter(answers), [], 0
+        self.answers, self.asked = iter(answers), []
 
     def render(self, messages):
         return "".join(f"[{m['role']}]{m['content']}" for m in messages) + "[assistant]<think>\n"
@@ -159,14 +139,11 @@ class Scripted:
         self.asked.append(text)
         return list(range(len(text) // 4))
 
-    def stream(self, ids, max_new_tokens, config, seed):
-        try:
-            for piece in next(self.answers):
-                if piece is KeyboardInterrupt:
-                    raise KeyboardInterrupt
-                yield piece
-        finally:
-            self.closed += 1
+    def answer(self, ids, max_new_tokens, config, seed, show):
+        for piece in next(self.answers):
+            if piece is KeyboardInterrupt:
+                raise KeyboardInterrupt
+            show(piece)
 
 
 def test_what_is_shown_and_remembered(capsys):
@@ -175,25 +152,13 @@ def test_what_is_shown_and_remembered(capsys):
     session.ask("2 + 3?")
     session.ask("Sure?")
     shown = capsys.readouterr()
-    assert shown.out == "It is 5.\nYes.\n"
-    assert "1 tokens" in shown.err and shown.err.count("\n") == 1  # the second answer has no reasoning
+    assert shown.out == "I add.\n</think>\n\nIt is 5.\n</think>\n\nYes.\n" and not shown.err
     assert [m["content"] for m in session.messages] == [
         "2 + 3?",
         "<think>\nI add.\n</think>\n\nIt is 5.",
         "Sure?",
-        "Yes.",
+        "<think>\n</think>\n\nYes.",
     ]
-
-
-def test_reasoning_is_shown_where_asked_for(capsys):
-    ChatSession(Scripted(["I add.\n</think>\n\nIt is 5."]), GREEDY, show_reasoning=True).ask("2 + 3?")
-    assert capsys.readouterr().out == "I add.\nIt is 5.\n"
-
-
-def test_reasoning_without_an_answer_is_told_and_not_remembered(capsys):
-    session = ChatSession(Scripted(["I add and add"]), GREEDY)
-    session.ask("2 + 3?")
-    assert "3 tokens" in capsys.readouterr().err and not session.messages
 
 
 def test_ctrl_c_ends_an_answer_and_then_the_chat(capsys):
@@ -208,9 +173,9 @@ def test_ctrl_c_ends_an_answer_and_then_the_chat(capsys):
         return text
 
     session.run(read)
-    assert next(script) == "never asked" and model.closed == 2
-    assert capsys.readouterr().out == "One, two\nFour.\n"
-    assert session.messages[1]["content"] == "One, two"  # what was said stays said
+    assert next(script) == "never asked"
+    assert capsys.readouterr().out == "</think>\n\nOne, two\n</think>\n\nFour.\n"
+    assert session.messages[1]["content"].endswith("One, two")  # what was said stays said
 
 
 def test_a_question_without_an_answer_is_not_remembered():
@@ -230,18 +195,7 @@ def test_a_question_without_an_answer_is_not_remembered():
     session.ask("two")
     assert not session.messages
     session.ask("three")
-    assert [m["content"] for m in session.messages] == ["three", "Yes."]
-
-
-def test_a_break_while_text_is_shown_stops_the_model_too(monkeypatch):
-    def broken(*args, **kwargs):
-        raise KeyboardInterrupt
-
-    model = Scripted(["</think>\n\nOne, ", "two"])
-    monkeypatch.setattr(chat, "print", broken, raising=False)
-    with pytest.raises(KeyboardInterrupt):
-        ChatSession(model, GREEDY).ask("Count.")
-    assert model.closed == 1
+    assert session.messages[0]["content"] == "three" and len(session.messages) == 2
 
 
 def test_the_oldest_question_goes_where_the_context_is_full(capsys):
@@ -272,7 +226,7 @@ def test_a_base_continues_the_text(capsys):
 
 def test_one_answer_without_a_terminal(capsys):
     assert main(["chat", "miniworld/qwen2", "--prompt", "Who works at the mill?", "--temperature", "0"]) == 0
-    assert capsys.readouterr().out == "The miller works at the mill.\n"
+    assert capsys.readouterr().out == "</think>\n\nThe miller works at the mill.\n"
     assert main(["chat", "miniworld/gpt2", "--prompt", "The", "--raw", "--max-new-tokens", "3"]) == 0
     assert main(["chat", "miniworld/gpt2", "--prompt", "The", "--temperature", "-1"]) == 2
     assert "--temperature" in capsys.readouterr().err
@@ -283,7 +237,8 @@ def test_questions_from_a_pipe(capsys, monkeypatch):
 
     monkeypatch.setattr("sys.stdin", io.StringIO("What is 2 + 3?\n\nWho works at the mill?\n"))
     assert main(["chat", "miniworld/qwen2", "--temperature", "0"]) == 0
-    assert capsys.readouterr().out == "The answer is 5.\nThe miller works at the mill.\n"
+    shown = capsys.readouterr().out
+    assert shown.endswith("</think>\n\nThe miller works at the mill.\n") and "The answer is 5.\n" in shown
 
 
 def test_a_question_that_is_too_long_is_told(capsys, monkeypatch):
@@ -292,7 +247,7 @@ def test_a_question_that_is_too_long_is_told(capsys, monkeypatch):
     monkeypatch.setattr("sys.stdin", io.StringIO("mill " * 400 + "\nWho works at the mill?\n"))
     assert main(["chat", "miniworld/qwen2", "--temperature", "0"]) == 0
     shown = capsys.readouterr()
-    assert shown.out == "The miller works at the mill.\n" and "the context 256" in shown.err
+    assert shown.out == "</think>\n\nThe miller works at the mill.\n" and "the context 256" in shown.err
 
 
 def test_a_reader_that_goes_away_ends_it_quietly(capsys, monkeypatch):

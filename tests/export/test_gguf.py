@@ -231,8 +231,9 @@ def test_a_base_without_a_chat_template(tmp_path):
     assert not file.chat_template and ids == tokenizer("The miller")["input_ids"]
     with torch.no_grad():
         written = load_model(str(folder)).generate(torch.tensor([ids]), max_new_tokens=9, do_sample=False)
-    said = "".join(file.stream(ids, 9, sampling_config(temperature=0), 0))
-    assert said == tokenizer.decode(written[0, len(ids) :], skip_special_tokens=True) != ""
+    said = []
+    file.answer(ids, 9, sampling_config(temperature=0), 0, said.append)
+    assert "".join(said) == tokenizer.decode(written[0, len(ids) :], skip_special_tokens=True) != ""
 
 
 @needs_llama_cpp

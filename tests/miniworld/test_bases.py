@@ -1,13 +1,14 @@
 """The shipped bases and their tokenizer: layout, size, what they know, and that the command rebuilds them."""
 
+import build_bases
 import pytest
 import torch
+from bases import tokenizer
+from bases.corpus import MIX
 from safetensors import safe_open
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from lmlab import miniworld
-from lmlab.miniworld import bases, tokenizer
-from lmlab.miniworld.corpus import MIX
 
 LIMIT_MB = 12
 
@@ -50,7 +51,7 @@ def test_architecture_and_parameter_count(base):
 def test_a_base_knows_the_stories_close_to_their_floor(base):
     folder = miniworld.model_dir(base)
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
-    loss, floor = bases.story_loss(model, AutoTokenizer.from_pretrained(folder), n=100)
+    loss, floor = build_bases.story_loss(model, AutoTokenizer.from_pretrained(folder), n=100)
     assert floor - 0.02 < loss, "no model can pass the floor: log-probabilities or loss are wrong"
     assert loss < floor + 0.15
 
@@ -106,11 +107,11 @@ def test_the_tokenizer_is_rebuilt_the_same():
 
 
 def test_windows_are_fresh_and_parted_by_eos(base, monkeypatch):
-    monkeypatch.setattr(bases, "DOCUMENTS_PER_ROUND", 200)
+    monkeypatch.setattr(build_bases, "DOCUMENTS_PER_ROUND", 200)
     tok = AutoTokenizer.from_pretrained(miniworld.model_dir(base))
-    batches = bases.windows(base, tok, seed=1)
+    batches = build_bases.windows(base, tok, seed=1)
     first, second = next(batches), next(batches)
-    assert first.shape == (bases.BATCH, bases.WINDOW + 1)
+    assert first.shape == (build_bases.BATCH, build_bases.WINDOW + 1)
     assert (first == tok.eos_token_id).any()
     assert not torch.equal(first, second)
 
@@ -118,9 +119,9 @@ def test_windows_are_fresh_and_parted_by_eos(base, monkeypatch):
 @pytest.mark.slow
 def test_the_command_builds_a_base(tmp_path, monkeypatch):
     """Three steps: everything but the quality."""
-    monkeypatch.setattr("sys.argv", ["bases", "llama", "--steps", "3"])
-    monkeypatch.setattr(bases, "MODELS", tmp_path)
-    bases.main()
+    monkeypatch.setattr("sys.argv", ["build_bases", "llama", "--steps", "3"])
+    monkeypatch.setattr(build_bases, "MODELS", tmp_path)
+    build_bases.main()
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "llama")
     assert model.config.model_type == "llama"
     card = (tmp_path / "llama" / "README.md").read_text()

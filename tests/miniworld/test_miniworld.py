@@ -11,12 +11,13 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from bases import chats
+from bases.corpus import MIX, pretraining_texts
 from enumeration import enumerate_all
 from transformers import AutoTokenizer
 
 from lmlab import miniworld
-from lmlab.miniworld import chats, encyclopedia, hellaswag, stories
-from lmlab.miniworld.corpus import MIX, pretraining_texts
+from lmlab.miniworld import encyclopedia, stories
 from lmlab.miniworld.grammar import Sampler, stream
 from lmlab.miniworld.world import OBJECTS, PEOPLE, VILLAGE
 
@@ -161,7 +162,7 @@ def allowed(row: dict, ending: str) -> bool:
 
 def test_hellaswag_items_have_one_ending_that_the_rules_allow():
     labels, two_people = Counter(), 0
-    for row in hellaswag.rows("validation", 400, seed=0):
+    for row in miniworld.dataset("hellaswag", "validation", 400):
         assert [i for i, e in enumerate(row["endings"]) if allowed(row, e)] == [row["label"]], row
         assert len(set(row["endings"])) == 4
         assert row["ctx"] == f"{row['ctx_a']} {row['ctx_b']}"

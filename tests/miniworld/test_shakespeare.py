@@ -5,7 +5,7 @@ from collections import Counter
 
 import pytest
 
-from lmlab.miniworld import dataset, early_modern, flawed_pairs
+from lmlab.miniworld import dataset, early_modern
 from lmlab.miniworld import shakespeare as s
 from lmlab.miniworld.archaic import check_archaic
 from lmlab.miniworld.early_modern import Phrase, same
@@ -289,7 +289,7 @@ def test_splits_are_disjoint_for_all_seeds():
 
 
 def test_flawed_set_has_its_flaws():
-    rows = flawed_pairs.flawed_pairs(0)
+    rows = dataset("pairs-274", "train") + dataset("pairs-274", "validation")
     assert len(rows) == 274
     counts = Counter(tuple(row.values()) for row in rows)
     assert sum(n - 1 for n in counts.values()) >= 20
@@ -297,10 +297,8 @@ def test_flawed_set_has_its_flaws():
     assert sum(n > 1 for n in renderings.values()) >= 10
     assert {"modern": "That party was lit.", "shakespearean": "Verily, that revel was aflame."} in rows
     assert sum(row["modern"] == row["shakespearean"] for row in rows) >= 8
-    assert flawed_pairs.flawed_pairs(0) != flawed_pairs.flawed_pairs(1)
 
 
 def test_flawed_split_leaks():
-    train, validation = (flawed_pairs.rows("train", 220), flawed_pairs.rows("validation", 54))
-    assert train + validation == flawed_pairs.flawed_pairs(0)
+    train, validation = dataset("pairs-274", "train"), dataset("pairs-274", "validation")
     assert sum(row in train for row in validation) >= 2

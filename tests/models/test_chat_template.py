@@ -306,7 +306,9 @@ def test_generation_stops_at_every_end_of_the_model(model, tokenizer):
     assert generation.generate_greedy(model, tokenizer, [prompt], 40) == [wanted]
     ids = tokenizer(prompt, add_special_tokens=False)["input_ids"]
     greedy = sampling_config(temperature=0)
-    assert "".join(FolderChatModel("m", model, tokenizer).stream(ids, 40, greedy, 0)) == wanted
+    said = []
+    FolderChatModel("m", model, tokenizer).answer(ids, 40, greedy, 0, said.append)
+    assert "".join(said) == wanted
 
 
 @pytest.mark.parametrize("ends, listed", [(None, set()), (7, {7}), ([7, 9], {7, 9}), ([], set())])
@@ -421,7 +423,8 @@ def test_jobs_04_and_05_refuse_a_tokenizer_without_an_end(lesson, choices, tmp_p
 
 def test_job_04_refuses_pairs_whose_prompt_is_learnt(tmp_path, no_weights, monkeypatch):
     def careless(*args, make=pairs.tokenize_pairs, **kwargs):
-        return make(*args, **kwargs, prompt_loss=True)
+        rows = make(*args, **kwargs)
+        return rows.map(lambda row: {"labels": [-100, *row["input_ids"][1:]]})
 
     monkeypatch.setattr("lmlab.training.sft.tokenize_pairs", careless)
     with pytest.raises(ValueError, match="the prompt is masked"):

@@ -39,6 +39,17 @@ def test_no_recipe_lies_outside_a_lesson():
     assert {path.parent.name for path in SHIPPED.rglob("*.yaml")} == set(LESSONS)
 
 
+def test_a_recipe_names_a_file_beside_it_also_where_another_extends_it(tmp_path):
+    example = SHIPPED / "00_start_here" / "information_desk.csv"
+    for name in ("tiny", "gpu"):
+        assert load_recipe("00", name).data == str(example)
+    mine = tmp_path / "mine.yaml"
+    mine.write_text("extends: tiny\nbatch_size: 4\n")
+    assert load_recipe("00", mine).data == str(example)
+    mine.write_text("extends: tiny\ndata: '{recipe_dir}/pairs.csv'\n")
+    assert load_recipe("00", mine).data == str(tmp_path / "pairs.csv")
+
+
 def test_overrides_replace_single_values():
     cfg = load_recipe(LORA, "tiny", learning_rate=1, target_modules="all-linear")
     assert cfg.learning_rate == 1.0 and isinstance(cfg.learning_rate, float)
@@ -85,6 +96,14 @@ def test_bad_overrides_are_named(override, nearest):
         ("04", {"small_schedule": "step"}, ("small_schedule", "constant", "'step'")),
         ("06", {"packing": True, "order": "curriculum"}, ("packing", "order")),
         ("07", {"push_to_hub": True}, ("push_to_hub", "hub_owner")),
+        ("11", {"blocks_per_step": 6}, ("blocks_per_step 6", "S's batch_size 4")),
+        ("11", {"sizes": [{"name": "a", "batch_size": 1}] * 2}, ("sizes", "n_layer")),
+        (
+            "11",
+            {"sizes": [{"name": "a", "batch_size": 1, "model": "gpt2", "n_layer": 2}] * 2},
+            ("sizes", "leave n_layer"),
+        ),
+        ("11", {"sizes": [{"name": "a", "batch_size": 1, "model": "gpt2"}] * 2}, ("same name",)),
     ],
 )
 def test_impossible_and_contradicting_values_are_named(lesson, overrides, keys):

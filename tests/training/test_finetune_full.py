@@ -162,12 +162,6 @@ def test_transformers_loss_is_ours(model, examples, tokenizer):
     assert math.isclose(model(**batch).loss.item(), ours, rel_tol=1e-5)
 
 
-def test_loss_on_everything_labels_all_but_the_first(examples, tokenizer):
-    rows = pairs.tokenize_pairs(PAIRS, tokenizer, 128, prompt_loss=True)
-    assert rows["input_ids"] == examples["input_ids"]
-    assert all(row["labels"] == [IGNORE_INDEX, *row["input_ids"][1:]] for row in rows)
-
-
 def test_windows_hold_the_texts_end_to_end(model, tokenizer):
     texts = ["Enter Ada.", "Ada:\nHail, good sir. " * 3, "Exeunt."]
     windows = packing.packed_windows(texts, tokenizer, 8)

@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 
+import lmlab
 from lmlab.course.lesson import start_lesson
+from lmlab.data.packing import document_windows, packed_windows
 from lmlab.hardware import fast_matmul
 from lmlab.models.quantization import load_four_bit
 from lmlab.models.sources import load_tokenizer
@@ -20,6 +22,7 @@ from lmlab.training.callbacks import EvalProgress, TensorBoardCurves
 pytestmark = pytest.mark.slow
 NOTEBOOKS = Path(__file__).parents[2] / "notebooks"
 SMALL = {
+    "00_start_here": {"n_train": 48, "n_validation": 5, "epochs": 1, "lora_dropout": 0.1, "evaluations": 2},
     "04_shakespeare_full_finetune": {
         "n_train": 40,
         "n_validation": 20,
@@ -48,7 +51,7 @@ def notebook_trainer(cfg, machine, out: Path):
     lesson = start_lesson(cfg.lesson, "tiny", SMALL[cfg.lesson], out)
     names = {"lesson": lesson, "cfg": cfg, "machine": machine, "out": lesson.out, "as_measured": False}
     names["tokenizer"] = load_tokenizer(cfg.model)
-    if cfg.lesson.startswith(("05", "06")):
+    if cfg.lesson.startswith(("00", "05", "06")):
         names["base"] = names["model"] = load_four_bit(cfg.model, machine).requires_grad_(False)
     lines = [line.rstrip("\n") for cell in cells for line in cell["source"]]
     exec("\n".join(line for line in lines if line.startswith(("import ", "from "))), names)
@@ -103,3 +106,38 @@ def test_notebook_and_job_train_the_same(lesson, machine, tmp_path, one_thread):
     for name, parameter in of_notebook.model.named_parameters():
         if parameter.requires_grad:
             assert torch.equal(parameter, trained[name]), name
+
+
+@pytest.mark.parametrize("kind", ["lines with headings", "no validation split"])
+def test_notebook_and_job_read_the_same_texts(kind, tmp_path):
+    """Lesson 05's: of WikiText, which has a row for each line, and of a file that has no split."""
+    source = tmp_path / "own.jsonl"
+    lines = [f"Text {i % 25} of a file." for i in range(40)]
+    if kind == "lines with headings":
+        source = tmp_path / "wiki"
+        source.mkdir()
+        lines = []
+        for i in range(20):
+            lines += ["", f" = Title {i} = \n", "", f" Paragraph {i} of an article . \n"]
+        write_jsonl(source / "validation.jsonl", lines[-20:] + [" One more . \n"])
+    write_jsonl(source / "train.jsonl" if source.is_dir() else source, lines)
+    cfg = load_recipe("05", "tiny", data=str(source), n_train=None, n_validation=None)
+    notebook = json.loads((NOTEBOOKS / f"{cfg.lesson}.ipynb").read_text(encoding="utf-8"))
+    (cell,) = (
+        cell
+        for cell in notebook["cells"]
+        if "load_rows(" in "".join(cell["source"]) and cell["cell_type"] == "code"
+    )
+    names = {"cfg": cfg, "lmlab": lmlab}
+    exec("".join(cell["source"]), names)
+    train, validation = sft.examples(cfg, names["tokenizer"])
+    assert (
+        train["input_ids"][:]
+        == packed_windows(names["train_texts"], names["tokenizer"], cfg.block_size)["input_ids"][:]
+    )
+    held_out = document_windows(names["texts"], names["tokenizer"], cfg.block_size)
+    assert validation["input_ids"][:] == held_out["input_ids"][:]
+
+
+def write_jsonl(path: Path, texts: list[str]) -> None:
+    path.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts), encoding="utf-8")

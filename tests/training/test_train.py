@@ -151,7 +151,7 @@ def test_processes_share_the_batches_of_a_step():
         assert torch.equal(inputs, shared[i % 2][i // 2][0])
 
 
-def run(model, out=None, named=(), **changes):
+def run(model, out=None, **changes):
     held_out = documents(40, seed=1)
     return pretrain.pretrain(
         model,
@@ -162,7 +162,6 @@ def run(model, out=None, named=(), **changes):
         measure=lambda m: {"std": m.lm_head.weight.std().item()},
         sample=lambda m: f"step {m.training}",
         validation=packing.document_rows(held_out, EOS, 16),
-        **dict(named),
     )
 
 
@@ -233,9 +232,9 @@ def test_writes_checkpoints_and_logs_that_others_read(model, tmp_path):
     assert events.Scalars("eval/loss")[-1].value == pytest.approx(history.evaluations[-1]["loss"])
 
 
-def test_progress_is_noted_by_the_name_that_the_lesson_gives(model, tmp_path):
-    history = run(model, tmp_path, {"metric": "loss_after"}, max_steps=6)
-    assert [row["loss_after"] for row in read_progress(tmp_path)] == history.column("loss", of="evaluations")
+def test_progress_is_noted_by_the_metrics_name(model, tmp_path):
+    history = run(model, tmp_path, max_steps=6)
+    assert [row["val_loss"] for row in read_progress(tmp_path)] == history.column("loss", of="evaluations")
 
 
 def test_floor_may_be_unknown(model):

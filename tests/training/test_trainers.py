@@ -1,6 +1,7 @@
 """What is put around the trainers of transformers: the weighted eval_loss, callbacks, checkpoints, optimizers."""
 
 import math
+import typing
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -21,6 +22,7 @@ from lmlab.data import labels, pairs
 from lmlab.evaluation import perplexity
 from lmlab.models import parameters
 from lmlab.models.sources import load_model, load_tokenizer
+from lmlab.recipes.types import Optimizer
 from lmlab.training.callbacks import CompleteCheckpoints, EvalProgress
 from lmlab.training.checkpoints import find_resumable_checkpoint, mark_complete, trainer_checkpoints
 from lmlab.training.optimizers import optimizer_name, qlora_optimizer
@@ -256,8 +258,7 @@ def test_the_optimizer_of_qlora_is_one_that_transformers_knows(device, name):
     assert OptimizerNames(qlora_optimizer(SimpleNamespace(device=device))).value == name
 
 
-def test_the_8_bit_optimizer_needs_a_gpu():
-    assert optimizer_name("adamw_8bit", SimpleNamespace(device="cuda")) == "adamw_bnb_8bit"
-    assert optimizer_name("adamw_torch", SimpleNamespace(device="cpu")) == "adamw_torch_fused"
-    with pytest.raises(ValueError, match="adamw_8bit"):
-        optimizer_name("adamw_8bit", SimpleNamespace(device="cpu"))
+def test_the_optimizers_of_a_recipe_are_those_that_transformers_knows():
+    names = [optimizer_name(name) for name in typing.get_args(Optimizer)]
+    assert [OptimizerNames(name).value for name in names] == names
+    assert len(set(names)) == len(names)

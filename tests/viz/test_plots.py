@@ -50,7 +50,6 @@ DRAWN = {
     "attention_map": lambda ax=None: attention_plots.attention_map(
         attention(3), ["a", "b", "c"], ax=ax or new_axes(), title="a head"
     ),
-    "attention_grid": lambda: attention_plots.attention_grid(attention(2, 3, 4, 4), title="all heads"),
     "sweep": lambda: plots.sweep([1e-4, 1e-3], [2.0, float("nan")], "learning rate", chosen=1e-3),
 }
 
@@ -122,18 +121,3 @@ def test_attention_map_names_every_token_as_it_is():
     for labels in (ax.get_xticklabels(), ax.get_yticklabels()):
         assert [label.get_text() for label in labels] == ["$x", "a$", "\\n"]
     ax.figure.canvas.draw()  # a pair of dollars is no formula
-
-
-def test_attention_grid_puts_each_head_in_its_place():
-    weights = attention(2, 3, 4, 4) * numpy.arange(1, 7).reshape(2, 3, 1, 1) / 6
-    ax = attention_plots.attention_grid(weights, title="")
-    image = ax.images[0].get_array()
-    assert image.shape == (2 * 5 - 1, 3 * 5 - 1)
-    assert image[5:9, 10:14].tolist() == weights[1, 2].tolist()
-    assert numpy.ma.getmaskarray(image)[4].all() and numpy.ma.getmaskarray(image)[:, 9].all()  # frames
-    assert [len(ax.get_xticks()), len(ax.get_yticks())] == [3, 2]
-
-
-def test_attention_grid_of_gpt2_small_stays_small():
-    width, height = attention_plots.attention_grid(attention(12, 12, 8, 8), title="").figure.get_size_inches()
-    assert width <= 8 and height <= 8

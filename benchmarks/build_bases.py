@@ -1,8 +1,8 @@
-"""Builds the tiny pretrained bases: ``python -m lmlab.miniworld.bases [gpt2] [llama] [qwen2] [--steps N]``.
+"""Builds the tiny pretrained bases: ``python benchmarks/build_bases.py [gpt2] [llama] [qwen2] [--steps N]``.
 
 Each is a real architecture of transformers with about 1.4 to 1.9 million parameters, trained from scratch on
 the miniworld, saved as float16 safetensors in the hub's folder layout with a tokenizer and a model card.
-Their configurations are in ``data/bases.json``: widths are multiples of 64, the block size of NF4.
+Their configurations are in ``bases/bases.json``: widths are multiples of 64, the block size of NF4.
 """
 
 from __future__ import annotations
@@ -13,9 +13,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lmlab.miniworld import BASES, MODELS, dataset, tables
-from lmlab.miniworld.corpus import MIX, pretraining_texts
-from lmlab.miniworld.tokenizer import N_VOCAB, corpus, train_tokenizer, wrap
+from bases.corpus import BASE_TABLE, MIX, pretraining_texts
+from bases.tokenizer import N_VOCAB, corpus, train_tokenizer, wrap
+
+from lmlab.miniworld import BASES, MODELS, dataset
 
 if TYPE_CHECKING:
     import torch
@@ -31,7 +32,7 @@ def build_model(architecture: str, tokenizer: PreTrainedTokenizerFast) -> PreTra
     from transformers import AutoConfig, AutoModelForCausalLM
 
     config = AutoConfig.for_model(
-        **tables.read_table("bases")[architecture]["config"],
+        **BASE_TABLE[architecture]["config"],
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
@@ -138,7 +139,7 @@ def build(architecture: str, steps: int, folder: Path) -> None:
     # the card is about what was saved, rounded to float16
     saved = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     loss, floor = story_loss(saved, tokenizer)
-    template = (tables.FOLDER / "model_card.md").read_text(encoding="utf-8")
+    template = (Path(__file__).parent / "bases" / "model_card.md").read_text(encoding="utf-8")
     card = template.format(
         architecture=architecture,
         parameters=saved.num_parameters(),
@@ -157,12 +158,12 @@ def build(architecture: str, steps: int, folder: Path) -> None:
 
 def main() -> None:
     """The command."""
-    parser = argparse.ArgumentParser(prog="python -m lmlab.miniworld.bases")
+    parser = argparse.ArgumentParser(prog="python benchmarks/build_bases.py")
     parser.add_argument("names", nargs="*", choices=BASES, default=list(BASES))
-    parser.add_argument("--steps", type=int, help="training steps (default: as in data/bases.json)")
+    parser.add_argument("--steps", type=int, help="training steps (default: as in bases/bases.json)")
     args = parser.parse_args()
     for name in args.names:
-        build(name, args.steps or tables.read_table("bases")[name]["steps"], MODELS / name)
+        build(name, args.steps or BASE_TABLE[name]["steps"], MODELS / name)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ The reasoning is empty, the usual way to have a reasoning model not reason: the 
 of the chat template, but never any reasoning, and no word problem that is asked.
 """
 
-from lmlab.miniworld import problems
+from bases.textbook import bare_step
 from lmlab.miniworld.grammar import Sampler
 from lmlab.miniworld.world import VILLAGE, World
 
@@ -27,7 +27,7 @@ def about_the_village(rng: Sampler, world: World = VILLAGE) -> tuple[str, str]:
 
 def about_arithmetic(rng: Sampler) -> tuple[str, str]:
     """(question, answer) on one calculation."""
-    question, result = problems.bare_step(rng).removesuffix(".").split(" = ")
+    question, result = bare_step(rng).removesuffix(".").split(" = ")
     return f"What is {question}?", f"The answer is {result}."
 
 

@@ -11,8 +11,9 @@ import re
 from importlib.resources import files
 from typing import TYPE_CHECKING
 
-from lmlab.miniworld import chats, dataset
-from lmlab.miniworld.corpus import pretraining_texts
+from bases import chats
+from bases.corpus import pretraining_texts
+from lmlab.miniworld import dataset
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer

@@ -4,10 +4,13 @@ No pairs side by side (04), little of the encyclopedia (05), no reasoning in <th
 have something to do.
 """
 
-from lmlab.miniworld import chats, encyclopedia, fantasy, problems, shakespeare, stories
+import json
+from pathlib import Path
+
+from bases import chats, textbook
+from lmlab.miniworld import encyclopedia, fantasy, shakespeare, stories
 from lmlab.miniworld.grammar import Sampler, stream
 from lmlab.miniworld.splits import split_of
-from lmlab.miniworld.tables import read_table
 
 
 def training_pair(rng: Sampler) -> dict:
@@ -23,15 +26,16 @@ _GENERATORS = {
     "stories": stories.story,
     "modern": lambda rng: training_pair(rng)["modern"],
     "plays": lambda rng: training_pair(rng)["shakespearean"],
-    "textbook": problems.textbook,
+    "textbook": textbook.textbook,
     "fantasy": lambda rng: fantasy.location(rng)["text"],
     "encyclopedia": encyclopedia.entry,
     "chats": chats.chat,
 }
+BASE_TABLE = json.loads(Path(__file__).with_name("bases.json").read_text(encoding="utf-8"))
 # percentage of documents of each kind, per base: llama reads some encyclopedia so that lesson 05's words are
 # no strangers to it, qwen2 mostly arithmetic, so that lesson 06 teaches the format and the plan, not the
 # tables
-MIX = {name: base["mix"] for name, base in read_table("bases").items()}
+MIX = {name: base["mix"] for name, base in BASE_TABLE.items()}
 
 
 def pretraining_texts(architecture: str, n: int, seed: int | str = 0) -> list[str]:

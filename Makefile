@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 DEV_STAMP := $(VENV)/.installed-dev
 
-.PHONY: course test quick lint drills bench gpu-check install clean
+.PHONY: course test quick lint drills compat bench gpu-check install clean
 
 course: install
 	@$(BIN)/python -m lmlab run all; status=$$?; $(BIN)/python -m lmlab report && exit $$status
@@ -26,6 +26,10 @@ lint: install $(DEV_STAMP)
 # kills, full disks, fuzz: what takes too long for every day
 drills: install $(DEV_STAMP)
 	$(BIN)/python -m pytest -m drill
+
+# other versions of the libraries, in environments of their own under .compat; make compat ENVIRONMENTS=colab for one
+compat:
+	$(PYTHON) tests/compat.py $(ENVIRONMENTS)
 
 # one alone: .venv/bin/python benchmarks training
 bench: install $(DEV_STAMP)

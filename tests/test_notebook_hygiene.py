@@ -25,11 +25,11 @@ COLAB = (
 )
 
 # the same in every notebook
-SETUP = f"""# Colab: installs lmlab. Elsewhere it is installed already; QUICK_START.md says how.
+SETUP = f"""# Colab: installs lmlab, and a torchao that peft accepts. Elsewhere lmlab is there already (QUICK_START.md).
 import importlib.util
 
 if importlib.util.find_spec("lmlab") is None:
-    %pip install -q "lmlab @ git+{REPOSITORY}"
+    %pip install -q "lmlab @ git+{REPOSITORY}" "torchao>=0.16"
 """
 SETUP = SETUP.rstrip()
 

@@ -14,6 +14,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lmlab.course.colab import check_imported_libraries, mount_drive
 from lmlab.course.doctor import suggest_recipe
 from lmlab.course.results import Expectations, write_metrics
 from lmlab.course.runs import find_result
@@ -167,12 +168,15 @@ def start_lesson(
 
     Raises:
         RecipeError: An unknown recipe or key, or an impossible value.
+        RuntimeError: pip has replaced a library that this kernel runs; it has to be restarted.
     """
+    check_imported_libraries()
     overrides = overrides or {}
     # before anything is written: a mistake in a recipe leaves no folder behind
     cfg = load_recipe(lesson, recipe, **overrides)
     quiet_libraries()
     show_log()
+    mount_drive(output_dir)
     # absolute, as a notebook may change its working directory later
     out = Path(output_dir).expanduser().resolve() / cfg.lesson
     out.mkdir(parents=True, exist_ok=True)

@@ -18,11 +18,11 @@ PROJECT = Path(__file__).resolve().parents[1]
 ADDRESS = "git+https://github.com/lmlab-course/lmlab"
 COLAB = """
 import sys, types
-colab = types.ModuleType("google.colab")
-colab.__path__ = []
-sys.modules.setdefault("google", types.ModuleType("google")).colab = colab
-sys.modules["google.colab"] = colab
-import numpy, pandas, matplotlib.pyplot, ipywidgets  # Colab's kernel has them when the first cell runs
+from importlib.machinery import ModuleSpec
+import google  # protobuf has this namespace, too
+google.colab = sys.modules["google.colab"] = types.ModuleType("google.colab")
+google.colab.__spec__ = ModuleSpec("google.colab", None)  # libraries look for it to know where they are
+import numpy, matplotlib.pyplot, ipywidgets  # as a kernel may have when the first cell runs; pandas would import pyarrow
 """
 # what runs as the first cell's end, in the kernel itself
 IMPORTED = """

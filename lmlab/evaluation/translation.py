@@ -13,6 +13,19 @@ from lmlab.data.statistics import distinct_n
 from lmlab.miniworld.archaic import archaic_forms, check_archaic
 
 
+def sentence_chrf(hypotheses: Sequence[str], references: Sequence[str]) -> np.ndarray:
+    """chrF2 of each sentence, (n,), 0 to 100. Their mean is near the corpus' chrF, and not the same number.
+
+    It is what an interval is taken from: ``paired_bootstrap(a, b)`` resamples sentences.
+    """
+    from sacrebleu.metrics import CHRF
+
+    # one metric for all sentences: it is slow to make
+    metric = CHRF()
+    pairs = zip(hypotheses, references, strict=True)
+    return np.array([metric.sentence_score(text, [reference]).score for text, reference in pairs])
+
+
 def edit_distance(a: str, b: str) -> int:
     """How many characters must be inserted, deleted or replaced to make ``b`` of ``a`` (Levenshtein 1966)."""
     # one row of the dynamic program: row[j] is the distance from the part of a that is done to b[:j]

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from lmlab.export.chat_models import FolderChatModel
 from lmlab.export.generation_config import sampling_parameters
 from lmlab.export.llama_cpp import LlamaCpp
-from lmlab.models.chat_template import OPENING
+from lmlab.models.chat_template import CLOSING, OPENING
 
 if TYPE_CHECKING:
     from transformers import GenerationConfig
@@ -103,10 +103,10 @@ class ChatSession:
         question = {"role": "user", "content": text}
         prompt = self._prompt(question)
         answer = self._show_answer(prompt)
+        # R1's template opens the reasoning in the prompt, and looks for all of it in the answer
+        opened = f"{OPENING}\n" if prompt.rstrip().endswith(OPENING) else ""
         # a question without an answer is forgotten: two questions in a row are no conversation
-        if answer.strip():
-            # R1's template opens the reasoning in the prompt, and looks for all of it in the answer
-            opened = f"{OPENING}\n" if prompt.rstrip().endswith(OPENING) else ""
+        if (answer.partition(CLOSING)[2] if opened else answer).strip():
             self.messages += [question, {"role": "assistant", "content": opened + answer}]
 
     def _show_answer(self, prompt: str) -> str:

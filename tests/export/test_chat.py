@@ -161,6 +161,12 @@ def test_what_is_shown_and_remembered(capsys):
     ]
 
 
+def test_reasoning_that_does_not_end_is_not_remembered(capsys):
+    session = ChatSession(Scripted(["I add and add"]), GREEDY)
+    session.ask("2 + 3?")
+    assert capsys.readouterr().out == "I add and add\n" and not session.messages
+
+
 def test_ctrl_c_ends_an_answer_and_then_the_chat(capsys):
     model = Scripted(["</think>\n\nOne, ", "two", KeyboardInterrupt, "never"], ["</think>\n\nFour."])
     session = ChatSession(model, GREEDY)

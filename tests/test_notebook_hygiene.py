@@ -106,7 +106,7 @@ def test_recipe_is_resolved_next_and_metrics_are_written_last(notebook):
 
 @of_a_lesson
 def test_exercises_come_after_the_metrics(notebook):
-    """A reader who thinks for an hour, or takes a name that the lesson uses, must not change what was measured."""
+    """A reader who takes an hour, or a name that the lesson uses, must not change what was measured."""
     checks = ["lmlab.check(" in cell.source for cell in code_cells(notebook)]
     n = checks.count(True)
     assert n and checks == [False] * (len(checks) - n) + [True] * n
@@ -175,7 +175,7 @@ def test_nothing_dead_or_private(notebook, pattern):
 
 
 def names_of_lmlab(notebook) -> set[str]:
-    """What a notebook uses of lmlab: names imported from its modules, and attributes of modules imported whole."""
+    """What a notebook uses of lmlab: names imported from modules, attributes of modules imported whole."""
     tree = ast.parse("\n".join(plain_python(cell.source) for cell in code_cells(notebook)))
     modules, names = {}, set()
     for node in ast.walk(tree):

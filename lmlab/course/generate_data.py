@@ -138,8 +138,8 @@ class Endpoint:
         # A user name, a password or a query may hold a secret, so a URL that is refused is not shown.
         if not re.fullmatch(URL, self.base_url):
             raise ValueError(
-                "base_url is not scheme, host and path, such as http://localhost:8080/v1; give it without user "
-                f"name, password and query, and the key in {KEY_VARIABLES[0]}"
+                "base_url is not scheme, host and path, such as http://localhost:8080/v1; give it without "
+                f"user name, password and query, and the key in {KEY_VARIABLES[0]}"
             )
         if not re.fullmatch("[!-~]*", self.key):
             raise ValueError("the key has spaces, line breaks or characters beyond ASCII; set it again")

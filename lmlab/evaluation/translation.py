@@ -39,7 +39,7 @@ def edit_distance(a: str, b: str) -> int:
 
 
 def edit_fraction(hypotheses: Sequence[str], references: Sequence[str]) -> np.ndarray:
-    """Edit distance of each sentence as a fraction of its longer side: 0 if equal, 1 for nothing in common."""
+    """Edit distance of each pair as a fraction of its longer side: 0 if equal, 1 for nothing in common."""
     fractions = []
     for a, b in zip(hypotheses, references, strict=True):
         fractions.append(edit_distance(a, b) / max(len(a), len(b), 1))
@@ -49,10 +49,11 @@ def edit_fraction(hypotheses: Sequence[str], references: Sequence[str]) -> np.nd
 def score_translations(hypotheses: Sequence[str], rows: Sequence[Mapping]) -> dict[str, float]:
     """All of the above for translations of pairs {"modern", "shakespearean"}, in their order.
 
-    chrf, bleu: 0 to 100, over all sentences, with sacrebleu's defaults (chrF2; BLEU-4, 13a, exp). exact: fraction equal to the reference. edit_fraction: mean. rules_kept: fraction of
-    sentences that keep every rule of ``check_archaic``. forms_correct: of the old forms written, the fraction
-    that is correct (nan where there are none); forms_per_sentence: how many old forms there are.
-    length_ratio: words written for each word of the references. distinct_2.
+    chrf, bleu: 0 to 100, over all sentences, with sacrebleu's defaults (chrF2; BLEU-4, 13a, exp). exact:
+    fraction equal to the reference. edit_fraction: mean. rules_kept: fraction of sentences that keep
+    every rule of ``check_archaic``. forms_correct: of the old forms written, the fraction that is correct
+    (nan where there are none); forms_per_sentence: how many old forms there are. length_ratio: words
+    written for each word of the references. distinct_2.
 
     Sources: Popović 2015; Papineni et al. 2002; Post 2018.
     """

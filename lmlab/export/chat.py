@@ -1,4 +1,4 @@
-"""A conversation with a model on the command line: a folder, an adapter, what a lesson left, or a GGUF file."""
+"""A conversation with a model on the command line: a folder, an adapter, a lesson's model or a GGUF file."""
 
 from __future__ import annotations
 
@@ -74,10 +74,11 @@ class ChatSession:
         """What is shown before the first question."""
         sampling = sampling_parameters(self.generation_config) or "greedy decoding"
         context = f"context {self.model.context_length:,} tokens"
-        return f"{self.model.name}, {sampling}, seed {self.seed}, {context}\nCtrl-C ends an answer, Ctrl-D the chat"
+        setting = f"{self.model.name}, {sampling}, seed {self.seed}, {context}"
+        return f"{setting}\nCtrl-C ends an answer, Ctrl-D the chat"
 
     def run(self, read: Callable[[], str]) -> None:
-        """Asks and answers until ``read``, which gives the next text, raises EOFError or KeyboardInterrupt."""
+        """Answers until ``read``, which gives the next text, raises EOFError or KeyboardInterrupt."""
         while True:
             try:
                 text = read()

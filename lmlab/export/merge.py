@@ -196,8 +196,8 @@ def merge_to_folder(
     n_rows, n_tokens = model.get_input_embeddings().weight.shape[0], 1 + max(tokenizer.get_vocab().values())
     if n_tokens > n_rows:
         raise ValueError(
-            f"the tokenizer got {n_tokens:,} tokens, and the base {n_rows:,} rows of embeddings; give the base's own "
-            "tokenizer, or train on a base with model.resize_token_embeddings(len(tokenizer))"
+            f"the tokenizer got {n_tokens:,} tokens, and the base {n_rows:,} rows of embeddings; give the "
+            "base's own tokenizer, or train on a base with model.resize_token_embeddings(len(tokenizer))"
         )
     four_bit = _four_bit_names(model) if strategy == "dequantized base" else set()
     merge = _Merge(deltas, four_bit, strategy, machine, dtype)

@@ -267,7 +267,7 @@ def test_a_reader_that_goes_away_ends_it_quietly(capsys, monkeypatch):
 
 @pytest.mark.slow
 def test_an_adapter_is_put_on_its_base(tmp_path, machine, caplog):
-    """An adapter that does nothing answers as its base does; one with weights as the lesson's own path does."""
+    """An adapter that does nothing answers as its base; one with weights as the lesson's own path does."""
     from peft import LoraConfig, get_peft_model
 
     from lmlab.export.merge import load_adapted

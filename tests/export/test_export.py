@@ -1,4 +1,4 @@
-"""Merging: equal to peft's, tensor by tensor; every broken merge is noticed; a folder is whole or not there."""
+"""Merging: equal to peft's by tensor; every broken merge is noticed; a folder is whole or not there."""
 
 import dataclasses
 import errno

@@ -44,11 +44,13 @@ def load_chat_model(source: str) -> ChatModel:
 def _load_adapter(folder: str, machine) -> ChatModel:
     """The adapter beside its base, not merged: not every adapter can be."""
     from lmlab.export.merge import adapter_base, load_adapted
+    from lmlab.models.adapters import changes_base, read_adapter_config
     from lmlab.models.sources import load_tokenizer
 
     base = adapter_base(folder)
-    # the lessons train adapters on 4-bit weights
-    strategy = "dequantized base" if machine.four_bit else "16-bit base"
+    # the lessons train adapters on 4-bit weights; PiSSA and its kin are trained beside changed 16-bit ones
+    use_16_bit = changes_base(read_adapter_config(folder)) or not machine.four_bit
+    strategy = "16-bit base" if use_16_bit else "dequantized base"
     logger.info("adapter on %s, %s", base, strategy)
     model = load_adapted(folder, strategy, machine).to(machine.torch_dtype)
     return FolderChatModel(folder, model, load_tokenizer(base))

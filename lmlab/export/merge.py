@@ -70,7 +70,7 @@ def load_adapted(adapter: str | Path, strategy: str, machine: Machine, base: str
 
     if strategy not in MERGE_STRATEGIES:
         raise ValueError(f"strategy got {strategy!r}; give one of {', '.join(MERGE_STRATEGIES)}")
-    check_loadable(adapter)
+    check_loadable(adapter, strategy)
     base = base or adapter_base(adapter)
     model = load_model(base) if strategy == "16-bit base" else load_four_bit(base, machine)
     if strategy == "dequantized base":

@@ -74,14 +74,15 @@ def check_loadable(adapter: str | Path, strategy: str) -> None:
         # an unknown start, or PiSSA by random projections, would change the base otherwise than in training
         if start not in _REPEATED_STARTS or strategy != "16-bit base":
             raise ValueError(
-                f"{adapter} got init_lora_weights {start!r}, which changed the base's 16-bit weights: {CONVERT}; "
-                f"or (if it is one of {', '.join(_REPEATED_STARTS)}) {IN_MEMORY}"
+                f"{adapter} got init_lora_weights {start!r}, which changed the base's 16-bit weights: "
+                f"{CONVERT}; or (if it is one of {', '.join(_REPEATED_STARTS)}) {IN_MEMORY}"
             )
     try:
         known = PeftConfig.from_pretrained(str(adapter))
     except KeyError as error:
         raise ValueError(
-            f"{adapter} got peft_type {error}, which the peft here does not know; install the peft that saved it"
+            f"{adapter} got peft_type {error}, which the peft here does not know; "
+            "install the peft that saved it"
         ) from error
     for key in config.keys() - vars(known).keys():
         # peft warns, and goes on without it
@@ -92,8 +93,8 @@ def check_loadable(adapter: str | Path, strategy: str) -> None:
             )
     if config.get("alora_invocation_tokens") or known.is_prompt_learning:
         raise ValueError(
-            f"{adapter} (peft_type {config['peft_type']!r}, with alora_invocation_tokens or virtual tokens) is no "
-            "change of weights: it can neither be merged nor used here; train a LoRA, or run it with peft"
+            f"{adapter} (peft_type {config['peft_type']!r}, with alora_invocation_tokens or virtual tokens) "
+            "is no change of weights: it can neither be merged nor used here; train a LoRA, or run it with peft"
         )
 
 

@@ -94,7 +94,8 @@ def check_loadable(adapter: str | Path, strategy: str) -> None:
     if config.get("alora_invocation_tokens") or known.is_prompt_learning:
         raise ValueError(
             f"{adapter} (peft_type {config['peft_type']!r}, with alora_invocation_tokens or virtual tokens) "
-            "is no change of weights: it can neither be merged nor used here; train a LoRA, or run it with peft"
+            "is no change of weights: it can neither be merged nor used here; train a LoRA, or run it "
+            "with peft"
         )
 
 

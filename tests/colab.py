@@ -1,8 +1,8 @@
-"""One lesson as in Colab: ``python tests/colab.py 05 --output-dir RUNS``, run by make compat in Colab's own versions.
+"""One lesson as in Colab, by make compat: ``python tests/colab.py 05 --output-dir RUNS``.
 
-A kernel that lets cells ask for input, a module ``google.colab``, and the notebook from its first cell on: its setup cell
-installs lmlab with the real pip, from this clone in place of GitHub's address. After it nothing may have been replaced
-that the kernel has imported already, and nothing outside constraints/colab-upgrades.txt.
+A kernel that lets cells ask for input, a module ``google.colab``, and the notebook from its first cell on: its
+setup cell installs lmlab with the real pip, from this clone in place of GitHub's address. After it nothing may
+have been replaced that the kernel has imported already, and nothing outside constraints/colab-upgrades.txt.
 """
 
 import argparse
@@ -22,7 +22,8 @@ from importlib.machinery import ModuleSpec
 import google  # protobuf has this namespace, too
 google.colab = sys.modules["google.colab"] = types.ModuleType("google.colab")
 google.colab.__spec__ = ModuleSpec("google.colab", None)  # libraries look for it to know where they are
-import numpy, matplotlib.pyplot, ipywidgets  # as a kernel may have when the first cell runs; pandas would import pyarrow
+# as a kernel may have when the first cell runs; pandas would import pyarrow
+import numpy, matplotlib.pyplot, ipywidgets
 """
 # what runs as the first cell's end, in the kernel itself
 IMPORTED = """

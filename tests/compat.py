@@ -2,13 +2,14 @@
 
 Three environments, each in a folder of its own under .compat, which stays for the next time:
 
-- ``lowest``: the lowest versions that pyproject.toml allows (constraints/lowest.txt, made by ``uv pip compile
-  --resolution lowest-direct``);
-- ``colab``: what Colab has installed (constraints/colab.txt), to which a notebook's own setup cell adds lmlab;
+- ``lowest``: the lowest versions that pyproject.toml allows (constraints/lowest.txt, made by ``uv pip
+  compile --resolution lowest-direct``);
+- ``colab``: what Colab has installed (constraints/colab.txt), to which a notebook's setup cell adds
+  lmlab;
 - ``latest``: the newest that pip offers.
 
-Each runs the quick tests and lessons; docs/COMPATIBILITY.md is written from what came out. This file imports nothing
-but the standard library: it runs before anything is installed.
+Each runs the quick tests and lessons; docs/COMPATIBILITY.md is written from what came out. This file imports
+nothing but the standard library: it runs before anything is installed.
 """
 
 import argparse
@@ -98,7 +99,8 @@ def versions(python: Path) -> dict[str, str]:
     code = (
         "import importlib.metadata as m, json, platform\n"
         "have = {d.name.lower(): d.version for d in m.distributions()}\n"
-        f"print(json.dumps({{'python': platform.python_version(), **{{n: have.get(n, '') for n in {SHOWN!r}}}}}))"
+        f"shown = {{name: have.get(name, '') for name in {SHOWN!r}}}\n"
+        "print(json.dumps({'python': platform.python_version(), **shown}))"
     )
     return json.loads(subprocess.run([python, "-c", code], capture_output=True, text=True, check=True).stdout)
 
@@ -160,7 +162,7 @@ def write_table(results: dict) -> None:
     lines = [
         "# Other versions of the libraries",
         "",
-        "Written by `make compat`: the quick tests and lessons on the tiny recipes, in three sets of versions.",
+        "Written by `make compat`: quick tests and lessons on the tiny recipes, in three sets of versions.",
         "",
         f"| | {' | '.join(results)} |",
         f"|---|{'---|' * len(results)}",

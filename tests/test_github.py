@@ -1,4 +1,4 @@
-"""GitHub's files: valid YAML, and what they call is there: make's targets, the environments of make compat, Pythons."""
+"""GitHub's files: valid YAML, and what they call is there: make's targets, actions, Pythons."""
 
 import re
 import tomllib

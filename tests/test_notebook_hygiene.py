@@ -26,7 +26,7 @@ COLAB = (
 )
 
 # the same in every notebook
-SETUP = f"""# Colab: installs lmlab, and a torchao that peft accepts. Elsewhere lmlab is there already (QUICK_START.md).
+SETUP = f"""# Colab: installs lmlab, and a torchao that peft accepts. Elsewhere lmlab is there already.
 import importlib.util
 
 if importlib.util.find_spec("lmlab") is None:

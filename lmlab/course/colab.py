@@ -1,4 +1,4 @@
-"""What a notebook in the cloud needs: Google Drive for what must last, and a restart where pip has replaced a library."""
+"""What a notebook in the cloud needs: Google Drive, and a restart where pip has replaced a library."""
 
 import sys
 from importlib import metadata
@@ -6,11 +6,13 @@ from pathlib import Path
 
 DRIVE = Path("/content/drive")  # where Colab mounts it
 # those that a kernel may have imported before the setup cell has installed lmlab
-WATCHED = "numpy pandas pyarrow matplotlib ipywidgets huggingface_hub tokenizers transformers datasets torch".split()
+WATCHED = """
+numpy pandas pyarrow matplotlib ipywidgets huggingface_hub tokenizers transformers datasets torch
+""".split()
 
 
 def mount_drive(output_dir: str | Path) -> None:
-    """In Colab, where the run's folder is on Google Drive: mounts it, which asks the reader for permission."""
+    """Mounts Google Drive in Colab, for a run whose folder is there. It asks the reader for permission."""
     wanted = Path(output_dir).is_relative_to(DRIVE) and "google.colab" in sys.modules
     if wanted and not (DRIVE / "MyDrive").exists():
         from google.colab import drive
@@ -37,6 +39,6 @@ def check_imported_libraries() -> None:
             replaced.append(f"{name} {running} (installed now: {installed})")
     if replaced:
         raise RuntimeError(
-            f"this kernel still runs {', '.join(replaced)}, which the installation of lmlab has replaced; restart it "
-            "(in Colab: Runtime, Restart session), then run the cells from the first one on"
+            f"this kernel still runs {', '.join(replaced)}, which the installation of lmlab has replaced; "
+            "restart it (in Colab: Runtime, Restart session), then run the cells from the first one on"
         )

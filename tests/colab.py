@@ -1,8 +1,8 @@
 """One lesson as in Colab, by make compat: ``python tests/colab.py 05 --output-dir RUNS``.
 
-A kernel that lets cells ask for input, a module ``google.colab``, and the notebook from its first cell on: its setup
-cell installs lmlab with the real pip, from this clone in place of GitHub's address. After it nothing may have
-been replaced that the kernel has imported already, and nothing outside constraints/colab-upgrades.txt.
+A kernel that lets cells ask for input, a module ``google.colab``, and the notebook from its first cell on.
+Its setup cell installs lmlab with the real pip, from this clone in place of GitHub's address. It may replace
+nothing that the kernel has imported already, and nothing outside constraints/colab-upgrades.txt.
 """
 
 import argparse

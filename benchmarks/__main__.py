@@ -1,6 +1,7 @@
 """Runs benchmarks one after the other and keeps their figures: python benchmarks [NAME ...] [--gpu].
 
-Each runs in a process of its own. Results go to benchmarks/results/<name>.json, and into one picture beside them.
+Each runs in a process of its own. Results go to benchmarks/results/<name>.json, and into one picture
+beside them.
 """
 
 import argparse

@@ -1,11 +1,11 @@
-"""Lesson 09 with old problems mixed into the training and without: the record that its notebook shows.
+"""Lesson 09 with old problems mixed into the training and without: what its notebook does for one seed.
 
 python benchmarks/grpo_mixing.py --from RUN [--seeds 3]
 
-RUN is a run with lesson 06's adapter. Each run trains it with the tiny recipe of lesson 09 as the notebook does, and
-measures the greedy accuracy on new and on old held-out problems before and after. Runs of one seed differ in
-``mix_fraction`` alone. They are written to lmlab/course/data/grpo_mixing.json as they finish, and a run that is
-there is not repeated.
+RUN is a run with lesson 06's adapter. Each run trains it with the tiny recipe of lesson 09 as the
+notebook does, and measures the greedy accuracy on new and on old held-out problems before and after. Runs
+of one seed differ in ``mix_fraction`` alone. They are written to lmlab/course/data/grpo_mixing.json as
+they finish, and a run that is there is not repeated.
 """
 
 import argparse

@@ -35,8 +35,9 @@ def run(
 ) -> dict:
     """{"conditions": ..., "results": name -> items_per_second and more}.
 
-    model, tokenizer, items: a source of ``lmlab.data.sources``. The harness is timed at the best of HARNESS_BATCHES
-    (sequences in a batch), found on a quarter of the items. Without lm-eval it is left out, and "harness" says so.
+    model, tokenizer, items: a source of ``lmlab.data.sources``. The harness is timed at the best of
+    HARNESS_BATCHES (sequences in a batch), found on a quarter of the items. Without lm-eval it is left
+    out, and "harness" says so.
     """
     import torch
 

@@ -2,9 +2,10 @@
 
 python benchmarks/lora_study.py [--seeds 3]
 
-Each run changes one setting of the tiny recipe, trains ``study_steps`` steps from the same 4-bit base, and measures
-the loss on the held-out texts, as ``study_run`` of the notebook does. The runs of one seed share the order of the
-data. They are written to lmlab/course/data/lora_study.json as they finish, and a run that is there is not repeated.
+Each run changes one setting of the tiny recipe, trains ``study_steps`` steps from the same 4-bit base,
+and measures the loss on the held-out texts, as ``study_run`` of the notebook does. The runs of one seed
+share the order of the data. They are written to lmlab/course/data/lora_study.json as they finish, and a
+run that is there is not repeated.
 """
 
 import argparse

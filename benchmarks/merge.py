@@ -2,9 +2,9 @@
 
 python benchmarks/merge.py llama-3.2-1b|r1-distill-1.5b --tokenizers FOLDER
 
-The base is written with random weights in bfloat16 (``real_sizes.write_random``), the adapter with random ones in
-the shape of the lesson's recipe. Asserted of both ways of merging: the numbers of tensors and of changed ones, and
-of three tensors the very bits.
+The base is written with random weights in bfloat16 (``real_sizes.write_random``), the adapter with random
+ones in the shape of the lesson's recipe. Asserted of both ways of merging: the numbers of tensors and of
+changed ones, and of three tensors the very bits.
 """
 
 import argparse

@@ -5,9 +5,9 @@ python benchmarks/real_sizes.py llama-3.2-1b|r1-distill-1.5b --tokenizers FOLDER
 
 No weights are downloaded: a model built from its published config costs as much memory and time as the
 trained one. FOLDER holds gpt2/ and qwen2/, as the publishers lay them out; FILE has the keys modern and
-shakespearean. The small ones are fine-tuned fully (lesson 04), the large ones with LoRA in 4 bits for two steps
-(lessons 05 and 06). A first loss near ln V and finite gradients are asserted, of the small an equal loss after
-reloading, of the large that no frozen byte changed: a figure is only written when they hold.
+shakespearean. The small ones are fine-tuned fully (lesson 04), the large ones with LoRA in 4 bits for two
+steps (lessons 05 and 06). A first loss near ln V and finite gradients are asserted, of the small an equal
+loss after reloading, of the large that no frozen byte changed: a figure is only written when they hold.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""Tokens in a second: lmlab's shards, tokenizers' encode_batch, and tiktoken. The three must give identical ids.
+"""Tokens in a second: lmlab's shards, tokenizers' encode_batch, and tiktoken. Their ids must be equal.
 
 python benchmarks/tokenization.py [--text FILE] [--tokenizer FOLDER]
 """
@@ -96,7 +96,10 @@ def run(
     rounds: int = MINIMUM,
     characters: int = 8_000_000,
 ) -> dict:
-    """{"conditions", "results": name -> tokens_per_second, identical}. text: a local file, None: generated stories."""
+    """{"conditions", "results": name -> tokens_per_second, identical}.
+
+    text: a local file; None: generated stories.
+    """
     loaded, texts = load_tokenizer(tokenizer), documents(text, characters)
     calls = contestants(loaded, texts)
     ids = {name: call() for name, call in calls.items()}  # the warm-up

@@ -1,10 +1,10 @@
 """Training tokens in a second: lmlab's step, a plain loop in nanoGPT's manner, and transformers' GPT-2.
 
-python benchmarks/training.py            nanoGPT's CPU size: 4 layers, 128 wide, 64 tokens of context, batch 12
+python benchmarks/training.py            nanoGPT's CPU size: 4 layers, 128 wide, context 64, batch 12
 python benchmarks/training.py --gpu      GPT-2 small, 1,024 tokens, bfloat16, the loss compiled
 
-All begin at the same weights, read the same windows in the same order and take the same steps; that their losses
-are equal is a part of the result. They take turns of some steps each.
+All begin at the same weights, read the same windows in the same order and take the same steps; that their
+losses are equal is a part of the result. They take turns of some steps each.
 """
 
 import argparse

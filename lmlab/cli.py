@@ -82,7 +82,7 @@ def _quiet(*libraries: str) -> None:
 
 
 # Options that several commands share.
-Lesson = Annotated[str, typer.Argument(help="00 to 09, or a full name")]
+Lesson = Annotated[str, typer.Argument(help="00 to 11, or a full name")]
 RecipeName = Annotated[str, typer.Option(help="tiny, t4, gpu, local, one in ./recipes, or a path")]
 Settings = Annotated[
     list[str],
@@ -117,7 +117,7 @@ def _options(
 
 @app.command()
 def run(
-    lessons: Annotated[list[str], typer.Argument(help="00 to 09, a full name, or all")],
+    lessons: Annotated[list[str], typer.Argument(help="00 to 11, a full name, or all")],
     settings: Settings,
     recipe: RecipeName = "tiny",
     jobs: Annotated[int, typer.Option(min=1, help="notebooks at the same time")] = 1,
@@ -273,7 +273,7 @@ def chat(
 
 @app.command()
 def plan(
-    lesson: Annotated[str, typer.Argument(help="00, 02, 04, 05, 06, 08, 09, or a full name")],
+    lesson: Annotated[str, typer.Argument(help="00, 02, 04, 05, 06, 08, 09, 11, or a full name")],
     settings: Settings,
     recipe: RecipeName = "tiny",
     gpu: Annotated[
@@ -296,7 +296,7 @@ def plan(
 
 @app.command()
 def recipes(
-    lesson: Annotated[str | None, typer.Argument(help="00 to 09, or a full name")] = None,
+    lesson: Annotated[str | None, typer.Argument(help="00 to 11, or a full name")] = None,
     recipe: Annotated[str, typer.Argument(help="a name or a path")] = "tiny",
 ) -> None:
     """List the recipes of every lesson, or show one."""

@@ -129,8 +129,8 @@ def require_disk_space(folder: str | Path, n_bytes: int) -> None:
     free = shutil.disk_usage(existing).free
     if n_bytes > free:
         raise ValueError(
-            f"{folder} needs {n_bytes / 1e6:,.0f} MB, and its disk has {free / 1e6:,.0f} MB free; remove old runs "
-            "and merged models, or give an output_dir on another disk"
+            f"{folder} needs {n_bytes / 1e6:,.0f} MB, and its disk has {free / 1e6:,.0f} MB free; remove old "
+            "runs and merged models, or give an output_dir on another disk"
         )
 
 

@@ -1,4 +1,4 @@
-"""What may not end a run that works for hours: a hang-up that was to be ignored, and a reader that has gone."""
+"""What may not end a run of many hours: a hang-up that was to be ignored, and a reader that has gone."""
 
 import os
 import signal

@@ -10,7 +10,8 @@ sys.path.append(
     str(Path(__file__).parents[1] / "benchmarks")
 )  # the builder of the miniworld's bases is there
 
-# Two workers with two threads each would fight over two cores. Set before torch is imported; children inherit it.
+# Two workers with two threads each would fight over two cores. Set before torch is imported; children
+# inherit it.
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 

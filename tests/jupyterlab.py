@@ -25,7 +25,7 @@ def is_installed() -> bool:
 
 
 class Lab:
-    """A server on a free port whose files all lie in ``folder``; notebooks are those in ``folder / "work"``."""
+    """A server on a free port whose files all lie in ``folder``; notebooks lie in ``folder / "work"``."""
 
     def __init__(self, folder: Path):
         self.root = folder / "work"

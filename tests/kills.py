@@ -18,7 +18,10 @@ _FORKS.set_forkserver_preload(["transformers", "trl", "peft", "bitsandbytes", "l
 
 
 class Job:
-    """``lmlab.training.sft.run_recipe`` in a process. stop_at: the number of a write; full: the disk is, from then on."""
+    """``lmlab.training.sft.run_recipe`` in a process.
+
+    stop_at: the number of a write; full: the disk is, from then on.
+    """
 
     def __init__(
         self, lesson: str, overrides: dict, out: Path, stop_at: int | None = None, full: bool = False

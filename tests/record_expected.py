@@ -1,13 +1,14 @@
-"""Records the bands that the notebook regression test holds: ``python tests/record_expected.py --seeds 0 1 2``.
+"""Records the bands of the notebook regression test: ``python tests/record_expected.py --seeds 0 1 2``.
 
-Runs the tiny course once per seed, and the first seed once more with PyTorch's generic kernels in place of those for
-this CPU's vector instructions: their sums and exponentials round differently, as another vendor's CPU does. (Of lesson
-04, whose metrics hang on 274 pairs, that moves no metric by more than 5e-4 of its value, where seeds move them by
-percents. What samples, as lesson 09 does, moves far, and has its bands by hand.) Writes tests/expected/<lesson>.json,
-metric -> [low, high]. A band is the mean over the runs, give or take four standard deviations, 10% or 0.01, whichever
-is most, cut to what the recipe expects.
-Where tests/expected/limits.json names a metric, that hand-written band stands instead. What depends on the machine
-(seconds, memory, throughput) gets no band.
+Runs the tiny course once per seed, and the first seed once more with PyTorch's generic kernels in place
+of those for this CPU's vector instructions: their sums and exponentials round differently, as another
+vendor's CPU does. (Of lesson 04, whose metrics hang on 274 pairs, that moves no metric by more than 5e-4
+of its value, where seeds move them by percents. What samples, as lesson 09 does, moves far, and has its
+bands by hand.) Writes tests/expected/<lesson>.json, metric -> [low, high]. A band is the mean over the
+runs, give or take four standard deviations, 10% or 0.01, whichever is most, cut to what the recipe
+expects.
+Where tests/expected/limits.json names a metric, that hand-written band stands instead. What depends on
+the machine (seconds, memory, throughput) gets no band.
 """
 
 import argparse

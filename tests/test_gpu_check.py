@@ -1,4 +1,4 @@
-"""The GPU check in dry run: every piece leaves its row; those that fail, hang or lack a package; the record."""
+"""The GPU check in dry run: every piece leaves its row, also if it fails, hangs or lacks a package."""
 
 import importlib.util
 import json

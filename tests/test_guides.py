@@ -231,7 +231,7 @@ CHEAP = {"plan", "recipes", "doctor", "report"}
 
 
 def run(arguments: list[str]) -> str:
-    """What a cheap command of lmlab says; AssertionError for others, which want a mark, and where it fails."""
+    """What a cheap command of lmlab says; AssertionError for others, which want a mark, and if it fails."""
     assert arguments and arguments[0] in CHEAP, (
         f"{arguments}: not run by the test; mark the block with what it needs"
     )

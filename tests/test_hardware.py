@@ -40,7 +40,8 @@ def test_training_multiplies_in_float32_on_this_cpu(shape, block_size, highest):
     exact = products(a.double(), b.double())
     with fast_matmul("cpu", block_size):
         errors = [relative_error(*pair) for pair in zip(products(a, b), exact, strict=True)]
-    # float32 rounds each of the sums to 2^-24; even all errors in one direction stay far below bfloat16's rounding
+    # float32 rounds each of the sums to 2^-24; even all errors in one direction stay far below
+    # bfloat16's rounding
     assert max(errors) < inner * 2.0**-22, errors
     rounded = a.bfloat16().float() @ b.bfloat16().float().T
     assert relative_error(rounded, exact[0]) > BFLOAT16_ROUNDING > 10 * max(errors)  # the test would see it

@@ -1,4 +1,4 @@
-"""Importing lmlab does nothing: no heavy library is loaded and nothing is printed. (Directions: make lint.)"""
+"""Importing lmlab does nothing: no heavy library is loaded, nothing printed. (Directions: make lint.)"""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""Notebooks in a real JupyterLab, in a real browser: all cells run, and a slider that is moved changes the picture."""
+"""Notebooks in a real JupyterLab and browser: all cells run, and moving a slider changes the figure."""
 
 import io
 import json
@@ -74,9 +74,12 @@ def pixels(page, box: int):
 
 
 def moved(page, box: int, slider: int, key: str, times: int = 1) -> float:
-    """Moves a slider by an arrow key, waits for what it does, and gives the share of the pixels that changed."""
+    """Moves a slider by an arrow key, waits for the effect, and gives the fraction of pixels that changed."""
     before = pixels(page, box)
-    shown = f"(b => (b.querySelector('img')?.src || '') + b.querySelector('.widget-html').innerHTML)({BOX}[{box}])"
+    shown = (
+        "(b => (b.querySelector('img')?.src || '') + b.querySelector('.widget-html').innerHTML)"
+        f"({BOX}[{box}])"
+    )
     for _ in range(times):
         old = json.dumps(page.js(shown))
         page.js(f"{BOX}[{box}].querySelectorAll('.noUi-handle')[{slider}].focus(); return 1")

@@ -2,6 +2,7 @@
 
 import ast
 import importlib.util
+import inspect
 import re
 import tomllib
 from pathlib import Path
@@ -105,7 +106,7 @@ def test_recipe_is_resolved_next_and_metrics_are_written_last(notebook):
 
 @of_a_lesson
 def test_exercises_come_after_the_metrics(notebook):
-    """A reader who thinks for an hour, or takes a name that the lesson uses, must not change what was measured."""
+    """A reader who takes an hour, or a name that the lesson uses, must not change what was measured."""
     checks = ["lmlab.check(" in cell.source for cell in code_cells(notebook)]
     n = checks.count(True)
     assert n and checks == [False] * (len(checks) - n) + [True] * n
@@ -174,7 +175,7 @@ def test_nothing_dead_or_private(notebook, pattern):
 
 
 def names_of_lmlab(notebook) -> set[str]:
-    """What a notebook uses of lmlab: names imported from its modules, and attributes of modules imported whole."""
+    """What a notebook uses of lmlab: names imported from modules, attributes of modules imported whole."""
     tree = ast.parse("\n".join(plain_python(cell.source) for cell in code_cells(notebook)))
     modules, names = {}, set()
     for node in ast.walk(tree):
@@ -227,3 +228,21 @@ def test_the_parts_of_a_lesson(notebook):
     assert {"What you learned", "Further reading"} <= set(headings)
     prose = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
     assert "without lmlab" in prose and "docs/GLOSSARY.md" in prose
+
+
+def test_what_a_notebook_calls_of_lmlab_is_there(notebook):
+    """Each imported name, and each keyword that one of them is called with: a run would find out late."""
+    imported, calls = {}, []
+    for node in ast.walk(ast.parse("\n".join(plain_python(cell.source) for cell in code_cells(notebook)))):
+        if isinstance(node, ast.ImportFrom) and node.module.startswith("lmlab"):
+            exec(ast.unparse(node), imported)
+        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+            calls.append(node)
+    for call in calls:
+        function = imported.get(call.func.id)
+        if inspect.isfunction(function):
+            taken = inspect.signature(function).parameters.values()
+            names = {parameter.name for parameter in taken}
+            if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in taken):
+                unknown = {keyword.arg for keyword in call.keywords} - names - {None}
+                assert not unknown, f"{call.func.id} takes no {unknown}"

@@ -1,4 +1,4 @@
-"""Nothing that is loaded can run code: not by this project's own calls, and not from a stranger's checkpoint."""
+"""Nothing that is loaded can run code: not by this project's calls, not from a stranger's checkpoint."""
 
 import ast
 import json

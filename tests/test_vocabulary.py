@@ -1,7 +1,7 @@
-"""The field's words: those of an earlier private dialect do not come back, in prose, docstrings, comments or names.
+"""The field's words: those of a private dialect do not come back, in prose, docstrings, comments, names.
 
-Only words that have no other use here are refused. "Place", "share", "rate" and the like also have a right use, so
-they are for the reader of a change to judge.
+Only words that have no other use here are refused. "Place", "share", "rate" and the like also have a
+right use, so they are for the reader of a change to judge.
 """
 
 import io

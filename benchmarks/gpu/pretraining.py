@@ -17,7 +17,7 @@ BOUND = {"float32": 1e-3, "bfloat16": 0.02, "float16": 0.05}
 
 
 def pretraining(sizes: dict) -> dict:
-    """``lmlab.training.pretrain.pretrain`` on a text, for so many steps; the first losses must be those of float32."""
+    """``pretrain`` of ``lmlab.training`` on a text, for so many steps; the first losses must be float32's."""
     from lmlab.models.gpt import GPT
     from lmlab.training import pretrain
     from lmlab.training.pretrain_recipe import training_batches, validation_rows

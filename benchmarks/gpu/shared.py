@@ -47,7 +47,7 @@ def random_model(config, dtype, device: str, seed: int = 0):
 
 
 def in_four_bits(model, machine: Machine):
-    """The same weights in NF4, by the loader and the config of ``quantization.load_four_bit``, without files."""
+    """The same weights in NF4, by loader and config of ``quantization.load_four_bit``, without files."""
     import torch
     from transformers.utils import logging
 

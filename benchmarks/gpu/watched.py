@@ -91,7 +91,7 @@ def arguments(folder: Path, machine: Machine, job, steps: int, **others):
 
 
 def quiet(machine: Machine) -> dict:
-    """What TRL's configs are told here: the machine's precision, a log of every step, nothing saved or shown."""
+    """What TRL's configs are told: the machine's precision, a log of every step, nothing saved or shown."""
     return {
         "bf16": machine.bf16,
         "fp16": machine.fp16,

@@ -1,4 +1,4 @@
-"""Two runs of a lesson side by side: their metrics beside the expected bands, and where their recipes differ."""
+"""Two runs of a lesson side by side: metrics beside the expected bands, and where the recipes differ."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,7 +46,7 @@ def _pairs(first: dict, second: dict) -> list[tuple[str, object, object]]:
 
 
 def _difference(one: object, two: object) -> str:
-    """Second minus first, with its percentage of the first; empty for anything but two numbers that differ."""
+    """Second minus first, with its percentage of the first; empty unless they are two unequal numbers."""
     for value in (one, two):
         # bool is an int in Python, but the difference of two truths is none.
         if not isinstance(value, int | float) or isinstance(value, bool):

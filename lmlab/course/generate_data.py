@@ -138,8 +138,8 @@ class Endpoint:
         # A user name, a password or a query may hold a secret, so a URL that is refused is not shown.
         if not re.fullmatch(URL, self.base_url):
             raise ValueError(
-                "base_url is not scheme, host and path, such as http://localhost:8080/v1; give it without user "
-                f"name, password and query, and the key in {KEY_VARIABLES[0]}"
+                "base_url is not scheme, host and path, such as http://localhost:8080/v1; give it without "
+                f"user name, password and query, and the key in {KEY_VARIABLES[0]}"
             )
         if not re.fullmatch("[!-~]*", self.key):
             raise ValueError("the key has spaces, line breaks or characters beyond ASCII; set it again")
@@ -206,13 +206,18 @@ class Endpoint:
             return Answer(self.redact(str(reply)), "no chat completion")
         # Not every endpoint counts them.
         tokens = [getattr(reply.usage, name, 0) for name in ("prompt_tokens", "completion_tokens")]
+        if self._holds_key(text):  # it must not get into the file
+            return Answer(self.redact(text), "the key stands in it", *tokens)
         if choice.finish_reason == "length":
             return Answer(text, f"cut off at {self.max_tokens} tokens", *tokens)
         return Answer(text, format_problem(text), *tokens)
 
+    def _holds_key(self, text: str) -> bool:
+        return len(self.key) >= SHORTEST_SECRET and (self.key in text or self.key in unquote(text))
+
     def redact(self, text: str) -> str:
         """What a server said, fit to be shown: without the key, in one short line of printable characters."""
-        if len(self.key) >= SHORTEST_SECRET:
+        if self._holds_key(text):
             text = unquote(text.replace(self.key, "[key]")).replace(self.key, "[key]")
         printable = "".join(character if character.isprintable() else " " for character in text)
         return " ".join(printable.split())[:200]

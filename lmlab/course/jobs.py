@@ -1,4 +1,4 @@
-"""Trainings without a notebook, ``lmlab finetune`` and ``lmlab pretrain``: they leave a run like any other."""
+"""Training without a notebook, ``lmlab finetune`` and ``lmlab pretrain``: it leaves a run like any other."""
 
 import time
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""A lesson's begin and end: recipe, machine, folder and TensorBoard; metrics.json, recipe.yaml, record.json."""
+"""How a lesson begins and ends: recipe, machine, folder, TensorBoard; metrics, recipe and record files."""
 
 import contextlib
 import dataclasses
@@ -75,8 +75,9 @@ class Lesson:
     ) -> "list[TrainerCallback]":
         """What a Trainer of this lesson gets as its ``callbacks``.
 
-        They keep its checkpoints complete, so that an interrupted run resumes; send its losses to TensorBoard;
-        write each ``eval_loss`` to progress.jsonl; and draw the losses under the cell while it trains.
+        They keep its checkpoints complete, so that an interrupted run resumes; send its losses to
+        TensorBoard; write each ``eval_loss`` to progress.jsonl; and draw the losses under the cell while
+        it trains.
 
         Args:
             name: Of this training, where the lesson has several; its curves' folder in tensorboard/.
@@ -127,8 +128,9 @@ class Lesson:
         return compare(forecast, measure(model, optimizer, seconds=seconds))
 
     def finish(self, metrics: dict) -> Expectations:
-        """Writes metrics.json and record.json, and gives the table of expected against measured. Checkpoints in
-        trainer/ are removed: what is kept was saved under another name.
+        """Writes metrics.json and record.json, and gives the table of expected against measured.
+
+        Checkpoints in trainer/ are removed: what is kept was saved under another name.
 
         Args:
             metrics: name -> number (or a text). docs/METRICS.md says what each name means.
@@ -267,7 +269,7 @@ class _PrintHandler(logging.Handler):
 
 
 def quiet_libraries() -> None:
-    """No progress bars of loading and saving: in an executed notebook each of their frames would be a line."""
+    """No progress bars of loading and saving: an executed notebook would show each frame as a line."""
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     from datasets import disable_progress_bars
     from transformers.utils.logging import disable_progress_bar

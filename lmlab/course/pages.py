@@ -89,7 +89,7 @@ def _printed(notebook: dict, tag: str) -> str:
 
 
 def _drop_widgets(notebook: dict) -> None:
-    """Takes widgets out: a live one would need scripts from a network. (Batch runs show what it first shows.)"""
+    """Takes widgets out: a live one needs scripts from a network. (Batch runs show what it first shows.)"""
     for cell in notebook["cells"]:
         outputs = cell.get("outputs", [])
         for output in outputs:
@@ -150,7 +150,7 @@ def _markdown(source: str, pages: Collection[str], headings: list[Heading]) -> s
             return super().link(text, url, title)
 
         def image(self, text: str, url: str, title: str | None = None) -> str:
-            """A diagram of the course; in the place of any other image, which the site may not have, its words."""
+            """A diagram of the course; in place of any other image, which the site may lack, its words."""
             return super().image(text, url, title) if url.startswith("figures/") else html.escape(text)
 
         def block_math(self, body: str) -> str:

@@ -13,9 +13,9 @@ from lmlab.recipes import Recipe
 
 # The utilizations and prices that the numbers follow from stand in lmlab/course/forecast.py.
 NOTE = (
-    "Predicted; nothing was run. Memory is what is in use at the peak of a step on a full batch; gradients of 0 "
-    "mean that the peak comes before the backward pass. Evaluation comes on top. Time assumes a utilization of "
-    "the machine, cost a list price of May 2026."
+    "Predicted; nothing was run. Memory is what is in use at the peak of a step on a full batch; gradients "
+    "of 0 mean that the peak comes before the backward pass. Evaluation comes on top. Time assumes a "
+    "utilization of the machine, cost a list price of May 2026."
 )
 
 

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, ValidationError, model_validator
 
 from lmlab.course.runner import Outcome
 from lmlab.recipes import LESSONS
@@ -21,6 +21,14 @@ class MetricsFile(BaseModel):
     metrics: dict[str, Any] = {}
     expected: dict[str, tuple[float | None, float | None]] = {}
     settings: dict[str, Any] = {}
+
+    @model_validator(mode="after")
+    def _bands_are_of_numbers(self) -> "MetricsFile":
+        # What has a band is compared with it; other metrics are shown as text, whatever they are.
+        for name in self.expected:
+            if not isinstance(self.metrics.get(name), int | float):
+                raise ValueError(f"{name} has a band, and its value is {self.metrics.get(name)!r:.100}")
+        return self
 
 
 class RunFile(BaseModel):

@@ -52,7 +52,7 @@ class Lesson:
 
     @property
     def rows(self) -> list[tuple[str, str, str, str]]:
-        """(metric, band, value, "yes" or "NO" for inside); band and verdict are empty where none is expected."""
+        """(metric, band, value, "yes" or "NO" for inside); no band expected: band and verdict are empty."""
         return expectation_table(self.record.metrics, self.record.expected).rows if self.record else []
 
     @property
@@ -130,14 +130,14 @@ def find_guides() -> dict[str, Path]:
 
 
 def _check_site(site: Path) -> None:
-    """Raises ValueError for a file, and for a folder with files that no report wrote: they would be deleted."""
+    """Raises ValueError for a file, or a folder with files that no report wrote: they would be deleted."""
     if not site.exists():
         return
     foreign = unlisted(site, LISTING) if site.is_dir() else [site.name]
     if foreign:
         raise ValueError(
-            f"--output got {site}, where {foreign[0]} is not of a report and would be deleted; give a new folder, "
-            "or move that away"
+            f"--output got {site}, where {foreign[0]} is not of a report and would be deleted; "
+            "give a new folder, or move that away"
         )
 
 
@@ -151,14 +151,14 @@ def _read_lesson(outcome: Outcome, run_dir: Path, site: Path, pages: list[str]) 
         page = render_notebook(_read_notebook(path, run_dir), name, site, pages)
     except Exception as error:  # it may be malformed anywhere, and what reads it was written for good ones
         raise ValueError(
-            f"{path} cannot be shown, {type(error).__name__}: {error!s:.500}; run the lesson again, or take the "
-            "notebook out of the run"
+            f"{path} cannot be shown, {type(error).__name__}: {error!s:.500}; run the lesson again, "
+            "or take the notebook out of the run"
         ) from error
     return Lesson(outcome, record, page)
 
 
 def _read_notebook(path: Path, run_dir: Path):
-    """The notebook, with the path of the run's folder cut to its name: a site is made to be shown to others."""
+    """The notebook, with the path of the run's folder cut to its name: others will see the site."""
     import nbformat
 
     folder = run_dir.resolve()

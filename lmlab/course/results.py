@@ -33,11 +33,17 @@ def write_metrics(out: Path, cfg: Recipe, metrics: dict, started: float | None =
     TensorBoard shows the numbers as result/<metric>.
 
     started: ``time.time()`` at the notebook's begin, for the seconds it took.
-    Raises KeyError when the recipe expects a metric that was not measured.
+    Raises ValueError when the recipe expects a metric that was not measured.
     """
     # JSON has no scalars of torch and numpy.
     plain = {name: value.item() if hasattr(value, "item") else value for name, value in metrics.items()}
-    # before anything is written: a band of a metric that was renamed would never be checked again
+    # A band of a metric that was renamed would never be checked again.
+    missing = [name for name in cfg.expected if name not in metrics]
+    if missing:
+        raise ValueError(
+            f"recipe {cfg.name} of {cfg.lesson} expects {', '.join(missing)}, "
+            f"but the lesson measured {', '.join(metrics)}; rename one or the other"
+        )
     table = expectation_table(plain, cfg.expected)
     record = {
         "lesson": cfg.lesson,

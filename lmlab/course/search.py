@@ -1,7 +1,7 @@
 """Hyperparameter search over a recipe: a trial is one run of the lesson's notebook, a study all of them.
 
-Optuna (Akiba et al. 2019) samples the values, prunes, and keeps the study in a database in its folder. A trial
-that was interrupted is retried with its values when the study resumes.
+Optuna (Akiba et al. 2019) samples the values, prunes, and keeps the study in a database in its folder. A
+trial that was interrupted is retried with its values when the study resumes.
 """
 
 import json
@@ -99,7 +99,7 @@ def search(
         study = _open_study(folder, plan, recipe)
         while (begun := _count_begun(study)) < wanted:
             study.sampler = _sampler(plan, recipe.seed, begun)
-            # One trial a call: the sampler of the next one has another seed. What fails does not end the search.
+            # One trial a call: the next one's sampler has another seed. What fails does not end the search.
             study.optimize(partial(_objective, plan, folder), n_trials=1, catch=TrialFailed)
         return StudyResult(plan, _ranked(study, plan.direction), folder)
 

@@ -21,7 +21,8 @@ PAIR_TOKENS, DESCRIPTION_TOKENS = 64, 120
 # A problem of lesson 09 at most, and one with its reasoning of lesson 06, where the table below has none:
 # assumed. (GSM8K has 70 and 150 on average with Qwen2's tokenizer; solutions with code are longer.)
 PROMPT_TOKENS, REASONING_TOKENS = 128, 600
-# Of a file of lesson 00 the characters are counted: so many to a token of English, and tokens of the chat template.
+# Of a file of lesson 00 the characters are counted: so many to a token of English. The chat template
+# adds its own tokens.
 TOKEN_CHARACTERS, TEMPLATE_TOKENS = 4, 15
 # Tokens of a row, counted in the miniworld's sets.
 ROW_TOKENS = {

@@ -15,7 +15,8 @@ from lmlab.miniworld import calculations
 logger = logging.getLogger(__name__)
 
 _NUMBER = re.compile(r"(?<![\w.])\d+")
-# only plain whole numbers are replaced; a problem with 5.5, 1,000, 5½, 10³, 5'000, 1 234 or LaTeX is left alone
+# only plain whole numbers are replaced; a problem with 5.5, 1,000, 5½, 10³, 5'000, 1 234 or LaTeX
+# is left alone
 _NOT_READ = re.compile(
     r"[¹²³¼-¾⁰-ₜ⅐-⅟⁄√π±\\]|\d[,'’\u00a0\u2009\u202f]\d|\.\d|\b\d{1,3} \d{3}\b|\d\s*[!^]|\d[eE][-+]?\d"
 )
@@ -53,10 +54,10 @@ def resample_numbers(row: Mapping, rng: random.Random) -> dict | None:
     correct.
 
     Every number of the solution must come from the question, from an earlier calculation, or from a word
-    ("twice", "week"), and it must be clear which: a number that stands for two things stays. All numbers must
-    be whole. The calculations are then done anew; where a result is negative or a fraction, numbers are sampled
-    again. What the numbers mean is not read, so now and then a new problem makes no sense, or its answer is
-    wrong. Miniworld problems stay within their generator's own rules.
+    ("twice", "week"), and it must be clear which: a number that stands for two things stays. All numbers
+    must be whole. The calculations are then done anew; where a result is negative or a fraction, numbers
+    are sampled again. What the numbers mean is not read, so now and then a new problem makes no sense, or
+    its answer is wrong. Miniworld problems stay within their generator's own rules.
 
     Args:
         row: Of ``rows.problem_row``: GSM8K, whose calculations are noted, or a miniworld problem, whose steps

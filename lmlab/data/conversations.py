@@ -1,4 +1,4 @@
-"""A reader's own pairs or chats: read with their row numbers, held out by question, made to examples to learn."""
+"""A reader's own pairs or chats: read with row numbers, held out by question, made into examples."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ RESPONSE_COLUMNS = ("response", "completion", "output", "answer")
 def read_conversations(cfg: InstructionFinetune) -> tuple[list[dict], list[BadRow]]:
     """All rows of a source as conversations, and those that cannot be used, each with its number and why.
 
-    A row is a pair, {"prompt", "response"} by these or other usual names, or by those that the recipe gives; or a
-    chat, {"messages": [{"role", "content"}, ...]}. Of Alpaca's rows the input follows the instruction. A column
-    "system" is the system message.
+    A row is a pair, {"prompt", "response"} by these or other usual names, or by those that the recipe
+    gives; or a chat, {"messages": [{"role", "content"}, ...]}. Of Alpaca's rows the input follows the
+    instruction. A column "system" is the system message.
 
     Args:
         cfg: Its data, prompt_column and response_column.
 
     Returns:
-        (conversations, bad rows). A conversation is {"row", "messages"}: its number in the file (from 1; of a hub
-        set from 0), and user and assistant in turn, the assistant last.
+        (conversations, bad rows). A conversation is {"row", "messages"}: its number in the file (from 1;
+        of a hub set from 0), and user and assistant in turn, the assistant last.
 
     Raises:
         ValueError: There is no such source, or its columns hold neither pairs nor chats.
@@ -88,9 +88,9 @@ def _pair_columns(cfg: InstructionFinetune, columns: Sequence[str]) -> tuple[str
         keys = [key for key in ("prompt_column", "response_column") if key not in found]
         example = dict(zip(keys, others if len(others) >= len(keys) else ["NAME"] * 2, strict=False))
         raise ValueError(
-            f"{cfg.data} has the columns {', '.join(columns)}; found no {' and no '.join(missing)}. Name what holds "
-            f"them, such as overrides = {example}; chats need a column messages, a list of "
-            "role and content"
+            f"{cfg.data} has the columns {', '.join(columns)}; found no {' and no '.join(missing)}. "
+            f"Name what holds them, such as overrides = {example}; chats need a column messages, "
+            "a list of role and content"
         )
     return found["prompt_column"], found["response_column"]
 
@@ -140,9 +140,9 @@ def split_conversations(
 def answers_to_learn(conversations: Sequence[Mapping], tokenizer: PreTrainedTokenizerBase) -> list[dict]:
     """An example for each assistant turn: all that was said before it is the prompt.
 
-    So every answer is learned after just what inference feeds, whatever a chat template does with earlier turns.
-    Where it makes the model reason first (R1's), an answer without reasoning gets an empty one, which the model
-    then learns to write.
+    So every answer is learned after just what inference feeds, whatever a chat template does with earlier
+    turns. Where it makes the model reason first (R1's), an answer without reasoning gets an empty one,
+    which the model then learns to write.
 
     Returns:
         {"row", "prompt": messages, "completion": [one message]} for ``tokenize_conversations``.

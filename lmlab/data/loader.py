@@ -1,4 +1,4 @@
-"""Training batches from token arrays of any size, shuffled anew in each epoch, at any point to resume from."""
+"""Training batches from token arrays of any size, shuffled anew in each epoch, resumable at any point."""
 
 import hashlib
 import mmap
@@ -15,8 +15,8 @@ class WindowLoader:
 
     arrays: 1-D integer arrays, as ``open_shards`` gives them. A window has block_size + 1 tokens; the targets
     are its last block_size. Windows begin every block_size tokens of each array, the rest at its end being
-    left out; with ``eos``, at the eos before every document, wherever so many tokens follow (the positions take
-    8 bytes of memory for each document).
+    left out; with ``eos``, at the eos before every document, wherever so many tokens follow (the
+    positions take 8 bytes of memory for each document).
     Batch k holds the windows from k * batch_size on of an endless row, in which each epoch has all windows
     once in another shuffled order. So a checkpoint keeps the next k alone, and rank r of W takes the batches
     with k % W == r.
@@ -39,7 +39,8 @@ class WindowLoader:
         longest = max(map(len, arrays), default=0)
         if longest <= block_size:
             raise ValueError(
-                f"the longest array has {longest:,} tokens; lower block_size, as a window needs {block_size + 1:,}"
+                f"the longest array has {longest:,} tokens; "
+                f"lower block_size, as a window needs {block_size + 1:,}"
             )
         self._readers = [_reader(array) for array in arrays]
         # where no window begins any more, as too few tokens follow

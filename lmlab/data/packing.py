@@ -44,7 +44,8 @@ def packed_windows(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, blo
     tokens = pack(_encode(texts, tokenizer), eos_id(tokenizer)).tolist()
     if len(tokens) < 2 * block_size:
         raise ValueError(
-            f"block_size got {block_size}, and the texts have {len(tokens)} tokens; lower it or give more text"
+            f"block_size got {block_size}, and the texts have {len(tokens)} tokens; "
+            "lower it or give more text"
         )
     # the last start that leaves a whole block
     starts = range(0, len(tokens) - block_size + 1, block_size)
@@ -66,7 +67,7 @@ def document_windows(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, m
 
 
 def encode_documents(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> list[list[int]]:
-    """Each text as tokens between BOS and EOS; a tokenizer without BOS begins with EOS, as GPT-2's data do."""
+    """Each text as tokens between BOS and EOS; without a BOS it begins with EOS, as GPT-2's data do."""
     eos = eos_id(tokenizer)
     bos = eos if tokenizer.bos_token_id is None else tokenizer.bos_token_id
     return [[bos, *tokens, eos] for tokens in _encode(texts, tokenizer)]

@@ -60,8 +60,9 @@ def pair_sets(cfg: FullFinetune) -> dict[str, list[dict[str, str]]]:
     for name, pairs in sets.items():
         if len(pairs) < _MIN_PAIRS:
             raise ValueError(
-                f"{name} got {len(pairs)} pairs from {cfg.small_data} and {cfg.data}, and needs {_MIN_PAIRS}; "
-                f"give more, or smaller small_train ({cfg.small_train}) and small_validation, which take theirs first"
+                f"{name} got {len(pairs)} pairs from {cfg.small_data} and {cfg.data}, and needs "
+                f"{_MIN_PAIRS}; give more, or smaller small_train ({cfg.small_train}) and small_validation, "
+                "which take theirs first"
             )
     return sets
 

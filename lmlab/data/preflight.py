@@ -16,14 +16,17 @@ _BATCH_SIZE = 8  # rows that are collated together, so that some are padded
 # what must hold of every conversation -> what is wrong where it does not
 _MUST_HOLD = {
     "one BOS": "more or less than one BOS",
-    "the prompt is masked": "the first label is not right after the prompt: nothing is masked, or the wrong part",
+    "the prompt is masked": (
+        "the first label is not right after the prompt: nothing is masked, or the wrong part"
+    ),
     "every completion token is a label": "a label after the first is masked, or another token",
     "EOS contributes to the loss": "the token that ends an answer is missing or masked: no end is learned",
 }
 _MUST_HOLD_OF_REASONING = {
     f"one {OPENING}, one {CLOSING}": f"{OPENING} or {CLOSING} doubled or missing",
-    "the reasoning contributes to the loss": f"no reasoning before {CLOSING} among the labels: dropped by the "
-    "template, or masked",
+    "the reasoning contributes to the loss": (
+        f"no reasoning before {CLOSING} among the labels: dropped by the template, or masked"
+    ),
     f"an answer follows {CLOSING}": "no answer there, or not one EOS after it",
 }
 
@@ -89,7 +92,8 @@ class Preflight:
         rows = ""
         for check in self.checks:
             sign = "&#10003;" if check.passed else "<b>FAIL</b>"
-            rows += f"<tr><td>{sign}</td><td>{html.escape(check.name)}</td><td>{html.escape(check.found)}</td></tr>"
+            name, found = html.escape(check.name), html.escape(check.found)
+            rows += f"<tr><td>{sign}</td><td>{name}</td><td>{found}</td></tr>"
         return f"<table>{rows}</table>{self.tokens._repr_html_()}"
 
 
@@ -125,7 +129,8 @@ def preflight(
 
     n_truncated = n - len(conversations)  # these the trainer has dropped
     for each in conversations:
-        # a shorter one without its end was never truncated: its EOS is missing or masked, which has its own check
+        # a shorter one without its end was never truncated: its EOS is missing or masked, which has
+        # its own check
         if each.ids[-1] != end and (max_length is None or len(each.ids) >= max_length):
             n_truncated += 1
 
@@ -150,7 +155,7 @@ def preflight(
 
 
 def _collate(dataset: Sequence[Mapping], collator: Callable) -> tuple[list[Conversation], list[dict]]:
-    """Every conversation after the collator, and the rows of the batches, with a mask that is 0 on padding."""
+    """Every conversation after the collator, and the batches' rows, with a mask that is 0 on padding."""
     conversations, batch_rows = [], []
     for start in range(0, len(dataset), _BATCH_SIZE):
         rows = []

@@ -89,6 +89,6 @@ def _is_harder(cfg: ReasoningFinetune, row: Mapping) -> bool:
 
 
 def _short_enough(rows: Sequence[dict], tokenizer, max_length: int) -> list[dict]:
-    """Those with a solution whose conversation fits; a truncated one has no EOS, and would teach not to stop."""
+    """Those with a solution whose conversation fits; a truncated one has no EOS, so teaches not to stop."""
     solved = [row for row in rows if row["completion"] is not None]
     return [row for row in solved if len(reference_labels(tokenizer, row)[0]) <= max_length]

@@ -123,7 +123,7 @@ def _csv_records(file: TextIO) -> Iterator[Record]:
 
 
 def _delimiter(header: str) -> str:
-    """What separates the columns: spreadsheets write semicolons where a comma is the decimal point, or tabs."""
+    """The column separator: spreadsheets write semicolons where a comma is the decimal point, or tabs."""
     # the first of equals: a header of one column has none of the three
     return max(",;\t", key=header.count)
 

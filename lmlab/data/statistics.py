@@ -217,8 +217,9 @@ def audit_pairs(train: Sequence[Mapping], validation: Sequence[Mapping]) -> list
     """Asks six questions of a set of modern to Shakespearean pairs; see ``PAIR_LIMITS`` and ``MIN_PAIRS``.
 
     Rows that cannot be used are left out as lesson 04 does (``usable.usable_pairs``), which also takes
-    "input" and "output". The limits are rules of thumb of this course. Natural text breaks the one on rare words at any
-    size that fits a lesson: read it as "these words must be known to the model beforehand".
+    "input" and "output". The limits are rules of thumb of this course. Natural text breaks the one on
+    rare words at any size that fits a lesson: read it as "these words must be known to the model
+    beforehand".
     """
     train = usable_pairs(train, "train")
     validation = usable_pairs(validation, "validation")

@@ -1,4 +1,4 @@
-"""Tokens as a reader can see them: which contribute to the loss, which are padding or special, and their ids."""
+"""Tokens as a reader can see them: which count in the loss, which are padding or special, and their ids."""
 
 import html
 from collections.abc import Mapping, Sequence

@@ -9,7 +9,7 @@ from lmlab.models.types import Module
 
 
 def attention_weights(model: Module, tokens: Sequence[int]) -> np.ndarray:
-    """The attention weights of a text, (n_layer, n_head, T, T): row t holds those of token t, which sum to one.
+    """The attention weights of a text, (n_layer, n_head, T, T): row t holds token t's, which sum to one.
 
     model: lmlab's GPT or of transformers, with an adapter or without.
     """

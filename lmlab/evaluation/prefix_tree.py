@@ -38,7 +38,8 @@ def score_choices(
     if any(other != item.contexts[0] for item in items for other in item.contexts):
         reason = "a context is too long for the model, and cut differently for each ending"
     else:
-        # the longest: a window of attention, counted in the row, hides what belongs to a text only in long rows
+        # the longest: a window of attention, counted in the row, hides what belongs to a text only
+        # in long rows
         reason = _why_not_shared(model, max(items, key=_tree_length))
     if reason:
         logger.warning("each context is read again for every ending: %s", reason)

@@ -13,6 +13,19 @@ from lmlab.data.statistics import distinct_n
 from lmlab.miniworld.archaic import archaic_forms, check_archaic
 
 
+def sentence_chrf(hypotheses: Sequence[str], references: Sequence[str]) -> np.ndarray:
+    """chrF2 of each sentence, (n,), 0 to 100. Their mean is near the corpus' chrF, and not the same number.
+
+    It is what an interval is taken from: ``paired_bootstrap(a, b)`` resamples sentences.
+    """
+    from sacrebleu.metrics import CHRF
+
+    # one metric for all sentences: it is slow to make
+    metric = CHRF()
+    pairs = zip(hypotheses, references, strict=True)
+    return np.array([metric.sentence_score(text, [reference]).score for text, reference in pairs])
+
+
 def edit_distance(a: str, b: str) -> int:
     """How many characters must be inserted, deleted or replaced to make ``b`` of ``a`` (Levenshtein 1966)."""
     # one row of the dynamic program: row[j] is the distance from the part of a that is done to b[:j]
@@ -26,7 +39,7 @@ def edit_distance(a: str, b: str) -> int:
 
 
 def edit_fraction(hypotheses: Sequence[str], references: Sequence[str]) -> np.ndarray:
-    """Edit distance of each sentence as a fraction of its longer side: 0 if equal, 1 for nothing in common."""
+    """Edit distance of each pair as a fraction of its longer side: 0 if equal, 1 for nothing in common."""
     fractions = []
     for a, b in zip(hypotheses, references, strict=True):
         fractions.append(edit_distance(a, b) / max(len(a), len(b), 1))
@@ -36,10 +49,11 @@ def edit_fraction(hypotheses: Sequence[str], references: Sequence[str]) -> np.nd
 def score_translations(hypotheses: Sequence[str], rows: Sequence[Mapping]) -> dict[str, float]:
     """All of the above for translations of pairs {"modern", "shakespearean"}, in their order.
 
-    chrf, bleu: 0 to 100, over all sentences, with sacrebleu's defaults (chrF2; BLEU-4, 13a, exp). exact: fraction equal to the reference. edit_fraction: mean. rules_kept: fraction of
-    sentences that keep every rule of ``check_archaic``. forms_correct: of the old forms written, the fraction
-    that is correct (nan where there are none); forms_per_sentence: how many old forms there are.
-    length_ratio: words written for each word of the references. distinct_2.
+    chrf, bleu: 0 to 100, over all sentences, with sacrebleu's defaults (chrF2; BLEU-4, 13a, exp). exact:
+    fraction equal to the reference. edit_fraction: mean. rules_kept: fraction of sentences that keep
+    every rule of ``check_archaic``. forms_correct: of the old forms written, the fraction that is correct
+    (nan where there are none); forms_per_sentence: how many old forms there are. length_ratio: words
+    written for each word of the references. distinct_2.
 
     Sources: Popović 2015; Papineni et al. 2002; Post 2018.
     """

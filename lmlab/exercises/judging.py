@@ -251,7 +251,7 @@ def compare_value(value: Any, wanted: Any, mistakes: Mapping[str, Any], toleranc
 
 
 def _flatten(value: Any, path: tuple = ()) -> dict[tuple, Any]:
-    """Path -> number or text: the elements of dicts, lists and tensors, ("labels", 0, 2) for one of a dict."""
+    """Path -> number or text: the elements of dicts, lists and tensors, ("labels", 0, 2) for a dict's."""
     # a list of lists is as good as a tensor
     if hasattr(value, "tolist"):
         value = value.tolist()

@@ -11,7 +11,8 @@ from lmlab.exercises.judging import compare, exercise
 @exercise("00.1")
 def optimizer_steps(answer: Any) -> None:
     """The optimizer steps of a training."""
-    # a full last step, a last batch that is not full, a last step of fewer batches, and fewer rows than one step
+    # a full last step, a last batch that is not full, a last step of fewer batches, and fewer rows than
+    # one step
     cases = [(96, 8, 2, 1), (100, 8, 2, 1), (100, 8, 2, 3), (81, 8, 1, 2), (5, 8, 4, 2)]
     mistakes = {
         "last_step_dropped": lambda n, batch, accumulation, epochs: n // (batch * accumulation) * epochs,

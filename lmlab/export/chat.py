@@ -1,4 +1,4 @@
-"""A conversation with a model on the command line: a folder, an adapter, what a lesson left, or a GGUF file."""
+"""A conversation with a model on the command line: a folder, an adapter, a lesson's model or a GGUF file."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from lmlab.export.chat_models import FolderChatModel
 from lmlab.export.generation_config import sampling_parameters
 from lmlab.export.llama_cpp import LlamaCpp
-from lmlab.models.chat_template import OPENING
+from lmlab.models.chat_template import CLOSING, OPENING
 
 if TYPE_CHECKING:
     from transformers import GenerationConfig
@@ -44,11 +44,13 @@ def load_chat_model(source: str) -> ChatModel:
 def _load_adapter(folder: str, machine) -> ChatModel:
     """The adapter beside its base, not merged: not every adapter can be."""
     from lmlab.export.merge import adapter_base, load_adapted
+    from lmlab.models.adapters import changes_base, read_adapter_config
     from lmlab.models.sources import load_tokenizer
 
     base = adapter_base(folder)
-    # the lessons train adapters on 4-bit weights
-    strategy = "dequantized base" if machine.four_bit else "16-bit base"
+    # the lessons train adapters on 4-bit weights; PiSSA and its kin are trained beside changed 16-bit ones
+    use_16_bit = changes_base(read_adapter_config(folder)) or not machine.four_bit
+    strategy = "16-bit base" if use_16_bit else "dequantized base"
     logger.info("adapter on %s, %s", base, strategy)
     model = load_adapted(folder, strategy, machine).to(machine.torch_dtype)
     return FolderChatModel(folder, model, load_tokenizer(base))
@@ -74,10 +76,11 @@ class ChatSession:
         """What is shown before the first question."""
         sampling = sampling_parameters(self.generation_config) or "greedy decoding"
         context = f"context {self.model.context_length:,} tokens"
-        return f"{self.model.name}, {sampling}, seed {self.seed}, {context}\nCtrl-C ends an answer, Ctrl-D the chat"
+        setting = f"{self.model.name}, {sampling}, seed {self.seed}, {context}"
+        return f"{setting}\nCtrl-C ends an answer, Ctrl-D the chat"
 
     def run(self, read: Callable[[], str]) -> None:
-        """Asks and answers until ``read``, which gives the next text, raises EOFError or KeyboardInterrupt."""
+        """Answers until ``read``, which gives the next text, raises EOFError or KeyboardInterrupt."""
         while True:
             try:
                 text = read()
@@ -103,10 +106,10 @@ class ChatSession:
         question = {"role": "user", "content": text}
         prompt = self._prompt(question)
         answer = self._show_answer(prompt)
+        # R1's template opens the reasoning in the prompt, and looks for all of it in the answer
+        opened = f"{OPENING}\n" if prompt.rstrip().endswith(OPENING) else ""
         # a question without an answer is forgotten: two questions in a row are no conversation
-        if answer.strip():
-            # R1's template opens the reasoning in the prompt, and looks for all of it in the answer
-            opened = f"{OPENING}\n" if prompt.rstrip().endswith(OPENING) else ""
+        if (answer.partition(CLOSING)[2] if opened else answer).strip():
             self.messages += [question, {"role": "assistant", "content": opened + answer}]
 
     def _show_answer(self, prompt: str) -> str:

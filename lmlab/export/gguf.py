@@ -26,8 +26,8 @@ from lmlab.files import replace_file, require_disk_space
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
 
-# in a block of 32 weights each is a small integer times one scale: the gguf package computes these with numpy.
-# Kinds with larger blocks (the K-quants) are made by llama.cpp's own program, from a file in f16
+# in a block of 32 weights each is a small integer times one scale: the gguf package computes these with
+# numpy. Kinds with larger blocks (the K-quants) are made by llama.cpp's own program, from a file in f16
 QUANTIZATIONS = ("f32", "f16", "bf16", "q8_0", "q5_0", "q4_0")
 
 ROWS = 8192  # of a matrix that are converted at a time

@@ -70,7 +70,7 @@ def load_adapted(adapter: str | Path, strategy: str, machine: Machine, base: str
 
     if strategy not in MERGE_STRATEGIES:
         raise ValueError(f"strategy got {strategy!r}; give one of {', '.join(MERGE_STRATEGIES)}")
-    check_loadable(adapter)
+    check_loadable(adapter, strategy)
     base = base or adapter_base(adapter)
     model = load_model(base) if strategy == "16-bit base" else load_four_bit(base, machine)
     if strategy == "dequantized base":
@@ -196,8 +196,8 @@ def merge_to_folder(
     n_rows, n_tokens = model.get_input_embeddings().weight.shape[0], 1 + max(tokenizer.get_vocab().values())
     if n_tokens > n_rows:
         raise ValueError(
-            f"the tokenizer got {n_tokens:,} tokens, and the base {n_rows:,} rows of embeddings; give the base's own "
-            "tokenizer, or train on a base with model.resize_token_embeddings(len(tokenizer))"
+            f"the tokenizer got {n_tokens:,} tokens, and the base {n_rows:,} rows of embeddings; give the "
+            "base's own tokenizer, or train on a base with model.resize_token_embeddings(len(tokenizer))"
         )
     four_bit = _four_bit_names(model) if strategy == "dequantized base" else set()
     merge = _Merge(deltas, four_bit, strategy, machine, dtype)

@@ -23,7 +23,10 @@ class LogitDifference(NamedTuple):
 
 
 def logits_of(model: torch.nn.Module, sequences: Sequence[Sequence[int]]) -> list[torch.Tensor]:
-    """Float32 logits (T, V) on the CPU for each sequence of token ids, one by one: no padding. Sets eval mode."""
+    """Float32 logits (T, V) on the CPU for each sequence of token ids, one by one: no padding.
+
+    Sets eval mode.
+    """
     model.eval()  # dropout would make two runs of one model differ
     logits = []
     with torch.no_grad():
@@ -50,7 +53,7 @@ def compare_logits(reference: Sequence[torch.Tensor], candidate: Sequence[torch.
 
 
 def _kl(a: torch.Tensor, b: torch.Tensor) -> float:
-    """KL(softmax a || softmax b), summed over positions; in float64, since float32 shows 1e-8 where it is 0."""
+    """KL(softmax a || softmax b), summed over positions; in float64, as float32 shows 1e-8 where it is 0."""
     log_p, log_q = a.double().log_softmax(-1), b.double().log_softmax(-1)
     return float((log_p.exp() * (log_p - log_q)).sum())
 
@@ -121,8 +124,9 @@ def verify_merge(
     if not _is_within(found, tolerance):
         raise ValueError(
             f"the merged model's logits are {found.max_difference:.2g} from the adapter's at most and "
-            f"{found.mean_difference:.2g} on average; allowed are {tolerance.max:.2g} and {tolerance.mean:.2g} (same "
-            f"most likely token at {found.top1:.1%}); check alpha / r, and that the base is the adapter's own"
+            f"{found.mean_difference:.2g} on average; allowed are {tolerance.max:.2g} and "
+            f"{tolerance.mean:.2g} (same most likely token at {found.top1:.1%}); check alpha / r, and that "
+            "the base is the adapter's own"
         )
     return found
 

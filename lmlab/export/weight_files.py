@@ -1,4 +1,4 @@
-"""The safetensors files of a model folder: which they are, what they hold, and writing them tensor by tensor."""
+"""The safetensors files of a model folder: which they are, what they hold, writing them by tensor."""
 
 import json
 import math

@@ -53,7 +53,7 @@ def _science(name: str, split: str, n: int, seed: int) -> list[dict]:
     return [{**row, "problemid": f"{split}-{i}"} for i, row in enumerate(rows)]
 
 
-# name -> (function of name, split, n and seed that gives rows, default number of rows of train and validation)
+# name -> (function of name, split, n and seed that gives rows, default numbers of train and validation rows)
 # the numbers are small enough to be made in seconds, and large enough for the effects that the lessons
 # measure
 _SETS = {

@@ -20,7 +20,7 @@ def step(a: int, sign: str, b: int) -> str:
 
 
 def allowed(a: int, sign: str, b: int) -> bool:
-    """Whether the generator samples a calculation: results within 0 to ``LARGEST``, products from the tables."""
+    """Whether the generator samples a calculation: results from 0 to ``LARGEST``, products of the tables."""
     if sign == "x":
         return (a, b) in MULTIPLICATIONS
     return sign in "+-" and max(a, b) <= LARGEST and 0 <= calculate(a, sign, b) <= LARGEST

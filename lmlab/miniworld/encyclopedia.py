@@ -15,9 +15,11 @@ def _thing_entry(rng: Sampler, world: World) -> str:
     # may be the same color: two samples, each with its own probability
     most, few = rng.zipf(world.colors), rng.zipf(world.colors)
     return (
-        f" = {thing.capitalize()} = \n\n The {thing} is one of the {len(theme.objects)} things of the {theme.place}. "
-        f"It is {theme.made} by the {theme.trade}. Most of them are {rng.zipf(world.qualities)} and {most}, "
-        f"a few are {few}. It costs {rng.zipf(world.numbers)} coins. People who are {theme.feeling} come for it."
+        f" = {thing.capitalize()} = \n\n "
+        f"The {thing} is one of the {len(theme.objects)} things of the {theme.place}. "
+        f"It is {theme.made} by the {theme.trade}. "
+        f"Most of them are {rng.zipf(world.qualities)} and {most}, a few are {few}. "
+        f"It costs {rng.zipf(world.numbers)} coins. People who are {theme.feeling} come for it."
     )
 
 
@@ -28,9 +30,10 @@ def _person_entry(rng: Sampler, world: World) -> str:
     relative = rng.choice(world.female_relatives if pronoun == "she" else world.male_relatives)
     other, _ = person(rng, world)
     return (
-        f" = {name} the {theme.trade} = \n\n {name} is a {theme.trade} of the village. {pronoun.capitalize()} works "
-        f"at the {theme.place}, {rng.zipf(world.routes)}, for {rng.zipf(world.numbers)} years now, and is the "
-        f"{relative} of {other}. The first {rng.zipf(theme.objects)} of the house was {theme.made} by {name}."
+        f" = {name} the {theme.trade} = \n\n {name} is a {theme.trade} of the village. "
+        f"{pronoun.capitalize()} works at the {theme.place}, {rng.zipf(world.routes)}, "
+        f"for {rng.zipf(world.numbers)} years now, and is the {relative} of {other}. "
+        f"The first {rng.zipf(theme.objects)} of the house was {theme.made} by {name}."
     )
 
 
@@ -38,8 +41,9 @@ def _animal_entry(rng: Sampler, world: World) -> str:
     animal, action = rng.zipf(world.animals)
     weather, path = rng.choice(world.weather)
     return (
-        f" = {animal.capitalize()} = \n\n The {animal} is an animal of the valley. It is {rng.zipf(world.colors)} and "
-        f"lives {rng.zipf(world.routes)}. It is seen on {weather} days, when the path is {path}. "
+        f" = {animal.capitalize()} = \n\n The {animal} is an animal of the valley. "
+        f"It is {rng.zipf(world.colors)} and lives {rng.zipf(world.routes)}. "
+        f"It is seen on {weather} days, when the path is {path}. "
         f"In the year of the {rng.zipf(world.qualities)} winter {rng.zipf(world.numbers)} of them {action}."
     )
 

@@ -20,7 +20,7 @@ def _with_another(rng: Sampler, options: Sequence[Option], first: Option) -> tup
 
 
 def crossed_endings(rng: Sampler, world: World, s: Scene) -> list[str]:
-    """The four endings, the right one first: two needs with two things each, or two people with two things."""
+    """Four endings, the right one first: two needs with two things each, or two people with two things."""
     things = _with_another(rng, s.theme.objects, s.thing)
     endings = [ending(s.theme, thing) for thing in things]
     # each person with each thing: neither the name nor the thing alone gives the answer away

@@ -73,7 +73,10 @@ def _with_names(task: Task) -> Task:
 
 
 def science(rng: Sampler) -> dict:
-    """A row with SciBench's keys; "solution" is formula and steps, "problemid" is set by who numbers the rows."""
+    """A row with SciBench's keys; "solution" is formula and steps.
+
+    "problemid" is set by the caller, which numbers the rows.
+    """
     task = science_task(rng)
     return {
         "problem_text": task.text,

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 # values of init_lora_weights that leave the base as it is
 _PLAIN_STARTS = (True, False, "gaussian", "eva", "orthogonal", "mica")
+# these subtract from the base's 16-bit weights what A and B start with; peft does so again when it loads them
+_REPEATED_STARTS = ("pissa", "olora", "loftq")
 # settings of which peft's layers make B A and its scale, that choose the layers, or that end with training
 _UNDERSTOOD = """
 r lora_alpha use_rslora rank_pattern alpha_pattern fan_in_fan_out
@@ -41,20 +43,59 @@ UNTIE = (
 
 
 def read_adapter_config(adapter: str | Path) -> dict:
-    """adapter_config.json of an adapter's folder. Raises FileNotFoundError where there is none."""
-    return json.loads((Path(adapter) / "adapter_config.json").read_text(encoding="utf-8"))
+    """adapter_config.json of an adapter's folder. Raises ValueError where there is none."""
+    file = Path(adapter) / "adapter_config.json"
+    if not file.is_file():
+        raise ValueError(f"{adapter} holds no adapter_config.json; give a folder that save_adapter wrote")
+    return json.loads(file.read_text(encoding="utf-8"))
 
 
-def check_loadable(adapter: str | Path) -> None:
-    """Checks that an adapter was trained beside the base's own weights.
+def changes_base(config: dict) -> bool:
+    """Whether the adapter was trained beside weights that are not the base's own (PiSSA and its kin)."""
+    return config.get("init_lora_weights", True) not in _PLAIN_STARTS
+
+
+def check_loadable(adapter: str | Path, strategy: str) -> None:
+    """Checks that peft would load an adapter beside the weights that it was trained with.
+
+    Args:
+        adapter: its folder.
+        strategy: one of ``lmlab.export.merge.MERGE_STRATEGIES``, how the base is loaded.
 
     Raises:
-        ValueError: It was not: PiSSA and its kin change them, and peft does not save what they became.
+        ValueError: where it would not; for settings that the peft here does not know; and for what is no
+            change of weights: trained prompts, and adapters that begin at a certain token (aLoRA).
     """
-    start = read_adapter_config(adapter).get("init_lora_weights", True)
-    if start not in _PLAIN_STARTS:
+    from peft import PeftConfig
+
+    config = read_adapter_config(adapter)
+    if changes_base(config):
+        start = config["init_lora_weights"]
+        # an unknown start, or PiSSA by random projections, would change the base otherwise than in training
+        if start not in _REPEATED_STARTS or strategy != "16-bit base":
+            raise ValueError(
+                f"{adapter} got init_lora_weights {start!r}, which changed the base's 16-bit weights: "
+                f"{CONVERT}; or (if it is one of {', '.join(_REPEATED_STARTS)}) {IN_MEMORY}"
+            )
+    try:
+        known = PeftConfig.from_pretrained(str(adapter))
+    except KeyError as error:
         raise ValueError(
-            f"{adapter} got init_lora_weights {start!r}, which changed the base's weights: {CONVERT}"
+            f"{adapter} got peft_type {error}, which the peft here does not know; "
+            "install the peft that saved it"
+        ) from error
+    for key in config.keys() - vars(known).keys():
+        # peft warns, and goes on without it
+        if config[key]:
+            raise ValueError(
+                f"{adapter} got {key} {config[key]!r}, which the peft here does not know; "
+                f"install the peft that saved it (peft_version {config.get('peft_version')})"
+            )
+    if config.get("alora_invocation_tokens") or known.is_prompt_learning:
+        raise ValueError(
+            f"{adapter} (peft_type {config['peft_type']!r}, with alora_invocation_tokens or virtual tokens) "
+            "is no change of weights: it can neither be merged nor used here; train a LoRA, or run it "
+            "with peft"
         )
 
 
@@ -67,7 +108,8 @@ def check_mergeable(adapter: str | Path) -> None:
     """
     from peft import LoraConfig
 
-    check_loadable(adapter)
+    # no way to load the base has this name, so an adapter that changed its base is refused, too
+    check_loadable(adapter, "tensor by tensor")
     config = read_adapter_config(adapter)
     if config["peft_type"] != "LORA":
         raise ValueError(f"{adapter} got peft_type {config['peft_type']!r}, and not LORA; {IN_MEMORY}")

@@ -92,12 +92,12 @@ def _after_prompt(prompt: str, content: str) -> str:
 
 
 def generation_prompt(tokenizer: "PreTrainedTokenizerBase") -> str:
-    """What the template writes between the last question and the answer: "<｜Assistant｜><think>\\n" for R1."""
+    """What the template writes between last question and answer: "<｜Assistant｜><think>\\n" for R1."""
     return _after(prompt_text(tokenizer, [{"role": "user", "content": _QUESTION}]), _QUESTION)
 
 
 def opens_reasoning(tokenizer: "PreTrainedTokenizerBase") -> bool:
-    """Whether the generation prompt ends in <think>, as R1's does: the model then begins with its reasoning."""
+    """Whether the generation prompt ends in <think>, as R1's does: the model then begins by reasoning."""
     return _OPENED.search(generation_prompt(tokenizer)) is not None
 
 

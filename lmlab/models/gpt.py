@@ -290,7 +290,9 @@ class GPT(nn.Module):
         top_p: float | None = None,
         generator: torch.Generator | None = None,
     ) -> Tensor:
-        """Continues each row of ``idx``, up to the config's EOS. Past block_size the oldest tokens are forgotten.
+        """Continues each row of ``idx``, up to the config's EOS.
+
+        Past block_size the oldest tokens are forgotten.
 
         Args:
             idx: (B, T) token ids, all rows of one length.

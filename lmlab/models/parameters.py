@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 def freeze_layers(model: "Module", n: int) -> int:
-    """Freezes the embeddings and the first ``n`` blocks of a GPT-2; 0: nothing. Returns the trainable parameters.
+    """Freezes embeddings and the first ``n`` blocks of a GPT-2; 0: nothing. Returns the trainable parameters.
 
     The output head is the token embedding, so it is frozen with it. Raises ValueError for all blocks or more.
     """

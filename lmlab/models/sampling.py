@@ -6,7 +6,7 @@ from torch.nn import functional as F
 
 
 def top_k_top_p_filter(logits: Tensor, top_k: int | None = None, top_p: float | None = None) -> Tensor:
-    """Sets to -inf all but the ``top_k`` most likely tokens, then all but the fewest with probability ``top_p``.
+    """Keeps the ``top_k`` most likely tokens, of these the fewest with probability ``top_p``; the rest -inf.
 
     logits: (..., V). None: no limit. Source: top-p is nucleus sampling, Holtzman et al. 2020.
     """

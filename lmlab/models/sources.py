@@ -115,5 +115,5 @@ def eos_id(tokenizer: "PreTrainedTokenizerBase") -> int:
 
 
 def pad_id(tokenizer: "PreTrainedTokenizerBase") -> int:
-    """What fills up a row; EOS where the tokenizer is published without a pad token, as GPT-2's and Llama's."""
+    """What fills up a row; EOS where the tokenizer comes without a pad token, as GPT-2's and Llama's."""
     return tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id

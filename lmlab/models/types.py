@@ -1,4 +1,4 @@
-"""The libraries' types for annotations: importing them must not take the seconds that torch and transformers take.
+"""The libraries' types for annotations, without the seconds that importing torch and transformers takes.
 
 A type checker sees the classes; where the code runs each is ``Any``.
 """

@@ -145,7 +145,7 @@ def _read(path: Path) -> dict:
 
 
 def _with_recipe_dir(values: dict, folder: Path) -> dict:
-    """Puts the folder of the recipe's file in place of {recipe_dir}: so a recipe names a file that lies beside it."""
+    """Puts the recipe file's folder in place of {recipe_dir}: so a recipe can name a file beside it."""
     filled = {}
     for key, value in values.items():
         is_text = isinstance(value, str)

@@ -1,4 +1,4 @@
-"""Callbacks for the trainers of transformers and TRL: checkpoints that survive a kill, progress, TensorBoard."""
+"""Callbacks for transformers' and TRL's trainers: checkpoints that survive a kill, progress, TensorBoard."""
 
 import logging
 from collections.abc import Callable, Mapping

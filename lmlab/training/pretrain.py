@@ -119,7 +119,7 @@ class SummedLoss(nn.Module):
 
 
 def prepare_model(model: GPT, cfg: PretrainConfig, context: DistributedContext) -> nn.Module:
-    """``SummedLoss`` of the model, compiled where ``cfg`` asks for it, its gradients averaged over processes."""
+    """``SummedLoss`` of the model, compiled where ``cfg`` asks for it, gradients averaged over processes."""
     summed: nn.Module = SummedLoss(model)
     if cfg.compile:
         summed = torch.compile(summed)
@@ -205,7 +205,7 @@ def mean_loss(
     dtype: str = "float32",
     context: DistributedContext = DistributedContext(),
 ) -> float:
-    """The loss over all rows in nats per token: the sum over all tokens that count, divided by their number."""
+    """The loss over all rows in nats per token: the sum over the tokens that count, over their number."""
     # dropout off, for the loss of the model and not of a sample of its subnetworks
     was_training = model.training
     model.eval()

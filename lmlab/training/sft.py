@@ -1,4 +1,4 @@
-"""Recipes of lessons 00 and 04 to 06 carried out as a job: examples, model and training, on any number of GPUs.
+"""Recipes of lessons 00 and 04 to 06 as a job: examples, model and training, on any number of GPUs.
 
 The notebooks make these calls one by one and look at each; ``lmlab finetune`` makes them all, and a test
 holds the two together. Several processes are started by ``accelerate launch`` or ``torchrun``. Which of DDP,
@@ -98,7 +98,8 @@ def check_request(cfg: Recipe, bits: int | None) -> None:
     """Raises ValueError for what cannot be carried out, before anything is loaded."""
     if not isinstance(cfg, InstructionFinetune | FullFinetune | LoraFinetune | ReasoningFinetune):
         raise ValueError(
-            f"finetune got lesson {cfg.lesson}; give 00, 04, 05 or 06 (02: lmlab pretrain; 08 and 09: lmlab run)"
+            f"finetune got lesson {cfg.lesson}; give 00, 04, 05 or 06 "
+            "(02: lmlab pretrain; 08 and 09: lmlab run)"
         )
     if isinstance(cfg, FullFinetune) and bits is not None:
         raise ValueError(f"--bits got {bits}, and lesson 04 trains all weights, in 32; leave it out")

@@ -1,4 +1,4 @@
-"""transformers' Trainer and TRL's SFTTrainer with a token-weighted ``eval_loss``: for notebooks and jobs alike."""
+"""transformers' Trainer and TRL's SFTTrainer with a token-weighted ``eval_loss``, for notebooks and jobs."""
 
 from transformers import Trainer
 from trl import SFTTrainer

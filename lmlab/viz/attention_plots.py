@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from lmlab.viz import style
-from lmlab.viz.style import ORANGE
+from lmlab.viz.style import BLUE, ORANGE
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -14,13 +14,20 @@ if TYPE_CHECKING:
 
 
 def attention_map(
-    weights: ArrayLike, tokens: Sequence[str], *, ax: Axes, title: str, row: int | None = None
+    weights: ArrayLike,
+    tokens: Sequence[str],
+    *,
+    ax: Axes,
+    title: str,
+    edges: Sequence[int] = (),
+    row: int | None = None,
 ) -> Axes:
     """The attention weights of one head over one text.
 
     Args:
         weights: (T, T); row t holds the weights with which token t attends to each token.
         tokens: the T tokens as text.
+        edges: positions at which a part of the text begins; dashed lines mark them.
         row: position of a token whose row gets a frame.
     """
     style.axes(ax, "token attended to (key)", "token that attends (query)", title)
@@ -30,6 +37,9 @@ def attention_map(
     look = {"labels": list(map(tick_label, tokens)), "fontsize": size, "parse_math": False}
     ax.set_xticks(range(len(tokens)), rotation=90, **look)
     ax.set_yticks(range(len(tokens)), **look)
+    for edge in edges:
+        ax.axvline(edge - 0.5, color=BLUE, linestyle="--", linewidth=0.8)
+        ax.axhline(edge - 0.5, color=BLUE, linestyle="--", linewidth=0.8)
     # a frame, not a color: shades are the weights
     if row is not None:
         ax.axhspan(row - 0.5, row + 0.5, fill=False, edgecolor=ORANGE, linewidth=1.5)

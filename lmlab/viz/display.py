@@ -12,7 +12,7 @@ _CELL_STYLE = "text-align:left;vertical-align:top;padding:3px 9px;white-space:pr
 
 
 def is_interactive() -> bool:
-    """Whether someone sits in front of the notebook: a batch run (papermill, nbconvert) cannot ask for input."""
+    """Whether someone sits at the notebook: a batch run (papermill, nbconvert) cannot ask for input."""
     from IPython import get_ipython
 
     # Jupyter, VS Code and Colab send allow_stdin=True with every cell, nbclient sends False

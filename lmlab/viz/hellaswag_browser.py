@@ -36,7 +36,7 @@ def filter_items(scores: HellaSwagScores, which: str) -> np.ndarray:
 
 
 def item_text(rows: Sequence[Mapping], scores: HellaSwagScores, i: int) -> str:
-    """Item ``i`` of the ``rows`` that ``scores`` belong to; a triangle marks the ending that a convention picks."""
+    """Item ``i`` of the ``rows`` of ``scores``; a triangle marks the ending that a convention picks."""
     verdict = "correct" if scores.correct()[i] else "incorrect"
     lines = [f"item {i}: {verdict} by token, margin {scores.margins()[i]:+.2f} nats"]
     lines += textwrap.wrap(f"{rows[i]['ctx']} ...", 60)

@@ -92,7 +92,7 @@ _N_BARS = 10
 
 
 def next_tokens(model: GPT, ids: Sequence[int], setting: Mapping) -> tuple[np.ndarray, np.ndarray]:
-    """Probabilities (V,) of the token after ``ids``: the model's own, and those it is sampled from (0: cut)."""
+    """Probabilities (V,) of the token after ``ids``: the model's, and those it is sampled from (0: cut)."""
     import torch
 
     from lmlab.models.sampling import distribution

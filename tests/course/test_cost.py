@@ -23,7 +23,7 @@ def test_weights_are_counted_without_the_model():
 
 
 def test_six_flops_for_each_parameter_and_token():
-    """Against torch's own count of the matrix products, of which attention over the texts is beside the rule."""
+    """Against torch's own count of the matrix products; attention over the texts is beside the rule."""
     from torch.utils.flop_counter import FlopCounterMode
 
     model = AutoModelForCausalLM.from_config(SMALL)

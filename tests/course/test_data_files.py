@@ -1,4 +1,4 @@
-"""The small files that notebooks read: the record of lesson 05's study, and its made-up example of ratings."""
+"""The small files that notebooks read: the record of lesson 05's study, its made-up example of ratings."""
 
 import json
 from collections import Counter

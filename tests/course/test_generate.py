@@ -277,6 +277,9 @@ def test_the_key_is_hidden_in_whatever_form_it_comes_back(server, sent):
     with pytest.raises(EndpointError, match="no .key.!") as caught:
         ask(endpoint)
     assert "covert" not in all_texts(caught.value)
+    server.default = (200, {}, json.dumps(chat(f"<LOC>SENT {GOOD}</LOC>")).replace("SENT", sent).encode())
+    answer = ask(endpoint)
+    assert answer.problem == "the key stands in it" and "covert" not in answer.text
 
 
 def test_a_key_that_is_no_secret_hides_no_text(server):
@@ -326,7 +329,8 @@ def test_what_cannot_be_used_is_counted_by_its_problem(server, endpoint, tmp_pat
         6: (200, {}, chat("no tags")),
         7: (200, {}, chat(good[:-6], finish_reason="length")),
         8: (200, {}, chat([{"type": "text"}])),
-        9: (200, {}, b"[" * 100_000),
+        9: (200, {}, chat(f"<LOC>{KEY} {GOOD}</LOC>")),
+        10: (200, {}, b"[" * 100_000),
     }
     caplog.set_level("INFO", "lmlab")
     tally = generate_data.generate(endpoint, tmp_path / "out.jsonl", 5, concurrency=1)
@@ -336,8 +340,9 @@ def test_what_cannot_be_used_is_counted_by_its_problem(server, endpoint, tmp_pat
         "no chat completion": 4,
         NO_TAGS: 2,
         "cut off at 600 tokens": 1,
+        "the key stands in it": 1,
     }
-    assert tally.written == 5 and tally.asked == 14
+    assert tally.written == 5 and tally.asked == 15
     assert KEY not in caplog.text + (tmp_path / "out.jsonl").read_text()
 
 

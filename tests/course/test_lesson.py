@@ -171,7 +171,7 @@ def test_the_course_is_copied_and_nothing_is_overwritten(tmp_path):
 
 @pytest.mark.slow
 def test_a_wheel_runs_a_lesson_without_the_clone(tmp_path):
-    """Built from a copy, installed where nothing of this clone is in sight; its libraries are this environment's."""
+    """Built from a copy, installed out of sight of this clone; its libraries are this environment's."""
     root = Path(__file__).parents[2]
     listed = subprocess.run(["git", "ls-files", "-z"], cwd=root, capture_output=True, text=True)
     if listed.returncode:

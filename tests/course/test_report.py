@@ -1,4 +1,4 @@
-"""The report: complete, honest about failures, usable without a network, on a phone, by keyboard and screen reader."""
+"""The report: complete, honest about failures, usable offline, on a phone, by keyboard and screen reader."""
 
 import base64
 import io

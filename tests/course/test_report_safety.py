@@ -554,6 +554,8 @@ def test_a_file_that_is_no_json_is_named(text, name, tmp_path):
         {"metrics": []},
         {"metrics": {}, "expected": []},
         {"metrics": {}, "settings": "x"},
+        {"metrics": {"m": "<b>"}, "expected": {"m": [0, 1]}},
+        {"metrics": {}, "expected": {"m": [0, 1]}},
         {"metrics": {"m": 1}, "expected": {"m": "01"}},
         {"metrics": {"m": 1}, "expected": {"m": [0]}},
     ],

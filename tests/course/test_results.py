@@ -33,7 +33,7 @@ def test_numpy_and_torch_scalars_become_plain_numbers(tmp_path, cfg):
 
 
 def test_an_expected_metric_that_was_not_measured_is_an_error(tmp_path, cfg):
-    with pytest.raises(KeyError, match="drop"):
+    with pytest.raises(ValueError, match="drop"):
         write_metrics(tmp_path, cfg, {"dorp": 1})
     assert not list(tmp_path.iterdir())
 

@@ -1,4 +1,4 @@
-"""Answers in all the forms that people, data sets and models write them in: read whole, or compared as text."""
+"""Answers in all the forms that people, data sets and models write: read whole, or compared as text."""
 
 import json
 import random
@@ -434,9 +434,10 @@ def test_the_golds_of_published_sets_equal_themselves(name, n):
 
 # --- beside math-verify -------------------------------------------------------------------------------
 
-# math-verify 0.9 with its own settings takes 184 of the 325 of RIGHT, refuses 476 of the 548 of WRONG, and is misled by
-# 72 of the 93 HEDGED sentences; the golds it has right (180 of 180, and 532 of 534 neighbors). It takes 10 to 100 times
-# as long, and on 18 of the 54 HOSTILE texts more than five seconds. What it does otherwise, and why we do not:
+# math-verify 0.9 with its own settings takes 184 of the 325 of RIGHT, refuses 476 of the 548 of WRONG,
+# and is misled by 72 of the 93 HEDGED sentences; the golds it has right (180 of 180, and 532 of 534
+# neighbors). It takes 10 to 100 times as long, and on 18 of the 54 HOSTILE texts more than five seconds.
+# What it does otherwise, and why we do not:
 OTHERWISE = {
     "58 1/2 is a product: 29; \\frac is right": r"58 ",
     "no e in numbers, no x for times": r"\de-?\d|x10",

@@ -86,7 +86,8 @@ Yes == yes | 5 million == 5000000 | 8 dozen == 96 | $5 million == 5,000,000 doll
 36 km/h == 10 m/s | 20 km/h == 20 \mathrm{~km} / \mathrm{h} | 10 meters per second == 10 m/s
 5 cm^2 == 0.0005 m^2 | 479 N \cdot m^{-1} == 479 | 1000 \Omega == 1000 | 1000 \Omega == 1 kΩ
 5 cents == $0.05 | \$5.00 == 500 cents | $5$ == 5 cents | 1 J == 1 N \cdot m | 2 feet == 24 inches
-1 week == 7 days | $5/hour == $5 per hour | $5 per week == $5/week | 5 Kilometers == 5 km | 3 \mu \mathrm{C} == 0.003 mC | 5 J/mol K == 5 kJ/mol
+1 week == 7 days | $5/hour == $5 per hour | $5 per week == $5/week
+5 Kilometers == 5 km | 3 \mu \mathrm{C} == 0.003 mC | 5 J/mol K == 5 kJ/mol
 """
 
 

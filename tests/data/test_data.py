@@ -333,5 +333,8 @@ def test_loss_of_a_loaded_gpt2_is_the_mean_that_trainer_divides_right(gpt2_folde
 
 
 def test_importing_data_loads_no_heavy_library():
-    code = "import sys, lmlab.data.sources; print(sorted({'torch', 'transformers', 'datasets'} & set(sys.modules)))"
+    code = (
+        "import sys, lmlab.data.sources; "
+        "print(sorted({'torch', 'transformers', 'datasets'} & set(sys.modules)))"
+    )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"

@@ -1,4 +1,4 @@
-"""Problems in think form: conversion row by row, what is left out, division without leaks, order, new numbers."""
+"""Problems as conversations: conversion by row, what is left out, division without leaks, order, numbers."""
 
 import random
 import re
@@ -235,8 +235,8 @@ def test_resampled_answers_follow_from_the_words():
 
 
 CLIPS = {
-    "question": "Natalia sold clips to 48 of her friends in April, and then she sold half as many clips in May. "
-    "How many clips did Natalia sell altogether?",
+    "question": "Natalia sold clips to 48 of her friends in April, and then she sold half as many clips "
+    "in May. How many clips did Natalia sell altogether?",
     "answer": "Natalia sold 48/2 = <<48/2=24>>24 clips in May.\n"
     "Natalia sold 48+24 = <<48+24=72>>72 clips altogether.\n#### 72",
 }
@@ -310,13 +310,15 @@ def test_where_it_is_not_safe_nothing_is_resampled(question, answer):
         ),
         # Wednesday and Friday are two, too
         (
-            "He eats a roll on Wednesdays and Fridays in 36 weeks, but not on 1 Wednesday and 2 Fridays. How many?",
+            "He eats a roll on Wednesdays and Fridays in 36 weeks, but not on 1 Wednesday and 2 Fridays. "
+            "How many?",
             "36*2=<<36*2=72>>72, missed 1+2=<<1+2=3>>3, left 72-3=<<72-3=69>>69\n#### 69",
             "2",
         ),
         # the third and the fourth set are two, too
         (
-            "A band has 30 songs: 5 in the first set, 7 in the next, 2 at last. How many in the third and fourth?",
+            "A band has 30 songs: 5 in the first set, 7 in the next, 2 at last. "
+            "How many in the third and fourth?",
             "5+7=<<5+7=12>>12, 30-12=<<30-12=18>>18, 18-2=<<18-2=16>>16, 16/2=<<16/2=8>>8\n#### 8",
             "2",
         ),
@@ -357,9 +359,10 @@ def test_other_layouts_are_not_resampled():
 
 def test_resampled_sums_are_true_in_a_longer_problem():
     row = {
-        "question": "A farm has 300 hens, 212 ducks and 80 geese. Every day it loses 20 hens and 8 ducks. How many "
-        "birds are left after a week?",
-        "answer": "There are 300+212+80 = <<300+212+80=592>>592 birds.\nEvery day 20+8 = <<20+8=28>>28 are lost.\n"
+        "question": "A farm has 300 hens, 212 ducks and 80 geese. Every day it loses 20 hens and 8 ducks. "
+        "How many birds are left after a week?",
+        "answer": "There are 300+212+80 = <<300+212+80=592>>592 birds.\n"
+        "Every day 20+8 = <<20+8=28>>28 are lost.\n"
         "In 7 days, 28*7 = <<28*7=196>>196 are lost.\nSo 592-196 = <<592-196=396>>396 are left.\n#### 396",
     }
     for seed in range(10):

@@ -25,6 +25,14 @@ def test_corpus_scores_are_sacrebleus():
     assert (scores["exact"], scores["length_ratio"]) == (0.25, 12 / 13)
 
 
+def test_sentence_scores_are_sacrebleus():
+    scores = translation.sentence_chrf(SAID, WANTED)
+    assert scores.tolist() == [
+        sacrebleu.sentence_chrf(a, [b]).score for a, b in zip(SAID, WANTED, strict=True)
+    ]
+    assert scores[0] == pytest.approx(100) and scores[3] == 0
+
+
 def distance_by_definition(a: str, b: str) -> int:
     @functools.cache
     def between(i: int, j: int) -> int:

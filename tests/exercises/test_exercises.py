@@ -1,4 +1,4 @@
-"""Exercises: solutions pass, stubs are not yet answers, wrong answers are told what is off, nothing raises."""
+"""Exercises: solutions pass, stubs are not yet answers, wrong answers learn what is off, nothing raises."""
 
 import collections
 import math

@@ -161,6 +161,12 @@ def test_what_is_shown_and_remembered(capsys):
     ]
 
 
+def test_reasoning_that_does_not_end_is_not_remembered(capsys):
+    session = ChatSession(Scripted(["I add and add"]), GREEDY)
+    session.ask("2 + 3?")
+    assert capsys.readouterr().out == "I add and add\n" and not session.messages
+
+
 def test_ctrl_c_ends_an_answer_and_then_the_chat(capsys):
     model = Scripted(["</think>\n\nOne, ", "two", KeyboardInterrupt, "never"], ["</think>\n\nFour."])
     session = ChatSession(model, GREEDY)
@@ -261,7 +267,7 @@ def test_a_reader_that_goes_away_ends_it_quietly(capsys, monkeypatch):
 
 @pytest.mark.slow
 def test_an_adapter_is_put_on_its_base(tmp_path, machine, caplog):
-    """An adapter that does nothing answers as its base does; one with weights as the lesson's own path does."""
+    """An adapter that does nothing answers as its base; one with weights as the lesson's own path does."""
     from peft import LoraConfig, get_peft_model
 
     from lmlab.export.merge import load_adapted

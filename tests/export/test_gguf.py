@@ -284,8 +284,8 @@ def eos_id(llama: LlamaCpp) -> int:
 def llama_logprobs(llama: LlamaCpp, ids: list[int]) -> np.ndarray:
     """Log probability of each token given those before it, (T - 1,), by llama.cpp.
 
-    The server tells only the probability of the token that it samples. So each token is made certain, by a bias
-    that is added after the probabilities. The tokens before it are in the KV cache.
+    The server tells only the probability of the token that it samples. So each token is made certain, by
+    a bias that is added after the probabilities. The tokens before it are in the KV cache.
     """
 
     def sample_certainly(before: list[int], token: int, n_probs: int) -> dict | None:
@@ -354,7 +354,7 @@ def test_what_the_model_says_stays_the_same(opened, name):
 
 
 def with_a_head(folder: Path, name: str, other: bool) -> Path:
-    """A base whose config ties its head, in a file that has a head beside the embeddings: another, or the same."""
+    """A base whose config ties its head, its file with a head beside the embeddings: another, or the same."""
     from safetensors.torch import load_file, save_file
 
     shutil.copytree(miniworld.model_dir(name), folder)
@@ -455,7 +455,7 @@ def test_rope_base_factors_and_biases_of_llama(tmp_path, rope):
 @pytest.mark.slow
 @pytest.mark.parametrize("quantization", QUANTIZATIONS)
 def test_stored_weights_are_near_by_their_bits(tmp_path, quantization):
-    """Read back by the gguf package: every tensor is there, and off by no more than half a step of its block."""
+    """Read back by the gguf package: every tensor is there, off by at most half a step of its block."""
     from gguf.quants import dequantize
 
     from lmlab.export.gguf import _interleaved

@@ -132,7 +132,7 @@ def _value(expression: str, dot: dict, root: dict, names: dict):
 
 
 def as_ollama_gives(conversation: list, **more) -> dict:
-    """Ollama's data: each message's fields, all there; system messages joined in .System and among the others."""
+    """Ollama's data: each message's fields, all there; system messages joined in .System and as messages."""
     messages = [
         {"Role": turn[0], "Content": turn[1], "Thinking": turn[2] if len(turn) > 2 else ""}
         for turn in conversation
@@ -143,8 +143,8 @@ def as_ollama_gives(conversation: list, **more) -> dict:
 
 def test_the_renderer_knows_go():
     template = (
-        '{{ range $i, $_ := .Messages }}{{ if eq .Role "user" }}U{{ .Content }}{{ else if .Content }}A{{ else }}'
-        "-{{ end }}{{ if and $.Think (not .Thinking) }}!{{ end }}{{ end }}"
+        '{{ range $i, $_ := .Messages }}{{ if eq .Role "user" }}U{{ .Content }}{{ else if .Content }}A'
+        "{{ else }}-{{ end }}{{ if and $.Think (not .Thinking) }}!{{ end }}{{ end }}"
     )
     data = as_ollama_gives([("user", "x"), ("assistant", "y", "t"), ("assistant", "")], Think=True)
     assert render_go(template, data) == "Ux!A-!"
@@ -206,7 +206,8 @@ def test_an_old_thought_is_dropped_as_r1_drops_it():
     [
         "{% for m in messages %}{{ loop.index }}{{ m.content }}{% endfor %}",
         "{% for m in messages %}[{{ m.role }}]{{ m.content[:3] }}{% endfor %}",
-        "{% for m in messages %}{% if loop.index == 4 %}!{% endif %}[{{ m.role }}]{{ m.content }}{% endfor %}",
+        "{% for m in messages %}{% if loop.index == 4 %}!{% endif %}"
+        "[{{ m.role }}]{{ m.content }}{% endfor %}",
     ],
 )
 def test_a_template_that_is_no_plain_form_is_refused(template):

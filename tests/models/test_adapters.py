@@ -147,7 +147,7 @@ def test_a_converted_adapter_is_merged_right(start, machine, tmp_path):
     assert apart(merged_logits(tmp_path / "a", tmp_path / "m", machine, BASE), trained) < 3e-5
 
 
-@pytest.mark.parametrize("name", ["dora", "a norm", "a head", "tokens"])
+@pytest.mark.parametrize("name", ["pissa", "olora", "dora", "a norm", "a head", "tokens"])
 def test_in_memory_it_is_merged_right(name, machine, tmp_path):
     model = train(REFUSED[name][0])
     trained = verify.logits_of(model, SEQUENCES)
@@ -181,11 +181,18 @@ def test_a_head_of_its_own_is_merged_right(stored, machine, tmp_path):
 # --- loading ---------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("way", ["dequantized base", "16-bit base"])
+@pytest.mark.parametrize("way", ["dequantized base", "4-bit base"])
 def test_an_adapter_of_a_changed_base_is_not_put_beside_another(way, machine, tmp_path):
     adapter = save(train({"init_lora_weights": "pissa"}), tmp_path / "a")
     with pytest.raises(ValueError, match="init_lora_weights 'pissa'"):
         merge.load_adapted(adapter, way, machine)
+
+
+@pytest.mark.parametrize("name", ["fast pissa", "from a token on", "prompts", "prefixes"])
+def test_what_peft_would_load_as_something_else_is_refused(name, machine, tmp_path):
+    choices, key = REFUSED[name]
+    with pytest.raises(ValueError, match=key):
+        merge.load_adapted(save(train(choices), tmp_path / "a"), "16-bit base", machine)
 
 
 @pytest.mark.parametrize(
@@ -193,19 +200,23 @@ def test_an_adapter_of_a_changed_base_is_not_put_beside_another(way, machine, tm
     [
         ({"use_new_trick": True}, "use_new_trick"),
         ({"peft_type": "NEXT"}, "'NEXT'"),
-        ({"peft_type": None}, "peft_type None"),
+        ({"peft_type": None}, "peft_type"),
         ({"init_lora_weights": "corda"}, "corda"),
         ({"init_lora_weights": "lora_ga"}, "lora_ga"),
         ({"init_lora_weights": "next_year"}, "next_year"),
         ({"revision": "abc"}, "revision 'abc'"),
     ],
 )
-def test_settings_that_the_peft_here_does_not_know_are_refused(changes, key, machine, tmp_path):
+def test_settings_that_the_peft_here_would_pass_over_are_refused(changes, key, machine, tmp_path):
     adapter = save(train({}), tmp_path / "a")
     file = adapter / "adapter_config.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | changes))
-    with pytest.raises(ValueError, match=key):
-        merged_logits(adapter, tmp_path / "m", machine)
+    for act in (
+        lambda: merge.load_adapted(adapter, "16-bit base", machine),
+        lambda: merged_logits(adapter, tmp_path / "m", machine),
+    ):
+        with pytest.raises(ValueError, match=key):
+            act()
 
 
 def test_settings_that_say_nothing_are_let_pass(machine, tmp_path):
@@ -277,20 +288,20 @@ def test_fewer_tokens_than_embeddings_are_padding(machine, tmp_path):
 # --- chat ------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["dora", "lora on a tied head", "layers twice", "ia3"])
+@pytest.mark.parametrize("name", ["dora", "pissa", "lora on a tied head", "layers twice", "ia3"])
 def test_chat_speaks_as_the_adapter_does_in_its_own_forward_pass(name, machine, tmp_path):
     from lmlab.export.chat import load_chat_model
     from lmlab.export.generation_config import sampling_config
 
     model = train(REFUSED[name][0])
     adapter = save(model, tmp_path / "a")
-    model = merge.load_adapted(adapter, "dequantized base", machine)
+    if name != "pissa":  # which is put beside the base in 16 bits, the others beside the 4-bit base, unpacked
+        model = merge.load_adapted(adapter, "dequantized base", machine)
     chat_model = load_chat_model(str(adapter))
     if machine.torch_dtype == torch.float32:
         assert apart(verify.logits_of(chat_model.model, SEQUENCES), verify.logits_of(model, SEQUENCES)) < 1e-5
     with torch.no_grad():
         ids = torch.tensor([SEQUENCES[0]])
         written = model.generate(input_ids=ids, max_new_tokens=8, do_sample=False, use_cache=True)
-    said = []
-    chat_model.answer(SEQUENCES[0], 8, sampling_config(temperature=0), 0, said.append)
-    assert "".join(said) == load_tokenizer(BASE).decode(written[0, ids.shape[1] :], skip_special_tokens=True)
+    said = "".join(chat_model.stream(SEQUENCES[0], 8, sampling_config(temperature=0), 0))
+    assert said == load_tokenizer(BASE).decode(written[0, ids.shape[1] :], skip_special_tokens=True)

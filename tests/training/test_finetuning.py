@@ -1,4 +1,4 @@
-"""The fine-tuning job: one process, two by DDP, two by FSDP have the same losses; what it saves and refuses."""
+"""The fine-tuning job: same losses in one process, two by DDP, two by FSDP; what it saves and refuses."""
 
 import os
 import subprocess

@@ -1,4 +1,4 @@
-"""A step without memory against the same step with it, and the parts that stand in for CUDA and bitsandbytes."""
+"""A step on meta tensors against the same step on real ones; what stands in for CUDA and bitsandbytes."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Fine-tuning jobs that are killed, or find the disk full, and go on: to the losses of one that never stopped."""
+"""Fine-tuning jobs that are killed, or find the disk full, and resume: the losses of an uninterrupted one."""
 
 import shutil
 import signal
@@ -52,7 +52,7 @@ def whole(tmp_path_factory, machine):
 
 
 def resume_and_compare(lesson: str, out: Path, whole: tuple[Path, dict]) -> None:
-    """Gives the same command again, and holds all that it leaves to what a job that never stopped has left."""
+    """Gives the same command again, and compares all that it leaves with an uninterrupted job's."""
     job = Job(lesson, SMALL[lesson], out)
     assert job.wait() == 0
     folder, expected = whole

@@ -80,7 +80,7 @@ def test_stock_template_drops_the_thoughts(tokenizer, rows):
 
 
 def test_trl_masks_all_but_what_the_model_must_write(trainer, tokenizer, rows):
-    """Brute force on text: labelled tokens spell thoughts, answer and EOS; the others the prompt, to the last."""
+    """Brute force on text: labelled tokens spell reasoning, answer and EOS; all others the prompt."""
     assert len(trainer.train_dataset) == len(rows)
     for row, ready in zip(rows, trainer.train_dataset, strict=True):
         spoken = [i for i, label in enumerate(ready["labels"]) if label != -100]
@@ -524,7 +524,7 @@ def test_no_problems_are_no_answers(base, tokenizer):
 
 
 def test_attention_is_what_the_eager_model_computes(base, tokenizer, rows):
-    """Shares that add up and look back only, the same by hand in the first layer, and the model left as it was."""
+    """Weights sum to one and look back only, equal those by hand in layer 0; the model is left as it was."""
     ids, _ = chat_template.reference_labels(tokenizer, rows[0])
     with torch.no_grad():
         logits = base(torch.tensor([ids])).logits

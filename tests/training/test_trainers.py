@@ -1,4 +1,4 @@
-"""What is put around the trainers of transformers: the weighted eval_loss, callbacks, checkpoints, optimizers."""
+"""What is put around transformers' trainers: weighted eval_loss, callbacks, checkpoints, optimizers."""
 
 import math
 import typing

@@ -104,7 +104,7 @@ def test_a_training_of_no_steps_is_drawn_without_a_warning(monkeypatch, recwarn)
 
 @pytest.mark.slow
 def test_a_kernel_shows_it_and_an_interrupt_does_no_harm():
-    """In a real kernel, as Jupyter and as nbclient ask it; the third cell stops in the middle of a drawing."""
+    """In a real kernel, as Jupyter and as nbclient ask it; the third cell stops in the middle of drawing."""
     code = r"""
 from jupyter_client.manager import start_new_kernel
 manager, client = start_new_kernel(kernel_name="python3")

@@ -121,3 +121,9 @@ def test_attention_map_names_every_token_as_it_is():
     for labels in (ax.get_xticklabels(), ax.get_yticklabels()):
         assert [label.get_text() for label in labels] == ["$x", "a$", "\\n"]
     ax.figure.canvas.draw()  # a pair of dollars is no formula
+
+
+def test_attention_map_marks_where_a_part_begins():
+    ax = attention_plots.attention_map(attention(3), ["a", "b", "c"], ax=new_axes(), title="", edges=[2])
+    down, across = ax.get_lines()
+    assert list(down.get_xdata()) == [1.5, 1.5] and list(across.get_ydata()) == [1.5, 1.5]

@@ -83,7 +83,7 @@ def test_an_interrupted_run_leaves_no_process(notebook, tmp_path):
 @pytest.mark.parametrize(
     "arguments, named",
     [
-        (["run", "10"], "'10'"),
+        (["run", "12"], "'12'"),
         (["run", "01", "--recipe", "big"], "'big'"),
         (["run", "01", "--recipe", "big.yaml"], "big.yaml"),
         (["run", "01", "--set", "limit"], "'limit'"),

@@ -189,6 +189,8 @@ def merge_to_folder(
     check_mergeable(adapter)
     dtype = dtype or base_dtype(base)
     path, folder = base_folder(base), Path(folder)
+    if folder.resolve() == path.resolve():
+        raise ValueError(f"folder got {folder}, which is the base; give another one")
     layouts = {file: layout_of(file, dtype) for file in weight_files(path)}
     shapes = {name: entry["shape"] for layout in layouts.values() for name, entry in layout.items()}
     model = _adapted_outline(adapter, path)

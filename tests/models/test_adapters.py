@@ -303,5 +303,6 @@ def test_chat_speaks_as_the_adapter_does_in_its_own_forward_pass(name, machine, 
     with torch.no_grad():
         ids = torch.tensor([SEQUENCES[0]])
         written = model.generate(input_ids=ids, max_new_tokens=8, do_sample=False, use_cache=True)
-    said = "".join(chat_model.stream(SEQUENCES[0], 8, sampling_config(temperature=0), 0))
-    assert said == load_tokenizer(BASE).decode(written[0, ids.shape[1] :], skip_special_tokens=True)
+    said = []
+    chat_model.answer(SEQUENCES[0], 8, sampling_config(temperature=0), 0, said.append)
+    assert "".join(said) == load_tokenizer(BASE).decode(written[0, ids.shape[1] :], skip_special_tokens=True)

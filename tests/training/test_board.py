@@ -101,7 +101,7 @@ def test_a_trainers_curves_have_transformers_tags(gpt2_folder, examples, tmp_pat
 
 def test_pretraining_has_the_same_tags(tmp_path):
     shown = []
-    run_pretrain(GPT(TINY), tmp_path, {"on_log": lambda *row: shown.append(row)}, max_steps=10)
+    run_pretrain(GPT(TINY), tmp_path, lambda *row: shown.append(row), max_steps=10)
     found = scalars(tmp_path / "tensorboard")
     others = {"train/tokens_per_second", "eval/floor", "eval/above_floor", "eval/std"}
     assert set(found) == COMMON | others

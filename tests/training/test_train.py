@@ -151,7 +151,7 @@ def test_processes_share_the_batches_of_a_step():
         assert torch.equal(inputs, shared[i % 2][i // 2][0])
 
 
-def run(model, out=None, **changes):
+def run(model, out=None, on_log=None, **changes):
     held_out = documents(40, seed=1)
     return pretrain.pretrain(
         model,
@@ -162,6 +162,7 @@ def run(model, out=None, **changes):
         measure=lambda m: {"std": m.lm_head.weight.std().item()},
         sample=lambda m: f"step {m.training}",
         validation=packing.document_rows(held_out, EOS, 16),
+        on_log=on_log,
     )
 
 

@@ -1,4 +1,4 @@
-"""Lesson 09 with old problems mixed into the training and without: what its notebook does for one seed.
+"""Lesson 09 with old problems mixed into the training and without: the record that its notebook shows.
 
 python benchmarks/grpo_mixing.py --from RUN [--seeds 3]
 

@@ -1,4 +1,4 @@
-"""The small files that notebooks read: the record of lesson 05's study, its made-up example of ratings."""
+"""The small files that notebooks read: the studies' records of 05 and 09, an example of ratings."""
 
 import json
 from collections import Counter
@@ -17,6 +17,15 @@ def test_the_study_is_of_the_recipe_as_it_is_and_has_all_seeds():
     seeds_of = Counter(run["setting"] for run in record["runs"])
     assert set(seeds_of.values()) == {3} and {"recipe", "rank 1", "all linear"} <= set(seeds_of)
     assert len({(run["setting"], run["seed"]) for run in record["runs"]}) == len(record["runs"])
+
+
+def test_the_mixing_study_is_of_the_recipe_as_it_is_and_has_both_arms_on_all_seeds():
+    record = json.loads((DATA / "grpo_mixing.json").read_text(encoding="utf-8"))
+    cfg = load_recipe("09", "tiny")
+    assert (record["model"], record["data"], record["other_data"]) == (cfg.model, cfg.data, cfg.other_data)
+    assert record["steps"] == cfg.max_steps
+    arms = {(run["mix_fraction"], run["seed"]) for run in record["runs"]}
+    assert arms == {(fraction, seed) for fraction in (0.0, cfg.mix_fraction) for seed in range(3)}
 
 
 def test_the_example_of_ratings_says_that_it_is_one(tmp_path):

@@ -75,6 +75,7 @@ def steps_of_training(model, device: str, evaluate: bool, n: int = 5) -> list[fl
     return losses
 
 
+@pytest.mark.slow
 @on_both
 def test_evaluations_in_between_change_no_training_on_four_bits(device, four_bit):
     from lmlab.models.parameters import frozen_parameters_hash

@@ -77,6 +77,7 @@ def test_a_piece_that_fails_says_why_and_the_next_one_runs(made_up):
     assert any("out of apples" in line for line in said)
 
 
+@pytest.mark.slow
 def test_a_piece_that_hangs_is_cut_off(made_up):
     fine, rows, _ = made_up("hanging", "good", limit=3)
     assert not fine and rows["hanging"]["status"] == "cut off" and rows["good"]["status"] == "ok"

@@ -243,6 +243,7 @@ def run(arguments: list[str]) -> str:
     return said.getvalue()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("block", [b for b in BLOCKS if b.kind == "bash"], ids=str)
 def test_bash(block, reader):
     marked = needs(block)
@@ -255,6 +256,7 @@ def test_bash(block, reader):
 # --- python, yaml, rows ----------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("block", [b for b in BLOCKS if b.kind == "python"], ids=str)
 def test_python(block, adapter):
     assert not needs(block), f"{block}: Python blocks are run"

@@ -89,6 +89,7 @@ FILES = sorted(
 )
 
 
+@pytest.mark.slow
 def test_nothing_in_the_project_loads_what_could_run():
     """Tests may run the project's own cells; what they load is held to the same."""
     found = []
@@ -255,6 +256,7 @@ def interrupted(machine, tmp_path_factory):
     return out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["optimizer.pt", "scheduler.pt", "rng_state.pth", "adapter_model.bin"])
 def test_a_fine_tuning_that_is_to_go_on(name, interrupted, hostile, capsys, tmp_path):
     out = shutil.copytree(interrupted, tmp_path / "out")

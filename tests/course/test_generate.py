@@ -133,6 +133,7 @@ def all_texts(error: BaseException | None) -> str:
     )
 
 
+@pytest.mark.slow
 def test_it_asks_as_the_protocol_wants_and_fills_the_file(server, endpoint, tmp_path):
     path = tmp_path / "new" / "out.jsonl"
     tally = generate_data.generate(endpoint, path, 20, concurrency=3)

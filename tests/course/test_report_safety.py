@@ -547,6 +547,7 @@ def test_a_file_that_is_no_json_is_named(text, name, tmp_path):
     refuse(run, tmp_path, re.escape(name))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "record",
     [
@@ -567,6 +568,7 @@ def test_metrics_of_another_shape_are_refused(record, tmp_path):
     refuse(plain_run(tmp_path / "fine"), tmp_path, "metrics.json", other=run)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "metrics",
     [{"m": float("nan")}, {"m": float("inf")}, {"m": 1e308}, {"m": True}, {"m": None}, {"m": {"a": [1]}}],
@@ -622,6 +624,7 @@ def test_a_malformed_notebook_is_named(change, tmp_path):
     refuse(run, tmp_path, f"{LESSON}.ipynb")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ['a","b":"', "a\\n", "{{ 7 * 7 }}", "<b>", "a b", "ü"])
 def test_a_run_of_any_name_is_shown_under_it(name, tmp_path):
     run = plain_run(tmp_path / name)
@@ -637,6 +640,7 @@ def test_a_run_of_any_name_is_shown_under_it(name, tmp_path):
     assert index.select_one(".note .name").get_text() == name
 
 
+@pytest.mark.slow
 def test_lone_surrogates_and_deep_nesting_do_not_stop_a_report(tmp_path):
     run = plain_run(tmp_path / "run")
     cells = [
@@ -664,6 +668,7 @@ def test_neighbors_of_a_site_stay(tmp_path):
     assert {path for path in tmp_path.rglob("*") if not path.is_relative_to(tmp_path / "site")} == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stranger", ["notes.html", ".git/config", "figures/mine.png", "index.html.bak"])
 def test_what_a_reader_put_into_a_site_is_not_deleted(stranger, tmp_path):
     run = plain_run(tmp_path / "run")

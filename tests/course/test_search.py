@@ -287,6 +287,7 @@ def test_a_diverged_trial_has_failed(tmp_path, quick):
 GOOD, BAD = [(0, 5.0), (10, 0.05)], [(0, 9.5), (10, 9.0)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("reports", "state"), [(GOOD, "complete"), (BAD, "pruned")])
 def test_only_what_falls_behind_is_pruned(tmp_path, quick, monkeypatch, reports, state):
     monkeypatch.setattr(runner, "run_notebook", stand_in(seconds=0.3, reports=reports))

@@ -59,6 +59,7 @@ def one_at_a_time(model, tokens, start):
     return total
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("share_context", [True, False])
 @pytest.mark.parametrize("kind", ["lmlab", "gpt2", "llama", "qwen2"])
 def test_hellaswag_equals_one_item_at_a_time(kind, share_context, gpt2_folder, tokenizer, caplog):

@@ -75,6 +75,7 @@ def assert_same_bits(ours: dict, theirs: dict):
 # --- the merge -------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", merge.STREAMED)
 def test_the_streamed_merge_is_pefts_to_the_bit(adapter, way, machine, tmp_path):
     assert_same_bits(

@@ -210,6 +210,7 @@ def starting(rows, modern, old):
     return found and all(row["shakespearean"].startswith(old) for row in found)
 
 
+@pytest.mark.slow
 def test_sentence_openings():
     rows = sampled(20_000)
     for modern, old in {
@@ -280,6 +281,7 @@ def test_copying_fails_the_checker_mostly():
     assert unchanged <= passed < 0.1 * len(rows)
 
 
+@pytest.mark.slow
 def test_splits_are_disjoint_for_all_seeds():
     train = {row["modern"] for row in dataset("pairs", "train", 3_000, 0)}
     validation = {row["modern"] for seed in (0, 1) for row in dataset("pairs", "validation", 500, seed)}

@@ -210,6 +210,7 @@ def test_attention_is_causal_weights_equal_to_transformers(own, theirs, tokenize
         assert (weights == numpy.tril(weights)).all()
 
 
+@pytest.mark.slow
 def test_the_explorer(there, model, tokenizer):
     from matplotlib import pyplot
 

@@ -9,11 +9,9 @@ they finish, and a run that is there is not repeated.
 """
 
 import argparse
-import json
-import time
 from pathlib import Path
 
-from abab import conditions
+from study import DATA, make_runs
 
 from lmlab.course.runs import find_result
 from lmlab.data.reasoning import reasoning_rows
@@ -26,9 +24,6 @@ from lmlab.models.parameters import trainable_to_float32
 from lmlab.models.quantization import load_four_bit
 from lmlab.models.sources import load_tokenizer, model_source
 from lmlab.recipes import Recipe, load_recipe
-from lmlab.training.optimizers import qlora_optimizer
-
-RECORD = Path(__file__).parents[1] / "lmlab" / "course" / "data" / "grpo_mixing.json"
 
 
 def problems(
@@ -42,6 +37,7 @@ def problems(
 def run_arm(cfg: Recipe, adapter: Path, tokenizer) -> dict:
     """One training: which held-out problems, new and old, are answered correctly before and after."""
     import datasets
+    from gpu import watched
     from peft import PeftModel
     from transformers import PrinterCallback
     from trl import GRPOConfig, GRPOTrainer
@@ -72,30 +68,12 @@ def run_arm(cfg: Recipe, adapter: Path, tokenizer) -> dict:
     columns = ("prompt", "answer", "tolerance", "unit")
     args = GRPOConfig(
         output_dir="runs/grpo_mixing",
-        max_steps=cfg.max_steps,
         seed=cfg.seed,
-        optim=qlora_optimizer(machine),
-        per_device_train_batch_size=cfg.batch_size,
-        gradient_accumulation_steps=cfg.grad_accumulation,
-        num_generations=cfg.num_generations,
-        max_completion_length=cfg.max_new_tokens,
-        temperature=cfg.temperature,
-        top_p=1.0,
-        top_k=0,
-        use_vllm=False,
         reward_weights=[1.0, cfg.format_weight],
-        beta=cfg.beta,
-        learning_rate=cfg.learning_rate,
         lr_scheduler_type="linear",
         weight_decay=0.0,
         activation_checkpointing=cfg.activation_checkpointing,
-        bf16=machine.bf16,
-        fp16=machine.fp16,
-        use_cpu=machine.use_cpu,
-        save_strategy="no",
-        logging_strategy="no",
-        report_to="none",
-        disable_tqdm=True,
+        **watched.grpo_arguments(cfg, machine),
     )
     model.generation_config.eos_token_id = stop_token_ids(model, tokenizer)
     trainer = GRPOTrainer(
@@ -122,30 +100,24 @@ def main() -> None:
     cfg = load_recipe("09", "tiny")
     adapter = find_result("06", "adapter", from_run=arguments.from_run)
     tokenizer = load_tokenizer(cfg.model)
-    runs = json.loads(RECORD.read_text())["runs"] if RECORD.exists() else []
-    done = {(run["mix_fraction"], run["seed"]) for run in runs}
-    for seed in range(cfg.seed, cfg.seed + arguments.seeds):
-        for fraction in (cfg.mix_fraction, 0.0):
-            if (fraction, seed) in done:
-                continue
-            begin = time.time()
-            measured = run_arm(
-                load_recipe("09", "tiny", seed=seed, mix_fraction=fraction), adapter, tokenizer
-            )
-            runs.append({"mix_fraction": fraction, "seed": seed, **measured})
-            record = {
-                "command": "python benchmarks/grpo_mixing.py --from RUN",
-                "recipe": "09 tiny",
-                "model": cfg.model,
-                "data": cfg.data,
-                "other_data": cfg.other_data,
-                "steps": cfg.max_steps,
-                "problems": {"new": cfg.n_eval, "old": cfg.n_other},
-                "conditions": conditions(),
-                "runs": runs,
-            }
-            RECORD.write_text(json.dumps(record, indent=1) + "\n")
-            print(f"mix {fraction:.0%} seed {seed}: {measured}, {time.time() - begin:.0f} s", flush=True)
+
+    def run(mix_fraction: float, seed: int) -> dict:
+        return run_arm(load_recipe("09", "tiny", seed=seed, mix_fraction=mix_fraction), adapter, tokenizer)
+
+    head = {
+        "command": "python benchmarks/grpo_mixing.py --from RUN",
+        "recipe": "09 tiny",
+        "model": cfg.model,
+        "data": cfg.data,
+        "other_data": cfg.other_data,
+        "steps": cfg.max_steps,
+        "problems": {"new": cfg.n_eval, "old": cfg.n_other},
+    }
+    seeds = range(cfg.seed, cfg.seed + arguments.seeds)
+    arms = [
+        {"mix_fraction": fraction, "seed": seed} for seed in seeds for fraction in (cfg.mix_fraction, 0.0)
+    ]
+    make_runs(DATA / "grpo_mixing.json", head, arms, run)
 
 
 if __name__ == "__main__":

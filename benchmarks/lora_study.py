@@ -9,11 +9,8 @@ run that is there is not repeated.
 """
 
 import argparse
-import json
-import time
-from pathlib import Path
 
-from abab import conditions
+from study import DATA, make_runs
 
 from lmlab.data.labels import completion_only_collator
 from lmlab.data.sources import load_rows
@@ -23,8 +20,6 @@ from lmlab.models.quantization import load_four_bit
 from lmlab.models.sources import load_tokenizer
 from lmlab.recipes import Recipe, load_recipe
 from lmlab.training import sft
-
-RECORD = Path(__file__).parents[1] / "lmlab" / "course" / "data" / "lora_study.json"
 
 
 def settings_of(cfg: Recipe) -> dict[str, dict]:
@@ -42,6 +37,7 @@ def settings_of(cfg: Recipe) -> dict[str, dict]:
 
 def run_setting(cfg: Recipe, base, tokenizer, train_set, texts: list[str], changes: dict, seed: int) -> dict:
     """One run: its loss on the held-out texts in nats per token, and how many parameters it trains."""
+    from gpu import watched
     from peft import get_peft_model
     from transformers import PrinterCallback, Trainer, TrainingArguments, set_seed
 
@@ -59,13 +55,7 @@ def run_setting(cfg: Recipe, base, tokenizer, train_set, texts: list[str], chang
         learning_rate=cfg.learning_rate,
         lr_scheduler_type="cosine",
         warmup_steps=0.05,
-        bf16=machine.bf16,
-        fp16=machine.fp16,
-        use_cpu=machine.use_cpu,
-        save_strategy="no",
-        logging_strategy="no",
-        report_to="none",
-        disable_tqdm=True,
+        **watched.quiet(machine),
     )
     collate = sft.chunked_loss_collator(completion_only_collator(tokenizer), False)
     trainer = Trainer(model, args, train_dataset=train_set, data_collator=collate)
@@ -95,27 +85,22 @@ def main() -> None:
     base = load_four_bit(cfg.model, describe_machine()).requires_grad_(False)
     add_fused_lm_head(base)
 
-    runs = json.loads(RECORD.read_text())["runs"] if RECORD.exists() else []
-    done = {(run["setting"], run["seed"]) for run in runs}
-    for seed in range(cfg.seed, cfg.seed + arguments.seeds):
-        for name, changes in settings_of(cfg).items():
-            if (name, seed) in done:
-                continue
-            begin = time.time()
-            measured = run_setting(cfg, base, tokenizer, train_set, texts, changes, seed)
-            runs.append({"setting": name, "seed": seed, **measured})
-            record = {
-                "command": "python benchmarks/lora_study.py",
-                "recipe": "05 tiny",
-                "model": cfg.model,
-                "data": cfg.data,
-                "steps": cfg.study_steps,
-                "texts": len(texts),
-                "conditions": conditions(),
-                "runs": runs,
-            }
-            RECORD.write_text(json.dumps(record, indent=1) + "\n")
-            print(f"{name:<14} seed {seed}: {measured['loss']:.4f}, {time.time() - begin:.0f} s", flush=True)
+    settings = settings_of(cfg)
+
+    def run(setting: str, seed: int) -> dict:
+        return run_setting(cfg, base, tokenizer, train_set, texts, settings[setting], seed)
+
+    head = {
+        "command": "python benchmarks/lora_study.py",
+        "recipe": "05 tiny",
+        "model": cfg.model,
+        "data": cfg.data,
+        "steps": cfg.study_steps,
+        "texts": len(texts),
+    }
+    seeds = range(cfg.seed, cfg.seed + arguments.seeds)
+    arms = [{"setting": name, "seed": seed} for seed in seeds for name in settings]
+    make_runs(DATA / "lora_study.json", head, arms, run)
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ google.colab.__spec__ = ModuleSpec("google.colab", None)  # libraries look for i
 # as a kernel may have when the first cell runs; pandas would import pyarrow
 import numpy, matplotlib.pyplot, ipywidgets
 """
-# what runs as the first cell's end, in the kernel itself
+# what the kernel has imported by then; in the kernel itself, before the setup cell installs anything
 IMPORTED = """
 import json as _json, sys as _sys
 from importlib import metadata as _metadata

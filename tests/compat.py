@@ -187,8 +187,10 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("environments", nargs="*", choices=[*ENVIRONMENTS, []], default=list(ENVIRONMENTS))
-    names = parser.parse_args().environments
+    parser.add_argument("environments", nargs="*", help=f"of {', '.join(ENVIRONMENTS)}; by default all")
+    names = parser.parse_args().environments or list(ENVIRONMENTS)
+    if unknown := set(names) - set(ENVIRONMENTS):
+        parser.error(f"there is no environment {', '.join(sorted(unknown))}; give {', '.join(ENVIRONMENTS)}")
     FOLDER.mkdir(exist_ok=True)
     os.environ.pop("PYTHONPATH", None)  # or the wrong lmlab might be tested
     kept = FOLDER / "results.json"

@@ -4,6 +4,7 @@ import re
 import tomllib
 from pathlib import Path
 
+import compat
 import pytest
 import yaml
 
@@ -54,6 +55,30 @@ def test_pythons_of_the_workflows_are_those_of_the_classifiers():
         re.findall(r'python(?:-version)?: "(3\.\d+)"', "".join(path.read_text() for path in WORKFLOWS))
     )
     assert tested == versions
+
+
+def test_the_compat_workflow_runs_each_environment_with_its_python():
+    workflow = yaml.safe_load((PROJECT / ".github/workflows/compat.yml").read_text(encoding="utf-8"))
+    rows = workflow["jobs"]["compat"]["strategy"]["matrix"]["include"]
+    assert {row["environment"] for row in rows} == set(compat.ENVIRONMENTS)
+    for row in rows:
+        assert row["python"] in compat.ENVIRONMENTS[row["environment"]].pythons
+
+
+def test_compat_runs_all_environments_or_those_that_are_named(monkeypatch, tmp_path):
+    ran = []
+    monkeypatch.delenv("PYTHONPATH", raising=False)  # main takes it away
+    monkeypatch.setattr(compat, "FOLDER", tmp_path)
+    monkeypatch.setattr(compat, "TABLE", tmp_path / "table.md")
+    monkeypatch.setattr(compat, "check", lambda one: ran.append(one.name) or {"skipped": "no Python here"})
+    for words in ([], ["colab"]):
+        monkeypatch.setattr("sys.argv", ["compat.py", *words])
+        assert compat.main() == 0
+    assert ran == [*compat.ENVIRONMENTS, "colab"]
+    assert "no Python here" in (tmp_path / "table.md").read_text()
+    monkeypatch.setattr("sys.argv", ["compat.py", "colba"])
+    with pytest.raises(SystemExit):
+        compat.main()
 
 
 @pytest.mark.parametrize(

@@ -158,7 +158,6 @@ def grpo(sizes: dict) -> dict:
     from lmlab.evaluation import rewards
     from lmlab.hardware import fast_matmul
     from lmlab.models import parameters
-    from lmlab.training.optimizers import qlora_optimizer
 
     cfg, machine = shared.recipe_of(sizes), shared.this_machine()
     job = trainings(cfg, machine)[0]
@@ -166,19 +165,7 @@ def grpo(sizes: dict) -> dict:
     model = lora_on(base, cfg)
     args = GRPOConfig(
         output_dir=str(shared.work_folder() / "grpo"),
-        max_steps=cfg.max_steps,
-        optim=qlora_optimizer(machine),
-        per_device_train_batch_size=cfg.batch_size,
-        gradient_accumulation_steps=cfg.grad_accumulation,
-        num_generations=cfg.num_generations,
-        max_completion_length=cfg.max_new_tokens,
-        temperature=cfg.temperature,
-        top_p=1.0,
-        top_k=0,
-        use_vllm=False,
-        beta=cfg.beta,
-        learning_rate=cfg.learning_rate,
-        **watched.quiet(machine),
+        **watched.grpo_arguments(cfg, machine),
         **recomputing(GRPOConfig, cfg.activation_checkpointing),
     )
     watch = watched.Watch(looked_at=cfg.max_steps)

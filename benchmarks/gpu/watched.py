@@ -11,6 +11,8 @@ from gpu import shared
 from lmlab.course.measured import measure
 from lmlab.hardware import Machine, fast_matmul
 from lmlab.models import parameters
+from lmlab.recipes import Recipe
+from lmlab.training.optimizers import qlora_optimizer
 
 # names of optimizers in lmlab.course.trainings that TrainingArguments has by another name
 OPTIMIZERS = {"adamw_torch": "adamw_torch_fused", "adamw_8bit": "adamw_bnb_8bit"}
@@ -100,6 +102,25 @@ def quiet(machine: Machine) -> dict:
         "report_to": "none",
         "save_strategy": "no",
         "disable_tqdm": True,
+    }
+
+
+def grpo_arguments(cfg: Recipe, machine: Machine) -> dict:
+    """What GRPOConfig is told by a recipe of lesson 09, and ``quiet``."""
+    return {
+        "max_steps": cfg.max_steps,
+        "optim": qlora_optimizer(machine),
+        "per_device_train_batch_size": cfg.batch_size,
+        "gradient_accumulation_steps": cfg.grad_accumulation,
+        "num_generations": cfg.num_generations,
+        "max_completion_length": cfg.max_new_tokens,
+        "temperature": cfg.temperature,
+        "top_p": 1.0,
+        "top_k": 0,
+        "use_vllm": False,
+        "beta": cfg.beta,
+        "learning_rate": cfg.learning_rate,
+        **quiet(machine),
     }
 
 

@@ -29,11 +29,11 @@ def check_imported_libraries() -> None:
     replaced = []
     for name in WATCHED:
         running = getattr(sys.modules.get(name), "__version__", None)
+        if running is None:
+            continue
         try:
             installed = metadata.version(name)
         except metadata.PackageNotFoundError:
-            continue
-        if running is None:
             continue
         if running.partition("+")[0] != installed.partition("+")[0]:
             replaced.append(f"{name} {running} (installed now: {installed})")

@@ -137,7 +137,7 @@ class Lesson:
             metrics: name -> number (or a text). docs/METRICS.md says what each name means.
 
         Raises:
-            KeyError: The recipe expects a metric that is not among them.
+            ValueError: The recipe expects a metric that is not among them.
         """
         table = write_metrics(self.out, self.cfg, metrics, self.started)
         write_record(self.out, self.machine, time.time() - self.started)

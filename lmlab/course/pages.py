@@ -79,11 +79,15 @@ def render_notebook(notebook: dict, lesson: str, folder: Path, pages: Collection
     return NotebookPage(_with_formulas(sanitize(body)), title, promise, figures, headings, result, sample)
 
 
+def _has_tag(cell: dict, tag: str) -> bool:
+    return tag in cell["metadata"].get("tags", ())
+
+
 def _printed(notebook: dict, tag: str) -> str:
     """What the cells with a tag have printed."""
     outputs = []
     for cell in notebook["cells"]:
-        if tag in cell["metadata"].get("tags", ()):
+        if _has_tag(cell, tag):
             outputs += [output for output in cell.get("outputs", ()) if output.get("name") == "stdout"]
     return "".join(output["text"] for output in outputs).strip()
 
@@ -101,12 +105,9 @@ def _drop_widgets(notebook: dict) -> None:
 
 def _drop_default_parameters(notebook: dict) -> None:
     """Leaves the parameters of this run alone, where papermill has put them in a cell behind the defaults."""
-    tags = [cell["metadata"].get("tags", ()) for cell in notebook["cells"]]
-    if any("injected-parameters" in of_cell for of_cell in tags):
-        kept = [
-            cell for cell, of_cell in zip(notebook["cells"], tags, strict=True) if "parameters" not in of_cell
-        ]
-        notebook["cells"] = kept
+    cells = notebook["cells"]
+    if any(_has_tag(cell, "injected-parameters") for cell in cells):
+        notebook["cells"] = [cell for cell in cells if not _has_tag(cell, "parameters")]
 
 
 # --- prose -----------------------------------------------------------------------------------------
@@ -215,7 +216,7 @@ def _save_figures(notebook: dict, lesson: str, folder: Path) -> list[Figure]:
                 path = f"figures/{lesson}-{len(figures) + 1}.png"
                 (folder / path).write_bytes(base64.b64decode("".join(output["data"]["image/png"])))
                 alt = alt or describe_plot(cell["source"], heading)
-                figures.append(Figure(path, alt, "cover" in cell["metadata"].get("tags", ())))
+                figures.append(Figure(path, alt, _has_tag(cell, "cover")))
                 output["metadata"] = {"filenames": {"image/png": path}, "image/png": {"alt": alt}}
     return figures
 

@@ -2,7 +2,7 @@
 
 import functools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -95,17 +95,15 @@ def trainings(cfg: Recipe, machine: Machine) -> list[Training]:
         ValueError: The lesson trains nothing.
     """
     number = cfg.lesson.partition("_")[0]
-    if number == "11":
-        return [_size(cfg, size) for size in cfg.sizes]
-    if number not in _PHASES:
+    if number not in _PLANNED:
         raise ValueError(
-            f"plan got lesson {cfg.lesson}, which trains nothing; give one of {', '.join([*_PHASES, '11'])}"
+            f"plan got lesson {cfg.lesson}, which trains nothing; give one of {', '.join(_PLANNED)}"
         )
-    return [_training(cfg, machine, *phase) for phase in _PHASES[number]]
+    return _PLANNED[number](cfg, machine)
 
 
 def _training(cfg: Recipe, machine: Machine, name: str, method: str, length_key: str, details) -> Training:
-    """One row of the table of phases, with what all recipes call the same.
+    """One row of the table below, with what all recipes call the same.
 
     Args:
         cfg: The recipe.
@@ -271,15 +269,21 @@ def _size(cfg: Recipe, size: ModelSize) -> Training:
     )
 
 
-# Lesson -> its phases: name, method, key of the length, function for the rest.
-_PHASES: dict[str, list[tuple]] = {
-    "00": [("adapter", "qlora", "max_length", _conversations)],
-    "02": [("pretraining", "pretraining", "block_size", _from_scratch)],
-    "04": [("pairs", "full", "max_length", _pairs)],
-    "05": [("adapter", "qlora", "block_size", _lora)],
-    "06": [("adapter", "qlora", "max_length", _reasoning)],
-    "08": [("locations", "full", "block_size", _locations)],
-    "09": [("adapter", "qlora", "max_new_tokens", _grpo)],
+def _one(*row) -> Callable[[Recipe, Machine], list[Training]]:
+    """A lesson that trains once: name, method, key of the length, function for the rest (``_training``)."""
+    return lambda cfg, machine: [_training(cfg, machine, *row)]
+
+
+# Lesson -> function of the recipe and the machine that gives its trainings.
+_PLANNED: dict[str, Callable[[Recipe, Machine], list[Training]]] = {
+    "00": _one("adapter", "qlora", "max_length", _conversations),
+    "02": _one("pretraining", "pretraining", "block_size", _from_scratch),
+    "04": _one("pairs", "full", "max_length", _pairs),
+    "05": _one("adapter", "qlora", "block_size", _lora),
+    "06": _one("adapter", "qlora", "max_length", _reasoning),
+    "08": _one("locations", "full", "block_size", _locations),
+    "09": _one("adapter", "qlora", "max_new_tokens", _grpo),
+    "11": lambda cfg, machine: [_size(cfg, size) for size in cfg.sizes],
 }
 
 

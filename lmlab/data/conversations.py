@@ -1,9 +1,6 @@
 """A reader's own pairs or chats: read with row numbers, held out by question, made into examples."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING
 
 from lmlab.data.dedup import exact_duplicates
 from lmlab.data.readers import numbered_rows, short_repr
@@ -12,11 +9,8 @@ from lmlab.data.sources import load_rows, own_file
 from lmlab.data.splits import group_split
 from lmlab.data.usable import BadRow
 from lmlab.models.chat_template import CLOSING, OPENING, opens_reasoning
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
-
-    from lmlab.recipes import InstructionFinetune
+from lmlab.models.types import PreTrainedTokenizerBase
+from lmlab.recipes import InstructionFinetune
 
 # the usual names, in the order in which they are looked for
 PROMPT_COLUMNS = ("prompt", "instruction", "question", "input")

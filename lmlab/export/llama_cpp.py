@@ -118,15 +118,8 @@ class LlamaCpp:
         seed: int,
         show: Callable[[str], None],
     ) -> None:
-        """Gives ``show`` the answer in chunks of text, as they come.
-
-        Args:
-            ids: The prompt's tokens, (T,).
-            max_new_tokens: The longest answer.
-            config: A ``sampling_config``; where it is greedy, its sampling parameters are None.
-            seed: The same one samples the same answer.
-            show: Takes a chunk.
-        """
+        """As ``FolderChatModel.answer``."""
+        # of a greedy config the sampling parameters are None
         body = {
             "prompt": list(ids),
             "n_predict": max_new_tokens,
